@@ -1,0 +1,141 @@
+"""Typed face of the Rust extension. Arrays are C-contiguous; anything else is refused by the binding."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+COULOMB_CONSTANT: float
+
+class ElectretError(Exception): ...
+class InputError(ElectretError, ValueError): ...
+
+def neighbor_list(
+    quantities: str,
+    positions: NDArray[np.float64],
+    cell: NDArray[np.float64],
+    pbc: NDArray[np.bool_],
+    cutoff: float,
+    batch: NDArray[np.int64] | None = None,
+    half: bool = False,
+    self_interaction: bool = False,
+) -> tuple[NDArray[Any], ...]: ...
+def coulomb(
+    positions: NDArray[np.float64],
+    multipoles: NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    cell: NDArray[np.float64],
+    pbc: NDArray[np.bool_],
+    batch: NDArray[np.int64],
+    boundary: str | None = None,
+    method: str = "auto",
+    accuracy: float = 1e-8,
+    self_interaction: bool = True,
+    gradients: bool = True,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
+def coulomb_tangent(
+    positions: NDArray[np.float64],
+    multipoles: NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    cell: NDArray[np.float64],
+    pbc: NDArray[np.bool_],
+    batch: NDArray[np.int64],
+    positions_tangent: NDArray[np.float64],
+    multipoles_tangent: NDArray[np.float64],
+    cell_tangent: NDArray[np.float64],
+    boundary: str | None = None,
+    method: str = "auto",
+    accuracy: float = 1e-8,
+    self_interaction: bool = True,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
+def features(
+    positions: NDArray[np.float64],
+    multipoles: NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    widths: NDArray[np.float64],
+    max_l: int,
+    cell: NDArray[np.float64],
+    pbc: NDArray[np.bool_],
+    batch: NDArray[np.int64],
+    normalization: str = "receiver",
+    boundary: str | None = None,
+    method: str = "auto",
+    accuracy: float = 1e-8,
+    self_interaction: bool = False,
+) -> NDArray[np.float64]: ...
+def features_gradient(
+    positions: NDArray[np.float64],
+    multipoles: NDArray[np.float64],
+    cotangent: NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    widths: NDArray[np.float64],
+    max_l: int,
+    cell: NDArray[np.float64],
+    pbc: NDArray[np.bool_],
+    batch: NDArray[np.int64],
+    normalization: str = "receiver",
+    boundary: str | None = None,
+    method: str = "auto",
+    accuracy: float = 1e-8,
+    self_interaction: bool = False,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
+def features_tangent(
+    positions: NDArray[np.float64],
+    multipoles: NDArray[np.float64],
+    cotangent: NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    widths: NDArray[np.float64],
+    max_l: int,
+    cell: NDArray[np.float64],
+    pbc: NDArray[np.bool_],
+    batch: NDArray[np.int64],
+    positions_tangent: NDArray[np.float64],
+    multipoles_tangent: NDArray[np.float64],
+    cotangent_tangent: NDArray[np.float64],
+    cell_tangent: NDArray[np.float64],
+    normalization: str = "receiver",
+    boundary: str | None = None,
+    method: str = "auto",
+    accuracy: float = 1e-8,
+    self_interaction: bool = False,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
+def potential(
+    points: NDArray[np.float64],
+    points_batch: NDArray[np.int64],
+    positions: NDArray[np.float64],
+    multipoles: NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    cell: NDArray[np.float64],
+    pbc: NDArray[np.bool_],
+    batch: NDArray[np.int64],
+    boundary: str | None = None,
+    method: str = "auto",
+    accuracy: float = 1e-8,
+) -> NDArray[np.float64]: ...
+
+class Geometry:
+    def __init__(
+        self,
+        positions: NDArray[np.float64],
+        sigma: NDArray[np.float64],
+        widths: NDArray[np.float64],
+        max_l: int,
+        features_max_l: int,
+        cell: NDArray[np.float64],
+        pbc: NDArray[np.bool_],
+        batch: NDArray[np.int64],
+        normalization: str = "receiver",
+        boundary: str | None = None,
+        method: str = "auto",
+        accuracy: float = 1e-8,
+        self_interaction: bool = True,
+        features_self_interaction: bool = False,
+    ) -> None: ...
+    def energy(self, multipoles: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+    def features(self, multipoles: NDArray[np.float64]) -> NDArray[np.float64]: ...
+    def coulomb_matrix(self, system: int) -> NDArray[np.float64]: ...
+    def features_matrix(self, system: int) -> NDArray[np.float64]: ...
+    @property
+    def methods(self) -> Sequence[str]: ...

@@ -1,0 +1,51 @@
+//! The one error type of the numeric crate. Every variant carries what a user needs to mend the input.
+
+/// What went wrong, with the offending place and value.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// An array entry is NaN or infinite.
+    #[error("{array}[{index}] is {value}; every entry must be finite")]
+    NonFinite {
+        array: &'static str,
+        index: usize,
+        value: f64,
+    },
+    /// An array has the wrong shape.
+    #[error("{array} has shape {found}; expected {expected}")]
+    Shape {
+        array: &'static str,
+        found: String,
+        expected: String,
+    },
+    /// A quantity is outside its allowed range.
+    #[error("{array}[{index}] = {value}; {remedy}")]
+    Value {
+        array: &'static str,
+        index: usize,
+        value: f64,
+        remedy: &'static str,
+    },
+    /// The periodic cell vectors of a system do not span their space.
+    #[error(
+        "cell[{system}] is singular along its periodic axes (volume measure {measure:.3e}); \
+         give linearly independent vectors for every periodic axis"
+    )]
+    SingularCell { system: usize, measure: f64 },
+    /// A combination of settings that cannot be computed.
+    #[error("{what}; {remedy}")]
+    Unsupported { what: String, remedy: String },
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Fails with [`Error::NonFinite`] at the first entry that is not finite.
+pub fn check_finite(array: &'static str, values: &[f64]) -> Result<()> {
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(index) => Err(Error::NonFinite {
+            array,
+            index,
+            value: values[index],
+        }),
+    }
+}

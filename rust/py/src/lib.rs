@@ -1,0 +1,15 @@
+//! `electret._native`: a thin binding of `electret-core`. No arithmetic lives here.
+
+mod errors;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("COULOMB_CONSTANT", electret_core::units::COULOMB_CONSTANT)?;
+    module.add("ElectretError", py.get_type::<errors::ElectretError>())?;
+    module.add("InputError", errors::input_error(py)?)?;
+    Ok(())
+}
