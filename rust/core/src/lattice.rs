@@ -22,7 +22,11 @@ pub fn periodic_measure<T: Scalar>(cell: &Matrix<T>, pbc: [bool; 3]) -> T {
         [a, b] => norm(&cross(&cell[a], &cell[b])),
         _ => {
             let volume = determinant(cell);
-            if volume.value() < 0.0 { -volume } else { volume }
+            if volume.value() < 0.0 {
+                -volume
+            } else {
+                volume
+            }
         }
     }
 }
@@ -92,7 +96,11 @@ impl<T: Scalar> Lattice<T> {
         let two_pi = T::constant(2.0 * std::f64::consts::PI);
         let reciprocal = reciprocal_rows(&vectors).map(|row| scale(&row, two_pi));
         let volume = determinant(&vectors);
-        let volume = if volume.value() < 0.0 { -volume } else { volume };
+        let volume = if volume.value() < 0.0 {
+            -volume
+        } else {
+            volume
+        };
         Self {
             pbc,
             vectors,
@@ -141,11 +149,7 @@ impl<T: Scalar> Lattice<T> {
                 let direction = unit(&first);
                 let d_second = pull_unit(&second, &scale(&derivative[c], length));
                 let mut d_direction = scale(&derivative[b], length);
-                add_scaled(
-                    &mut d_direction,
-                    &cross(&h, &d_second),
-                    T::constant(1.0),
-                );
+                add_scaled(&mut d_direction, &cross(&h, &d_second), T::constant(1.0));
                 let mut d_h = cross(&d_second, &direction);
                 let d_first = pull_unit(&first, &d_direction);
                 add_scaled(&mut d_h, &cross(&reference, &d_first), T::constant(1.0));

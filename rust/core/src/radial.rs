@@ -159,7 +159,9 @@ mod tests {
                     if a < 3 {
                         // D = 2 d/d(r²)
                         let next = exact[n][a + 1].value;
-                        assert!((2.0 * exact[n][a].tangent - next).abs() < 1e-12 * (1.0 + next.abs()));
+                        assert!(
+                            (2.0 * exact[n][a].tangent - next).abs() < 1e-12 * (1.0 + next.abs())
+                        );
                     }
                 }
             }

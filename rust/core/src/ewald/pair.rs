@@ -100,7 +100,14 @@ impl PairTable {
         let mut radial: RadialTable<T> = [[T::zero(); MAX_DEGREE + 3]; MAX_L + 1];
         let r2 = dot(d, d);
         for &(gamma2, factor) in parts {
-            add_radial(&mut radial, r2, gamma2, factor, self.max_l + 1, self.max_l / 2);
+            add_radial(
+                &mut radial,
+                r2,
+                gamma2,
+                factor,
+                self.max_l + 1,
+                self.max_l / 2,
+            );
         }
         let mut value = T::zero();
         for component in &self.components {
@@ -209,7 +216,10 @@ mod tests {
                     )
                     .tangent;
                 let scale = 1.0 + tangent.abs();
-                assert!((tangent - dd[axis]).abs() < 1e-11 * scale, "l {source_l} {receiver_l}");
+                assert!(
+                    (tangent - dd[axis]).abs() < 1e-11 * scale,
+                    "l {source_l} {receiver_l}"
+                );
             }
         }
     }

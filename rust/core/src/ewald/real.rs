@@ -70,28 +70,23 @@ impl Rows {
 pub struct RealSpace<T: Scalar> {
     pub pairs: Pairs,
     pub split: Option<f64>,
-    pub cutoff: f64,
     pub cell: Matrix<T>,
 }
 
 /// Radial parts for widths σ and s: the interaction, less what the reciprocal sum has.
-fn parts(sigma: f64, s: f64, split: Option<f64>, own: bool) -> Vec<Part> {
+fn parts(sigma: f64, s: f64, split: Option<f64>) -> Vec<Part> {
     let gamma2 = sigma * sigma + s * s;
-    let mut out = Vec::with_capacity(2);
     match split {
-        None if own => out.push((gamma2, 1.0)),
-        None => {}
+        None => vec![(gamma2, 1.0)],
         Some(floor) => {
             let raised = sigma.max(floor).powi(2) + s.max(floor).powi(2);
-            if own && raised != gamma2 {
-                out.push((gamma2, 1.0));
-                out.push((raised, -1.0));
-            } else if !own {
-                out.push((raised, -1.0));
+            if raised == gamma2 {
+                Vec::new()
+            } else {
+                vec![(gamma2, 1.0), (raised, -1.0)]
             }
         }
     }
-    out
 }
 
 impl<T: Scalar> RealSpace<T> {
@@ -121,7 +116,7 @@ impl<T: Scalar> RealSpace<T> {
                     for a in 0..source.n_channels {
                         for b in 0..rec.n_channels {
                             let sigma = source.width(other, a);
-                            let parts = parts(sigma, rec.width(site, b), self.split, true);
+                            let parts = parts(sigma, rec.width(site, b), self.split);
                             if parts.is_empty() {
                                 continue;
                             }
@@ -167,7 +162,9 @@ impl<T: Scalar> RealSpace<T> {
             self.source_side(source, rec, same_sites, &table, positions, &mut out);
         }
         if same_sites {
-            self.own_terms(source, receiver, &table, want, true, &mut out);
+            add_own_terms(source, receiver, &table, want, &mut out, |sigma, s| {
+                parts(sigma, s, self.split)
+            });
         }
         out
     }
@@ -193,7 +190,7 @@ impl<T: Scalar> RealSpace<T> {
                             let mut gradient = [T::zero(); 3];
                             table.evaluate(
                                 d,
-                                &parts(source.width(other, a), rec.width(site, b), self.split, true),
+                                &parts(source.width(other, a), rec.width(site, b), self.split),
                                 source.at(other, a),
                                 rec.at(site, b),
                                 &mut PairOutput {
@@ -223,7 +220,7 @@ impl<T: Scalar> RealSpace<T> {
                     for a in 0..source.n_channels {
                         for b in 0..rec.n_channels {
                             let sigma = source.width(site, a);
-                            let parts = parts(sigma, rec.width(other, b), self.split, true);
+                            let parts = parts(sigma, rec.width(other, b), self.split);
                             if parts.is_empty() {
                                 continue;
                             }
@@ -288,22 +285,6 @@ impl<T: Scalar> RealSpace<T> {
                 }
             }
         }
-    }
-
-    /// Adds each site's interaction with itself: whole (`own`) less the reciprocal sum's, or only minus the latter.
-    fn own_terms(
-        &self,
-        source: &Density<T>,
-        receiver: Option<&Density<T>>,
-        table: &PairTable,
-        want: Want,
-        own: bool,
-        out: &mut Gradient<T>,
-    ) {
-        let split = self.split;
-        add_own_terms(source, receiver, table, want, out, |sigma, s| {
-            parts(sigma, s, split, own)
-        });
     }
 }
 

@@ -88,9 +88,30 @@ fn body<T: Scalar, const FMA: bool>(input: &Input<'_, T>) -> Output<T> {
                 let mut a = 0;
                 while a < n_powers {
                     match (n_powers - a).min(POWERS) {
-                        1 => accumulate::<T, 1, FMA>(input.phases, pack, field, n_powers, a, &mut sums),
-                        2 => accumulate::<T, 2, FMA>(input.phases, pack, field, n_powers, a, &mut sums),
-                        _ => accumulate::<T, 3, FMA>(input.phases, pack, field, n_powers, a, &mut sums),
+                        1 => accumulate::<T, 1, FMA>(
+                            input.phases,
+                            pack,
+                            field,
+                            n_powers,
+                            a,
+                            &mut sums,
+                        ),
+                        2 => accumulate::<T, 2, FMA>(
+                            input.phases,
+                            pack,
+                            field,
+                            n_powers,
+                            a,
+                            &mut sums,
+                        ),
+                        _ => accumulate::<T, 3, FMA>(
+                            input.phases,
+                            pack,
+                            field,
+                            n_powers,
+                            a,
+                            &mut sums,
+                        ),
                     }
                     a += POWERS;
                 }
@@ -102,7 +123,13 @@ fn body<T: Scalar, const FMA: bool>(input: &Input<'_, T>) -> Output<T> {
                     ];
                     (*re, *im) = (rotated[0], rotated[1]);
                 }
-                add_potential::<T, FMA>(input.columns, column_index, n_lm, &sums, &mut out.potential);
+                add_potential::<T, FMA>(
+                    input.columns,
+                    column_index,
+                    n_lm,
+                    &sums,
+                    &mut out.potential,
+                );
                 if input.gradients {
                     multipole_polynomial::<T, FMA>(
                         input.columns,

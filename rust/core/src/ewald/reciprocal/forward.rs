@@ -60,7 +60,12 @@ fn body<T: Scalar, const FMA: bool>(input: &Input<'_, T>) -> StructureFactor<T> 
     let n_entries: usize = columns.iter().map(|column| column.count).sum();
     let mut value = Spectrum::zero(n_entries);
     let mut by_width = Spectrum::zero(n_entries);
-    let max_l = input.groups.iter().map(|group| group.max_l).max().unwrap_or(0);
+    let max_l = input
+        .groups
+        .iter()
+        .map(|group| group.max_l)
+        .max()
+        .unwrap_or(0);
     let stride = max_l + 1;
     let mut raw = vec![[T::zero(); 4]; n_entries * stride];
     let mut amplitudes = vec![[T::Pack::zero(); 2]; TILE * stride];
@@ -87,9 +92,30 @@ fn body<T: Scalar, const FMA: bool>(input: &Input<'_, T>) -> StructureFactor<T> 
                 let mut a = 0;
                 while a <= group.max_l {
                     match (group.max_l + 1 - a).min(DEGREES) {
-                        1 => accumulate::<T, 1, FMA>(input.phases, packs, &amplitudes, stride, a, out),
-                        2 => accumulate::<T, 2, FMA>(input.phases, packs, &amplitudes, stride, a, out),
-                        _ => accumulate::<T, 3, FMA>(input.phases, packs, &amplitudes, stride, a, out),
+                        1 => accumulate::<T, 1, FMA>(
+                            input.phases,
+                            packs,
+                            &amplitudes,
+                            stride,
+                            a,
+                            out,
+                        ),
+                        2 => accumulate::<T, 2, FMA>(
+                            input.phases,
+                            packs,
+                            &amplitudes,
+                            stride,
+                            a,
+                            out,
+                        ),
+                        _ => accumulate::<T, 3, FMA>(
+                            input.phases,
+                            packs,
+                            &amplitudes,
+                            stride,
+                            a,
+                            out,
+                        ),
                     }
                     a += DEGREES;
                 }

@@ -59,8 +59,8 @@ impl<T: Scalar> Reciprocal<T> {
     ) -> Self {
         let Settings { floor, exponent } = settings;
         let rec = receiver.unwrap_or(source);
-        let width2 = source.smallest_width().max(floor).powi(2)
-            + rec.smallest_width().max(floor).powi(2);
+        let width2 =
+            source.smallest_width().max(floor).powi(2) + rec.smallest_width().max(floor).powi(2);
         let cutoff = (2.0 * exponent / width2).sqrt();
         let columns = Columns::new(&lattice, cutoff, source.max_l.max(rec.max_l));
         let source_phases = Phases::new(source.positions, &lattice, &columns);
@@ -290,7 +290,11 @@ impl<T: Scalar> Reciprocal<T> {
                         let local = entry - first;
                         for sign in [1, -1] {
                             let pick = |s: &Spectrum<T>| {
-                                if sign > 0 { s.plus[local] } else { s.minus[local] }
+                                if sign > 0 {
+                                    s.plus[local]
+                                } else {
+                                    s.minus[local]
+                                }
                             };
                             let (weight, slope) = if sign > 0 {
                                 weights.plus[entry]
@@ -304,8 +308,7 @@ impl<T: Scalar> Reciprocal<T> {
                                 continue;
                             }
                             let (aw, bw) = (pick(&source.by_width), pick(&receiver.by_width));
-                            let widths =
-                                aw[0] * b[0] + aw[1] * b[1] + a[0] * bw[0] + a[1] * bw[1];
+                            let widths = aw[0] * b[0] + aw[1] * b[1] + a[0] * bw[0] + a[1] * bw[1];
                             let n = [column.n[0], column.n[1], sign * n3 as i32];
                             let mut k = column.base;
                             add_scaled(&mut k, &step, T::constant(n[2] as f64));
@@ -368,7 +371,11 @@ impl<T: Scalar> Reciprocal<T> {
                     scatter(group, n_channels, place, pack, coefficients, positions);
                 }
                 for (place, &axis) in self.columns.axes.iter().enumerate() {
-                    add_scaled(&mut reciprocal[axis], &output.harmonics[place], T::constant(1.0));
+                    add_scaled(
+                        &mut reciprocal[axis],
+                        &output.harmonics[place],
+                        T::constant(1.0),
+                    );
                 }
             }
         }
@@ -399,10 +406,10 @@ impl<T: Scalar> Reciprocal<T> {
                         add_scaled(&mut k_plus, &shift, T::constant(1.0));
                         let mut k_minus = column.base;
                         add_scaled(&mut k_minus, &shift, T::constant(-1.0));
-                        let plus = weights.plus[entry].0
-                            * (dot(&k_plus, &k_plus) * half_width2).exp();
-                        let minus = weights.minus[entry].0
-                            * (dot(&k_minus, &k_minus) * half_width2).exp();
+                        let plus =
+                            weights.plus[entry].0 * (dot(&k_plus, &k_plus) * half_width2).exp();
+                        let minus =
+                            weights.minus[entry].0 * (dot(&k_minus, &k_minus) * half_width2).exp();
                         let plus = factor.value.plus[entry - first].map(|s| s * plus);
                         let minus = factor.value.minus[entry - first].map(|s| s * minus);
                         let mut power = 1.0;

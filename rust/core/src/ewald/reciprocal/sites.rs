@@ -13,7 +13,6 @@ pub type Phase<P> = [P; 2];
 /// Phase tables of a set of sites, eight sites in a pack.
 pub struct Phases<T: Scalar> {
     pub n_packs: usize,
-    pub n_sites: usize,
     /// `[n][pack]` for each of the axes u, v, w of the columns, n ≥ 0.
     pub tables: [Vec<Phase<T::Pack>>; 3],
 }
@@ -42,17 +41,14 @@ impl<T: Scalar> Phases<T> {
             for n in 2..=columns.largest[axis] {
                 let (low, high) = (n / 2, n - n / 2);
                 for pack in 0..n_packs {
-                    let product = multiply(&table[low * n_packs + pack], &table[high * n_packs + pack]);
+                    let product =
+                        multiply(&table[low * n_packs + pack], &table[high * n_packs + pack]);
                     table.push(product);
                 }
             }
             table
         });
-        Self {
-            n_packs,
-            n_sites: positions.len(),
-            tables,
-        }
+        Self { n_packs, tables }
     }
 
     /// The phase of one column, n1 θ_u + n2 θ_v.
