@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod neighbors;
+mod simd;
 pub mod units;
 
 pub use error::{Error, Result};
