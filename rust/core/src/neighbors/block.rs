@@ -73,7 +73,8 @@ impl Block {
             if !criteria.self_interaction {
                 mask[own / LANES] &= !(1 << (own % LANES));
             }
-            self.counts.push(mask.iter().map(|word| word.count_ones()).sum());
+            self.counts
+                .push(mask.iter().map(|word| word.count_ones()).sum());
         }
     }
 
@@ -137,7 +138,12 @@ pub(super) fn find_all(
             candidates,
             images,
         };
-        compare(&scratch.coordinates, &atoms[range], squared, &mut block.masks);
+        compare(
+            &scratch.coordinates,
+            &atoms[range],
+            squared,
+            &mut block.masks,
+        );
         block.choose(atoms, criteria);
         let count = block.counts.iter().map(|&count| count as usize).sum();
         total.fetch_add(count, Ordering::Relaxed);
@@ -245,7 +251,10 @@ fn collect(
         }
     }
     keys.sort_unstable();
-    let candidates = keys.iter().map(|key| found[(key & 0xffff_ffff) as usize]).collect();
+    let candidates = keys
+        .iter()
+        .map(|key| found[(key & 0xffff_ffff) as usize])
+        .collect();
     (candidates, images)
 }
 

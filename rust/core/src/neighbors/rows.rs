@@ -110,18 +110,19 @@ struct Scratch {
 impl Scratch {
     fn load(&mut self, block: &Block, atoms: &[BinnedAtom]) {
         self.neighbors.clear();
-        self.neighbors.extend(block.candidates.iter().map(|candidate| {
-            let atom = &atoms[candidate.slot as usize];
-            let image = &block.images[candidate.image as usize];
-            let [x, y, z] = atom.position;
-            let [shift_x, shift_y, shift_z] = image.vector;
-            Neighbor {
-                position: [x, y, z, 0.0],
-                vector: [shift_x, shift_y, shift_z, 0.0],
-                cells: std::array::from_fn(|axis| image.cells[axis] - atom.cells[axis]),
-                index: atom.index,
-            }
-        }));
+        self.neighbors
+            .extend(block.candidates.iter().map(|candidate| {
+                let atom = &atoms[candidate.slot as usize];
+                let image = &block.images[candidate.image as usize];
+                let [x, y, z] = atom.position;
+                let [shift_x, shift_y, shift_z] = image.vector;
+                Neighbor {
+                    position: [x, y, z, 0.0],
+                    vector: [shift_x, shift_y, shift_z, 0.0],
+                    cells: std::array::from_fn(|axis| image.cells[axis] - atom.cells[axis]),
+                    index: atom.index,
+                }
+            }));
     }
 
     /// Lists the bits that are set.
@@ -130,7 +131,8 @@ impl Scratch {
         for (word, &bits) in mask.iter().enumerate() {
             let mut bits = bits;
             while bits != 0 {
-                self.hits.push((word * LANES) as u32 + bits.trailing_zeros());
+                self.hits
+                    .push((word * LANES) as u32 + bits.trailing_zeros());
                 bits &= bits - 1;
             }
         }
@@ -169,12 +171,16 @@ impl<I: From<u32> + Copy, S: From<i32> + Copy> Targets<I, S> {
             entry.write(I::from(neighbor.index));
         }
         for (entry, neighbor) in shift.iter_mut().zip(neighbors.clone()) {
-            entry.write(std::array::from_fn(|axis| S::from(neighbor.cells[axis] + atom.cells[axis])));
+            entry.write(std::array::from_fn(|axis| {
+                S::from(neighbor.cells[axis] + atom.cells[axis])
+            }));
         }
         let [x, y, z] = atom.position;
         let origin = [x, y, z, 0.0];
         let separation = |neighbor: &Neighbor| -> [f64; 4] {
-            std::array::from_fn(|axis| (neighbor.position[axis] - origin[axis]) + neighbor.vector[axis])
+            std::array::from_fn(|axis| {
+                (neighbor.position[axis] - origin[axis]) + neighbor.vector[axis]
+            })
         };
         for (entry, neighbor) in vector.iter_mut().zip(neighbors.clone()) {
             let [x, y, z, _] = separation(neighbor);
@@ -235,7 +241,9 @@ impl<T> Target<T> {
     unsafe fn row(&self, start: usize, length: usize) -> &mut [MaybeUninit<T>] {
         match self.0 {
             // SAFETY: the caller vouches for the range; entries that are not written yet are MaybeUninit.
-            Some(values) => unsafe { std::slice::from_raw_parts_mut(values.add(start).cast(), length) },
+            Some(values) => unsafe {
+                std::slice::from_raw_parts_mut(values.add(start).cast(), length)
+            },
             None => &mut [],
         }
     }
