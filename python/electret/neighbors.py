@@ -59,6 +59,10 @@ def neighbor_list(
     """
     if cutoff is None:
         raise InputError("cutoff is missing; give the largest distance of a pair, in Å")
+    try:
+        cutoff = float(cutoff)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"cutoff is {cutoff!r}; give a length in Å") from error
     positions = _array("positions", positions, np.float64)
     if positions.size == 0 and positions.ndim < 2:
         positions = positions.reshape(0, 3)
@@ -77,7 +81,7 @@ def neighbor_list(
         positions,
         cells,
         np.ascontiguousarray(np.broadcast_to(periodic, (len(cells), 3))),
-        float(cutoff),
+        cutoff,
         batch,
         half,
         self_interaction,
