@@ -126,7 +126,7 @@ pub(super) fn find_all(
         let (candidates, images) = collect(grid, bin as usize, atoms, criteria.cutoff, scratch);
         let range = grid.atoms(bin as usize);
         // Of so many comparisons more than the allowed pairs would be near; their masks would fill the memory.
-        if range.len().saturating_mul(candidates.len()) > 16 * MAX_PAIRS {
+        if range.len().saturating_mul(candidates.len()) > 4 * MAX_PAIRS {
             return Err(too_many_pairs(criteria.cutoff));
         }
         load(&candidates, &images, atoms, &mut scratch.coordinates);

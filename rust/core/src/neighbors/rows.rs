@@ -9,6 +9,7 @@ use super::bins::BinnedAtom;
 use super::block::{Block, LANES};
 use super::quantities::Quantities;
 use crate::error::{Error, Result};
+use crate::simd::{Instructions, instructions};
 
 /// Pairs are written by one thread below this number.
 const PARALLEL_PAIRS: usize = 20_000;
@@ -51,17 +52,8 @@ impl Search {
             vector: vector.target(),
         };
         let write = |scratch: &mut Scratch, block: &Block| {
-            scratch.load(block, &self.atoms);
-            for (number, slot) in block.atoms().enumerate() {
-                let atom = &self.atoms[slot];
-                let row = self.first[atom.index as usize]..self.first[atom.index as usize + 1];
-                scratch.hits(block.mask(number));
-                assert_eq!(scratch.hits.len(), row.len());
-                // SAFETY: rows of different atoms do not overlap, and each atom is in one block.
-                unsafe {
-                    targets.write(row.start, atom, scratch);
-                }
-            }
+            // SAFETY: each atom is in one block, so no two threads write the same row.
+            unsafe { targets.write_block(block, &self.atoms, &self.first, scratch) }
         };
         if n < PARALLEL_PAIRS {
             let mut scratch = Scratch::default();
@@ -108,6 +100,7 @@ struct Scratch {
 }
 
 impl Scratch {
+    #[inline(always)]
     fn load(&mut self, block: &Block, atoms: &[BinnedAtom]) {
         self.neighbors.clear();
         self.neighbors
@@ -126,6 +119,7 @@ impl Scratch {
     }
 
     /// Lists the bits that are set.
+    #[inline(always)]
     fn hits(&mut self, mask: &[u64]) {
         self.hits.clear();
         for (word, &bits) in mask.iter().enumerate() {
@@ -149,11 +143,70 @@ struct Targets<I, S> {
 }
 
 impl<I: From<u32> + Copy, S: From<i32> + Copy> Targets<I, S> {
+    /// Writes the rows of the atoms of a block.
+    ///
+    /// # Safety
+    /// `first` must give every atom a row of its own inside the arrays, and no other block with the same atoms may
+    /// be written at the same time.
+    unsafe fn write_block(&self, block: &Block, atoms: &[BinnedAtom], first: &[usize], scratch: &mut Scratch) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx2")]
+            unsafe fn avx2<I: From<u32> + Copy, S: From<i32> + Copy>(
+                targets: &Targets<I, S>,
+                block: &Block,
+                atoms: &[BinnedAtom],
+                first: &[usize],
+                scratch: &mut Scratch,
+            ) {
+                // SAFETY: the caller's.
+                unsafe { targets.write_body(block, atoms, first, scratch) }
+            }
+            #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
+            unsafe fn avx512<I: From<u32> + Copy, S: From<i32> + Copy>(
+                targets: &Targets<I, S>,
+                block: &Block,
+                atoms: &[BinnedAtom],
+                first: &[usize],
+                scratch: &mut Scratch,
+            ) {
+                // SAFETY: the caller's.
+                unsafe { targets.write_body(block, atoms, first, scratch) }
+            }
+            // SAFETY: the features were detected on this machine; the rest is the caller's.
+            unsafe {
+                match instructions() {
+                    Instructions::Avx512 => return avx512(self, block, atoms, first, scratch),
+                    Instructions::Avx2 => return avx2(self, block, atoms, first, scratch),
+                    Instructions::Portable => {}
+                }
+            }
+        }
+        // SAFETY: the caller's.
+        unsafe { self.write_body(block, atoms, first, scratch) }
+    }
+
+    /// # Safety
+    /// As [`Targets::write_block`].
+    #[inline(always)]
+    unsafe fn write_body(&self, block: &Block, atoms: &[BinnedAtom], first: &[usize], scratch: &mut Scratch) {
+        scratch.load(block, atoms);
+        for (number, slot) in block.atoms().enumerate() {
+            let atom = &atoms[slot];
+            let row = first[atom.index as usize]..first[atom.index as usize + 1];
+            scratch.hits(block.mask(number));
+            assert_eq!(scratch.hits.len(), row.len());
+            // SAFETY: the row of this atom, which the caller vouches for.
+            unsafe { self.write_row(row.start, atom, scratch) }
+        }
+    }
+
     /// Writes the row of an atom from the hits.
     ///
     /// # Safety
-    /// As [`Target::row`], for the entries from `start` on.
-    unsafe fn write(&self, start: usize, atom: &BinnedAtom, scratch: &Scratch) {
+    /// As [`Target::row`], for as many entries from `start` on as there are hits.
+    #[inline(always)]
+    unsafe fn write_row(&self, start: usize, atom: &BinnedAtom, scratch: &Scratch) {
         let Scratch { neighbors, hits } = scratch;
         let neighbors = hits.iter().map(|&hit| &neighbors[hit as usize]);
         // SAFETY: the caller vouches for the row.
@@ -171,16 +224,12 @@ impl<I: From<u32> + Copy, S: From<i32> + Copy> Targets<I, S> {
             entry.write(I::from(neighbor.index));
         }
         for (entry, neighbor) in shift.iter_mut().zip(neighbors.clone()) {
-            entry.write(std::array::from_fn(|axis| {
-                S::from(neighbor.cells[axis] + atom.cells[axis])
-            }));
+            entry.write(std::array::from_fn(|axis| S::from(neighbor.cells[axis] + atom.cells[axis])));
         }
         let [x, y, z] = atom.position;
         let origin = [x, y, z, 0.0];
         let separation = |neighbor: &Neighbor| -> [f64; 4] {
-            std::array::from_fn(|axis| {
-                (neighbor.position[axis] - origin[axis]) + neighbor.vector[axis]
-            })
+            std::array::from_fn(|axis| (neighbor.position[axis] - origin[axis]) + neighbor.vector[axis])
         };
         for (entry, neighbor) in vector.iter_mut().zip(neighbors.clone()) {
             let [x, y, z, _] = separation(neighbor);
@@ -188,7 +237,12 @@ impl<I: From<u32> + Copy, S: From<i32> + Copy> Targets<I, S> {
         }
         for (entry, neighbor) in distance.iter_mut().zip(neighbors) {
             let [x, y, z, _] = separation(neighbor);
-            entry.write((x * x + y * y + z * z).sqrt());
+            entry.write(x * x + y * y + z * z);
+        }
+        // Roots apart from the scattered reads above, so that they are taken several at a time.
+        for entry in distance {
+            // SAFETY: written by the loop above, which goes over all of them.
+            entry.write(unsafe { entry.assume_init_read() }.sqrt());
         }
     }
 }
