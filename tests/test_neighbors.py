@@ -23,7 +23,7 @@ def brute_force(positions, cell, pbc, cutoff):
     """(i, j, S, d, D) sorted by (i, j, S), by trying every image up to a generous number."""
     positions = np.asarray(positions, float)
     pbc = np.broadcast_to(pbc, 3)
-    # |S·cell| <= cutoff + span of the atoms bounds S through the smallest singular value of the periodic rows.
+    # |S·cell| <= cutoff + span of the atoms, and |S·cell| >= |S| times the smallest singular value.
     reach = 0
     if pbc.any():
         span = np.linalg.norm(np.ptp(positions, axis=0))
@@ -82,7 +82,8 @@ def cells(draw):
 @given(atoms, cells(), boundaries, st.floats(0.5, 6.0))
 def test_agrees_with_all_images(positions, cell, pbc, cutoff):
     assert_same(
-        electret.neighbor_list("ijSdD", positions, cell, pbc, cutoff), brute_force(positions, cell, pbc, cutoff)
+        electret.neighbor_list("ijSdD", positions, cell, pbc, cutoff),
+        brute_force(positions, cell, pbc, cutoff),
     )
 
 
@@ -204,7 +205,9 @@ def test_self_interaction_adds_each_atom_once():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(atoms, cells(), boundaries), min_size=1, max_size=4), st.floats(0.5, 5.0), st.data())
+@given(
+    st.lists(st.tuples(atoms, cells(), boundaries), min_size=1, max_size=4), st.floats(0.5, 5.0), st.data()
+)
 def test_a_batch_is_its_systems_one_by_one(systems, cutoff, data):
     sizes = [len(positions) for positions, _, _ in systems]
     batch = np.repeat(np.arange(len(systems)), sizes)
@@ -322,7 +325,11 @@ def test_bitwise_the_same_for_any_number_of_threads():
     for threads in ("1", "2", "4"):
         environment = {**os.environ, "RAYON_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(
-            [sys.executable, "-c", THREADS_SCRIPT], env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", THREADS_SCRIPT],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         digests.add(done.stdout.strip())
     assert len(digests) == 1

@@ -10,6 +10,7 @@
 
 mod bins;
 mod block;
+mod memory;
 mod quantities;
 mod rows;
 mod unit_cell;

@@ -7,8 +7,9 @@ use rayon::prelude::*;
 use super::Search;
 use super::bins::BinnedAtom;
 use super::block::{Block, LANES};
+use super::memory;
 use super::quantities::Quantities;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::simd::{Instructions, instructions};
 
 /// Pairs are written by one thread below this number.
@@ -39,6 +40,19 @@ impl Search {
         S: From<i32> + Copy + Send + Sync,
     {
         let n = self.len();
+        let bytes = [
+            (quantities.i, size_of::<I>()),
+            (quantities.j, size_of::<I>()),
+            (quantities.shift, size_of::<[S; 3]>()),
+            (quantities.distance, size_of::<f64>()),
+            (quantities.vector, size_of::<[f64; 3]>()),
+        ];
+        let bytes_of_a_pair: usize = bytes
+            .iter()
+            .filter(|(wanted, _)| *wanted)
+            .map(|(_, bytes)| bytes)
+            .sum();
+        memory::check(n, bytes_of_a_pair)?;
         let mut i = Output::<I>::new(quantities.i, n)?;
         let mut j = Output::<I>::new(quantities.j, n)?;
         let mut shift = Output::<[S; 3]>::new(quantities.shift, n)?;
@@ -148,7 +162,13 @@ impl<I: From<u32> + Copy, S: From<i32> + Copy> Targets<I, S> {
     /// # Safety
     /// `first` must give every atom a row of its own inside the arrays, and no other block with the same atoms may
     /// be written at the same time.
-    unsafe fn write_block(&self, block: &Block, atoms: &[BinnedAtom], first: &[usize], scratch: &mut Scratch) {
+    unsafe fn write_block(
+        &self,
+        block: &Block,
+        atoms: &[BinnedAtom],
+        first: &[usize],
+        scratch: &mut Scratch,
+    ) {
         #[cfg(target_arch = "x86_64")]
         {
             #[target_feature(enable = "avx2")]
@@ -189,7 +209,13 @@ impl<I: From<u32> + Copy, S: From<i32> + Copy> Targets<I, S> {
     /// # Safety
     /// As [`Targets::write_block`].
     #[inline(always)]
-    unsafe fn write_body(&self, block: &Block, atoms: &[BinnedAtom], first: &[usize], scratch: &mut Scratch) {
+    unsafe fn write_body(
+        &self,
+        block: &Block,
+        atoms: &[BinnedAtom],
+        first: &[usize],
+        scratch: &mut Scratch,
+    ) {
         scratch.load(block, atoms);
         for (number, slot) in block.atoms().enumerate() {
             let atom = &atoms[slot];
@@ -224,12 +250,16 @@ impl<I: From<u32> + Copy, S: From<i32> + Copy> Targets<I, S> {
             entry.write(I::from(neighbor.index));
         }
         for (entry, neighbor) in shift.iter_mut().zip(neighbors.clone()) {
-            entry.write(std::array::from_fn(|axis| S::from(neighbor.cells[axis] + atom.cells[axis])));
+            entry.write(std::array::from_fn(|axis| {
+                S::from(neighbor.cells[axis] + atom.cells[axis])
+            }));
         }
         let [x, y, z] = atom.position;
         let origin = [x, y, z, 0.0];
         let separation = |neighbor: &Neighbor| -> [f64; 4] {
-            std::array::from_fn(|axis| (neighbor.position[axis] - origin[axis]) + neighbor.vector[axis])
+            std::array::from_fn(|axis| {
+                (neighbor.position[axis] - origin[axis]) + neighbor.vector[axis]
+            })
         };
         for (entry, neighbor) in vector.iter_mut().zip(neighbors.clone()) {
             let [x, y, z, _] = separation(neighbor);
@@ -259,15 +289,12 @@ impl<T> Output<T> {
         let mut values = Vec::new();
         values
             .try_reserve_exact(wanted)
-            .map_err(|_| Error::Unsupported {
-                what: format!("{n} pairs do not fit into memory"),
-                remedy: "reduce the cutoff".into(),
-            })?;
+            .map_err(|_| memory::exhausted(n))?;
         Ok(Self { values, wanted })
     }
 
     fn target(&mut self) -> Target<T> {
-        Target((self.wanted > 0).then(|| self.values.as_mut_ptr()))
+        Target((self.wanted > 0).then_some(self.values.as_mut_ptr()))
     }
 
     /// # Safety
@@ -280,19 +307,20 @@ impl<T> Output<T> {
 }
 
 /// Where the rows of an array go; threads write to different rows of it at the same time.
+#[derive(Clone, Copy)]
 struct Target<T>(Option<*mut T>);
 
 // SAFETY: a target is only used through `row`, whose caller keeps rows apart.
 unsafe impl<T: Send> Send for Target<T> {}
 unsafe impl<T: Send> Sync for Target<T> {}
 
-impl<T> Target<T> {
+impl<T: Copy> Target<T> {
     /// A row of the array, empty where the array is not asked for.
     ///
     /// # Safety
-    /// The row must lie inside the array, and no other row that overlaps it may be in use.
+    /// The row must lie inside the array, which must outlive it, and no other row that overlaps it may be in use.
     #[inline(always)]
-    unsafe fn row(&self, start: usize, length: usize) -> &mut [MaybeUninit<T>] {
+    unsafe fn row<'a>(self, start: usize, length: usize) -> &'a mut [MaybeUninit<T>] {
         match self.0 {
             // SAFETY: the caller vouches for the range; entries that are not written yet are MaybeUninit.
             Some(values) => unsafe {
