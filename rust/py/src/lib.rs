@@ -3,6 +3,7 @@
 mod arrays;
 mod electrostatics;
 mod errors;
+mod geometry;
 mod neighbors;
 
 use pyo3::prelude::*;
@@ -25,6 +26,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(electrostatics::features_gradient, module)?)?;
     module.add_function(wrap_pyfunction!(electrostatics::features_tangent, module)?)?;
     module.add_function(wrap_pyfunction!(electrostatics::potential, module)?)?;
+    module.add_class::<geometry::Geometry>()?;
     module.add_function(wrap_pyfunction!(neighbors::neighbor_list, module)?)?;
     Ok(())
 }
