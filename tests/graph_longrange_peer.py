@@ -1,7 +1,8 @@
-"""The electrostatics of graph-longrange 0.4.4 (MIT), called with electret's conventions, for tests and benchmarks.
+"""The electrostatics of graph-longrange 0.4.4 (MIT), called with electret's conventions, for tests and
+benchmarks.
 
-Same multipole order (l = 1 is y, z, x) and unit-moment normalisation; k-space only, l <= 1, one width for all atoms.
-Its constant is 1 / (4 pi 5.526349406e-3), which agrees with ours to 1e-10.
+Same multipole order (l = 1 is y, z, x) and unit-moment normalisation; k-space only, l <= 1, one width for all
+atoms. Its constant is 1 / (4 pi 5.526349406e-3), which agrees with ours to 1e-10.
 """
 
 from __future__ import annotations

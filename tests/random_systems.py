@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 import reference
 
 BOUNDARIES = ("xyz", "xy", "yz", "x", "z", "")
@@ -24,8 +25,8 @@ def random_system(
 ) -> dict[str, Any]:
     """Arguments of :func:`electret.coulomb` for a random system, periodic along `axes`.
 
-    The cell is triclinic; with `full_cell` the rows along open axes are given too (they only define the volume), else
-    they are zero. Along open axes a slab or wire stays within about 4 Å.
+    The cell is triclinic; with `full_cell` the rows along open axes are given too (they only define the
+    volume), else they are zero. Along open axes a slab or wire stays within about 4 Å.
     """
     rng = np.random.default_rng([seed, n, max_l])
     cell = np.diag(rng.uniform(4.8, 6.2, 3)) + rng.uniform(-1.1, 1.1, (3, 3))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-import electret
 import numpy as np
 import pytest
+
+import electret
 from electret.units import COULOMB_CONSTANT as K
 from random_systems import random_system, relative
 

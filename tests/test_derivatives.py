@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import electret
 import numpy as np
 import pytest
+
+import electret
 from random_systems import BOUNDARIES, random_system
 
 TIGHT = 1e-12
@@ -111,7 +112,7 @@ def test_potential_at_points_gives_the_force_on_a_probe(axes):
 
 
 def test_field_energy_and_features(field):
-    """-F·D, its potential -F·r on charges and -F on dipoles, and the receiver norms by numerical integration."""
+    """-F·D, its potential -F·r on charges and -F on dipoles, and the receiver norms by integration."""
     system = random_system(35, "", n=3, max_l=2)
     with_field = electret.coulomb(**system, external_field=field)
     without = electret.coulomb(**system)
@@ -131,7 +132,10 @@ def test_field_energy_and_features(field):
         ratio = np.ones(2)
         if normalization == "receiver":
             for l in range(2):
-                top, bottom = np.trapezoid(x ** (2 * l + 2) * weight, x), np.trapezoid(x ** (l + 2) * weight, x)
+                top, bottom = (
+                    np.trapezoid(x ** (2 * l + 2) * weight, x),
+                    np.trapezoid(x ** (l + 2) * weight, x),
+                )
                 ratio[l] = np.sqrt(4 * np.pi / (2 * l + 1)) * top / bottom
         assert np.allclose(change[:, 0, 0], -ratio[0] * (r @ field), rtol=1e-10)
         assert np.allclose(change[:, 0, 1:4], -ratio[1] * field[[1, 2, 0]], rtol=1e-10)

@@ -7,9 +7,10 @@ import math
 import os
 from pathlib import Path
 
-import electret
 import numpy as np
 import pytest
+
+import electret
 import reference
 from random_systems import relative
 
@@ -28,7 +29,10 @@ def external_cases() -> list[dict]:
         wanted = case["features"]
         cases.append(
             {
-                **{key: case[key] for key in ("name", "positions", "multipoles", "sigma", "cell", "pbc", "forces")},
+                **{
+                    key: case[key]
+                    for key in ("name", "positions", "multipoles", "sigma", "cell", "pbc", "forces")
+                },
                 "pbc": [bool(flag) for flag in case["pbc"]],
                 "widths": wanted["widths"],
                 "features_max_l": wanted["max_l"],

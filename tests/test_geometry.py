@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import electret
 import numpy as np
 import pytest
+
+import electret
 from random_systems import BOUNDARIES, random_system, relative
 
 TIGHT = 1e-12

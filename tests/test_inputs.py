@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import electret
 import numpy as np
 import pytest
+
+import electret
 from random_systems import random_system, relative
 
 R = [[0.0, 0.0, 0.0], [0.0, 0.0, 3.0]]

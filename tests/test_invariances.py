@@ -7,9 +7,10 @@ import os
 import subprocess
 import sys
 
-import electret
 import numpy as np
 import pytest
+
+import electret
 from random_systems import BOUNDARIES, random_system, relative, rotation, wigner
 
 TIGHT = 1e-12
@@ -74,7 +75,7 @@ def test_rotation(axes, max_l):
 
 @pytest.mark.parametrize("axes", BOUNDARIES)
 def test_mirrored_and_reordered_axes(axes):
-    """A cyclic or odd reordering of the Cartesian axes (left-handed cells, slabs and wires along any axis)."""
+    """A cyclic or odd reordering of the Cartesian axes (left-handed cells, slabs along any axis)."""
     system = random_system(5, axes, max_l=1)
     for order in ([1, 2, 0], [1, 0, 2]):
         p = np.eye(3)[order]
@@ -120,7 +121,7 @@ def test_supercell(axes):
 
 @pytest.mark.parametrize("axes", BOUNDARIES)
 def test_accuracy_settings_agree(axes):
-    """Splitting width and cutoffs follow `accuracy`: each setting agrees with the tightest to what it promises."""
+    """Splitting width and cutoffs follow `accuracy`: each setting keeps what it promises."""
     system = random_system(8, axes, max_l=2)
     exact = evaluate(system)
     for accuracy in (1e-4, 1e-6, 1e-9):
@@ -143,7 +144,8 @@ def test_batch_of_mixed_boundaries_is_each_alone():
     batch = np.repeat(np.arange(len(systems)), sizes)
     shuffle = np.random.default_rng(0).permutation(len(batch))
     joined = {
-        key: np.concatenate([s[key] for s in systems])[shuffle] for key in ("positions", "multipoles", "sigma")
+        key: np.concatenate([s[key] for s in systems])[shuffle]
+        for key in ("positions", "multipoles", "sigma")
     }
     joined |= {key: np.stack([s[key] for s in systems]) for key in ("cell", "pbc")}
     joined["batch"] = batch[shuffle]

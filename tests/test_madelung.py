@@ -1,8 +1,8 @@
 """Madelung constants as narrow Gaussians.
 
-Sources: NaCl, CsCl and zincblende: OEIS A085469, A181152, A182566 (energies per ion pair in K/d, d the nearest distance).
-Simple cubic with background: Nijboer & Ruijgrok, J. Stat. Phys. 53, 361 (1988), 2.837297479480619... in K/L.
-The others come from a point-charge Ewald sum in mpmath, 25 digits, written here.
+Sources: NaCl, CsCl and zincblende: OEIS A085469, A181152, A182566 (energies per ion pair in K/d, d the
+nearest distance). Simple cubic with background: Nijboer & Ruijgrok, J. Stat. Phys. 53, 361 (1988),
+2.837297479480619... in K/L. The others come from a point-charge Ewald sum in mpmath, 25 digits, written here.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from functools import cache
 
-import electret
 import numpy as np
 import pytest
+
+import electret
 from electret.units import COULOMB_CONSTANT
 
 mpmath = pytest.importorskip("mpmath", reason="mpmath gives the constants without a table")
@@ -112,7 +113,7 @@ def test_madelung_constant(name, method):
 
 @pytest.mark.parametrize("sigma", [0.2, 0.35])
 def test_charged_simple_cubic_with_background(sigma):
-    """Point charges give -2.8373 K q²/(2 L). A Gaussian feels the background's curvature: + 2 pi K q² sigma²/V."""
+    """Point charges give -2.8373 K q²/(2 L). The background adds 2 pi K q² sigma²/V."""
     length, q = 6.0, 1.7
     energy = electret.coulomb(
         [[0.4, 1.0, 2.0]], [[q]], sigma, [length] * 3, True, self_interaction=False, accuracy=1e-12

@@ -1,12 +1,13 @@
-"""Agreement with independent codes: graph-longrange 0.4.4 (periodic, corrected cells) and pyscf's integrals."""
+"""Agreement with independent codes: graph-longrange 0.4.4 and pyscf's integrals."""
 
 from __future__ import annotations
 
 import math
 
-import electret
 import numpy as np
 import pytest
+
+import electret
 from electret.units import COULOMB_CONSTANT as K
 from random_systems import random_system, relative
 
@@ -17,7 +18,9 @@ CUBIC_MADELUNG = 2.837297  # the peer's rounding of 2.8372974794806
 
 @pytest.fixture(scope="module")
 def peer_module():
-    pytest.importorskip("graph_longrange", reason="graph-longrange is not installed: pip install electret[peers]")
+    pytest.importorskip(
+        "graph_longrange", reason="graph-longrange is not installed: pip install electret[peers]"
+    )
     import graph_longrange_peer
 
     return graph_longrange_peer
@@ -80,7 +83,7 @@ def test_molecule_in_box_neutral(peer_module):
 
 
 def test_molecule_in_box_charged(peer_module):
-    """The peer writes the box length as V**0.3333, so that its monopole term carries L**1e-4: put back here."""
+    """The peer writes the box length as V**0.3333, so its monopole term carries L**1e-4: put back here."""
     system, sigma = common_width(85, neutral=False, length=11.0)
     peer = peer_module.Peer(sigma, handling="molecule_in_box")
     energy, gradient, _ = peer.energy_and_gradients(system["positions"], system["multipoles"], system["cell"])
@@ -97,8 +100,8 @@ def test_molecule_in_box_charged(peer_module):
 def test_pyscf_integrals_of_overlapping_gaussians(max_l):
     """Two-centre Coulomb integrals (i|j) of normalised s, p, d Gaussians, exponent 1 / (2 sigma²).
 
-    pyscf works in atomic units with functions normalised to unit norm; ours have unit multipole moment. With lengths
-    read as Å the integrals are in 1/Å and K makes them eV.
+    pyscf works in atomic units with functions normalised to unit norm; ours have unit multipole moment. With
+    lengths read as Å the integrals are in 1/Å and K makes them eV.
     """
     gto = pytest.importorskip("pyscf.gto", reason="pyscf is not installed: pip install electret[peers]")
     system = random_system(86, "", n=4, max_l=max_l)

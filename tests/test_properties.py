@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import electret
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+import electret
 
 SETTINGS = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite
 def systems(draw, min_atoms=1, max_atoms=5):
-    """A valid system: any boundary, cells from flat to long and sheared, atoms anywhere, even on top of each other."""
+    """A valid system: any boundary, sheared cells of either hand, atoms anywhere, even overlapping."""
     n = draw(st.integers(min_atoms, max_atoms))
     max_l = draw(st.integers(0, 2))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -52,7 +53,7 @@ def test_no_net_force(system):
 @SETTINGS
 @given(system=systems(min_atoms=2))
 def test_the_operator_is_symmetric_and_positive(system):
-    """With self-interaction the energy of any density with no net charge is that of a field: never negative."""
+    """With self-interaction a neutral density has the energy of its field: never negative."""
     p = system.pop("multipoles")
     max_l = int(np.sqrt(p.shape[1])) - 1
     a = electret.Geometry(**system, max_l=max_l).coulomb_matrix()
@@ -68,9 +69,7 @@ def test_the_operator_is_symmetric_and_positive(system):
 def test_batch_is_single(systems, seed):
     order = np.random.default_rng(seed).permutation(sum(len(s["positions"]) for s in systems))
     n_lm = max(s["multipoles"].shape[1] for s in systems)
-    padded = [
-        np.pad(s["multipoles"], ((0, 0), (0, n_lm - s["multipoles"].shape[1]))) for s in systems
-    ]
+    padded = [np.pad(s["multipoles"], ((0, 0), (0, n_lm - s["multipoles"].shape[1]))) for s in systems]
     batch = np.repeat(np.arange(len(systems)), [len(s["positions"]) for s in systems])
     r = electret.coulomb(
         np.concatenate([s["positions"] for s in systems])[order],
@@ -89,12 +88,12 @@ def test_batch_is_single(systems, seed):
 @given(system=systems(), method=st.sampled_from(["auto", "reciprocal", "ewald", "direct"]))
 def test_every_method_serves_or_refuses_by_name(system, method):
     expected = electret.coulomb(**system)
-    try:
-        result = electret.coulomb(**system, method=method)
-    except electret.InputError as error:
-        assert method in str(error)
-        assert method != "auto"
+    served = {"direct"} if not any(system["pbc"]) else {"reciprocal", "ewald"}
+    if method not in served | {"auto"}:
+        with pytest.raises(electret.InputError, match=method):
+            electret.coulomb(**system, method=method)
         return
+    result = electret.coulomb(**system, method=method)
     scale = max(1.0, np.abs(expected.forces).max())
     assert result.energy == pytest.approx(expected.energy, rel=1e-7, abs=1e-7)
     assert np.abs(result.forces - expected.forces).max() < 1e-6 * scale

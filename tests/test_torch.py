@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import electret
 import numpy as np
 import pytest
+
+import electret
 from random_systems import BOUNDARIES, random_system, relative
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -194,7 +195,7 @@ def test_compiles_as_one_graph():
 def test_float32_in_and_out():
     system = random_system(69, "xyz", max_l=1)
     exact = coulomb_energy(**tensors(system))
-    single = {k: v.float() if v.dtype == np.float64 else v for k, v in tensors(system, grad=False).items()}
+    single = {k: v.float() if v.dtype == torch.float64 else v for k, v in tensors(system, grad=False).items()}
     single["positions"].requires_grad_()
     energy = coulomb_energy(**{**single, "positions": single["positions"]})
     assert energy.dtype == torch.float32
@@ -226,25 +227,16 @@ def test_third_derivatives_are_refused():
         torch.autograd.grad(second.sum(), x)
 
 
-def test_function_transforms_are_right_or_refused():
+def test_function_transforms_are_refused_not_wrong():
     t = tensors(random_system(72, "xyz", n=2, max_l=0), grad=False)
 
     def energy(x):
         return coulomb_energy(x, t["multipoles"], t["sigma"], t["cell"], t["pbc"]).sum()
 
-    x = t["positions"].clone().requires_grad_()
-    (expected,) = torch.autograd.grad(energy(x), x)
-    try:
-        assert relative(torch.func.grad(energy)(t["positions"]), expected) < 1e-12
-    except (RuntimeError, NotImplementedError) as error:
-        assert "electret" in str(error) or "functorch" in str(error) or "setup_context" in str(error)
-    stacked = torch.stack([t["positions"], t["positions"] + torch.tensor([0.0, 0.3, 0.0])])
-    stacked[1, 0] += 0.2
-    wanted = torch.stack([energy(stacked[0]), energy(stacked[1])])
-    try:
-        assert relative(torch.func.vmap(energy)(stacked), wanted) < 1e-12
-    except (RuntimeError, NotImplementedError) as error:
-        assert "vmap" in str(error) or "batching" in str(error)
+    with pytest.raises(RuntimeError, match="functorch transforms"):
+        torch.func.grad(energy)(t["positions"])
+    with pytest.raises(RuntimeError, match="functorch transforms|vmap|[Bb]atching"):
+        torch.func.vmap(energy)(torch.stack([t["positions"]] * 2))
 
 
 @pytest.mark.parametrize(
