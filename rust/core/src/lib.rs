@@ -4,6 +4,7 @@ pub mod batch;
 mod bessel;
 pub mod error;
 pub mod ewald;
+pub mod geometry;
 pub mod harmonics;
 pub mod lattice;
 pub mod neighbors;

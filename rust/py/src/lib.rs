@@ -3,6 +3,7 @@
 mod arrays;
 mod electrostatics;
 mod errors;
+mod geometry;
 
 use pyo3::prelude::*;
 
@@ -19,5 +20,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(electrostatics::features_gradient, module)?)?;
     module.add_function(wrap_pyfunction!(electrostatics::features_tangent, module)?)?;
     module.add_function(wrap_pyfunction!(electrostatics::potential, module)?)?;
+    module.add_class::<geometry::Geometry>()?;
     Ok(())
 }

@@ -127,7 +127,8 @@ impl<T: Scalar> Reciprocal<T> {
         let weights = self.weights();
         let mut reciprocal = zero_matrix();
         let mut volume = T::zero();
-        if let Some(other) = other {
+        // Potentials alone need no value.
+        if let Some(other) = other.filter(|_| want != Want::RECEIVER) {
             let half = if symmetric { 0.5 } else { 1.0 };
             let sums = self.contract(&source_factor, other, &weights, want.cell);
             for (value, derivative) in sums {
