@@ -131,7 +131,8 @@ def coulomb(
     if s.n_systems == 1:
         of_positions = s.positions.T @ gradient
     else:
-        of_positions = s.sum((s.positions[:, :, None] * gradient[:, None, :]).reshape(-1, 9)).reshape(-1, 3, 3)
+        products = s.positions[:, :, None] * gradient[:, None, :]  # [n_atoms, 3, 3]
+        of_positions = s.sum(products.reshape(-1, 9)).reshape(-1, 3, 3)
     strain = of_positions + s.cell.transpose(0, 2, 1) @ cell_gradient  # [n_systems, 3, 3]
     virial = -0.5 * (strain + strain.transpose(0, 2, 1))
     return CoulombResult(energy, potential, -gradient, virial, dipole, s.cell)
