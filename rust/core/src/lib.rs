@@ -10,6 +10,7 @@ pub mod lattice;
 pub mod neighbors;
 pub mod radial;
 pub mod scalar;
+pub mod simd;
 pub mod units;
 pub mod vector;
 

@@ -190,6 +190,14 @@ impl<T: Scalar> Prepared<T> {
         if !self.self_interaction && same_sites {
             real::subtract_self_interaction(source, receiver, want, &mut out);
         }
+        if receiver.is_none() && want == Want::RECEIVER {
+            // Terms that were asked for potentials only leave the value out; it follows from E = ½ p·dE/dp.
+            let mut sum = T::zero();
+            for (&p, &v) in source.coefficients.iter().zip(&out.receiver) {
+                sum += p * v;
+            }
+            out.value = sum * 0.5;
+        }
         out
     }
 }

@@ -1,10 +1,10 @@
 //! Structure factors: sites to k-vectors.
 
 use super::columns::Columns;
-use super::simd::dispatch;
 use super::sites::{Group, Phases};
 use crate::harmonics::degree;
 use crate::scalar::{Pack, Scalar};
+use crate::simd::dispatch;
 use crate::vector::{Vector, add_scaled, dot};
 use std::ops::Range;
 

@@ -6,10 +6,9 @@
 mod backward;
 mod columns;
 mod forward;
-mod simd;
 mod sites;
 
-pub use simd::{Instructions, instructions};
+pub use crate::simd::{Instructions, instructions};
 
 use super::density::{Density, Gradient, Want};
 use super::kernel::Kernel;
