@@ -176,7 +176,8 @@ def test_opcheck_other_operators():
     )
 
 
-def test_compiles_as_one_graph():
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_compiles_as_one_graph(dynamic):
     t = tensors(batched(68))
 
     def function(x, p, h):
@@ -185,7 +186,7 @@ def test_compiles_as_one_graph():
         return energy.sum() + (v**2).sum()
 
     inputs = (t["positions"], t["multipoles"], t["cell"])
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=dynamic)
     expected, value = function(*inputs), compiled(*inputs)
     assert float(value) == pytest.approx(float(expected), rel=1e-13)
     for ours, wanted in zip(
