@@ -11,20 +11,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
+
+from electret import InputError
+from electret.graph import Graph
+from electret.models.config import BackboneConfig
+from electret.models.statistics import Statistics
 
 # e3nn 0.4.4 loads its constants with torch.load, which refuses them from torch 2.6 on without this.
 torch.serialization.add_safe_globals([slice])
 
-from ase.data import chemical_symbols  # noqa: E402
-from e3nn import o3  # noqa: E402
-from mace import modules  # noqa: E402
-from mace.tools.scripts_utils import extract_config_mace_model  # noqa: E402
-from mace.tools.torch_tools import default_dtype  # noqa: E402
-
-from electret import InputError  # noqa: E402
-from electret.graph import Graph  # noqa: E402
-from electret.models.config import BackboneConfig  # noqa: E402
-from electret.models.statistics import Statistics  # noqa: E402
+with warnings.catch_warnings():
+    # Both script modules with torch.jit on import, which newer torch calls deprecated once per module.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from e3nn import o3
+    from mace import modules
+    from mace.tools.scripts_utils import extract_config_mace_model
+    from mace.tools.torch_tools import default_dtype
 
 __all__ = ["Backbone", "BackboneOutput", "construction_dtype", "describe_mace", "load_tensors", "mace_input"]
 
