@@ -37,10 +37,8 @@ def test_edges_are_all_ordered_pairs_within_the_cutoff(system):
     graph = Graph.from_atoms(atoms, cutoff)
     sender, receiver = graph.edge_index
     vectors = graph.positions[receiver] - graph.positions[sender] + graph.unit_shifts @ graph.cell[0]
-    edges = {
-        (*pair, *shift)
-        for pair, shift in zip(graph.edge_index.T.tolist(), graph.unit_shifts.tolist(), strict=True)
-    }
+    pairs, shifts = graph.edge_index.T.tolist(), graph.unit_shifts.tolist()
+    edges = {(*pair, *shift) for pair, shift in zip(pairs, shifts, strict=True)}
     assert len(edges) == graph.n_edges > 0
     assert float(vectors.norm(dim=1).max()) < cutoff
     expected = set()
@@ -122,12 +120,8 @@ def test_collate_joins_systems_and_marks_missing_labels():
 def test_to_converts_real_tensors_only():
     graph = Graph.from_atoms(labelled(), 3.0)
     narrow = graph.to(dtype=torch.float32)
-    assert (
-        narrow.positions.dtype
-        == narrow.labels["forces"].dtype
-        == narrow.weights["frame"].dtype
-        == torch.float32
-    )
+    for converted in (narrow.positions, narrow.labels["forces"], narrow.weights["frame"]):
+        assert converted.dtype == torch.float32
     assert narrow.labels["energy"].dtype == torch.float64
     assert narrow.edge_index.dtype == torch.int64
     assert narrow.pbc.dtype == torch.bool

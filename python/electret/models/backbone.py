@@ -73,6 +73,7 @@ class Backbone(torch.nn.Module):
         super().__init__()
         self.mace: Any
         self.config = config
+        self.head_index = config.head_index
         self.elements = statistics.elements
         with construction_dtype(getattr(torch, config.dtype)):
             self.mace = _build_mace(config, statistics)
@@ -121,7 +122,7 @@ class Backbone(torch.nn.Module):
             shifts: `[n_edges, 3]` Å, strained likewise.
             elements: `[n_atoms]` from `elements_of`.
         """
-        data = mace_input(graph, positions, shifts, elements, len(self.elements), self.config.head_index)
+        data = mace_input(graph, positions, shifts, elements, len(self.elements), self.head_index)
         output = self.mace(data, compute_force=False)
         energy = torch.zeros(graph.n_systems, dtype=torch.float64, device=positions.device)
         energy = energy.index_add(0, graph.batch, self.e0s.double()[elements])
