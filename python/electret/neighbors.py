@@ -111,9 +111,7 @@ def _array(name: str, values: ArrayLike, dtype: type) -> NDArray[Any]:
     try:
         array = np.asarray(values)
     except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{name} is not an array of numbers ({error}); give nested lists or an array"
-        ) from error
+        raise InputError(f"{name} is not an array of numbers ({error}); give nested lists or an array") from error
     # Whole numbers do for real ones and 0 and 1 for truth values, as long as nothing is lost.
     if array.size == 0 or np.can_cast(array.dtype, dtype, "same_kind"):
         return np.ascontiguousarray(array, dtype).reshape(array.shape)
