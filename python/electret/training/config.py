@@ -221,6 +221,11 @@ class TrainingConfig(_Strict):
     def _consistent(self) -> TrainingConfig:
         for index, stage in enumerate(self.stages):
             check_family(self.model.family, tuple(stage.loss.weights), stage.mode, f"stages.{index}")
+            if stage.loss.total_charge > 0 and self.model.conserve_charge:
+                raise ValueError(
+                    f"stages.{index}.loss.total_charge: the total charge is exact with model.conserve_charge, so its "
+                    "loss teaches nothing; remove the weight or set model.conserve_charge: false"
+                )
             if stage.optimizer.name == "schedulefree" and self.ema_decay is not None:
                 raise ValueError(f"stages.{index}: schedulefree averages the weights itself; set ema_decay: null")
         return self

@@ -47,10 +47,10 @@ FAMILY_TARGETS: dict[str, tuple[str, ...]] = {
     "fixed_charges": _SHORT_RANGE,
     "latent_ewald": _SHORT_RANGE,
     "local_charges": tuple(TARGETS),
-    "split_charges": tuple(TARGETS),
+    "split_charges": tuple(name for name in TARGETS if name != "total_charge"),
 }
 """Targets whose loss has a gradient in the family: charges of `fixed_charges` are constants, those of
-`latent_ewald` are latent and mean nothing to a label."""
+`latent_ewald` are latent and mean nothing to a label, the total charge of `split_charges` is exact."""
 
 FAMILY_MODES: dict[str, tuple[str, ...]] = {family: () for family in FAMILY_TARGETS}
 """Training modes of each family's density; a density that is an explicit function of the geometry has none."""
