@@ -124,7 +124,8 @@ class Graph:
                 `labels=False` (a calculator) it is a request and no labels are read.
 
         Raises:
-            InputError: no atoms, entries that are not finite, wrong shapes, contradicting charges, unknown keys.
+            InputError: no atoms, entries that are not finite, wrong shapes, contradicting charges, unknown
+                keys.
         """
         names = _merged_keys(keys)
         if dtype not in (torch.float32, torch.float64):

@@ -160,7 +160,7 @@ class ElectrostaticsConfig(StrictConfig):
     method: str = "auto"
     accuracy: Positive = 1e-6
     boundary: str | None = None
-    """None follows pbc exactly; or `slab_dipole_correction`, `molecule_in_box` for parity with other codes."""
+    """None follows pbc; `slab_dipole_correction` and `molecule_in_box` are for parity with other codes."""
 
 
 class SplitChargesConfig(StrictConfig):
