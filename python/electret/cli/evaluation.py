@@ -42,14 +42,18 @@ def run_evaluation(
     frames = read_frames(data_file, names)
     console.print(key_table({data_file.stem: frames}, names))
     accumulator = MetricsAccumulator(parity=True)
-    for indices, graph, predicted in predictions(model, GraphDataset(frames, model.cutoff, model.dtype), batch_size):
+    for indices, graph, predicted in predictions(
+        model, GraphDataset(frames, model.cutoff, model.dtype), batch_size
+    ):
         accumulator.add(comparable(model, predicted), graph)
         _store([frames[index] for index in indices], graph, predicted)
     metrics = accumulator.result()
     if metrics.overall:
         print_summary({data_file.stem: metrics}, console)
     else:
-        console.print("no frame carries a label that the model predicts; see --key for other names", highlight=False)
+        console.print(
+            "no frame carries a label that the model predicts; see --key for other names", highlight=False
+        )
     if output is not None:
         write(output, [frame.atoms for frame in frames], format="extxyz")
         console.print(f"predictions written to {output}", highlight=False, soft_wrap=True)

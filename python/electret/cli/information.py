@@ -34,7 +34,11 @@ def system_table() -> Table:
     table.add_row("Python", f"{platform.python_version()} on {platform.platform()}")
     for package in _PACKAGES:
         table.add_row(package, _version(package))
-    for name, value in (*_threads(), ("CPU features", ", ".join(_cpu_features()) or "unknown"), ("CUDA", cuda_report())):
+    for name, value in (
+        *_threads(),
+        ("CPU features", ", ".join(_cpu_features()) or "unknown"),
+        ("CUDA", cuda_report()),
+    ):
         table.add_row(name, value)
     return table
 
@@ -61,7 +65,9 @@ def _cpu_features() -> list[str]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return [platform.machine()]
-    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    flags = next(
+        (line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features"))), []
+    )
     return [platform.machine(), *(flag for flag in _CPU_FLAGS if flag in flags)]
 
 
@@ -79,7 +85,9 @@ def cuda_report() -> str:
     try:
         ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     except OSError as error:
-        return f"none: torch is built for CUDA {torch.version.cuda}, but the driver cannot be loaded ({error})"
+        return (
+            f"none: torch is built for CUDA {torch.version.cuda}, but the driver cannot be loaded ({error})"
+        )
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return f"none: CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']!r} hides every device"
     return f"none: the driver is there, but torch (CUDA {torch.version.cuda}) finds no device it can use"
@@ -99,12 +107,16 @@ def model_table(path: Path) -> Table:
     table.add_row("parameters", str(sum(parameter.numel() for parameter in model.parameters())))
     table.add_row("dtype", str(model.dtype).removeprefix("torch."))
     table.add_row("cutoff", f"{model.cutoff:g} Å")
-    table.add_row("elements", ", ".join(f"{chemical_symbols[z]} (E0 {found.e0s[z]:.4f} eV)" for z in found.elements))
+    table.add_row(
+        "elements", ", ".join(f"{chemical_symbols[z]} (E0 {found.e0s[z]:.4f} eV)" for z in found.elements)
+    )
     table.add_row("shift, scale", f"{found.mean:.6g} eV, {found.scale:.6g} eV")
     for section in ("backbone", "electrostatics"):
         options = getattr(config, section).model_dump(exclude_defaults=True)
         table.add_row(section, ", ".join(f"{name}={value}" for name, value in options.items()) or "defaults")
-    table.add_row("written by", ", ".join(f"{name} {version}" for name, version in header["versions"].items()))
+    table.add_row(
+        "written by", ", ".join(f"{name} {version}" for name, version in header["versions"].items())
+    )
     for name, value in header["metadata"].items():
         table.add_row(name, _shown(value))
     return table

@@ -36,9 +36,12 @@ def options(
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Replace an earlier run in the same folder.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Replace an earlier run in the same folder.")
+    ] = False,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change an option, e.g. stages.0.epochs=3.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change an option, e.g. stages.0.epochs=3."),
     ] = None,
 ) -> None:
     """Train a model from a YAML file."""
@@ -53,20 +56,28 @@ def train(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model file (.electret).")],
     data: Annotated[Path, typer.Argument(help="Frames (extended XYZ or any format of ASE).")],
-    output: Annotated[Path | None, typer.Option(help="Write frames with predictions as extended XYZ.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write frames with predictions as extended XYZ.")
+    ] = None,
     plots: Annotated[Path | None, typer.Option(help="Folder for parity plots.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the errors as JSON (eV, Å, e).")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the errors as JSON (eV, Å, e).")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Frames computed at once.")] = 10,
     device: Annotated[str, typer.Option(help="Device of torch.")] = "cpu",
-    dtype: Annotated[str | None, typer.Option(help="float32 or float64; by default that of the model.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or float64; by default that of the model.")
+    ] = None,
     keys: Annotated[
-        list[str] | None, typer.Option("--key", metavar="NAME=KEY", help="Key of a label, e.g. energy=dft_energy.")
+        list[str] | None,
+        typer.Option("--key", metavar="NAME=KEY", help="Key of a label, e.g. energy=dft_energy."),
     ] = None,
 ) -> None:
     """Predict the frames of a file and compare with its labels."""
     from electret.cli.evaluation import run_evaluation
+    from electret.training.run_log import default_console
 
-    metrics = run_evaluation(model, data, output, batch_size, device, dtype, keys or [], Console())
+    metrics = run_evaluation(model, data, output, batch_size, device, dtype, keys or [], default_console())
     if plots is not None:
         from electret.training.plots import plot_parity
 
@@ -77,7 +88,9 @@ def evaluate(
 
 @application.command()
 @reported
-def info(model: Annotated[Path | None, typer.Argument(help="Describe this model file instead.")] = None) -> None:
+def info(
+    model: Annotated[Path | None, typer.Argument(help="Describe this model file instead.")] = None,
+) -> None:
     """Show versions, threads, CPU and CUDA; or describe a model."""
     from electret.cli.information import model_table, system_table
 
@@ -104,7 +117,9 @@ def plot(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for model, plots and table.")] = Path("demo_output"),
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of training.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A minute instead of the full demonstration.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A minute instead of the full demonstration.")
+    ] = False,
 ) -> None:
     """Train a small model, evaluate it, run molecular dynamics in a field, plot."""
     import electret.demo

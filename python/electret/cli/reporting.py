@@ -78,10 +78,16 @@ def _message(error: Exception) -> tuple[str, int]:
         package = error.name.split(".")[0]
         if package in _EXTRA_PACKAGES:
             extra = _EXTRA_PACKAGES[package]
-            return f"error: this command needs '{package}'; install it with: pip install 'electret[{extra}]'", 1
+            return (
+                f"error: this command needs '{package}'; install it with: pip install 'electret[{extra}]'",
+                1,
+            )
     if isinstance(error, OSError):
         return f"error: {error}", 1
-    return f"internal error: {type(error).__name__}: {error} (electret --debug shows where; please report it)", 1
+    return (
+        f"internal error: {type(error).__name__}: {error} (electret --debug shows where; please report it)",
+        1,
+    )
 
 
 def _show(message: str) -> None:

@@ -1,4 +1,5 @@
-"""Training data: reading and checking frames, key report, validation split, atomic energies, cached graphs."""
+"""Training data: reading and checking frames, key report, validation split, atomic energies, cached
+graphs."""
 
 from electret.data.dataset import GraphDataset
 from electret.data.keys import DataKeys

@@ -47,7 +47,9 @@ class GraphDataset:
         Frames with and without a stress label are kept apart, as a model refuses the stress of open systems.
         """
         for stressed in (False, True):
-            chosen = [index for index, graph in enumerate(self.graphs) if ("stress" in graph.labels) == stressed]
+            chosen = [
+                index for index, graph in enumerate(self.graphs) if ("stress" in graph.labels) == stressed
+            ]
             for start in range(0, len(chosen), batch_size):
                 yield chosen[start : start + batch_size]
 

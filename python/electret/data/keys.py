@@ -37,7 +37,8 @@ LABELS: dict[str, Label] = {
 
 
 class DataKeys(BaseModel):
-    """Key of each quantity in `atoms.info` or `atoms.arrays` (or in ASE's calculator results, e.g. `energy`)."""
+    """Key of each quantity in `atoms.info` or `atoms.arrays` (or in ASE's calculator results, e.g.
+    `energy`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -73,7 +73,9 @@ def read_frames(path: str | Path, keys: DataKeys | None = None) -> list[Frame]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"data file '{path}' does not exist (paths in a config are relative to the config's folder)")
+        raise InputError(
+            f"data file '{path}' does not exist (paths in a config are relative to the config's folder)"
+        )
     if path.suffix.lower() in _EXTXYZ_SUFFIXES:
         structures = _read_extxyz(path)
     else:
@@ -87,7 +89,9 @@ def read_frames(path: str | Path, keys: DataKeys | None = None) -> list[Frame]:
     return frames
 
 
-def wrap_atoms(structures: Sequence[Atoms], keys: DataKeys | None = None, file: str = "<atoms>") -> list[Frame]:
+def wrap_atoms(
+    structures: Sequence[Atoms], keys: DataKeys | None = None, file: str = "<atoms>"
+) -> list[Frame]:
     """Checked frames from ASE structures in memory, see `read_frames`."""
     keys = keys or DataKeys()
     return [_normalised(atoms, keys, file, index) for index, atoms in enumerate(structures)]
@@ -102,7 +106,8 @@ def _read_extxyz(path: Path) -> list[Atoms]:
             structures.append(next(read_xyz(io.StringIO("\n".join(block) + "\n"), index=0)))
         except Exception as error:
             raise InputError(
-                f"{path}: frame {index} (lines {first_line}-{first_line + len(block) - 1}) is not valid extended XYZ: "
+                f"{path}: frame {index} (lines {first_line}-{first_line + len(block) - 1}) is not valid "
+                f"extended XYZ: "
                 f"{error}"
             ) from error
     return structures
@@ -113,7 +118,9 @@ def _blocks(path: Path) -> Iterator[tuple[int, int, list[str]]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: the file is not UTF-8 text (byte {error.start}); is it extended XYZ?") from error
+        raise InputError(
+            f"{path}: the file is not UTF-8 text (byte {error.start}); is it extended XYZ?"
+        ) from error
     while lines and not lines[-1].strip():
         lines.pop()
     start = index = 0
@@ -122,14 +129,16 @@ def _blocks(path: Path) -> Iterator[tuple[int, int, list[str]]]:
             n_atoms = int(lines[start])
         except ValueError:
             raise InputError(
-                f"{path}: line {start + 1} should give the number of atoms of frame {index}, found '{lines[start][:60]}'"
+                f"{path}: line {start + 1} should give the number of atoms of frame {index}, found "
+                f"'{lines[start][:60]}'"
             ) from None
         if n_atoms < 1:
             raise InputError(f"{path}: line {start + 1}: frame {index} has {n_atoms} atoms; remove the frame")
         stop = start + n_atoms + 2
         if stop > len(lines):
             raise InputError(
-                f"{path}: frame {index} starts at line {start + 1} with {n_atoms} atoms but the file ends after "
+                f"{path}: frame {index} starts at line {start + 1} with {n_atoms} atoms but the file ends "
+                f"after "
                 f"{max(len(lines) - start - 2, 0)} of them; the file is truncated or the number is wrong"
             )
         yield index, start + 1, lines[start:stop]
@@ -141,20 +150,26 @@ def _check_columns(path: Path, index: int, first_line: int, block: list[str]) ->
     try:
         properties = key_val_str_to_dict(block[1]).get("Properties", "species:S:1:pos:R:3")
         fields = str(properties).split(":")
-        kinds = [kind for kind, count in zip(fields[1::3], fields[2::3], strict=True) for _ in range(int(count))]
+        kinds = [
+            kind for kind, count in zip(fields[1::3], fields[2::3], strict=True) for _ in range(int(count))
+        ]
     except Exception as error:
-        raise InputError(f"{path}: line {first_line + 1} (comment of frame {index}) cannot be parsed: {error}") from error
+        raise InputError(
+            f"{path}: line {first_line + 1} (comment of frame {index}) cannot be parsed: {error}"
+        ) from error
     for offset, line in enumerate(block[2:], start=2):
         words = line.split()
         if len(words) != len(kinds):
             raise InputError(
-                f"{path}: line {first_line + offset} (frame {index}, atom {offset - 2}) has {len(words)} columns, "
+                f"{path}: line {first_line + offset} (frame {index}, atom {offset - 2}) has {len(words)} "
+                f"columns, "
                 f"but Properties={properties} asks for {len(kinds)}"
             )
         for word, kind in zip(words, kinds, strict=True):
             if kind in "RI" and not _is_number(word):
                 raise InputError(
-                    f"{path}: line {first_line + offset} (frame {index}, atom {offset - 2}): '{word}' is not a number"
+                    f"{path}: line {first_line + offset} (frame {index}, atom {offset - 2}): '{word}' is "
+                    f"not a number"
                 )
 
 
@@ -175,7 +190,9 @@ def _normalised(atoms: Atoms, keys: DataKeys, file: str, index: int) -> Frame:
     _check_finite(np.asarray(atoms.cell), f"{where}: cell", per_atom=False)
     unknown = np.flatnonzero(atoms.numbers < 1)
     if unknown.size:
-        raise InputError(f"{where}: atom {unknown[0]} has no known chemical element (symbol '{atoms.symbols[unknown[0]]}')")
+        raise InputError(
+            f"{where}: atom {unknown[0]} has no known chemical element (symbol '{atoms.symbols[unknown[0]]}')"
+        )
     clean = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     used = set()
     for name, label in LABELS.items():
@@ -198,7 +215,12 @@ def _normalised(atoms: Atoms, keys: DataKeys, file: str, index: int) -> Frame:
         if key in atoms.info:
             clean.info[key] = _checked_weight(atoms.info[key], f"{where}: key '{key}'")
     results = atoms.calc.results if atoms.calc is not None else {}
-    return Frame(clean, file, index, frozenset({*atoms.info, *atoms.arrays, *results} - used - {"numbers", "positions"}))
+    return Frame(
+        clean,
+        file,
+        index,
+        frozenset({*atoms.info, *atoms.arrays, *results} - used - {"numbers", "positions"}),
+    )
 
 
 def _lookup(atoms: Atoms, key: str) -> Any:
@@ -255,7 +277,7 @@ def _voigt(stress: NDArray[np.float64], what: str) -> NDArray[np.float64]:
 
 def _check_finite(value: NDArray[np.float64], what: str, per_atom: bool) -> None:
     bad = np.argwhere(~np.isfinite(value))
-    if bad.size:
+    if len(bad):
         place = f" at atom {bad[0][0]}" if per_atom else ""
         raise InputError(f"{what} holds {value[tuple(bad[0])]}{place}; remove the frame or the value")
 

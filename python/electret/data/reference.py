@@ -30,8 +30,8 @@ def remove_isolated_atoms(frames: Sequence[Frame]) -> list[Frame]:
 def atomic_energies(frames: Sequence[Frame], source: E0Source) -> dict[int, float]:
     """E0 in eV of each element in `frames` (training frames, isolated atoms included), by atomic number.
 
-    `average` solves least squares E = sum n_Z E0_Z over the neutral frames, or over all frames if the neutral ones
-    lack an element: a charged frame's energy holds an ionisation energy that is no atom's own.
+    `average` solves least squares E = sum n_Z E0_Z over the neutral frames, or over all frames if the
+    neutral ones lack an element: a charged frame's energy holds an ionisation energy that is no atom's own.
     """
     elements = elements_of(frames)
     if isinstance(source, Mapping):
@@ -41,7 +41,8 @@ def atomic_energies(frames: Sequence[Frame], source: E0Source) -> dict[int, floa
         missing = [chemical_symbols[z] for z in elements if z not in isolated]
         if missing:
             raise InputError(
-                f"no neutral frame with config_type={ISOLATED_ATOM} and an energy for {', '.join(missing)}; add such "
+                f"no neutral frame with config_type={ISOLATED_ATOM} and an energy for "
+                f"{', '.join(missing)}; add such "
                 "frames, give data.e0s as a mapping {symbol: eV}, or use data.e0s: average"
             )
         return {z: isolated[z] for z in elements}
@@ -69,7 +70,9 @@ def _isolated(frames: Sequence[Frame]) -> dict[int, float]:
         if frame.config_type != ISOLATED_ATOM or not frame.has("energy"):
             continue
         if len(frame.atoms) != 1:
-            raise InputError(f"{frame.where}: config_type={ISOLATED_ATOM} but the frame has {len(frame.atoms)} atoms")
+            raise InputError(
+                f"{frame.where}: config_type={ISOLATED_ATOM} but the frame has {len(frame.atoms)} atoms"
+            )
         if not (frame.has("total_charge") and abs(frame.value("total_charge")) > 1e-6):
             energies[int(frame.atoms.numbers[0])] = float(frame.value("energy"))
     return energies
@@ -77,10 +80,14 @@ def _isolated(frames: Sequence[Frame]) -> dict[int, float]:
 
 def _least_squares(frames: Sequence[Frame], elements: Sequence[int]) -> dict[int, float]:
     if not frames:
-        raise InputError("E0s cannot be fitted: no training frame has an energy; give data.e0s as {symbol: eV}")
+        raise InputError(
+            "E0s cannot be fitted: no training frame has an energy; give data.e0s as {symbol: eV}"
+        )
     neutral = [f for f in frames if not (f.has("total_charge") and abs(f.value("total_charge")) > 1e-6)]
     used = neutral if elements_of(neutral) == list(elements) else frames
-    counts = np.array([[np.count_nonzero(f.atoms.numbers == z) for z in elements] for f in used], dtype=np.float64)
+    counts = np.array(
+        [[np.count_nonzero(f.atoms.numbers == z) for z in elements] for f in used], dtype=np.float64
+    )
     energies = np.array([f.value("energy") for f in used])
     solution = np.linalg.lstsq(counts, energies, rcond=None)[0]
     return {z: float(e) for z, e in zip(elements, solution, strict=True)}

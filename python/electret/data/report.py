@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.table import Table
 
@@ -21,28 +22,34 @@ def key_counts(frames: Sequence[Frame]) -> Counter[str]:
 
 
 def key_table(sets: Mapping[str, Sequence[Frame]], keys: DataKeys) -> Table:
-    """Table with one row per set and file, then per config_type of each set."""
-    table = Table(title="Frames that carry each key", title_justify="left")
-    for heading in ("set", "file / config_type", "frames", "atoms"):
-        table.add_column(heading, justify="right" if heading in ("frames", "atoms") else "left")
-    for name in LABELS:
-        table.add_column(getattr(keys, name), justify="right", overflow="fold")
+    """One row per set and file, then per config_type of each set; the caption names absent keys."""
+    counts = key_counts([frame for frames in sets.values() for frame in frames])
+    present = [name for name in LABELS if counts[name]]
+    absent = [str(getattr(keys, name)) for name in LABELS if not counts[name]]
+    table = Table(title="Frames that carry each key", title_justify="left", caption_justify="left")
+    table.caption = f"in no frame: {', '.join(absent)}" if absent else None
+    table.add_column("set")
+    table.add_column("file / config_type")
+    for heading in ("frames", "atoms", *(str(getattr(keys, name)) for name in present)):
+        table.add_column(heading, justify="right")
     for set_name, frames in sets.items():
-        files = list(dict.fromkeys(frame.file for frame in frames))
+        for file in dict.fromkeys(frame.file for frame in frames):
+            chosen = [frame for frame in frames if frame.file == file]
+            _add_row(table, set_name, Path(file).name, chosen, present)
         kinds = sorted({frame.config_type for frame in frames})
-        for file in files:
-            _add_row(table, set_name, file, [frame for frame in frames if frame.file == file])
-        if len(kinds) > 1 or kinds != ["Default"]:
-            for kind in kinds:
-                _add_row(table, set_name, f"  {kind}", [frame for frame in frames if frame.config_type == kind])
+        for kind in kinds if kinds != ["Default"] else ():
+            chosen = [frame for frame in frames if frame.config_type == kind]
+            _add_row(table, set_name, f"  {kind}", chosen, present)
         table.add_section()
     return table
 
 
-def _add_row(table: Table, set_name: str, label: str, frames: Sequence[Frame]) -> None:
+def _add_row(
+    table: Table, set_name: str, label: str, frames: Sequence[Frame], present: Sequence[str]
+) -> None:
     counts = key_counts(frames)
     n_atoms = sum(len(frame.atoms) for frame in frames)
-    table.add_row(set_name, label, str(len(frames)), str(n_atoms), *(str(counts[name] or "-") for name in LABELS))
+    table.add_row(set_name, label, str(len(frames)), str(n_atoms), *(str(counts[name]) for name in present))
 
 
 def check_targets(frames: Sequence[Frame], targets: Sequence[str], keys: DataKeys, where: str) -> None:
@@ -55,7 +62,11 @@ def check_targets(frames: Sequence[Frame], targets: Sequence[str], keys: DataKey
         files = ", ".join(sorted({frame.file for frame in frames}))
         others = sorted(set().union(*(frame.other_keys for frame in frames)))
         near = difflib.get_close_matches(key, others, n=1, cutoff=0.5) or [k for k in others if name in k][:1]
-        hint = f"the file has '{near[0]}': set data.keys.{name} to it" if near else f"set data.keys.{name} to its name"
+        hint = (
+            f"the file has '{near[0]}': set data.keys.{name} to it"
+            if near
+            else f"set data.keys.{name} to its name"
+        )
         raise InputError(
             f"{where}: the loss has a weight on '{name}', but no training frame carries the key '{key}' "
             f"({files}); {hint}, add the label, or remove the weight"

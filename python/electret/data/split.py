@@ -15,7 +15,8 @@ __all__ = ["random_split"]
 def random_split(frames: Sequence[Frame], fraction: float, seed: int) -> tuple[list[Frame], list[Frame]]:
     """Training and validation frames, both in file order.
 
-    Whole chains are drawn at random until at least `fraction` of the frames is reached as closely as chains allow.
+    Whole chains are drawn at random until at least `fraction` of the frames is reached as closely as chains
+    allow.
     Raises `InputError` if there are too few chains to fill both sets.
     """
     if not 0 < fraction < 1:
@@ -27,7 +28,8 @@ def random_split(frames: Sequence[Frame], fraction: float, seed: int) -> tuple[l
         groups.setdefault(name, []).append(index)
     if len(groups) < 2:
         raise InputError(
-            f"a validation fraction of {fraction} cannot be split off {len(frames)} frame(s) of {len(groups)} chain(s); "
+            f"a validation fraction of {fraction} cannot be split off {len(frames)} frame(s) of "
+            f"{len(groups)} chain(s); "
             "give a validation file (data.valid) or more chains"
         )
     order = np.random.default_rng(seed).permutation(len(groups))

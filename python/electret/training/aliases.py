@@ -70,9 +70,9 @@ STAGE_ALIASES: dict[str, str] = {
     "huber_delta": "loss.huber_delta",
     **{f"{target}_weight": f"loss.{target}" for target in TARGETS},
 }
-"""MACE's name -> key path in a stage. At the top level they set every stage that does not say otherwise, and make
-one stage `main` if the config has no `stages`. `optimizer`, `scheduler` and `loss` are aliases only if their value is
-a name; mappings are the options of the same name here."""
+"""MACE's name -> key path in a stage. At the top level they set every stage that does not say otherwise, and
+make one stage `main` if the config has no `stages`. `optimizer`, `scheduler` and `loss` are aliases only if
+their value is a name; mappings are the options of the same name here."""
 
 _FAMILIES = {"MACE": "mace", "ScaleShiftMACE": "mace"}
 _SCHEDULERS = {"ReduceLROnPlateau": "plateau", "ExponentialLR": "exponential"}

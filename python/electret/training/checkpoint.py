@@ -43,7 +43,8 @@ class Checkpoint:
 
 
 def atomic_write(path: Path, content: bytes) -> None:
-    """Write to a temporary file, sync it, and rename: a crash leaves the old file or the new one, never a part."""
+    """Write to a temporary file, sync it, and rename: a crash leaves the old file or the new one, never a
+    part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -116,7 +117,9 @@ def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]
 ) -> None:
     """Put back what `optimizer_state` gave."""
-    state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in values["plain"].items()}
+    state: dict[int, dict[str, Any]] = {
+        int(index): dict(entries) for index, entries in values["plain"].items()
+    }
     for name, tensor in tensors.items():
         index, key = name.split("/", 1)
         state.setdefault(int(index), {})[key] = tensor

@@ -120,7 +120,8 @@ class LossConfig(_Strict):
 
 
 class OptimizerConfig(_Strict):
-    """Optimiser of a stage; `schedulefree` is AdamW of the package of that name (it averages by itself: no EMA)."""
+    """Optimiser of a stage; `schedulefree` is AdamW of the package of that name (it averages by itself: no
+    EMA)."""
 
     name: Literal["adam", "adamw", "schedulefree"] = "adam"
     betas: tuple[float, float] = (0.9, 0.999)
@@ -152,7 +153,7 @@ class SchedulerConfig(_Strict):
 
 def _rates(value: Any) -> Any:
     if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        return {name: value for name in LearningRates.model_fields}
+        return dict.fromkeys(LearningRates.model_fields, value)
     return value
 
 
@@ -175,7 +176,8 @@ class StageConfig(_Strict):
 
 
 class TrainingConfig(_Strict):
-    """Everything that defines a training run. `from_yaml` also takes MACE's names (`electret.training.aliases`)."""
+    """Everything that defines a training run. `from_yaml` also takes MACE's names
+    (`electret.training.aliases`)."""
 
     name: str = "electret"
     output: Path | None = None
@@ -187,7 +189,8 @@ class TrainingConfig(_Strict):
     data: DataConfig
     stages: list[StageConfig]
     ema_decay: float | None = Field(default=0.99, gt=0, lt=1)
-    """Decay of the exponential moving average of the weights, which is what is validated and saved; None: off."""
+    """Decay of the exponential moving average of the weights, which is what is validated and saved; None:
+    off."""
     tensorboard: bool = True
     plots: bool = True
 
@@ -203,7 +206,9 @@ class TrainingConfig(_Strict):
         backbone = dict(model.get("backbone", {}))
         wanted = raw.get("dtype", backbone.get("dtype", "float64"))
         if backbone.get("dtype", wanted) != wanted:
-            raise ValueError(f"dtype is {wanted} but model.backbone.dtype is {backbone['dtype']}; remove the latter")
+            raise ValueError(
+                f"dtype is {wanted} but model.backbone.dtype is {backbone['dtype']}; remove the latter"
+            )
         backbone["dtype"] = wanted
         return {**raw, "dtype": wanted, "model": {**model, "backbone": backbone}}
 
@@ -223,11 +228,14 @@ class TrainingConfig(_Strict):
             check_family(self.model.family, tuple(stage.loss.weights), stage.mode, f"stages.{index}")
             if stage.loss.total_charge > 0 and self.model.conserve_charge:
                 raise ValueError(
-                    f"stages.{index}.loss.total_charge: the total charge is exact with model.conserve_charge, so its "
+                    f"stages.{index}.loss.total_charge: the total charge is exact with "
+                    f"model.conserve_charge, so its "
                     "loss teaches nothing; remove the weight or set model.conserve_charge: false"
                 )
             if stage.optimizer.name == "schedulefree" and self.ema_decay is not None:
-                raise ValueError(f"stages.{index}: schedulefree averages the weights itself; set ema_decay: null")
+                raise ValueError(
+                    f"stages.{index}: schedulefree averages the weights itself; set ema_decay: null"
+                )
         return self
 
     @property
@@ -253,7 +261,8 @@ class TrainingConfig(_Strict):
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], base: Path | None = None) -> TrainingConfig:
-        """As `from_yaml` for a dictionary; `base` is the folder of relative data files (None: working directory)."""
+        """As `from_yaml` for a dictionary; `base` is the folder of relative data files (None: working
+        directory)."""
         from electret.training.config_file import parse_config
 
         return parse_config(raw, base or Path.cwd(), source="config")

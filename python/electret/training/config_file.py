@@ -1,4 +1,5 @@
-"""Reading a training config: YAML, MACE's names, overrides, and errors that name file, key path and nearest name."""
+"""Reading a training config: YAML, MACE's names, overrides, and errors that name file, key path and nearest
+name."""
 
 from __future__ import annotations
 
@@ -59,11 +60,16 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
 
 def write_config(config: TrainingConfig, path: Path) -> None:
     """Write the complete config, defaults included, as YAML that `read_config` takes."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    path.write_text(
+        yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
 
 
-def parse_config(raw: dict[str, Any], base: Path, source: str, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """Checked config of a dictionary; `source` names it in errors, `base` is the folder of relative data files."""
+def parse_config(
+    raw: dict[str, Any], base: Path, source: str, overrides: Sequence[str] = ()
+) -> TrainingConfig:
+    """Checked config of a dictionary; `source` names it in errors, `base` is the folder of relative data
+    files."""
     try:
         options = _expand_aliases(copy.deepcopy(raw))
         for override in overrides:
@@ -79,7 +85,9 @@ def parse_config(raw: dict[str, Any], base: Path, source: str, overrides: Sequen
 
 
 def _describe(item: Any) -> str:
-    path = ".".join(str(part) for part in item["loc"] if not str(part).startswith(("function-", "list[", "dict[")))
+    path = ".".join(
+        str(part) for part in item["loc"] if not str(part).startswith(("function-", "list[", "dict["))
+    )
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "missing":
         return f"{path}: this option is required"
@@ -109,9 +117,9 @@ def _expand_aliases(raw: dict[str, Any]) -> dict[str, Any]:
             _put(options, name, value, name)
     if isinstance(options.get("data"), dict) and "e0s" in options["data"]:
         options["data"]["e0s"] = convert("data.e0s", options["data"]["e0s"])
-    options["stages"] = _stages(options.get("stages"), for_every_stage)
-    if not options["stages"]:
-        del options["stages"]
+    stages = _stages(options.get("stages"), for_every_stage)
+    if stages or "stages" in options:
+        options["stages"] = stages
     return options
 
 
@@ -122,9 +130,10 @@ def _stages(stages: Any, for_every_stage: dict[str, Any]) -> Any:
         raise InputError("stages: expected a list of mappings, one per stage")
     expanded = []
     for index, stage in enumerate(stages):
-        own: dict[str, Any] = {"name": "main" if len(stages) == 1 else f"stage_{index}"}
+        own: dict[str, Any] = {}
         for name, value in stage.items():
             _put_stage_option(own, str(name), value)
+        own.setdefault("name", "main" if len(stages) == 1 else f"stage_{index}")
         expanded.append(_merge(for_every_stage, own))
     return expanded
 

@@ -60,7 +60,9 @@ def comparable(model: Model, output: Predictions) -> Predictions:
 
 
 def as_dataset(
-    model: Model, frames: str | Path | Sequence[Frame] | Sequence[Atoms] | GraphDataset, keys: DataKeys | None = None
+    model: Model,
+    frames: str | Path | Sequence[Frame] | Sequence[Atoms] | GraphDataset,
+    keys: DataKeys | None = None,
 ) -> GraphDataset:
     """Graphs for `model` from a file, frames, or ASE structures."""
     if isinstance(frames, GraphDataset):

@@ -50,7 +50,12 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainingConfig, model: Model, train_set: GraphDataset, valid_set: GraphDataset, log: RunLog
+        self,
+        config: TrainingConfig,
+        model: Model,
+        train_set: GraphDataset,
+        valid_set: GraphDataset,
+        log: RunLog,
     ) -> None:
         self.config = config
         self.model = model
@@ -70,7 +75,8 @@ class Trainer:
         return self.config.stages[self.progress.stage]
 
     def run(self) -> None:
-        """Train to the end. Raises `TrainingInterrupted` after Ctrl-C or a termination signal, checkpoint written."""
+        """Train to the end. Raises `TrainingInterrupted` after Ctrl-C or a termination signal, checkpoint
+        written."""
         self.log.start(self.progress.history)
         if self.progress.epoch == 0 and self.progress.batch == 0:
             self.save()  # so that an interruption in the first epoch can be resumed too
@@ -100,8 +106,12 @@ class Trainer:
     def _run_epoch(self) -> None:
         started = time.perf_counter()
         progress = self.progress
-        batches = self.train_set.shuffled_batches(self.config.data.batch_size, self.config.seed, progress.epoch)
-        with self.log.epoch_bar(progress.epoch + 1, self.config.n_epochs, len(batches), progress.batch) as advance:
+        batches = self.train_set.shuffled_batches(
+            self.config.data.batch_size, self.config.seed, progress.epoch
+        )
+        with self.log.epoch_bar(
+            progress.epoch + 1, self.config.n_epochs, len(batches), progress.batch
+        ) as advance:
             for indices in batches[progress.batch :]:
                 self._step(indices)
                 progress.batch += 1
@@ -165,8 +175,10 @@ class Trainer:
             places = [self.train_set.frames[index].where for index in indices]
         shown = "; ".join(places[:8]) + (f"; and {len(places) - 8} more" if len(places) > 8 else "")
         return NonFiniteError(
-            f"stage '{self.stage.name}', epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}: {what}, "
-            f"{blame} {shown}. Lower the learning rate or clip_grad, or check these frames; the last checkpoint is "
+            f"stage '{self.stage.name}', epoch {self.progress.epoch + 1}, batch "
+            f"{self.progress.batch + 1}: {what}, "
+            f"{blame} {shown}. Lower the learning rate or clip_grad, or check these frames; the last "
+            f"checkpoint is "
             f"{self.config.run_folder / LAST_CHECKPOINT}"
         )
 
@@ -228,13 +240,15 @@ class Trainer:
         changed = _changed_options(state["config"], self.config.model_dump(mode="json"), progress.stage)
         if changed:
             raise CheckpointError(
-                f"'{path}' was written with other options ({', '.join(changed)}); put them back to resume, or start "
+                f"'{path}' was written with other options ({', '.join(changed)}); put them back to "
+                f"resume, or start "
                 "again with --restart"
             )
         for name, fingerprint in self._data.items():
             if state["data"][name] != fingerprint:
                 raise CheckpointError(
-                    f"'{path}' was written with other {name} data; put the data back to resume, or use --restart"
+                    f"'{path}' was written with other {name} data; put the data back to resume, or use "
+                    f"--restart"
                 )
         self.progress = progress
         self._begin_stage()
@@ -260,7 +274,8 @@ class Trainer:
 
     @contextmanager
     def _stopping_on_signals(self) -> Iterator[None]:
-        """The first Ctrl-C or termination signal ends the run after the current batch, a second one at once."""
+        """The first Ctrl-C or termination signal ends the run after the current batch, a second one at
+        once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -288,9 +303,13 @@ _FREE_OPTIONS = ("name", "output", "plots", "tensorboard", "device")
 
 def _changed_options(old: dict[str, Any], new: dict[str, Any], stage: int) -> list[str]:
     """Paths that differ and matter to the continued run; the number of epochs may change from `stage` on."""
-    old, new = ({key: value for key, value in config.items() if key not in _FREE_OPTIONS} for config in (old, new))
+    old, new = (
+        {key: value for key, value in config.items() if key not in _FREE_OPTIONS} for config in (old, new)
+    )
     for config in (old, new):
-        config["data"] = {key: value for key, value in config["data"].items() if key not in ("train", "valid", "test")}
+        config["data"] = {
+            key: value for key, value in config["data"].items() if key not in ("train", "valid", "test")
+        }
         config["stages"] = [
             {key: value for key, value in entry.items() if key != "epochs" or index < stage}
             for index, entry in enumerate(config["stages"])

@@ -18,8 +18,8 @@ __all__ = ["Loss", "frame_weights"]
 class Loss:
     """Loss of a stage.
 
-    The term of target t is `mean over labelled entries of w_t w_frame f(difference)`, with f the square or the Huber
-    function `d²/2` below delta and `delta (|d| - delta/2)` above.
+    The term of target t is `mean over labelled entries of w_t w_frame f(difference)`, with f the square or
+    the Huber function `d²/2` below delta and `delta (|d| - delta/2)` above.
     """
 
     config: LossConfig
@@ -45,7 +45,9 @@ class Loss:
             values = difference.square()
         else:
             zero = torch.zeros_like(difference)
-            values = torch.nn.functional.huber_loss(difference, zero, reduction="none", delta=self.config.huber_delta)
+            values = torch.nn.functional.huber_loss(
+                difference, zero, reduction="none", delta=self.config.huber_delta
+            )
         weights = frame_weights(entry.target.name, graph)[entry.system].to(values.dtype)
         values = torch.where(entry.mask, values, torch.zeros_like(values))
         return (values * weights[:, None]).sum() / entry.mask.sum()

@@ -124,6 +124,12 @@ class MetricsAccumulator:
             if entry is None:
                 continue
             mask = entry.mask.cpu().numpy()
+            if name == "total_charge":
+                # Frames that do not mention a charge are neutral in the loss, but have no label to report on.
+                label = graph.labels.get(name, torch.full_like(graph.total_charge, torch.nan))
+                mask = mask & torch.isfinite(label).cpu().numpy()[:, None]
+                if not mask.any():
+                    continue
             difference = entry.difference.detach().cpu().numpy().astype(np.float64)
             self._add_errors("all", name, difference[mask])
             row_kinds = kinds[entry.system.cpu().numpy()]
@@ -133,7 +139,9 @@ class MetricsAccumulator:
                     self._add_errors(str(kind), name, difference[chosen])
             if self._keep_parity:
                 per_atom = graph.n_atoms_per_system.cpu().numpy()[:, None] if name == "energy" else 1
-                both = np.stack([entry.label.cpu().numpy(), entry.prediction.detach().cpu().numpy()]) / per_atom
+                both = (
+                    np.stack([entry.label.cpu().numpy(), entry.prediction.detach().cpu().numpy()]) / per_atom
+                )
                 self._parity.setdefault(name, []).append(both[:, mask])
 
     def _add_errors(self, kind: str, name: str, differences: NDArray[np.float64]) -> None:

@@ -15,10 +15,12 @@ __all__ = ["MovingAverage", "Schedule", "averaged_weights", "build_optimizer", "
 
 
 def parameter_groups(model: torch.nn.Module) -> dict[str, list[tuple[str, torch.nn.Parameter]]]:
-    """Named parameters by group: `readouts` of the short-range energy, the rest of the `backbone`, and what makes
-    the density, `electrostatics`.
+    """Named parameters by group: `readouts` of the short-range energy, the rest of the `backbone`, and what
+    makes the density, `electrostatics`.
     """
-    groups: dict[str, list[tuple[str, torch.nn.Parameter]]] = {name: [] for name in LearningRates.model_fields}
+    groups: dict[str, list[tuple[str, torch.nn.Parameter]]] = {
+        name: [] for name in LearningRates.model_fields
+    }
     for name, parameter in model.named_parameters():
         parts = name.split(".")
         if parts[0] != "backbone":
@@ -40,7 +42,9 @@ def build_optimizer(model: torch.nn.Module, stage: StageConfig) -> torch.optim.O
         if members and (rate := getattr(stage.lr, name)) > 0
     ]
     if not groups:
-        raise InputError(f"stage '{stage.name}': the learning rate of every group is 0; nothing would be trained")
+        raise InputError(
+            f"stage '{stage.name}': the learning rate of every group is 0; nothing would be trained"
+        )
     config = stage.optimizer
     if config.name == "schedulefree":
         return _schedule_free(groups, config)
@@ -56,7 +60,11 @@ def _schedule_free(groups: list[dict[str, Any]], config: OptimizerConfig) -> tor
             "optimizer 'schedulefree' needs the package of that name: pip install schedulefree, or use adamw"
         ) from error
     optimizer = schedulefree.AdamWScheduleFree(
-        groups, betas=config.betas, weight_decay=config.weight_decay, warmup_steps=config.warmup_steps, foreach=False
+        groups,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        warmup_steps=config.warmup_steps,
+        foreach=False,
     )
     optimizer.train()
     return optimizer
@@ -98,7 +106,8 @@ class Schedule:
 
 
 class MovingAverage:
-    """Exponential moving average of the parameters, with the decay min(decay, (1 + n) / (10 + n)) after n updates."""
+    """Exponential moving average of the parameters, with the decay min(decay, (1 + n) / (10 + n)) after n
+    updates."""
 
     def __init__(self, model: torch.nn.Module, decay: float) -> None:
         self.decay = decay
@@ -134,7 +143,8 @@ def _copy_into(model: torch.nn.Module, values: Mapping[str, torch.Tensor]) -> No
 def averaged_weights(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, average: MovingAverage | None
 ) -> Iterator[None]:
-    """The weights to validate and save: the moving average, or schedule-free's own average, or the plain ones."""
+    """The weights to validate and save: the moving average, or schedule-free's own average, or the plain
+    ones."""
     if average is not None:
         with average.applied(model):
             yield

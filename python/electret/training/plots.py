@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def _save(figure: Figure, path: Path) -> Path:
 
 
 def plot_parity(metrics: Mapping[str, Metrics], folder: Path) -> list[Path]:
-    """One plot per target, prediction against label, data sets in colours; needs metrics made with `parity=True`."""
+    """One plot per target, prediction against label, data sets in colours; needs metrics made with
+    `parity=True`."""
     files = []
     for name, unit in _UNITS.items():
         drawn = {set_name: entry.parity[name] for set_name, entry in metrics.items() if name in entry.parity}
@@ -45,7 +47,9 @@ def plot_parity(metrics: Mapping[str, Metrics], folder: Path) -> list[Path]:
     return files
 
 
-def _parity(name: str, unit: str, drawn: Mapping[str, Any], metrics: Mapping[str, Metrics], path: Path) -> Path:
+def _parity(
+    name: str, unit: str, drawn: Mapping[str, Any], metrics: Mapping[str, Metrics], path: Path
+) -> Path:
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")
     axes = figure.add_subplot()
     target = TARGETS[name]
@@ -53,11 +57,15 @@ def _parity(name: str, unit: str, drawn: Mapping[str, Any], metrics: Mapping[str
         stride = max(1, len(label) // _MOST_POINTS)
         rmse = metrics[set_name].overall[name].rmse * target.scale
         text = f"{set_name}, RMSE {rmse:.3g} {target.unit}"
-        axes.scatter(label[::stride], prediction[::stride], s=6, color=colour, alpha=0.6, linewidths=0, label=text)
+        axes.scatter(
+            label[::stride], prediction[::stride], s=6, color=colour, alpha=0.6, linewidths=0, label=text
+        )
     values = np.concatenate([np.concatenate(pair) for pair in drawn.values()])
     low, high = float(values.min()), float(values.max())
     axes.plot([low, high], [low, high], color="0.4", linewidth=0.8, zorder=0)
-    axes.set(xlabel=f"reference {name.replace('_', ' ')} ({unit})", ylabel=f"predicted ({unit})", aspect="equal")
+    axes.set(
+        xlabel=f"reference {name.replace('_', ' ')} ({unit})", ylabel=f"predicted ({unit})", aspect="equal"
+    )
     axes.legend(frameon=False, fontsize=7)
     return _save(figure, path)
 
@@ -69,15 +77,21 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
     figure = Figure(figsize=(4.5, 2.2 * (1 + len(names))), layout="constrained")
     panels = figure.subplots(1 + len(names), 1, sharex=True, squeeze=False)[:, 0]
     for kind, colour in (("train", _COLOURS[0]), ("valid", _COLOURS[1])):
-        panels[0].plot(epochs, _column(history, f"{kind}_loss"), color=colour, label=kind, marker=".", markersize=2)
+        panels[0].plot(
+            epochs, _column(history, f"{kind}_loss"), color=colour, label=kind, marker=".", markersize=2
+        )
     panels[0].set_ylabel("loss")
     panels[0].legend(frameon=False)
     for panel, name in zip(panels[1:], names, strict=True):
-        panel.plot(epochs, _column(history, f"valid_{name}_mae") * TARGETS[name].scale, color=_COLOURS[1], marker=".",
-                   markersize=2)
+        panel.plot(
+            epochs,
+            _column(history, f"valid_{name}_mae") * TARGETS[name].scale,
+            color=_COLOURS[1],
+            marker=".",
+            markersize=2,
+        )
         panel.set_ylabel(f"{name.replace('_', ' ')} MAE\n({TARGETS[name].unit})")
-    changes = [row["epoch"] - 0.5 for before, row in zip(history, history[1:], strict=False)
-               if row["stage"] != before["stage"]]
+    changes = [row["epoch"] - 0.5 for before, row in pairwise(history) if row["stage"] != before["stage"]]
     for panel in panels:
         line = panel.get_lines()[0].get_ydata()
         if np.any(np.asarray(line, dtype=float) > 0):

@@ -43,8 +43,9 @@ def residual(
 ) -> Residual | None:
     """Residual of a target, or None if no frame of the batch carries it or the model does not predict it.
 
-    Multipoles are compared up to the lower of the two highest l. `dipole_components` names the components of the
-    dipole that count; None takes those along which the frame is not periodic, where alone a dipole is defined.
+    Multipoles are compared up to the lower of the two highest l. `dipole_components` names the components of
+    the dipole that count; None takes those along which the frame is not periodic, where alone a dipole is
+    defined.
     """
     target = TARGETS[name]
     label = graph.total_charge if name == "total_charge" else graph.labels.get(name)

@@ -14,7 +14,15 @@ import torch
 from rich.console import Console
 
 from electret import InputError, __version__
-from electret.data import Frame, GraphDataset, atomic_energies, check_targets, key_counts, key_table, random_split
+from electret.data import (
+    Frame,
+    GraphDataset,
+    atomic_energies,
+    check_targets,
+    key_counts,
+    key_table,
+    random_split,
+)
 from electret.data.reading import read_frames
 from electret.data.reference import elements_of, remove_isolated_atoms
 from electret.models import Model, Statistics, build, save
@@ -25,7 +33,7 @@ from electret.training.errors import CheckpointError
 from electret.training.evaluation import evaluate_dataset
 from electret.training.loop import BEST_CHECKPOINT, LAST_CHECKPOINT, Trainer
 from electret.training.metrics import Metrics
-from electret.training.run_log import CSV_FILE, RunLog, read_history
+from electret.training.run_log import CSV_FILE, RunLog, default_console, read_history
 from electret.training.summary import print_summary, write_summary
 
 __all__ = ["MODEL_FILE", "TrainingData", "TrainingResult", "load_data", "statistics", "train"]
@@ -79,18 +87,21 @@ def train(
         NonFiniteError: the loss or its gradient is not finite; names the frames.
         TrainingInterrupted: stopped by Ctrl-C or a termination signal, after writing a checkpoint.
     """
-    console = console or Console()
+    console = console or default_console()
     folder = _prepare_folder(config, resume, restart)
     _check_device(config.device)
     data = load_data(config)
     sets = {"train": data.train, "valid": data.valid, **data.test}
-    console.print(key_table({**sets, "isolated atoms": data.references} if data.references else sets, config.data.keys))
+    console.print(
+        key_table({**sets, "isolated atoms": data.references} if data.references else sets, config.data.keys)
+    )
     _check_labels(config, data)
     datasets = _datasets(config, sets)
     model = _build_model(config, data, datasets["train"])
     n_parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     console.print(
-        f"{config.model.family}: {n_parameters} parameters, cutoff {model.cutoff:g} Å, {config.dtype} on {config.device}",
+        f"{config.model.family}: {n_parameters} parameters, cutoff {model.cutoff:g} Å, {config.dtype} on "
+        f"{config.device}",
         highlight=False,
     )
     write_config(config, folder / "config.yaml")
@@ -115,7 +126,8 @@ def _prepare_folder(config: TrainingConfig, resume: bool, restart: bool) -> Path
         read_checkpoint(last)  # a missing or corrupt checkpoint is reported before any work
     elif last.exists() and not restart:
         raise CheckpointError(
-            f"'{folder}' holds a run already; continue it with --resume, replace it with --restart, or set another output"
+            f"'{folder}' holds a run already; continue it with --resume, replace it with --restart, or "
+            f"set another output"
         )
     if restart:
         # Only what a run writes is removed: the folder may hold other files of the user.
@@ -127,7 +139,9 @@ def _prepare_folder(config: TrainingConfig, resume: bool, restart: bool) -> Path
     try:
         (folder / LAST_CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"output folder '{folder}' cannot be made: {error.strerror}; set another output") from error
+        raise InputError(
+            f"output folder '{folder}' cannot be made: {error.strerror}; set another output"
+        ) from error
     if not os.access(folder, os.W_OK):
         raise InputError(f"output folder '{folder}' is not writable; set another output")
     return folder
@@ -138,7 +152,9 @@ def _check_device(name: str) -> None:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"device '{name}' cannot be used: {reason}; use device: cpu, see 'electret info'") from error
+        raise InputError(
+            f"device '{name}' cannot be used: {reason}; use device: cpu, see 'electret info'"
+        ) from error
 
 
 def load_data(config: TrainingConfig) -> TrainingData:
@@ -162,7 +178,9 @@ def load_data(config: TrainingConfig) -> TrainingData:
     for name in ("train", "valid"):
         if name in test:
             raise InputError(f"data.test: '{name}' is the name of another set; rename the test set")
-    references = [] if options.keep_isolated_atoms else [f for f in everything if f not in remove_isolated_atoms([f])]
+    references = (
+        [] if options.keep_isolated_atoms else [f for f in everything if f not in remove_isolated_atoms([f])]
+    )
     return TrainingData(train, valid, {name: frames for name, frames in test.items() if frames}, references)
 
 
@@ -174,7 +192,8 @@ def _check_labels(config: TrainingConfig, data: TrainingData) -> None:
         if not any(counts[name] or name == "total_charge" for name in targets):
             files = ", ".join(sorted({frame.file for frame in data.valid}))
             raise InputError(
-                f"stages.{index}.loss: no validation frame carries any of {', '.join(targets)} ({files}), so no epoch "
+                f"stages.{index}.loss: no validation frame carries any of {', '.join(targets)} ({files}), "
+                f"so no epoch "
                 "could be told better than another; add labels or other validation frames"
             )
     known = set(elements_of(data.train))
@@ -183,7 +202,8 @@ def _check_labels(config: TrainingConfig, data: TrainingData) -> None:
             unknown = sorted(set(frame.atoms.symbols[~np.isin(frame.atoms.numbers, list(known))]))
             if unknown:
                 raise InputError(
-                    f"{frame.where} ({name}): element {', '.join(unknown)} is in no training frame; add training "
+                    f"{frame.where} ({name}): element {', '.join(unknown)} is in no training frame; add "
+                    f"training "
                     "frames with it or remove the frame"
                 )
 
@@ -205,14 +225,16 @@ def _datasets(config: TrainingConfig, sets: dict[str, list[Frame]]) -> dict[str,
 def statistics(config: TrainingConfig, data: TrainingData, train_set: GraphDataset) -> Statistics:
     """Elements, E0s, scale and shift, mean number of neighbours of the training set.
 
-    `scaling: rms_forces` divides by the RMS force and shifts by the mean interaction energy per atom, `std` divides by
-    the standard deviation of that energy, `none` does neither.
+    `scaling: rms_forces` divides by the RMS force and shifts by the mean interaction energy per atom, `std`
+    divides by the standard deviation of that energy, `none` does neither.
     """
     has_energy = any(frame.has("energy") for frame in data.train)
     if has_energy or isinstance(config.data.e0s, dict):
         e0s = atomic_energies([*data.train, *data.references], config.data.e0s)
     else:
-        e0s = dict.fromkeys(elements_of(data.train), 0.0)  # a run on forces or charges alone has no energy zero
+        e0s = dict.fromkeys(
+            elements_of(data.train), 0.0
+        )  # a run on forces or charges alone has no energy zero
     found = Statistics.from_graphs(train_set.graphs, e0s)
     if config.data.scaling == "none":
         return found.model_copy(update={"mean": 0.0, "scale": 1.0})
@@ -238,7 +260,8 @@ def _finish(
     folder = config.run_folder
     if not (folder / BEST_CHECKPOINT).exists():
         raise CheckpointError(
-            f"no epoch of the run in '{folder}' had a finite validation loss; lower the learning rate and use --restart"
+            f"no epoch of the run in '{folder}' had a finite validation loss; lower the learning rate and "
+            f"use --restart"
         )
     trainer.load_best()
     model = trainer.model

@@ -14,9 +14,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from electret.training.targets import TARGETS
 
-__all__ = ["CSV_FILE", "RunLog", "read_history"]
+__all__ = ["CSV_FILE", "RunLog", "default_console", "read_history"]
 
 CSV_FILE = "metrics.csv"
+
+
+def default_console() -> Console:
+    """Standard output; wide enough for the tables where it is a file or a pipe and has no width of its
+    own."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
 
 
 class RunLog:
@@ -108,6 +115,10 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     with open(folder / CSV_FILE, encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             rows.append(
-                {name: value if name == "stage" else float(value) for name, value in row.items() if value != ""}
+                {
+                    name: value if name == "stage" else float(value)
+                    for name, value in row.items()
+                    if value != ""
+                }
             )
     return rows

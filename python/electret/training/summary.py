@@ -29,15 +29,22 @@ def error_rows(metrics: Mapping[str, Metrics]) -> Iterator[tuple[str, ...]]:
                     continue
                 sums = entry.errors[kind][name]
                 numbers = (sums.mae, sums.rmse, sums.offset, sums.spread)
-                shown = [f"{number * target.scale:.3g}" for number in numbers]
+                shown = [_short(number * target.scale) for number in numbers]
                 yield (set_name, kind, name, *shown, target.unit, str(sums.count))
+
+
+def _short(number: float) -> str:
+    """Three digits, without the noise of rounding errors."""
+    return f"{number:.3g}" if abs(number) >= 1e-3 else f"{number:.3f}"
 
 
 def print_summary(metrics: Mapping[str, Metrics], console: Console) -> None:
     """Show the table."""
     table = Table(title="Errors", title_justify="left")
     for heading in HEADINGS:
-        table.add_column(heading, justify="right" if heading in HEADINGS[3:7] or heading == "values" else "left")
+        table.add_column(
+            heading, justify="right" if heading in HEADINGS[3:7] or heading == "values" else "left"
+        )
     previous = None
     for row in error_rows(metrics):
         if previous is not None and row[:2] != previous:
@@ -47,12 +54,15 @@ def print_summary(metrics: Mapping[str, Metrics], console: Console) -> None:
     console.print(table)
 
 
-def write_summary(folder: Path, metrics: Mapping[str, Metrics], config: TrainingConfig, best_epoch: int) -> None:
+def write_summary(
+    folder: Path, metrics: Mapping[str, Metrics], config: TrainingConfig, best_epoch: int
+) -> None:
     """Write `summary.md` and `summary.json` (the latter in eV, Å, e)."""
     lines = [
         f"# {config.name}",
         "",
-        f"Family `{config.model.family}`, {config.n_epochs} epochs in {len(config.stages)} stage(s), weights of epoch "
+        f"Family `{config.model.family}`, {config.n_epochs} epochs in {len(config.stages)} stage(s), "
+        f"weights of epoch "
         f"{best_epoch}.",
         "Offset and spread are mean and standard deviation of the signed error.",
         "",

@@ -52,8 +52,9 @@ FAMILY_TARGETS: dict[str, tuple[str, ...]] = {
 """Targets whose loss has a gradient in the family: charges of `fixed_charges` are constants, those of
 `latent_ewald` are latent and mean nothing to a label, the total charge of `split_charges` is exact."""
 
-FAMILY_MODES: dict[str, tuple[str, ...]] = {family: () for family in FAMILY_TARGETS}
-"""Training modes of each family's density; a density that is an explicit function of the geometry has none."""
+FAMILY_MODES: dict[str, tuple[str, ...]] = dict.fromkeys(FAMILY_TARGETS, ())
+"""Training modes of each family's density; a density that is an explicit function of the geometry has
+none."""
 
 
 def check_family(family: str, targets: tuple[str, ...], mode: str | None, where: str) -> None:
@@ -67,4 +68,6 @@ def check_family(family: str, targets: tuple[str, ...], mode: str | None, where:
     if mode is not None and mode not in FAMILY_MODES[family]:
         known = ", ".join(FAMILY_MODES[family])
         reason = f"its modes are {known}" if known else "its density is an explicit function and has no modes"
-        raise InputError(f"{where}.mode: family '{family}' does not define mode '{mode}': {reason}; remove the key")
+        raise InputError(
+            f"{where}.mode: family '{family}' does not define mode '{mode}': {reason}; remove the key"
+        )
