@@ -11,20 +11,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
+
+from electret import InputError
+from electret.graph import Graph
+from electret.models.config import BackboneConfig
+from electret.models.statistics import Statistics
 
 # e3nn 0.4.4 loads its constants with torch.load, which refuses them from torch 2.6 on without this.
 torch.serialization.add_safe_globals([slice])
 
-from ase.data import chemical_symbols  # noqa: E402
-from e3nn import o3  # noqa: E402
-from mace import modules  # noqa: E402
-from mace.tools.scripts_utils import extract_config_mace_model  # noqa: E402
-from mace.tools.torch_tools import default_dtype  # noqa: E402
-
-from electret import InputError  # noqa: E402
-from electret.graph import Graph  # noqa: E402
-from electret.models.config import BackboneConfig  # noqa: E402
-from electret.models.statistics import Statistics  # noqa: E402
+with warnings.catch_warnings():
+    # Both script modules with torch.jit on import, which newer torch calls deprecated once per module.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from e3nn import o3
+    from mace import modules
+    from mace.tools.scripts_utils import extract_config_mace_model
+    from mace.tools.torch_tools import default_dtype
 
 __all__ = ["Backbone", "BackboneOutput", "construction_dtype", "describe_mace", "load_tensors", "mace_input"]
 
@@ -68,7 +71,9 @@ class Backbone(torch.nn.Module):
 
     def __init__(self, config: BackboneConfig, statistics: Statistics) -> None:
         super().__init__()
+        self.mace: Any
         self.config = config
+        self.head_index = config.head_index
         self.elements = statistics.elements
         with construction_dtype(getattr(torch, config.dtype)):
             self.mace = _build_mace(config, statistics)
@@ -84,7 +89,7 @@ class Backbone(torch.nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Type of the parameters."""
-        return self.mace.node_embedding.linear.weight.dtype
+        return next(self.mace.parameters()).dtype
 
     def elements_of(self, graph: Graph) -> torch.Tensor:
         """Index of each atom's element in the model, `[n_atoms]` int64.
@@ -117,7 +122,7 @@ class Backbone(torch.nn.Module):
             shifts: `[n_edges, 3]` Å, strained likewise.
             elements: `[n_atoms]` from `elements_of`.
         """
-        data = mace_input(graph, positions, shifts, elements, len(self.elements), self.config.head_index)
+        data = mace_input(graph, positions, shifts, elements, len(self.elements), self.head_index)
         output = self.mace(data, compute_force=False)
         energy = torch.zeros(graph.n_systems, dtype=torch.float64, device=positions.device)
         energy = energy.index_add(0, graph.batch, self.e0s.double()[elements])
@@ -167,7 +172,7 @@ def _irreps(option: str, text: str) -> o3.Irreps:
     return irreps
 
 
-def _build_mace(config: BackboneConfig, statistics: Statistics) -> modules.ScaleShiftMACE:
+def _build_mace(config: BackboneConfig, statistics: Statistics) -> Any:
     """MACE's own constructor with our names; tensors are filled in from files or other models later."""
     n_heads = len(config.heads)
     hidden = _irreps("hidden_irreps", config.hidden_irreps)
@@ -178,6 +183,8 @@ def _build_mace(config: BackboneConfig, statistics: Statistics) -> modules.Scale
             "MACE needs the same number for every irrep"
         )
     correlation = config.correlation
+    scale: Any = [statistics.scale] * n_heads if n_heads > 1 else statistics.scale
+    shift: Any = [statistics.mean] * n_heads if n_heads > 1 else statistics.mean
     return modules.ScaleShiftMACE(
         r_max=config.r_max,
         num_bessel=config.num_radial_basis,
@@ -210,12 +217,12 @@ def _build_mace(config: BackboneConfig, statistics: Statistics) -> modules.Scale
         heads=list(config.heads),
         readout_cls=_class_named("readout", config.readout, modules.readout_classes),
         keep_last_layer_irreps=config.keep_last_layer_irreps,
-        atomic_inter_scale=[statistics.scale] * n_heads if n_heads > 1 else statistics.scale,
-        atomic_inter_shift=[statistics.mean] * n_heads if n_heads > 1 else statistics.mean,
+        atomic_inter_scale=scale,
+        atomic_inter_shift=shift,
     )
 
 
-def describe_mace(mace: torch.nn.Module, head: str | None = None) -> tuple[BackboneConfig, Statistics]:
+def describe_mace(mace: Any, head: str | None = None) -> tuple[BackboneConfig, Statistics]:
     """The configuration and statistics that rebuild an existing MACE model.
 
     Raises:
