@@ -1,5 +1,16 @@
 """electret: self-consistent electrostatic machine-learning interatomic potentials on Gaussian multipoles."""
 
 from electret._native import ElectretError, InputError, __version__
+from electret.electrostatics import CoulombResult, coulomb, features, potential
+from electret.geometry import Geometry
 
-__all__ = ["ElectretError", "InputError", "__version__"]
+__all__ = [
+    "CoulombResult",
+    "ElectretError",
+    "Geometry",
+    "InputError",
+    "__version__",
+    "coulomb",
+    "features",
+    "potential",
+]
