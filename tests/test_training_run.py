@@ -369,3 +369,14 @@ def test_validation_frames_must_fit_the_training_frames(data: Path, tmp_path: Pa
     foreign.write_text(text.replace("REF_", "other_"), encoding="utf-8")
     with pytest.raises(InputError, match="no validation frame carries any of"):
         run(options)
+
+
+def test_a_condition_the_family_cannot_honour_names_the_frame(tmp_path: Path) -> None:
+    frames = clusters(6)
+    for index in (2, 3, 4, 5):
+        frames[index].info["external_field"] = np.array([0.0, 0.0, 0.1])
+    options = run_options(write_frames(tmp_path / "fields.xyz", frames), tmp_path / "run")
+    options["model"]["family"] = "mace"
+    options["stages"][0]["loss"] = {"energy": 1.0}
+    with pytest.raises(InputError, match=r"fields\.xyz, frame [2-5]: external_field"):
+        run(options)

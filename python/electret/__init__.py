@@ -3,6 +3,7 @@
 from electret._native import ElectretError, InputError, __version__
 from electret.electrostatics import CoulombResult, coulomb, features, potential
 from electret.geometry import Geometry
+from electret.neighbors import neighbor_list
 
 __all__ = [
     "CoulombResult",
@@ -12,5 +13,6 @@ __all__ = [
     "__version__",
     "coulomb",
     "features",
+    "neighbor_list",
     "potential",
 ]

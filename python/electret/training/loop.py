@@ -24,7 +24,7 @@ from electret.training.checkpoint import (
 )
 from electret.training.config import StageConfig, TrainingConfig
 from electret.training.errors import NonFiniteError, TrainingInterrupted
-from electret.training.evaluation import evaluate_dataset
+from electret.training.evaluation import compute, evaluate_dataset
 from electret.training.loss import Loss
 from electret.training.metrics import Metrics
 from electret.training.optimization import MovingAverage, Schedule, averaged_weights, build_optimizer
@@ -139,7 +139,15 @@ class Trainer:
         weights = self.stage.loss.weights
         self.optimizer.zero_grad(set_to_none=True)
         stress = "stress" in weights and "stress" in graph.labels
-        output = self.model(graph, forces="forces" in weights, stress=stress, training=True)
+        output = compute(
+            self.model,
+            self.train_set,
+            indices,
+            graph,
+            forces="forces" in weights,
+            stress=stress,
+            training=True,
+        )
         terms = self.loss.terms(output, graph)
         total = self.loss.total(terms, graph)
         if total is None:

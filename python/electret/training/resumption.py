@@ -26,8 +26,8 @@ def check_options(state: Mapping[str, Any], config: TrainingConfig) -> None:
     changed = _changed_options(state["config"], config.model_dump(mode="json"), state["progress"]["stage"])
     if changed:
         raise CheckpointError(
-            f"'{config.run_folder / LAST_CHECKPOINT}' was written with other options ({', '.join(changed)}); put them "
-            "back to resume, or start again with --restart"
+            f"'{config.run_folder / LAST_CHECKPOINT}' was written with other options ({', '.join(changed)}); "
+            "put them back to resume, or start again with --restart"
         )
 
 
@@ -36,8 +36,8 @@ def check_data(state: Mapping[str, Any], found: Mapping[str, str], folder: Path)
     for name, fingerprint in found.items():
         if state["data"][name] != fingerprint:
             raise CheckpointError(
-                f"'{folder / LAST_CHECKPOINT}' was written with other {name} data; put the data back to resume, or "
-                "start again with --restart"
+                f"'{folder / LAST_CHECKPOINT}' was written with other {name} data; "
+                "put the data back to resume, or start again with --restart"
             )
 
 

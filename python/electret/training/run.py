@@ -24,7 +24,7 @@ from electret.data import (
     random_split,
 )
 from electret.data.reading import read_frames
-from electret.data.reference import elements_of, remove_isolated_atoms
+from electret.data.reference import elements_of
 from electret.models import Model, Statistics, build, save
 from electret.training.checkpoint import read_checkpoint
 from electret.training.config import TrainingConfig
@@ -177,23 +177,24 @@ def load_data(config: TrainingConfig) -> TrainingData:
     def read(files: Sequence[Path]) -> list[Frame]:
         return [frame for file in files for frame in read_frames(file, options.keys)]
 
+    def bound(frames: Sequence[Frame]) -> list[Frame]:
+        return [frame for frame in frames if not frame.is_isolated_atom]
+
     everything = read(options.train)
-    train = everything if options.keep_isolated_atoms else remove_isolated_atoms(everything)
+    train = everything if options.keep_isolated_atoms else bound(everything)
     if not train:
         raise InputError(f"{options.train[0]}: no training frames besides isolated atoms")
     if options.valid is not None:
-        valid = remove_isolated_atoms(read(options.valid))
+        valid = bound(read(options.valid))
         if not valid:
             raise InputError(f"{options.valid[0]}: no validation frames besides isolated atoms")
     else:
         train, valid = random_split(train, options.valid_fraction or 0.1, config.seed)
-    test = {name: remove_isolated_atoms(read(files)) for name, files in options.test_sets.items()}
+    test = {name: bound(read(files)) for name, files in options.test_sets.items()}
     for name in ("train", "valid"):
         if name in test:
             raise InputError(f"data.test: '{name}' is the name of another set; rename the test set")
-    references = (
-        [] if options.keep_isolated_atoms else [f for f in everything if f not in remove_isolated_atoms([f])]
-    )
+    references = [frame for frame in everything if frame.is_isolated_atom and not options.keep_isolated_atoms]
     return TrainingData(train, valid, {name: frames for name, frames in test.items() if frames}, references)
 
 

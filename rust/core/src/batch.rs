@@ -3,7 +3,7 @@
 use crate::error::{Error, Result, check_finite};
 use crate::ewald::density::{check_max_l, check_widths};
 use crate::ewald::{Boundary, Density, Gradient, Options, Prepared, Want};
-use crate::harmonics::count;
+use crate::harmonics::{count, degree};
 use crate::scalar::Scalar;
 use crate::vector::{Matrix, Vector, values};
 use rayon::prelude::*;
@@ -136,22 +136,22 @@ impl Normalization {
     }
 }
 
-impl Receivers<'_> {
-    fn n_rows(&self) -> usize {
-        self.widths.len() * count(self.max_l)
-    }
+/// Checks degree and widths.
+pub(crate) fn check_receivers(receivers: &Receivers) -> Result<()> {
+    check_max_l("features max_l", receivers.max_l)?;
+    check_widths("widths", receivers.widths)
+}
 
-    /// Factors of one atom's features, `[width][lm]`.
-    fn factors(&self) -> Vec<f64> {
-        let mut out = Vec::with_capacity(self.n_rows());
-        for &width in self.widths {
-            for lm in 0..count(self.max_l) {
-                let l = crate::harmonics::degree(lm);
-                out.push(self.normalization.factor(l, width));
-            }
+/// Factors of one atom's features, `[width][lm]`.
+pub(crate) fn receiver_factors(receivers: &Receivers) -> Vec<f64> {
+    let n_lm = count(receivers.max_l);
+    let mut out = Vec::with_capacity(receivers.widths.len() * n_lm);
+    for &width in receivers.widths {
+        for lm in 0..n_lm {
+            out.push(receivers.normalization.factor(degree(lm), width));
         }
-        out
     }
+    out
 }
 
 fn check_length(array: &'static str, found: usize, expected: usize, layout: &str) -> Result<()> {
@@ -182,7 +182,7 @@ impl<T: Scalar> Systems<'_, T> {
         Members::new(self.batch, self.cells.len())
     }
 
-    fn boundary(&self, system: usize) -> Boundary<T> {
+    pub(crate) fn boundary(&self, system: usize) -> Boundary<T> {
         Boundary {
             cell: self.cells[system],
             pbc: self.pbc[system],
@@ -191,7 +191,7 @@ impl<T: Scalar> Systems<'_, T> {
 }
 
 impl<T: Scalar> Sources<'_, T> {
-    fn check(&self, n_atoms: usize) -> Result<()> {
+    pub(crate) fn check(&self, n_atoms: usize) -> Result<()> {
         check_max_l("multipoles max_l", self.max_l)?;
         let flat: Vec<f64> = self.multipoles.iter().map(|p| p.value()).collect();
         check_finite("multipoles", &flat)?;
@@ -282,16 +282,15 @@ pub fn features<T: Scalar>(
     let members = systems.members()?;
     let n_atoms = systems.positions.len();
     sources.check(n_atoms)?;
-    check_max_l("features max_l", receivers.max_l)?;
-    check_widths("widths", receivers.widths)?;
+    check_receivers(receivers)?;
+    let factors = receiver_factors(receivers);
     let n_lm = count(sources.max_l);
-    let n_rows = receivers.n_rows();
+    let n_rows = factors.len();
     if let Some(cotangent) = cotangent {
         let flat: Vec<f64> = cotangent.iter().map(|g| g.value()).collect();
         check_length("cotangent", flat.len(), n_atoms * n_rows, "as the features")?;
         check_finite("cotangent", &flat)?;
     }
-    let factors = receivers.factors();
     let want = match cotangent {
         None => Want::RECEIVER,
         Some(_) => Want::ALL,

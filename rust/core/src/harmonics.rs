@@ -22,10 +22,20 @@ pub const fn count(max_l: usize) -> usize {
     (max_l + 1) * (max_l + 1)
 }
 
+const DEGREES: [u8; count(MAX_DEGREE + 1)] = {
+    let mut out = [0; count(MAX_DEGREE + 1)];
+    let mut lm = 0;
+    while lm < out.len() {
+        out[lm] = lm.isqrt() as u8;
+        lm += 1;
+    }
+    out
+};
+
 /// Degree of a flat index.
-#[inline]
+#[inline(always)]
 pub const fn degree(lm: usize) -> usize {
-    lm.isqrt()
+    DEGREES[lm] as usize
 }
 
 /// (2l - 1)!!

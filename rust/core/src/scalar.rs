@@ -27,6 +27,9 @@ pub trait Scalar:
     /// Applies a function known by its value and derivative at `self.value()`.
     fn chain(self, value: f64, derivative: f64) -> Self;
 
+    /// Whether value and tangent are zero.
+    fn is_zero(self) -> bool;
+
     #[inline(always)]
     fn zero() -> Self {
         Self::constant(0.0)
@@ -68,6 +71,10 @@ impl Scalar for f64 {
     fn chain(self, value: f64, _derivative: f64) -> Self {
         value
     }
+    #[inline(always)]
+    fn is_zero(self) -> bool {
+        self == 0.0
+    }
 }
 
 /// A number a + b·t with t² = 0: value and directional derivative.
@@ -98,6 +105,10 @@ impl Scalar for Dual {
     #[inline(always)]
     fn chain(self, value: f64, derivative: f64) -> Self {
         Self::new(value, derivative * self.tangent)
+    }
+    #[inline(always)]
+    fn is_zero(self) -> bool {
+        self.value == 0.0 && self.tangent == 0.0
     }
 }
 

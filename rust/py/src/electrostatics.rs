@@ -34,7 +34,7 @@ pub fn options(
     parsed().map_err(|error| to_python(py, &error))
 }
 
-fn two<'py>(
+pub fn two<'py>(
     py: Python<'py>,
     flat: Vec<f64>,
     columns: usize,
@@ -274,7 +274,7 @@ pub fn features<'py>(
     out.receivers.into_pyarray(py).reshape(shape)
 }
 
-fn receivers<'a>(
+pub fn receivers<'a>(
     py: Python<'_>,
     widths: &'a Floats<'_>,
     max_l: usize,

@@ -3,8 +3,15 @@
 mod arrays;
 mod electrostatics;
 mod errors;
+mod geometry;
+mod neighbors;
 
 use pyo3::prelude::*;
+
+/// Large results are allocated and freed again and again; this allocator keeps their pages for a moment, where the
+/// system's would return them to the kernel and pay for fresh ones at every call.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -19,5 +26,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(electrostatics::features_gradient, module)?)?;
     module.add_function(wrap_pyfunction!(electrostatics::features_tangent, module)?)?;
     module.add_function(wrap_pyfunction!(electrostatics::potential, module)?)?;
+    module.add_class::<geometry::Geometry>()?;
+    module.add_function(wrap_pyfunction!(neighbors::neighbor_list, module)?)?;
     Ok(())
 }

@@ -151,7 +151,7 @@ impl Want {
         positions: true,
         cell: true,
     };
-    /// Only the potentials at the receivers.
+    /// Only the potentials at the receivers; the value is then not computed.
     pub const RECEIVER: Want = Want {
         source: false,
         receiver: true,

@@ -106,14 +106,7 @@ impl<T: Scalar> Prepared<T> {
             Plan::new(&extent, &cell, summed, options)?
         };
         let (reciprocal, real) = match plan {
-            Plan::Direct => (
-                None,
-                Some(RealSpace {
-                    pairs: Pairs::All,
-                    split: None,
-                    cell: boundary.cell,
-                }),
-            ),
+            Plan::Direct => (None, Some(RealSpace::new(Pairs::All, None, boundary.cell))),
             Plan::Split(split) => {
                 let Split {
                     floor,
@@ -125,11 +118,11 @@ impl<T: Scalar> Prepared<T> {
                 let settings = Settings { floor, exponent };
                 let real = if cutoff > 0.0 {
                     let rows = Rows::new(source, receiver, &boundary.cell, summed, cutoff)?;
-                    Some(RealSpace {
-                        pairs: Pairs::Listed(rows),
-                        split: Some(floor),
-                        cell: boundary.cell,
-                    })
+                    Some(RealSpace::new(
+                        Pairs::Listed(rows),
+                        Some(floor),
+                        boundary.cell,
+                    ))
                 } else {
                     None
                 };
@@ -147,6 +140,13 @@ impl<T: Scalar> Prepared<T> {
             reciprocal,
             real,
         })
+    }
+
+    /// Caches what potentials at fixed atoms reuse, up to `limit` numbers.
+    pub fn cache(&mut self, source: &Density<T>, receiver: Option<&Density<T>>, limit: usize) {
+        if let Some(real) = &mut self.real {
+            real.cache(source, receiver.unwrap_or(source), limit);
+        }
     }
 
     /// The method in use.
@@ -189,6 +189,14 @@ impl<T: Scalar> Prepared<T> {
         let same_sites = receiver.is_none_or(|r| std::ptr::eq(r.positions, source.positions));
         if !self.self_interaction && same_sites {
             real::subtract_self_interaction(source, receiver, want, &mut out);
+        }
+        if receiver.is_none() && want == Want::RECEIVER {
+            // Terms that were asked for potentials only leave the value out; it follows from E = ½ p·dE/dp.
+            let mut sum = T::zero();
+            for (&p, &v) in source.coefficients.iter().zip(&out.receiver) {
+                sum += p * v;
+            }
+            out.value = sum * 0.5;
         }
         out
     }

@@ -86,6 +86,41 @@ impl PairTable {
         }
     }
 
+    /// Number of tensors that a pair is described by.
+    pub fn n_tensors(&self) -> usize {
+        self.components.len()
+    }
+
+    /// Everything of a pair that does not depend on the multipoles: C_LM(d) (1/r d/dr)^L ∇^2n f, one per component.
+    pub fn tensors<T: Scalar>(&self, d: &Vector<T>, parts: &[Part], out: &mut [T]) {
+        let mut harmonics = [T::zero(); count(2 * MAX_L)];
+        solid_harmonics(d[0], d[1], d[2], self.max_l, &mut harmonics);
+        let radial = self.radial(d, parts, self.max_l);
+        for (tensor, component) in out.iter_mut().zip(&self.components) {
+            *tensor = harmonics[component.product] * radial[component.power][component.degree];
+        }
+    }
+
+    /// Adds the potential of a source with multipoles `p` at a receiver, from the pair's tensors.
+    #[inline]
+    pub fn add_potential<T: Scalar>(&self, tensors: &[T], p: &[T], receiver: &mut [T]) {
+        for (&tensor, component) in tensors.iter().zip(&self.components) {
+            for term in &component.terms {
+                receiver[term.receiver as usize] +=
+                    tensor * p[term.source as usize] * term.coefficient;
+            }
+        }
+    }
+
+    fn radial<T: Scalar>(&self, d: &Vector<T>, parts: &[Part], max_a: usize) -> RadialTable<T> {
+        let mut radial: RadialTable<T> = [[T::zero(); MAX_DEGREE + 3]; MAX_L + 1];
+        let r2 = dot(d, d);
+        for &(gamma2, factor) in parts {
+            add_radial(&mut radial, r2, gamma2, factor, max_a, self.max_l / 2);
+        }
+        radial
+    }
+
     /// U of one source with multipoles `p` and one receiver with `q`, adding gradients to `out`.
     pub fn evaluate<T: Scalar>(
         &self,
@@ -97,18 +132,7 @@ impl PairTable {
     ) -> T {
         let mut harmonics = [T::zero(); count(2 * MAX_L)];
         solid_harmonics(d[0], d[1], d[2], self.max_l, &mut harmonics);
-        let mut radial: RadialTable<T> = [[T::zero(); MAX_DEGREE + 3]; MAX_L + 1];
-        let r2 = dot(d, d);
-        for &(gamma2, factor) in parts {
-            add_radial(
-                &mut radial,
-                r2,
-                gamma2,
-                factor,
-                self.max_l + 1,
-                self.max_l / 2,
-            );
-        }
+        let radial = self.radial(d, parts, self.max_l + 1);
         let mut value = T::zero();
         for component in &self.components {
             let harmonic = harmonics[component.product];

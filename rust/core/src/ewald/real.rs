@@ -71,6 +71,13 @@ pub struct RealSpace<T: Scalar> {
     pub pairs: Pairs,
     pub split: Option<f64>,
     pub cell: Matrix<T>,
+    /// Tensors of every pair, once cached: `[pair][source channel][receiver channel][component]`.
+    tensors: Option<Tensors<T>>,
+}
+
+struct Tensors<T> {
+    table: PairTable,
+    values: Vec<T>,
 }
 
 /// Radial parts for widths σ and s: the interaction, less what the reciprocal sum has.
@@ -90,6 +97,97 @@ fn parts(sigma: f64, s: f64, split: Option<f64>) -> Vec<Part> {
 }
 
 impl<T: Scalar> RealSpace<T> {
+    pub fn new(pairs: Pairs, split: Option<f64>, cell: Matrix<T>) -> Self {
+        Self {
+            pairs,
+            split,
+            cell,
+            tensors: None,
+        }
+    }
+
+    /// Keeps the tensors of all pairs if they fit into `limit` numbers, so that potentials at fixed atoms need no
+    /// more special functions.
+    pub fn cache(&mut self, source: &Density<T>, rec: &Density<T>, limit: usize) {
+        let table = PairTable::new(source.max_l, rec.max_l);
+        let per_pair = source.n_channels * rec.n_channels * table.n_tensors();
+        let first = self.row_starts(source, rec);
+        let n_pairs = first[first.len() - 1];
+        if n_pairs.saturating_mul(per_pair) > limit {
+            return;
+        }
+        let rows: Vec<Vec<T>> = (0..rec.n_sites())
+            .into_par_iter()
+            .map(|site| {
+                let mut row = vec![T::zero(); (first[site + 1] - first[site]) * per_pair];
+                let mut slots = row.chunks_exact_mut(table.n_tensors());
+                self.for_pairs(source, rec, site, true, |other, d, _| {
+                    for a in 0..source.n_channels {
+                        for b in 0..rec.n_channels {
+                            let parts =
+                                parts(source.width(other, a), rec.width(site, b), self.split);
+                            if let Some(slot) = slots.next() {
+                                table.tensors(d, &parts, slot);
+                            }
+                        }
+                    }
+                });
+                row
+            })
+            .collect();
+        self.tensors = Some(Tensors {
+            table,
+            values: rows.concat(),
+        });
+    }
+
+    /// First pair of each receiver.
+    fn row_starts(&self, source: &Density<T>, rec: &Density<T>) -> Vec<usize> {
+        match &self.pairs {
+            Pairs::All => {
+                let per_row = source.n_sites().saturating_sub(1);
+                (0..=rec.n_sites()).map(|site| site * per_row).collect()
+            }
+            Pairs::Listed(rows) => rows.first.clone(),
+        }
+    }
+
+    /// Potentials from cached tensors, sites' own terms included.
+    fn cached_potentials(
+        &self,
+        tensors: &Tensors<T>,
+        source: &Density<T>,
+        rec: &Density<T>,
+    ) -> Vec<T> {
+        let n_lm = rec.n_lm();
+        let n_row = rec.n_channels * n_lm;
+        let per_pair = source.n_channels * rec.n_channels * tensors.table.n_tensors();
+        let first = self.row_starts(source, rec);
+        let mut out = vec![T::zero(); rec.n_sites() * n_row];
+        out.par_chunks_mut(n_row)
+            .with_min_len(16)
+            .enumerate()
+            .for_each(|(site, row)| {
+                let values = &tensors.values[first[site] * per_pair..first[site + 1] * per_pair];
+                let mut slots = values.chunks_exact(tensors.table.n_tensors());
+                for pair in 0..first[site + 1] - first[site] {
+                    let other = match &self.pairs {
+                        Pairs::All => pair + usize::from(pair >= site),
+                        Pairs::Listed(rows) => rows.source[first[site] + pair] as usize,
+                    };
+                    for a in 0..source.n_channels {
+                        for b in 0..rec.n_channels {
+                            if let Some(slot) = slots.next() {
+                                let row = &mut row[b * n_lm..(b + 1) * n_lm];
+                                tensors.table.add_potential(slot, source.at(other, a), row);
+                            }
+                        }
+                    }
+                }
+            });
+        out
+    }
+
     /// Adds U(p, q) (or ½ U(p, p) without a receiver) over the pairs, sites' own terms excluded.
     pub fn evaluate(
         &self,
@@ -101,6 +199,13 @@ impl<T: Scalar> RealSpace<T> {
         let mut out = Gradient::zero(source, rec);
         let table = PairTable::new(source.max_l, rec.max_l);
         let symmetric = receiver.is_none();
+        if let (Some(tensors), Want::RECEIVER) = (&self.tensors, want) {
+            out.receiver = self.cached_potentials(tensors, source, rec);
+            add_own_terms(source, receiver, &table, want, &mut out, |sigma, s| {
+                parts(sigma, s, self.split)
+            });
+            return out;
+        }
         let positions = want.positions || want.cell;
         let only_potential = receiver.is_some() && want == Want::RECEIVER;
         // U is counted once per direction, so the energy gets a half.

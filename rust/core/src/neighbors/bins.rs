@@ -1,6 +1,6 @@
 //! Linked cells: the atoms of every system, wrapped and sorted by the bin they lie in.
 
-use super::lattice::Lattice;
+use super::unit_cell::UnitCell;
 use super::{Criteria, Systems};
 use crate::error::{Error, Result};
 
@@ -11,25 +11,26 @@ const MAX_REACH: f64 = 4.0;
 /// More bins around one than this (the images of a cell far smaller than the cutoff) are refused.
 const MAX_VISITS: f64 = 1e9;
 
-/// Atoms sorted by system and bin; inside a bin by index.
-#[derive(Debug, Default)]
-pub(super) struct SortedAtoms {
-    pub positions: Vec<[f64; 3]>,
-    /// Index of each atom in the arrays given.
-    pub index: Vec<u32>,
+/// An atom in its bin. The atoms of all bins, in order, form one array.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct BinnedAtom {
+    /// Position, wrapped into the cell, Å.
+    pub position: [f64; 3],
     /// Cell vectors taken off to bring the atom into its cell.
-    pub cells: Vec<[i32; 3]>,
+    pub cells: [i32; 3],
+    /// Index of the atom in the arrays given.
+    pub index: u32,
 }
 
 /// The bins of one system.
 #[derive(Debug)]
 pub(super) struct Grid {
-    pub lattice: Lattice,
+    pub cell: UnitCell,
     /// Bins along each axis.
     pub bins: [usize; 3],
     /// Bins on either side of one that can hold neighbours.
     pub reach: [i64; 3],
-    /// First atom, in [`SortedAtoms`], of each bin and the end.
+    /// First atom of each bin, and the end.
     pub start: Vec<u32>,
 }
 
@@ -43,26 +44,22 @@ impl Grid {
 pub(super) fn sort_atoms(
     systems: &Systems,
     criteria: &Criteria,
-) -> Result<(Vec<Grid>, SortedAtoms)> {
+) -> Result<(Vec<Grid>, Vec<BinnedAtom>)> {
     let n_atoms = systems.positions.len();
     let (members, start) = members_of_systems(systems)?;
-    let mut atoms = SortedAtoms {
-        positions: Vec::with_capacity(n_atoms),
-        index: Vec::with_capacity(n_atoms),
-        cells: Vec::with_capacity(n_atoms),
-    };
+    let mut atoms = Vec::with_capacity(n_atoms);
     let mut grids = Vec::with_capacity(systems.cells.len());
     let mut scratch = Scratch::default();
     for system in 0..systems.cells.len() {
-        let lattice = Lattice::new(&systems.cells[system], systems.pbc(system), system)?;
+        let cell = UnitCell::new(&systems.cells[system], systems.pbc(system), system)?;
         let range = start[system]..start[system + 1];
         // Without a batch the members are all atoms in their order and no list of them is made.
         if members.is_empty() {
-            scratch.wrap(&lattice, systems, range.map(|atom| atom as u32))?;
+            scratch.wrap(&cell, systems, range.map(|atom| atom as u32))?;
         } else {
-            scratch.wrap(&lattice, systems, members[range].iter().copied())?;
+            scratch.wrap(&cell, systems, members[range].iter().copied())?;
         }
-        grids.push(scratch.sort(lattice, criteria, &mut atoms)?);
+        grids.push(scratch.sort(cell, criteria, &mut atoms)?);
     }
     Ok((grids, atoms))
 }
@@ -108,24 +105,20 @@ fn members_of_systems(systems: &Systems) -> Result<(Vec<u32>, Vec<usize>)> {
 /// Wrapped atoms of one system before sorting; reused from system to system.
 #[derive(Debug, Default)]
 struct Scratch {
-    positions: Vec<[f64; 3]>,
+    atoms: Vec<BinnedAtom>,
     coordinates: Vec<[f64; 3]>,
-    cells: Vec<[i32; 3]>,
-    index: Vec<u32>,
     bin: Vec<u32>,
 }
 
 impl Scratch {
     fn wrap(
         &mut self,
-        lattice: &Lattice,
+        cell: &UnitCell,
         systems: &Systems,
         atoms: impl Iterator<Item = u32>,
     ) -> Result<()> {
-        self.positions.clear();
+        self.atoms.clear();
         self.coordinates.clear();
-        self.cells.clear();
-        self.index.clear();
         for atom in atoms {
             let position = systems.positions[atom as usize];
             if let Some(&value) = position.iter().find(|entry| !entry.is_finite()) {
@@ -135,7 +128,7 @@ impl Scratch {
                     value,
                 });
             }
-            let Some((wrapped, coordinates, cells)) = lattice.wrap(position) else {
+            let Some((wrapped, coordinates, cells)) = cell.wrap(position) else {
                 return Err(Error::Value {
                     array: "positions",
                     index: atom as usize,
@@ -149,10 +142,12 @@ impl Scratch {
                     remedy: "the atom lies more than 2^28 cells away; wrap the positions into the cell",
                 });
             };
-            self.positions.push(wrapped);
             self.coordinates.push(coordinates);
-            self.cells.push(cells);
-            self.index.push(atom);
+            self.atoms.push(BinnedAtom {
+                position: wrapped,
+                cells,
+                index: atom,
+            });
         }
         Ok(())
     }
@@ -160,15 +155,15 @@ impl Scratch {
     /// Chooses the bins of a system and appends its atoms in their order.
     fn sort(
         &mut self,
-        lattice: Lattice,
+        cell: UnitCell,
         criteria: &Criteria,
-        atoms: &mut SortedAtoms,
+        atoms: &mut Vec<BinnedAtom>,
     ) -> Result<Grid> {
-        let n_atoms = self.positions.len();
-        let (origin, extent) = self.extents(&lattice);
-        let (bins, reach) = choose_bins(&lattice, extent, n_atoms, criteria.cutoff)?;
+        let n_atoms = self.atoms.len();
+        let (origin, extent) = self.extents(&cell);
+        let (bins, reach) = choose_bins(&cell, extent, n_atoms, criteria.cutoff)?;
         let scale: [f64; 3] = std::array::from_fn(|axis| {
-            let length = if lattice.pbc[axis] { 1.0 } else { extent[axis] };
+            let length = if cell.pbc[axis] { 1.0 } else { extent[axis] };
             if bins[axis] > 1 {
                 bins[axis] as f64 / length
             } else {
@@ -186,27 +181,23 @@ impl Scratch {
             start[bin + 1] += 1;
             self.bin.push(bin as u32);
         }
-        let first = atoms.positions.len();
+        let first = atoms.len();
         start[0] = first as u32;
         for bin in 1..start.len() {
             start[bin] += start[bin - 1];
         }
-        atoms.positions.resize(first + n_atoms, [0.0; 3]);
-        atoms.index.resize(first + n_atoms, 0);
-        atoms.cells.resize(first + n_atoms, [0; 3]);
+        atoms.resize(first + n_atoms, BinnedAtom::default());
         // Filling moves each start to the next bin's; shifting the array by one afterwards restores it.
         for atom in 0..n_atoms {
             let next = &mut start[self.bin[atom] as usize];
             let slot = *next as usize;
             *next += 1;
-            atoms.positions[slot] = self.positions[atom];
-            atoms.index[slot] = self.index[atom];
-            atoms.cells[slot] = self.cells[atom];
+            atoms[slot] = self.atoms[atom];
         }
         start.rotate_right(1);
         start[0] = first as u32;
         Ok(Grid {
-            lattice,
+            cell,
             bins,
             reach,
             start,
@@ -215,7 +206,7 @@ impl Scratch {
 
     /// Origin and length of the region to divide along each axis: the cell along periodic axes (its coordinates
     /// are fractions, its length the height), the span of the atoms along open ones.
-    fn extents(&self, lattice: &Lattice) -> ([f64; 3], [f64; 3]) {
+    fn extents(&self, cell: &UnitCell) -> ([f64; 3], [f64; 3]) {
         let mut low = [f64::INFINITY; 3];
         let mut high = [f64::NEG_INFINITY; 3];
         for coordinates in &self.coordinates {
@@ -224,10 +215,10 @@ impl Scratch {
                 high[axis] = high[axis].max(coordinates[axis]);
             }
         }
-        let heights = lattice.heights();
+        let heights = cell.heights();
         let mut extent = [0.0; 3];
         for axis in 0..3 {
-            if lattice.pbc[axis] {
+            if cell.pbc[axis] {
                 low[axis] = 0.0;
                 extent[axis] = heights[axis];
             } else {
@@ -240,7 +231,7 @@ impl Scratch {
 
 /// Number of bins along each axis, and how many on either side can hold neighbours.
 fn choose_bins(
-    lattice: &Lattice,
+    cell: &UnitCell,
     extent: [f64; 3],
     n_atoms: usize,
     cutoff: f64,
@@ -259,7 +250,7 @@ fn choose_bins(
         let width = extent[axis] / bins[axis] as f64;
         // Bins n apart leave a gap of n - 1 widths; the margin is far above the rounding of binning.
         let reach = (cutoff / width * (1.0 + 1e-9) + 1e-6).floor() + 1.0;
-        if lattice.pbc[axis] {
+        if cell.pbc[axis] {
             reach
         } else {
             reach.min((bins[axis] - 1) as f64)

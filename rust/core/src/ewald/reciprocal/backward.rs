@@ -2,10 +2,10 @@
 
 use super::columns::Columns;
 use super::forward::multipole_polynomial;
-use super::simd::dispatch;
 use super::sites::{Group, Phases};
 use crate::harmonics::{MAX_L, count, degree, gradients};
 use crate::scalar::{Pack, Scalar};
+use crate::simd::dispatch;
 use crate::vector::{Matrix, Vector};
 use std::ops::Range;
 

@@ -1,10 +1,10 @@
 //! Structure factors: sites to k-vectors.
 
 use super::columns::Columns;
-use super::simd::dispatch;
 use super::sites::{Group, Phases};
 use crate::harmonics::degree;
 use crate::scalar::{Pack, Scalar};
+use crate::simd::dispatch;
 use crate::vector::{Vector, add_scaled, dot};
 use std::ops::Range;
 
@@ -71,20 +71,19 @@ fn body<T: Scalar, const FMA: bool>(input: &Input<'_, T>) -> StructureFactor<T> 
     let mut amplitudes = vec![[T::Pack::zero(); 2]; TILE * stride];
     for (which, group) in input.groups.iter().enumerate() {
         raw.fill([T::zero(); 4]);
-        for (tile, packs) in group.packs.chunks(TILE).enumerate() {
+        for places in group.charged.chunks(TILE) {
             for (column_index, column) in input.block.clone().zip(columns) {
                 let count = input.counts[which][column_index] as usize;
                 if count == 0 {
                     continue;
                 }
-                for (place, &pack) in packs.iter().enumerate() {
+                for (slot, &place) in places.iter().enumerate() {
                     amplitude::<T, FMA>(
                         input,
                         group,
-                        tile * TILE + place,
+                        place as usize,
                         column_index,
-                        pack as usize,
-                        &mut amplitudes[place * stride..(place + 1) * stride],
+                        &mut amplitudes[slot * stride..(slot + 1) * stride],
                     );
                 }
                 let start = (column.offset - first) * stride;
@@ -93,24 +92,21 @@ fn body<T: Scalar, const FMA: bool>(input: &Input<'_, T>) -> StructureFactor<T> 
                 while a <= group.max_l {
                     match (group.max_l + 1 - a).min(DEGREES) {
                         1 => accumulate::<T, 1, FMA>(
-                            input.phases,
-                            packs,
+                            (input.phases, group, places),
                             &amplitudes,
                             stride,
                             a,
                             out,
                         ),
                         2 => accumulate::<T, 2, FMA>(
-                            input.phases,
-                            packs,
+                            (input.phases, group, places),
                             &amplitudes,
                             stride,
                             a,
                             out,
                         ),
                         _ => accumulate::<T, 3, FMA>(
-                            input.phases,
-                            packs,
+                            (input.phases, group, places),
                             &amplitudes,
                             stride,
                             a,
@@ -162,12 +158,10 @@ fn amplitude<T: Scalar, const FMA: bool>(
     group: &Group<T>,
     place: usize,
     column: usize,
-    pack: usize,
     out: &mut [[T::Pack; 2]],
 ) {
-    let phase = input
-        .phases
-        .base::<FMA>(input.columns.columns[column].n, pack);
+    let n = input.columns.columns[column].n;
+    let phase = input.phases.base::<FMA>(n, group.packs[place] as usize);
     multipole_polynomial::<T, FMA>(input.columns, group, place, column, out);
     for [re, im] in &mut out[..=group.max_l] {
         let rotated = [
@@ -206,8 +200,7 @@ pub fn multipole_polynomial<T: Scalar, const FMA: bool>(
 /// Adds Σ_atoms amplitude_a (cos n3 θ, sin n3 θ) to `out[n3][a]` for a in `a0 .. a0 + A`.
 #[inline(always)]
 fn accumulate<T: Scalar, const A: usize, const FMA: bool>(
-    phases: &Phases<T>,
-    packs: &[u32],
+    (phases, group, places): (&Phases<T>, &Group<T>, &[u32]),
     amplitudes: &[[T::Pack; 2]],
     stride: usize,
     a0: usize,
@@ -216,9 +209,9 @@ fn accumulate<T: Scalar, const A: usize, const FMA: bool>(
     for (n, sums) in out.chunks_exact_mut(stride).enumerate() {
         let row = &phases.tables[2][n * phases.n_packs..(n + 1) * phases.n_packs];
         let mut acc = [[T::Pack::zero(); 4]; A];
-        for (place, &pack) in packs.iter().enumerate() {
-            let [cos, sin] = row[pack as usize];
-            let amplitude = &amplitudes[place * stride + a0..place * stride + a0 + A];
+        for (slot, &place) in places.iter().enumerate() {
+            let [cos, sin] = row[group.packs[place as usize] as usize];
+            let amplitude = &amplitudes[slot * stride + a0..slot * stride + a0 + A];
             for a in 0..A {
                 let [re, im] = amplitude[a];
                 acc[a][0] = re.mul_add::<FMA>(cos, acc[a][0]);
@@ -227,10 +220,17 @@ fn accumulate<T: Scalar, const A: usize, const FMA: bool>(
                 acc[a][3] = im.mul_add::<FMA>(sin, acc[a][3]);
             }
         }
-        for a in 0..A {
-            for part in 0..4 {
-                sums[a0 + a][part] += acc[a][part].sum();
-            }
+        add_sums::<T::Pack, A>(&acc, &mut sums[a0..a0 + A]);
+    }
+}
+
+/// Adds the lanes' sums. Kept out of line: inlined, it makes the compiler vectorise the loop above across the
+/// four sums instead of across the lanes.
+#[inline(never)]
+fn add_sums<P: Pack, const A: usize>(acc: &[[P; 4]; A], sums: &mut [[P::Scalar; 4]]) {
+    for a in 0..A {
+        for part in 0..4 {
+            sums[a][part] += acc[a][part].sum();
         }
     }
 }

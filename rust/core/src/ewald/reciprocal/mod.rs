@@ -6,10 +6,9 @@
 mod backward;
 mod columns;
 mod forward;
-mod simd;
 mod sites;
 
-pub use simd::{Instructions, instructions};
+pub use crate::simd::{Instructions, instructions};
 
 use super::density::{Density, Gradient, Want};
 use super::kernel::Kernel;
@@ -127,7 +126,8 @@ impl<T: Scalar> Reciprocal<T> {
         let weights = self.weights();
         let mut reciprocal = zero_matrix();
         let mut volume = T::zero();
-        if let Some(other) = other {
+        // Potentials alone need no value.
+        if let Some(other) = other.filter(|_| want != Want::RECEIVER) {
             let half = if symmetric { 0.5 } else { 1.0 };
             let sums = self.contract(&source_factor, other, &weights, want.cell);
             for (value, derivative) in sums {

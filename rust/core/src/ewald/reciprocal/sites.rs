@@ -87,6 +87,8 @@ pub struct Group<T: Scalar> {
     pub max_l: usize,
     /// The packs that hold sites of this group.
     pub packs: Vec<u32>,
+    /// Places in `packs` where any multipole is not zero.
+    pub charged: Vec<u32>,
     /// `[position in packs][lm]`, times the parity sign, over (2l-1)!!; zero on other sites.
     pub coefficients: Vec<T::Pack>,
     /// Sites (or none) of each lane.
@@ -114,6 +116,7 @@ impl<T: Scalar> Group<T> {
                 channel,
                 max_l: density.max_l,
                 packs: Vec::new(),
+                charged: Vec::new(),
                 coefficients: Vec::new(),
                 members: Vec::new(),
             }));
@@ -130,7 +133,13 @@ impl<T: Scalar> Group<T> {
                 }
                 let last = group.packs.len() - 1;
                 group.members[last][site % LANES] = site as u32;
-                for (lm, &value) in density.at(site, channel).iter().enumerate() {
+                let multipoles = density.at(site, channel);
+                if group.charged.last() != Some(&(last as u32))
+                    && multipoles.iter().any(|p| !p.is_zero())
+                {
+                    group.charged.push(last as u32);
+                }
+                for (lm, &value) in multipoles.iter().enumerate() {
                     let scaled = value * lm_factor(lm);
                     group.coefficients[last * n_lm + lm].set(site % LANES, scaled);
                 }

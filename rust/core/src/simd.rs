@@ -51,7 +51,7 @@ macro_rules! dispatch {
                 fn avx512<$scalar: Scalar>($($arg: $type),*) $(-> $out)? {
                     $body::<$scalar, true>($($arg),*)
                 }
-                use $crate::ewald::reciprocal::simd::{Instructions, instructions};
+                use $crate::simd::{Instructions, instructions};
                 match instructions() {
                     // SAFETY: the features were detected on this machine.
                     Instructions::Avx512 => return unsafe { avx512::<$scalar>($($arg),*) },
@@ -63,4 +63,4 @@ macro_rules! dispatch {
         }
     };
 }
-pub(super) use dispatch;
+pub(crate) use dispatch;
