@@ -1,5 +1,23 @@
 """electret: self-consistent electrostatic machine-learning interatomic potentials on Gaussian multipoles."""
 
+from typing import TYPE_CHECKING, Any
+
 from electret._native import ElectretError, InputError, __version__
 
-__all__ = ["ElectretError", "InputError", "__version__"]
+if TYPE_CHECKING:
+    from electret.calculator import Calculator
+
+__all__ = ["Calculator", "ElectretError", "InputError", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    # The calculator needs torch, MACE and ASE; `import electret` needs numpy alone.
+    if name == "Calculator":
+        try:
+            from electret.calculator import Calculator
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f"electret.Calculator needs {error.name}; pip install 'electret[mace]' brings it"
+            ) from error
+        return Calculator
+    raise AttributeError(f"module 'electret' has no attribute {name!r}")
