@@ -61,9 +61,9 @@ class Calculator(ASECalculator):
     (eV/Å³, ASE's sign and Voigt order; needs a periodic axis and a cell with a volume), and for models with
     a density `charges` [n_atoms] (e), `dipole` [3] (e·Å, x y z; open boundaries; of a charged system it is
     about the origin) and `polarization` [3] (e·Å; split charges). `state` holds the rest of the last
-    calculation: `energy_short_range`, `energy_electrostatic` (eV), `multipoles` [n_atoms, (max_l + 1)²],
-    `total_charge` (e, of the density), and for a slab `dipole_normal`, the dipole along the normal of its
-    periodic plane (e·Å).
+    calculation: `energy_short_range`, `energy_electrostatic`, `energy_field` (eV), `multipoles` [n_atoms,
+    (max_l + 1)²] (`latent_multipoles` where they stand for no observable), `total_charge` (e, of the
+    density), and for a slab `dipole_normal`, the dipole along the normal of its periodic plane (e·Å).
 
     Args:
         model: path of a `.electret` file, or a model (copied, so that later training does not reach the
@@ -237,11 +237,12 @@ def _state(values: Mapping[str, np.ndarray], atoms: Atoms) -> dict[str, Any]:
     """What the calculator knows beyond ASE's properties."""
     state: dict[str, Any] = {
         name: float(values[name][0])
-        for name in ("energy_short_range", "energy_electrostatic", "total_charge")
+        for name in ("energy_short_range", "energy_electrostatic", "energy_field", "total_charge")
         if name in values
     }
-    if "multipoles" in values:
-        state["multipoles"] = values["multipoles"]
+    for name in ("multipoles", "latent_multipoles"):
+        if name in values:
+            state[name] = values[name]
     if "dipole" in values and atoms.pbc.sum() == 2:
         first, second = atoms.cell[atoms.pbc]
         normal = np.cross(first, second)
