@@ -3,11 +3,23 @@
 from typing import TYPE_CHECKING, Any
 
 from electret._native import ElectretError, InputError, __version__
+from electret.electrostatics import CoulombResult, coulomb, features, potential
+from electret.geometry import Geometry
 
 if TYPE_CHECKING:
     from electret.calculator import Calculator
 
-__all__ = ["Calculator", "ElectretError", "InputError", "__version__"]
+__all__ = [
+    "Calculator",
+    "CoulombResult",
+    "ElectretError",
+    "Geometry",
+    "InputError",
+    "__version__",
+    "coulomb",
+    "features",
+    "potential",
+]
 
 
 def __getattr__(name: str) -> Any:

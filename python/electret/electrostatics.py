@@ -1,0 +1,250 @@
+"""Electrostatics of Gaussian multipoles in numpy: energy, potential, forces, stress, features.
+
+The density is ``rho(r) = sum_i sum_lm p[i, lm] phi_lm(r - r_i; sigma_i)`` with unit-moment Gaussian multipoles
+(``docs/conventions.md``); coefficients are ordered ``lm = l*l + l + m``, so that l = 1 is (y, z, x). The boundary follows
+from `pbc`: periodic, slab, wire or open along any axes, without image or background artefacts along open ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from electret import _native, external_field as fields, inputs
+from electret._native import InputError
+from electret.inputs import FloatArray
+
+
+@dataclass(frozen=True)
+class CoulombResult:
+    """Result of :func:`coulomb`.
+
+    Attributes:
+        energy: ``[n_systems]`` in eV.
+        potential: ``[n_atoms, n_lm]`` derivative dE/dp in eV per unit of each coefficient (V, V/Å, ...).
+        forces: ``[n_atoms, 3]`` in eV/Å at fixed multipoles.
+        virial: ``[n_systems, 3, 3]`` in eV, minus the derivative of the energy in a symmetric strain of positions and
+            cell at fixed Cartesian multipoles (the sign of "virials" in extxyz files); defined without a volume too.
+        dipole: ``[n_systems, 3]`` total dipole ``sum(q r + d)`` as (x, y, z) in e·Å, with the positions as given.
+        cell: ``[n_systems, 3, 3]`` in Å, as used.
+    """
+
+    energy: FloatArray
+    potential: FloatArray
+    forces: FloatArray
+    virial: FloatArray
+    dipole: FloatArray
+    cell: FloatArray = field(repr=False)
+
+    @property
+    def stress(self) -> FloatArray:
+        """``[n_systems, 3, 3]`` strain derivative of the energy per volume in eV/Å³ (the sign of ASE).
+
+        Raises:
+            InputError: a system has no volume, because its cell lacks a vector; use `virial` there.
+        """
+        volume = np.abs(np.linalg.det(self.cell))  # [n_systems]
+        flat = volume <= 1e-12 * np.prod(np.linalg.norm(self.cell, axis=2), axis=1)
+        if flat.any():
+            system = int(np.argmax(flat))
+            raise InputError(
+                f"cell[{system}] has no volume, so its stress is undefined; use result.virial (eV), or give all three "
+                "cell vectors"
+            )
+        return -self.virial / volume[:, None, None]
+
+
+def coulomb(
+    positions: ArrayLike,
+    multipoles: ArrayLike,
+    sigma: ArrayLike = 1.0,
+    cell: ArrayLike | None = None,
+    pbc: ArrayLike = False,
+    batch: ArrayLike | None = None,
+    external_field: ArrayLike | None = None,
+    self_interaction: bool = True,
+    boundary: str | None = None,
+    method: str = "auto",
+    accuracy: float = 1e-8,
+) -> CoulombResult:
+    """Electrostatic energy of Gaussian multipoles and its first derivatives.
+
+    Args:
+        positions: ``[n_atoms, 3]`` in Å. Zero atoms have zero energy.
+        multipoles: ``[n_atoms, (max_l + 1)**2]`` in e·Å^l; l = 1 in the order (y, z, x).
+        sigma: Gaussian width in Å, one or ``[n_atoms]``.
+        cell: None, ``[3]`` lengths, ``[3, 3]`` rows, or ``[n_systems, 3, 3]``, in Å.
+        pbc: one flag, ``[3]`` or ``[n_systems, 3]``. Charged systems get a neutralising background along three periodic
+            axes only.
+        batch: ``[n_atoms]`` system of each atom, in any order.
+        external_field: ``[3]`` or ``[n_systems, 3]`` field F in V/Å with energy -F·D. Along a periodic axis the dipole D,
+            and so the energy, depends on which images `positions` holds: keep them unwrapped along a trajectory.
+        self_interaction: include each Gaussian's interaction with itself.
+        boundary: None follows `pbc`; "slab_dipole_correction" and "molecule_in_box" give the three-dimensional sum
+            with the correction of that name, for comparison with other codes.
+        method: "direct", "reciprocal", "ewald" or "auto".
+        accuracy: requested relative accuracy.
+
+    Raises:
+        InputError: an argument cannot be used; the message names array, index, value and remedy.
+
+    Example:
+        Two opposite unit charges, 3 Å apart, as point charges would have it (-K / r) but for the tails:
+
+        >>> import electret
+        >>> r = electret.coulomb([[0, 0, 0], [0, 0, 3]], [[1], [-1]], sigma=0.3, self_interaction=False)
+        >>> r.energy.round(4)
+        array([-4.7999])
+        >>> r.dipole
+        array([[ 0.,  0., -3.]])
+    """
+    s = inputs.systems(positions, cell, pbc, batch)
+    p = inputs.multipoles(multipoles, s.n_atoms)
+    f = inputs.field(external_field, s.n_systems)
+    energy, potential, gradient, cell_gradient = _native.coulomb(
+        s.positions,
+        p,
+        inputs.widths("sigma", sigma, s.n_atoms),
+        s.cell,
+        s.pbc,
+        s.batch,
+        boundary=boundary,
+        method=method,
+        accuracy=inputs.tolerance(accuracy),
+        self_interaction=bool(self_interaction),
+        gradients=True,
+    )
+    dipole = fields.dipole(s.positions, p, s.batch, s.n_systems)
+    if f is not None:
+        energy = energy - np.einsum("sx,sx->s", f, dipole)
+        potential = potential + fields.potential(s.positions, s.batch, f, p.shape[1])
+        gradient = gradient - p[:, :1] * f[s.batch]
+    # r' = r (1 + strain): dE/dstrain = r^T dE/dr + cell^T dE/dcell
+    strain = np.einsum("sax,say->sxy", s.cell, cell_gradient)  # [n_systems, 3, 3]
+    np.add.at(strain, s.batch, s.positions[:, :, None] * gradient[:, None, :])
+    virial = -0.5 * (strain + strain.transpose(0, 2, 1))
+    return CoulombResult(energy, potential, -gradient, virial, dipole, s.cell)
+
+
+def features(
+    positions: ArrayLike,
+    multipoles: ArrayLike,
+    sigma: ArrayLike = 1.0,
+    widths: Sequence[float] | FloatArray = (1.5, 3.0),
+    max_l: int = 1,
+    normalization: str = "receiver",
+    self_interaction: bool = False,
+    cell: ArrayLike | None = None,
+    pbc: ArrayLike = False,
+    batch: ArrayLike | None = None,
+    external_field: ArrayLike | None = None,
+    boundary: str | None = None,
+    method: str = "auto",
+    accuracy: float = 1e-8,
+) -> FloatArray:
+    """Projections of the electrostatic potential on Gaussian receivers at each atom.
+
+    Args:
+        widths: receiver widths s in Å.
+        max_l: highest order of the receivers.
+        normalization: "receiver" (unit integral of ``r**(l+2) exp(-r**2/2s**2)``; the l = 0 value is sqrt(4 pi) times the
+            smeared potential) or "multipoles" (unit moment: at s = sigma these are dE/dp).
+        self_interaction: include the potential of each atom's own density on its own receivers.
+        external_field: adds the projections of the potential -F·r.
+
+    The other arguments are those of :func:`coulomb`.
+
+    Returns:
+        ``[n_atoms, n_widths, (max_l + 1)**2]`` in V (times powers of Å by order and normalisation).
+
+    Raises:
+        InputError: an argument cannot be used; the message names array, index, value and remedy.
+
+    Example:
+        >>> import electret
+        >>> v = electret.features([[0, 0, 0], [0, 0, 3]], [[1], [-1]], widths=[1.5, 3.0], max_l=1)
+        >>> v.shape
+        (2, 2, 4)
+    """
+    s = inputs.systems(positions, cell, pbc, batch)
+    p = inputs.multipoles(multipoles, s.n_atoms)
+    f = inputs.field(external_field, s.n_systems)
+    receivers = inputs.widths("widths", widths)
+    order = inputs.max_order("max_l", max_l)
+    values = _native.features(
+        s.positions,
+        p,
+        inputs.widths("sigma", sigma, s.n_atoms),
+        receivers,
+        order,
+        s.cell,
+        s.pbc,
+        s.batch,
+        normalization=normalization,
+        boundary=boundary,
+        method=method,
+        accuracy=inputs.tolerance(accuracy),
+        self_interaction=bool(self_interaction),
+    )
+    if f is not None:
+        values = values + fields.features(s.positions, s.batch, f, receivers, order, normalization)
+    return values
+
+
+def potential(
+    points: ArrayLike,
+    positions: ArrayLike,
+    multipoles: ArrayLike,
+    sigma: ArrayLike = 1.0,
+    cell: ArrayLike | None = None,
+    pbc: ArrayLike = False,
+    batch: ArrayLike | None = None,
+    points_batch: ArrayLike | None = None,
+    external_field: ArrayLike | None = None,
+    boundary: str | None = None,
+    method: str = "auto",
+    accuracy: float = 1e-8,
+) -> FloatArray:
+    """Electrostatic potential of the Gaussian multipoles at arbitrary points.
+
+    Args:
+        points: ``[n_points, 3]`` in Å.
+        points_batch: ``[n_points]`` system of each point; None for one system.
+
+    The other arguments are those of :func:`coulomb`.
+
+    Returns:
+        ``[n_points]`` in V (the energy of a unit charge there, in eV/e).
+
+    Raises:
+        InputError: an argument cannot be used; the message names array, index, value and remedy.
+
+    Example:
+        >>> import electret
+        >>> electret.potential([[0, 0, 5]], [[0, 0, 0]], [[1]], sigma=0.5).round(6)
+        array([2.879929])
+    """
+    s = inputs.systems(positions, cell, pbc, batch)
+    p = inputs.multipoles(multipoles, s.n_atoms)
+    f = inputs.field(external_field, s.n_systems)
+    r = inputs.points("points", points)
+    index = inputs.labels("points_batch", points_batch, r.shape[0], s.n_systems)
+    values = _native.potential(
+        r,
+        index,
+        s.positions,
+        p,
+        inputs.widths("sigma", sigma, s.n_atoms),
+        s.cell,
+        s.pbc,
+        s.batch,
+        boundary=boundary,
+        method=method,
+        accuracy=inputs.tolerance(accuracy),
+    )
+    if f is not None:
+        values = values + fields.potential(r, index, f, 1)[:, 0]
+    return values

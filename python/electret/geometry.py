@@ -1,0 +1,121 @@
+"""The electrostatic operators of fixed atoms, cached: what a self-consistent loop evaluates again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from electret import _native, inputs
+from electret._native import InputError
+from electret.inputs import FloatArray
+
+
+class Geometry:
+    """Operators from multipoles to energy, potential and features at fixed positions.
+
+    Arguments are those of :func:`electret.coulomb` and :func:`electret.features`; `max_l` is the order of the multipoles,
+    `features_max_l` that of the receivers (default: the same), `features_self_interaction` belongs to the features.
+
+    Raises:
+        InputError: an argument cannot be used; the message names array, index, value and remedy.
+
+    Example:
+        >>> import numpy as np, electret
+        >>> g = electret.Geometry([[0, 0, 0], [0, 0, 3]], sigma=1.0, widths=[1.5], max_l=0)
+        >>> p = np.array([[1.0], [-1.0]])
+        >>> bool(np.isclose(g.energy(p)[0], 0.5 * p.ravel() @ g.coulomb_matrix() @ p.ravel()))
+        True
+        >>> g.features(p).shape
+        (2, 1, 1)
+    """
+
+    def __init__(
+        self,
+        positions: ArrayLike,
+        sigma: ArrayLike = 1.0,
+        widths: Sequence[float] | FloatArray = (1.5, 3.0),
+        max_l: int = 1,
+        features_max_l: int | None = None,
+        cell: ArrayLike | None = None,
+        pbc: ArrayLike = False,
+        batch: ArrayLike | None = None,
+        normalization: str = "receiver",
+        self_interaction: bool = True,
+        features_self_interaction: bool = False,
+        boundary: str | None = None,
+        method: str = "auto",
+        accuracy: float = 1e-8,
+    ) -> None:
+        self._systems = inputs.systems(positions, cell, pbc, batch)
+        self.max_l = inputs.max_order("max_l", max_l)
+        self.features_max_l = (
+            self.max_l if features_max_l is None else inputs.max_order("features_max_l", features_max_l)
+        )
+        self.widths = inputs.widths("widths", widths)
+        self._native = _native.Geometry(
+            self._systems.positions,
+            inputs.widths("sigma", sigma, self._systems.n_atoms),
+            self.widths,
+            self.max_l,
+            self.features_max_l,
+            self._systems.cell,
+            self._systems.pbc,
+            self._systems.batch,
+            normalization=normalization,
+            boundary=boundary,
+            method=method,
+            accuracy=inputs.tolerance(accuracy),
+            self_interaction=bool(self_interaction),
+            features_self_interaction=bool(features_self_interaction),
+        )
+
+    def energy(self, multipoles: ArrayLike) -> FloatArray:
+        """Energy of each system in eV, ``[n_systems]``."""
+        return self.energy_and_potential(multipoles)[0]
+
+    def potential(self, multipoles: ArrayLike) -> FloatArray:
+        """Potential dE/dp, ``[n_atoms, n_lm]``."""
+        return self.energy_and_potential(multipoles)[1]
+
+    def energy_and_potential(self, multipoles: ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """Energy ``[n_systems]`` in eV and potential dE/dp ``[n_atoms, n_lm]`` of one evaluation."""
+        return self._native.energy(self._multipoles(multipoles))
+
+    def features(self, multipoles: ArrayLike) -> FloatArray:
+        """Features ``[n_atoms, n_widths, (features_max_l + 1)**2]``, as :func:`electret.features`."""
+        return self._native.features(self._multipoles(multipoles))
+
+    def matrix(self, system: int = 0) -> FloatArray:
+        """Feature operator B of one system: ``features.ravel() = B @ multipoles.ravel()`` over its atoms in order.
+
+        ``[n_atoms * n_widths * n_features_lm, n_atoms * n_lm]``.
+        """
+        return self._native.features_matrix(self._index(system))
+
+    def coulomb_matrix(self, system: int = 0) -> FloatArray:
+        """Symmetric operator A of one system: ``energy = 1/2 p A p``, ``potential = A p``.
+
+        ``[n_atoms * n_lm, n_atoms * n_lm]``.
+        """
+        return self._native.coulomb_matrix(self._index(system))
+
+    @property
+    def methods(self) -> Sequence[str]:
+        """The method that serves each system."""
+        return self._native.methods
+
+    def _multipoles(self, values: ArrayLike) -> FloatArray:
+        p = inputs.multipoles(values, self._systems.n_atoms)
+        n_lm = (self.max_l + 1) ** 2
+        if p.shape[1] != n_lm:
+            raise InputError(
+                f"multipoles has {p.shape[1]} coefficients per atom; this Geometry has max_l = {self.max_l}, so give {n_lm}"
+            )
+        return p
+
+    def _index(self, system: int) -> int:
+        if not isinstance(system, (int, np.integer)) or not 0 <= system < self._systems.n_systems:
+            raise InputError(f"system = {system!r}; give an index from 0 to {self._systems.n_systems - 1}")
+        return int(system)

@@ -1,0 +1,262 @@
+"""Electrostatics of Gaussian multipoles for PyTorch, differentiable twice in positions, multipoles and cell.
+
+The operators ``electret::coulomb`` and ``electret::features`` call the same native functions as the numpy layer. First
+derivatives come with the forward call, second derivatives (force training, Hessian-vector products) from dual numbers in
+the native layer; no finite differences. Third derivatives raise ``NotImplementedError``.
+
+Tensors live on the CPU; float64 ones are read without a copy, float32 ones are computed in float64 and the result is
+returned as float32. Tensors on another device are refused with a remedy, never copied silently.
+
+Under ``torch.compile(fullgraph=True)`` the number of systems must be known without reading data: pass `batch` together
+with a cell tensor ``[n_systems, 3, 3]`` (zeros for open systems), or no `batch` at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from electret._native import InputError
+from electret.external_field import CARTESIAN_OF_L1, L1_OF_CARTESIAN
+from electret.torch_operators import coulomb as coulomb_operator
+from electret.torch_operators import features as features_operator
+
+__all__ = ["coulomb_energy", "dipole", "features"]
+
+
+def coulomb_energy(
+    positions: Tensor,
+    multipoles: Tensor,
+    sigma: float | Tensor = 1.0,
+    cell: Tensor | None = None,
+    pbc: bool | Sequence[bool] | Tensor = False,
+    batch: Tensor | None = None,
+    external_field: Tensor | None = None,
+    self_interaction: bool = True,
+    boundary: str | None = None,
+    method: str = "auto",
+    accuracy: float = 1e-8,
+) -> Tensor:
+    """Electrostatic energy of each system, ``[n_systems]`` in eV.
+
+    Arguments, units and conventions are those of :func:`electret.coulomb`. Differentiable twice in `positions`,
+    `multipoles` and `cell`, and in `external_field`: forces are ``-grad(energy.sum(), positions)``, the potential dE/dp is
+    ``grad(energy.sum(), multipoles)``, and straining positions and cell together gives the stress.
+
+    Raises:
+        InputError: an argument cannot be used; the message names array, index, value and remedy.
+
+    Example:
+        >>> import torch
+        >>> from electret.torch import coulomb_energy
+        >>> r = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 3.0]], dtype=torch.float64, requires_grad=True)
+        >>> q = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+        >>> (gradient,) = torch.autograd.grad(coulomb_energy(r, q, sigma=0.3).sum(), r)
+        >>> round(float(-gradient[0, 2]), 4)  # pulled towards the other charge by K / r²
+        1.6
+    """
+    x, p, h, s, flags, index, dtype = _prepare(positions, multipoles, sigma, cell, pbc, batch)
+    gradients = torch.is_grad_enabled() and (x.requires_grad or p.requires_grad or h.requires_grad)
+    energy = coulomb_operator(
+        x, p, h, s, flags, index, boundary, method, float(accuracy), self_interaction, gradients
+    )[0]
+    if external_field is not None:
+        f = _field(external_field, x, h.shape[0])
+        energy = energy - (f * _dipole(x, p, index, h.shape[0])).sum(dim=1)
+    return energy.to(dtype)
+
+
+def features(
+    positions: Tensor,
+    multipoles: Tensor,
+    sigma: float | Tensor = 1.0,
+    widths: Sequence[float] | Tensor = (1.5, 3.0),
+    max_l: int = 1,
+    normalization: str = "receiver",
+    self_interaction: bool = False,
+    cell: Tensor | None = None,
+    pbc: bool | Sequence[bool] | Tensor = False,
+    batch: Tensor | None = None,
+    external_field: Tensor | None = None,
+    boundary: str | None = None,
+    method: str = "auto",
+    accuracy: float = 1e-8,
+) -> Tensor:
+    """Projections of the potential on Gaussian receivers, ``[n_atoms, n_widths, (max_l + 1)**2]``.
+
+    Arguments, units and conventions are those of :func:`electret.features`. Differentiable twice in `positions`,
+    `multipoles` and `cell`, and in `external_field`.
+
+    Raises:
+        InputError: an argument cannot be used; the message names array, index, value and remedy.
+    """
+    x, p, h, s, flags, index, dtype = _prepare(positions, multipoles, sigma, cell, pbc, batch)
+    w = _constant("widths", widths, x)
+    if w.dim() != 1:
+        w = w.reshape(-1)
+    values = features_operator(
+        x, p, h, s, w, flags, index, max_l, normalization, boundary, method, float(accuracy), self_interaction
+    )
+    if external_field is not None:
+        f = _field(external_field, x, h.shape[0])
+        values = values + _field_features(x, f[index], w, max_l, normalization)
+    return values.to(dtype)
+
+
+def dipole(
+    positions: Tensor, multipoles: Tensor, batch: Tensor | None = None, n_systems: int | None = None
+) -> Tensor:
+    """Total dipole ``sum(q r + d)`` of each system, ``[n_systems, 3]`` as (x, y, z) in e·Å."""
+    if batch is None:
+        batch = torch.zeros(positions.shape[0], dtype=torch.int64, device=positions.device)
+        n_systems = 1 if n_systems is None else n_systems
+    if n_systems is None:
+        n_systems = int(batch.max()) + 1 if batch.numel() else 1
+    return _dipole(positions, multipoles, batch, n_systems)
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+
+def _prepare(
+    positions: Tensor,
+    multipoles: Tensor,
+    sigma: float | Tensor,
+    cell: Tensor | None,
+    pbc: bool | Sequence[bool] | Tensor,
+    batch: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, torch.dtype]:
+    """Broadcasts to the native shapes; values are checked by the native layer, which sees them in any case."""
+    for name, value in (("positions", positions), ("multipoles", multipoles)):
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"{name} is a {type(value).__name__}; give a torch.Tensor (numpy: electret.coulomb)"
+            )
+        if value.dtype not in (torch.float32, torch.float64):
+            raise InputError(f"{name} has dtype {value.dtype}; give float32 or float64")
+    for name, value in (
+        ("positions", positions),
+        ("multipoles", multipoles),
+        ("cell", cell),
+        ("batch", batch),
+    ):
+        _require_cpu(name, value)
+    if positions.dim() != 2 or positions.shape[1] != 3:
+        raise InputError(f"positions has shape {list(positions.shape)}; expected [n_atoms, 3]")
+    n_atoms = positions.shape[0]
+    if multipoles.dim() != 2 or multipoles.shape[0] != n_atoms:
+        raise InputError(
+            f"multipoles has shape {list(multipoles.shape)}; expected [n_atoms = {n_atoms}, (max_l + 1)**2]; "
+            "for charges alone pass charges[:, None]"
+        )
+    n_lm = multipoles.shape[1]
+    if n_lm < 1 or math.isqrt(n_lm) ** 2 != n_lm:
+        raise InputError(
+            f"multipoles has {n_lm} coefficients per atom; expected (max_l + 1)**2 = 1, 4, 9, 16, ..."
+        )
+    dtype = torch.promote_types(positions.dtype, multipoles.dtype)
+    x = positions.to(torch.float64)
+    p = multipoles.to(torch.float64)
+
+    flags = torch.as_tensor(pbc, device=x.device)
+    if flags.dtype != torch.bool:
+        if flags.dtype.is_floating_point or flags.dtype.is_complex:
+            raise InputError(f"pbc has dtype {flags.dtype}; give flags")
+        flags = flags.to(torch.bool)
+    if flags.dim() > 2 or (flags.dim() > 0 and flags.shape[-1] != 3):
+        raise InputError(f"pbc has shape {list(flags.shape)}; expected one flag, [3] or [n_systems, 3]")
+    h = None
+    if cell is not None:
+        h = cell.to(torch.float64) if isinstance(cell, Tensor) else _constant("cell", cell, x)
+        if h.dim() == 1 and h.shape[0] == 3:
+            h = torch.diag(h)
+        if h.shape[-2:] != (3, 3) or h.dim() not in (2, 3):
+            raise InputError(
+                f"cell has shape {list(h.shape)}; expected [3], [3, 3] or [n_systems, 3, 3], in Å"
+            )
+    if h is not None and h.dim() == 3:
+        n_systems = h.shape[0]
+    elif flags.dim() == 2:
+        n_systems = flags.shape[0]
+    elif batch is None:
+        n_systems = 1
+    else:
+        n_systems = int(batch.max()) + 1 if n_atoms else 1
+    if flags.dim() == 2 and flags.shape[0] != n_systems:
+        raise InputError(f"pbc has shape {list(flags.shape)}; expected [n_systems = {n_systems}, 3]")
+    if h is None:
+        h = x.new_zeros((n_systems, 3, 3))
+    h = h.expand(n_systems, 3, 3)
+    flags = flags.expand(n_systems, 3)
+
+    if batch is None:
+        if n_systems != 1:
+            raise InputError(
+                f"batch is None but there are {n_systems} systems; give batch with the system of each atom"
+            )
+        index = torch.zeros(n_atoms, dtype=torch.int64, device=x.device)
+    else:
+        if batch.dtype.is_floating_point or batch.dtype == torch.bool or batch.shape != (n_atoms,):
+            raise InputError(
+                f"batch has dtype {batch.dtype} and shape {list(batch.shape)}; expected integers [n_atoms = {n_atoms}]"
+            )
+        index = batch.to(torch.int64)
+    s = _constant("sigma", sigma, x)
+    if s.dim() > 1 or (s.dim() == 1 and s.shape[0] not in (1, n_atoms)):
+        raise InputError(f"sigma has shape {list(s.shape)}; expected one number or [n_atoms = {n_atoms}]")
+    return x, p, h, s.expand(n_atoms), flags, index, dtype
+
+
+def _require_cpu(name: str, value: object) -> None:
+    if isinstance(value, Tensor) and value.device.type not in ("cpu", "meta"):
+        raise InputError(
+            f"{name} is on {value.device}; the electrostatics run on the CPU for now: pass {name}.cpu() and move the "
+            "result back with .to(device)"
+        )
+
+
+def _constant(name: str, value: object, like: Tensor) -> Tensor:
+    """A float64 tensor of settings that have no gradient."""
+    _require_cpu(name, value)
+    tensor = torch.as_tensor(value, dtype=torch.float64, device=like.device)
+    if tensor.requires_grad:
+        raise InputError(f"{name} requires grad, but no derivative in it is defined; pass {name}.detach()")
+    return tensor
+
+
+# --- external field: plain torch, so that its derivatives are torch's ------------------------------------------------
+
+
+def _field(external_field: Tensor, like: Tensor, n_systems: int) -> Tensor:
+    _require_cpu("external_field", external_field)
+    f = torch.as_tensor(external_field, dtype=torch.float64, device=like.device)
+    if f.shape not in ((3,), (n_systems, 3)):
+        raise InputError(
+            f"external_field has shape {list(f.shape)}; expected [3] or [n_systems = {n_systems}, 3] in V/Å"
+        )
+    return f.expand(n_systems, 3)
+
+
+def _dipole(positions: Tensor, multipoles: Tensor, batch: Tensor, n_systems: int) -> Tensor:
+    atomic = multipoles[:, :1] * positions  # [n_atoms, 3]
+    if multipoles.shape[1] > 1:
+        atomic = atomic + multipoles[:, list(L1_OF_CARTESIAN)]
+    return atomic.new_zeros((n_systems, 3)).index_add(0, batch, atomic)
+
+
+def _field_features(x: Tensor, local_field: Tensor, widths: Tensor, max_l: int, normalization: str) -> Tensor:
+    n_atoms, n_widths, n_lm = x.shape[0], widths.shape[0], (max_l + 1) ** 2
+    if normalization == "receiver":  # see electret.external_field.receiver_scale
+        scale0 = torch.full_like(widths, math.sqrt(4.0 * math.pi))
+        scale1 = math.sqrt(4.0 * math.pi / 3.0) * 1.5 * math.sqrt(math.pi / 2.0) * widths
+    else:
+        scale0 = scale1 = torch.ones_like(widths)
+    parts = [-(local_field * x).sum(dim=1)[:, None, None] * scale0[None, :, None]]
+    if max_l > 0:
+        parts.append(-local_field[:, None, list(CARTESIAN_OF_L1)] * scale1[None, :, None])
+    if max_l > 1:
+        parts.append(x.new_zeros((n_atoms, n_widths, n_lm - 4)))
+    return torch.cat(parts, dim=2)
