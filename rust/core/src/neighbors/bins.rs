@@ -1,0 +1,276 @@
+//! Linked cells: the atoms of every system, wrapped and sorted by the bin they lie in.
+
+use super::lattice::Lattice;
+use super::{Criteria, Systems};
+use crate::error::{Error, Result};
+
+/// Atoms that a bin should hold: enough to share the search for candidates, few enough to keep them close.
+const ATOMS_PER_BIN: f64 = 16.0;
+/// Bins are at most this many times smaller than the cutoff.
+const MAX_REACH: f64 = 4.0;
+/// More bins around one than this (the images of a cell far smaller than the cutoff) are refused.
+const MAX_VISITS: f64 = 1e9;
+
+/// Atoms sorted by system and bin; inside a bin by index.
+#[derive(Debug, Default)]
+pub(super) struct SortedAtoms {
+    pub positions: Vec<[f64; 3]>,
+    /// Index of each atom in the arrays given.
+    pub index: Vec<u32>,
+    /// Cell vectors taken off to bring the atom into its cell.
+    pub cells: Vec<[i32; 3]>,
+}
+
+/// The bins of one system.
+#[derive(Debug)]
+pub(super) struct Grid {
+    pub lattice: Lattice,
+    /// Bins along each axis.
+    pub bins: [usize; 3],
+    /// Bins on either side of one that can hold neighbours.
+    pub reach: [i64; 3],
+    /// First atom, in [`SortedAtoms`], of each bin and the end.
+    pub start: Vec<u32>,
+}
+
+impl Grid {
+    pub fn atoms(&self, bin: usize) -> std::ops::Range<usize> {
+        self.start[bin] as usize..self.start[bin + 1] as usize
+    }
+}
+
+/// Sorts the atoms of all systems into bins.
+pub(super) fn sort_atoms(
+    systems: &Systems,
+    criteria: &Criteria,
+) -> Result<(Vec<Grid>, SortedAtoms)> {
+    let n_atoms = systems.positions.len();
+    let (members, start) = members_of_systems(systems)?;
+    let mut atoms = SortedAtoms {
+        positions: Vec::with_capacity(n_atoms),
+        index: Vec::with_capacity(n_atoms),
+        cells: Vec::with_capacity(n_atoms),
+    };
+    let mut grids = Vec::with_capacity(systems.cells.len());
+    let mut scratch = Scratch::default();
+    for system in 0..systems.cells.len() {
+        let lattice = Lattice::new(&systems.cells[system], systems.pbc(system), system)?;
+        let range = start[system]..start[system + 1];
+        // Without a batch the members are all atoms in their order and no list of them is made.
+        if members.is_empty() {
+            scratch.wrap(&lattice, systems, range.map(|atom| atom as u32))?;
+        } else {
+            scratch.wrap(&lattice, systems, members[range].iter().copied())?;
+        }
+        grids.push(scratch.sort(lattice, criteria, &mut atoms)?);
+    }
+    Ok((grids, atoms))
+}
+
+/// The atoms of each system in order of their index, and where each system starts. The list is empty where the
+/// atoms already stand in the order of their systems.
+fn members_of_systems(systems: &Systems) -> Result<(Vec<u32>, Vec<usize>)> {
+    let n_systems = systems.cells.len();
+    let n_atoms = systems.positions.len();
+    let Some(batch) = systems.batch else {
+        return Ok((Vec::new(), vec![0, n_atoms]));
+    };
+    let mut start = vec![0_usize; n_systems + 1];
+    for (index, &system) in batch.iter().enumerate() {
+        match usize::try_from(system) {
+            Ok(system) if system < n_systems => start[system + 1] += 1,
+            _ => {
+                return Err(Error::Value {
+                    array: "batch",
+                    index,
+                    value: system as f64,
+                    remedy: "give each atom the index of its system, from 0 to the number of cells less one",
+                });
+            }
+        }
+    }
+    for system in 0..n_systems {
+        start[system + 1] += start[system];
+    }
+    if batch.is_sorted() {
+        return Ok((Vec::new(), start));
+    }
+    let mut next = start.clone();
+    let mut members = vec![0_u32; n_atoms];
+    for (index, &system) in batch.iter().enumerate() {
+        let slot = &mut next[system as usize];
+        members[*slot] = index as u32;
+        *slot += 1;
+    }
+    Ok((members, start))
+}
+
+/// Wrapped atoms of one system before sorting; reused from system to system.
+#[derive(Debug, Default)]
+struct Scratch {
+    positions: Vec<[f64; 3]>,
+    coordinates: Vec<[f64; 3]>,
+    cells: Vec<[i32; 3]>,
+    index: Vec<u32>,
+    bin: Vec<u32>,
+}
+
+impl Scratch {
+    fn wrap(
+        &mut self,
+        lattice: &Lattice,
+        systems: &Systems,
+        atoms: impl Iterator<Item = u32>,
+    ) -> Result<()> {
+        self.positions.clear();
+        self.coordinates.clear();
+        self.cells.clear();
+        self.index.clear();
+        for atom in atoms {
+            let position = systems.positions[atom as usize];
+            if let Some(&value) = position.iter().find(|entry| !entry.is_finite()) {
+                return Err(Error::NonFinite {
+                    array: "positions",
+                    index: atom as usize,
+                    value,
+                });
+            }
+            let Some((wrapped, coordinates, cells)) = lattice.wrap(position) else {
+                return Err(Error::Value {
+                    array: "positions",
+                    index: atom as usize,
+                    value: position.into_iter().fold(0.0, |far, entry| {
+                        if entry.abs() > f64::abs(far) {
+                            entry
+                        } else {
+                            far
+                        }
+                    }),
+                    remedy: "the atom lies more than 2^28 cells away; wrap the positions into the cell",
+                });
+            };
+            self.positions.push(wrapped);
+            self.coordinates.push(coordinates);
+            self.cells.push(cells);
+            self.index.push(atom);
+        }
+        Ok(())
+    }
+
+    /// Chooses the bins of a system and appends its atoms in their order.
+    fn sort(
+        &mut self,
+        lattice: Lattice,
+        criteria: &Criteria,
+        atoms: &mut SortedAtoms,
+    ) -> Result<Grid> {
+        let n_atoms = self.positions.len();
+        let (origin, extent) = self.extents(&lattice);
+        let (bins, reach) = choose_bins(&lattice, extent, n_atoms, criteria.cutoff)?;
+        let scale: [f64; 3] = std::array::from_fn(|axis| {
+            let length = if lattice.pbc[axis] { 1.0 } else { extent[axis] };
+            if bins[axis] > 1 {
+                bins[axis] as f64 / length
+            } else {
+                0.0
+            }
+        });
+        let mut start = vec![0_u32; bins.iter().product::<usize>() + 1];
+        self.bin.clear();
+        for coordinates in &self.coordinates {
+            let [a, b, c]: [usize; 3] = std::array::from_fn(|axis| {
+                // A negative number becomes 0; both ends are reached by rounding only.
+                (((coordinates[axis] - origin[axis]) * scale[axis]) as usize).min(bins[axis] - 1)
+            });
+            let bin = (a * bins[1] + b) * bins[2] + c;
+            start[bin + 1] += 1;
+            self.bin.push(bin as u32);
+        }
+        let first = atoms.positions.len();
+        start[0] = first as u32;
+        for bin in 1..start.len() {
+            start[bin] += start[bin - 1];
+        }
+        atoms.positions.resize(first + n_atoms, [0.0; 3]);
+        atoms.index.resize(first + n_atoms, 0);
+        atoms.cells.resize(first + n_atoms, [0; 3]);
+        // Filling moves each start to the next bin's; shifting the array by one afterwards restores it.
+        for atom in 0..n_atoms {
+            let next = &mut start[self.bin[atom] as usize];
+            let slot = *next as usize;
+            *next += 1;
+            atoms.positions[slot] = self.positions[atom];
+            atoms.index[slot] = self.index[atom];
+            atoms.cells[slot] = self.cells[atom];
+        }
+        start.rotate_right(1);
+        start[0] = first as u32;
+        Ok(Grid {
+            lattice,
+            bins,
+            reach,
+            start,
+        })
+    }
+
+    /// Origin and length of the region to divide along each axis: the cell along periodic axes (its coordinates
+    /// are fractions, its length the height), the span of the atoms along open ones.
+    fn extents(&self, lattice: &Lattice) -> ([f64; 3], [f64; 3]) {
+        let mut low = [f64::INFINITY; 3];
+        let mut high = [f64::NEG_INFINITY; 3];
+        for coordinates in &self.coordinates {
+            for axis in 0..3 {
+                low[axis] = low[axis].min(coordinates[axis]);
+                high[axis] = high[axis].max(coordinates[axis]);
+            }
+        }
+        let heights = lattice.heights();
+        let mut extent = [0.0; 3];
+        for axis in 0..3 {
+            if lattice.pbc[axis] {
+                low[axis] = 0.0;
+                extent[axis] = heights[axis];
+            } else {
+                extent[axis] = (high[axis] - low[axis]).max(0.0);
+            }
+        }
+        (low, extent)
+    }
+}
+
+/// Number of bins along each axis, and how many on either side can hold neighbours.
+fn choose_bins(
+    lattice: &Lattice,
+    extent: [f64; 3],
+    n_atoms: usize,
+    cutoff: f64,
+) -> Result<([usize; 3], [i64; 3])> {
+    // A flat system is as thick as the cutoff here, so that its density means something.
+    let volume: f64 = extent.iter().map(|length| length.max(cutoff)).product();
+    let per_volume = n_atoms.max(1) as f64 / volume;
+    let max_bins = 0.5 * n_atoms as f64 + (n_atoms as f64).powi(2).min(1e6) + 1.0;
+    let edge = (ATOMS_PER_BIN / per_volume)
+        .cbrt()
+        .clamp(cutoff / MAX_REACH, cutoff)
+        // Mostly empty bins cost more than they save; atoms far from all others must still be told apart.
+        .max((volume / max_bins).cbrt());
+    let bins = extent.map(|length| ((length / edge).floor()).clamp(1.0, 1e6) as usize);
+    let reach: [f64; 3] = std::array::from_fn(|axis| {
+        let width = extent[axis] / bins[axis] as f64;
+        // Bins n apart leave a gap of n - 1 widths; the margin is far above the rounding of binning.
+        let reach = (cutoff / width * (1.0 + 1e-9) + 1e-6).floor() + 1.0;
+        if lattice.pbc[axis] {
+            reach
+        } else {
+            reach.min((bins[axis] - 1) as f64)
+        }
+    });
+    let visits: f64 = reach.iter().map(|n| 2.0 * n + 1.0).product();
+    if visits > MAX_VISITS {
+        return Err(Error::Unsupported {
+            what: format!("a cutoff of {cutoff} Å reaches {visits:.1e} images of the cell"),
+            remedy: "reduce the cutoff, or use a larger cell".into(),
+        });
+    }
+    Ok((bins, reach.map(|n| n as i64)))
+}

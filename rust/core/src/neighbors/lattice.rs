@@ -1,0 +1,250 @@
+//! Geometry of a cell with any mix of periodic and open axes.
+
+use crate::error::{Error, Result};
+
+/// Below this, the normalised volume (sine, for two vectors) of the periodic cell vectors counts as zero.
+const SINGULAR: f64 = 1e-10;
+
+/// A cell completed to a basis of space: the vectors of periodic axes are kept, every open axis gets a unit
+/// vector orthogonal to all of them, so that coordinates along open axes are plain lengths.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Lattice {
+    /// Basis vectors as rows, Å.
+    pub vectors: [[f64; 3]; 3],
+    /// Dual vectors as rows: `dual[a] · vectors[b] = (a == b)`, 1/Å.
+    pub dual: [[f64; 3]; 3],
+    /// Which axes are periodic.
+    pub pbc: [bool; 3],
+}
+
+impl Lattice {
+    /// Completes `cell` (rows are vectors; rows along open axes are ignored and may be zero). `system` names the
+    /// cell in errors.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] for a non-finite entry, [`Error::SingularCell`] where the periodic vectors are
+    /// linearly dependent.
+    pub fn new(cell: &[[f64; 3]; 3], pbc: [bool; 3], system: usize) -> Result<Self> {
+        if let Some(&value) = cell.as_flattened().iter().find(|entry| !entry.is_finite()) {
+            return Err(Error::NonFinite {
+                array: "cell",
+                index: system,
+                value,
+            });
+        }
+        let mut vectors = [[0.0; 3]; 3];
+        // Directions found so far, orthonormalised; what remains of the next vector measures its independence.
+        let mut directions: Vec<[f64; 3]> = Vec::with_capacity(3);
+        let mut measure = 1.0;
+        for axis in (0..3).filter(|&axis| pbc[axis]) {
+            vectors[axis] = cell[axis];
+            let length = norm(cell[axis]);
+            let rest = reject(cell[axis].map(|entry| entry / length), &directions);
+            measure *= norm(rest);
+            // A zero vector has measure NaN.
+            if measure.is_nan() || measure <= SINGULAR || !length.is_normal() {
+                let measure = if measure.is_finite() { measure } else { 0.0 };
+                return Err(Error::SingularCell { system, measure });
+            }
+            directions.push(scaled(rest, 1.0 / norm(rest)));
+        }
+        for axis in (0..3).filter(|&axis| !pbc[axis]) {
+            // The Cartesian axis with the largest component outside the span; its own number is tried first, so
+            // that an open system keeps x, y, z.
+            let mut best = [0.0; 3];
+            for step in 0..3 {
+                let mut unit = [0.0; 3];
+                unit[(axis + step) % 3] = 1.0;
+                let rest = reject(unit, &directions);
+                if norm(rest) > norm(best) + 1e-9 {
+                    best = rest;
+                }
+            }
+            vectors[axis] = scaled(best, 1.0 / norm(best));
+            directions.push(vectors[axis]);
+        }
+        let [a, b, c] = vectors;
+        let volume = dot(a, cross(b, c));
+        let dual =
+            [cross(b, c), cross(c, a), cross(a, b)].map(|vector| scaled(vector, 1.0 / volume));
+        Ok(Self { vectors, dual, pbc })
+    }
+
+    /// Distances between opposite faces of the cell, Å: perpendicular to the other periodic vectors, within the
+    /// space that the periodic vectors span. Infinite along open axes.
+    pub fn heights(&self) -> [f64; 3] {
+        std::array::from_fn(|axis| {
+            if self.pbc[axis] {
+                1.0 / norm(self.dual[axis])
+            } else {
+                f64::INFINITY
+            }
+        })
+    }
+
+    /// How many images of the cell on either side, along each axis, hold every atom within `cutoff` of an atom of
+    /// the cell, when all atoms are wrapped into it. Zero along open axes.
+    pub fn images(&self, cutoff: f64) -> [f64; 3] {
+        self.heights().map(|height| (cutoff / height).ceil())
+    }
+
+    /// Coordinates in the basis: fractional along periodic axes, lengths along open ones.
+    pub fn coordinates(&self, position: [f64; 3]) -> [f64; 3] {
+        self.dual.map(|dual| dot(dual, position))
+    }
+
+    /// Moves a position into the cell along its periodic axes. Returns the position, its coordinates and the
+    /// number of cell vectors taken off, or `None` where that number does not fit.
+    pub fn wrap(&self, position: [f64; 3]) -> Option<([f64; 3], [f64; 3], [i32; 3])> {
+        let mut wrapped = position;
+        let mut cells = [0_i32; 3];
+        let mut coordinates = self.coordinates(wrapped);
+        // A second round mends what the first one's rounding left just outside.
+        for _ in 0..2 {
+            let mut moved = false;
+            for axis in 0..3 {
+                let whole = coordinates[axis].floor();
+                if self.pbc[axis] && whole != 0.0 {
+                    // Bounded well inside i32 so that differences of shifts cannot overflow.
+                    if whole.abs() > f64::from(1 << 28) {
+                        return None;
+                    }
+                    cells[axis] += whole as i32;
+                    moved = true;
+                }
+            }
+            if !moved {
+                break;
+            }
+            let back = self.shift(cells);
+            wrapped = std::array::from_fn(|axis| position[axis] - back[axis]);
+            coordinates = self.coordinates(wrapped);
+        }
+        Some((wrapped, coordinates, cells))
+    }
+
+    /// The Cartesian vector of a cell shift. Exactly odd: `shift(-s) == -shift(s)`.
+    #[inline(always)]
+    pub fn shift(&self, cells: [i32; 3]) -> [f64; 3] {
+        let [a, b, c] = cells.map(f64::from);
+        std::array::from_fn(|axis| {
+            a * self.vectors[0][axis] + b * self.vectors[1][axis] + c * self.vectors[2][axis]
+        })
+    }
+}
+
+fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
+    a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+}
+
+fn cross(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
+    [
+        a[1] * b[2] - a[2] * b[1],
+        a[2] * b[0] - a[0] * b[2],
+        a[0] * b[1] - a[1] * b[0],
+    ]
+}
+
+fn norm(a: [f64; 3]) -> f64 {
+    dot(a, a).sqrt()
+}
+
+fn scaled(a: [f64; 3], factor: f64) -> [f64; 3] {
+    a.map(|entry| entry * factor)
+}
+
+/// The part of `vector` orthogonal to the orthonormal `directions`.
+fn reject(vector: [f64; 3], directions: &[[f64; 3]]) -> [f64; 3] {
+    directions.iter().fold(vector, |rest, direction| {
+        let along = dot(rest, *direction);
+        std::array::from_fn(|axis| rest[axis] - along * direction[axis])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heights_of_a_sheared_cell() {
+        let cell = [[2.0, 0.0, 0.0], [1.0, 3.0, 0.0], [0.5, 0.5, 4.0]];
+        let lattice = Lattice::new(&cell, [true; 3], 0).unwrap();
+        let volume: f64 = 24.0;
+        let faces = [
+            cross(cell[1], cell[2]),
+            cross(cell[2], cell[0]),
+            cross(cell[0], cell[1]),
+        ];
+        for (height, face) in lattice.heights().iter().zip(faces) {
+            assert!((height - volume / norm(face)).abs() < 1e-14);
+        }
+        assert_eq!(lattice.images(4.1), [3.0, 2.0, 2.0]);
+    }
+
+    #[test]
+    fn a_slab_measures_heights_in_its_plane() {
+        let cell = [[3.0, 0.0, 0.0], [3.0, 4.0, 0.0], [0.0; 3]];
+        let lattice = Lattice::new(&cell, [true, true, false], 0).unwrap();
+        let heights = lattice.heights();
+        assert!((heights[0] - 2.4).abs() < 1e-14 && (heights[1] - 4.0).abs() < 1e-14);
+        assert!(heights[2].is_infinite());
+        assert_eq!(lattice.images(2.5), [2.0, 1.0, 0.0]);
+        assert_eq!(lattice.vectors[2], [0.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn open_axes_complete_any_basis() {
+        for bits in 0..8_u8 {
+            let pbc = [bits & 1 != 0, bits & 2 != 0, bits & 4 != 0];
+            let cell = [[0.0, 0.0, -3.0], [2.0, 0.1, 0.0], [1.0, 5.0, 0.3]];
+            let lattice = Lattice::new(&cell, pbc, 0).unwrap();
+            for a in 0..3 {
+                for b in 0..3 {
+                    let expected = f64::from(u8::from(a == b));
+                    assert!((dot(lattice.dual[a], lattice.vectors[b]) - expected).abs() < 1e-12);
+                    if a != b && !pbc[a] {
+                        assert!(dot(lattice.vectors[a], lattice.vectors[b]).abs() < 1e-12);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wrapping_undoes_itself() {
+        let cell = [[2.0, 0.1, 0.0], [-1.0, -3.0, 0.2], [0.5, 0.5, 4.0]];
+        let lattice = Lattice::new(&cell, [true, false, true], 0).unwrap();
+        let position = [17.3, -250.0, 1234.5];
+        let (wrapped, coordinates, cells) = lattice.wrap(position).unwrap();
+        let back = lattice.shift(cells);
+        for axis in 0..3 {
+            assert!((wrapped[axis] + back[axis] - position[axis]).abs() < 1e-11);
+        }
+        assert!((0.0..1.0).contains(&coordinates[0]) && (0.0..1.0).contains(&coordinates[2]));
+        assert_eq!(cells[1], 0);
+        assert!(lattice.wrap([1e15, 0.0, 0.0]).is_none());
+    }
+
+    #[test]
+    fn dependent_vectors_are_refused() {
+        let flat = [[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [0.0, 0.0, 1.0]];
+        assert!(matches!(
+            Lattice::new(&flat, [true; 3], 4),
+            Err(Error::SingularCell { system: 4, .. })
+        ));
+        assert!(Lattice::new(&flat, [true, false, true], 0).is_ok());
+        assert!(matches!(
+            Lattice::new(&[[0.0; 3]; 3], [false, true, false], 0),
+            Err(Error::SingularCell { measure: 0.0, .. })
+        ));
+        let nan = [[1.0, f64::NAN, 0.0]; 3];
+        assert!(matches!(
+            Lattice::new(&nan, [false; 3], 2),
+            Err(Error::NonFinite {
+                array: "cell",
+                index: 2,
+                ..
+            })
+        ));
+    }
+}

@@ -1,0 +1,198 @@
+//! Neighbour lists of atoms in any cell, in linear time.
+//!
+//! A pair (i, j, S) is listed when the distance |r_j - r_i + S·cell| is below the cutoff, with S a vector of whole
+//! numbers that is zero along open axes. Atoms are wrapped into the cell and sorted into bins; the atoms of one bin
+//! share a list of candidates, sorted by (j, S), from the bins around it; every atom is then compared with all of
+//! them. Rows so come out sorted by (i, j, S), whatever the bins and the threads.
+//!
+//! Distances are computed as (r_j - r_i) + S·cell on wrapped positions, which is exactly odd under exchange of the
+//! two atoms: a full list always holds both directions of a pair.
+
+mod bins;
+mod block;
+mod lattice;
+mod rows;
+
+use crate::error::{Error, Result};
+
+pub use lattice::Lattice;
+pub use rows::{Pairs, Quantities};
+
+use bins::SortedAtoms;
+use block::Block;
+
+/// Atoms of one system or of many.
+#[derive(Debug, Clone, Copy)]
+pub struct Systems<'a> {
+    /// Positions of all atoms, Å.
+    pub positions: &'a [[f64; 3]],
+    /// Cell vectors of each system as rows, Å; rows along open axes are ignored.
+    pub cells: &'a [[[f64; 3]; 3]],
+    /// Periodic axes of each system.
+    pub pbc: &'a [[bool; 3]],
+    /// System of each atom, in any order; `None` for a single system.
+    pub batch: Option<&'a [i64]>,
+}
+
+/// Which pairs to list.
+#[derive(Debug, Clone, Copy)]
+pub struct Criteria {
+    /// Pairs at a smaller distance are listed, Å.
+    pub cutoff: f64,
+    /// List each pair once: those with i < j, and of an atom's own images those whose first non-zero shift is
+    /// positive.
+    pub half: bool,
+    /// List each atom with itself, at distance zero.
+    pub self_interaction: bool,
+}
+
+impl Systems<'_> {
+    fn check(&self) -> Result<()> {
+        let n_systems = self.cells.len();
+        if self.pbc.len() != n_systems {
+            return Err(Error::Shape {
+                array: "pbc",
+                found: format!("[{}, 3]", self.pbc.len()),
+                expected: format!("[{n_systems}, 3], as there are {n_systems} cells"),
+            });
+        }
+        match self.batch {
+            None if n_systems != 1 => Err(Error::Shape {
+                array: "cell",
+                found: format!("[{n_systems}, 3, 3]"),
+                expected:
+                    "[1, 3, 3], as there is no batch that says which system each atom belongs to"
+                        .into(),
+            }),
+            Some(batch) if batch.len() != self.positions.len() => Err(Error::Shape {
+                array: "batch",
+                found: format!("[{}]", batch.len()),
+                expected: format!("[{}], one entry for every atom", self.positions.len()),
+            }),
+            _ if self.positions.len() >= u32::MAX as usize => Err(Error::Unsupported {
+                what: format!(
+                    "{} atoms are more than a neighbour list can count",
+                    self.positions.len()
+                ),
+                remedy: "split the system".into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn pbc(&self, system: usize) -> [bool; 3] {
+        self.pbc[system]
+    }
+}
+
+impl Criteria {
+    fn check(&self) -> Result<()> {
+        // The square must neither overflow nor vanish.
+        if self.cutoff > 1e-100 && self.cutoff < 1e100 {
+            return Ok(());
+        }
+        Err(Error::Value {
+            array: "cutoff",
+            index: 0,
+            value: self.cutoff,
+            remedy: "give a finite length above zero, in Å",
+        })
+    }
+}
+
+/// The pairs found, as bit masks over the candidates of each bin: what is known before any of them is written.
+#[derive(Debug)]
+pub struct Search {
+    atoms: SortedAtoms,
+    blocks: Vec<Block>,
+    /// First pair of each atom, and the number of pairs.
+    first: Vec<usize>,
+}
+
+impl Search {
+    /// Finds all pairs.
+    ///
+    /// # Errors
+    /// Input that is not finite or of the wrong shape, a singular cell, a cutoff that is not positive, or more
+    /// pairs than memory can hold.
+    pub fn new(systems: &Systems, criteria: &Criteria) -> Result<Self> {
+        criteria.check()?;
+        systems.check()?;
+        let (grids, atoms) = bins::sort_atoms(systems, criteria)?;
+        let blocks = block::find_all(&grids, &atoms, criteria)?;
+        let mut first = vec![0_usize; systems.positions.len() + 1];
+        for block in &blocks {
+            for (slot, count) in block.atoms().zip(&block.counts) {
+                first[atoms.index[slot] as usize + 1] = *count as usize;
+            }
+        }
+        for atom in 1..first.len() {
+            first[atom] += first[atom - 1];
+        }
+        Ok(Self {
+            atoms,
+            blocks,
+            first,
+        })
+    }
+
+    /// Number of pairs.
+    pub fn len(&self) -> usize {
+        self.first[self.first.len() - 1]
+    }
+
+    /// Whether there are no pairs.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// First pair of each atom i, and the number of pairs: `[n_atoms + 1]`.
+    pub fn first(&self) -> &[usize] {
+        &self.first
+    }
+}
+
+/// A full list of one system in rows: the neighbours of atom i are `first[i]..first[i + 1]`, sorted by (j, S).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NeighborList {
+    /// Where each atom's row starts, and the number of pairs: `[n_atoms + 1]`.
+    pub first: Vec<usize>,
+    /// The neighbour.
+    pub j: Vec<u32>,
+    /// Its cell shift S: the vector of the pair is r_j - r_i + S·cell.
+    pub shift: Vec<[i32; 3]>,
+}
+
+/// All pairs of one system within `cutoff`, both directions, images of an atom itself included, without (i, i, 0).
+///
+/// # Errors
+/// As [`Search::new`].
+pub fn full_list(
+    positions: &[[f64; 3]],
+    cell: &[[f64; 3]; 3],
+    pbc: [bool; 3],
+    cutoff: f64,
+) -> Result<NeighborList> {
+    let systems = Systems {
+        positions,
+        cells: std::slice::from_ref(cell),
+        pbc: &[pbc],
+        batch: None,
+    };
+    let criteria = Criteria {
+        cutoff,
+        half: false,
+        self_interaction: false,
+    };
+    let search = Search::new(&systems, &criteria)?;
+    let pairs = search.pairs::<u32, i32>(Quantities {
+        j: true,
+        shift: true,
+        ..Quantities::default()
+    })?;
+    Ok(NeighborList {
+        first: search.first,
+        j: pairs.j,
+        shift: pairs.shift,
+    })
+}
