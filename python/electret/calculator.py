@@ -16,9 +16,10 @@ from ase.calculators.calculator import Calculator as ASECalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from electret import ElectretError, InputError
+from electret import InputError
 from electret.graph import Graph
-from electret.models import Model, load
+from electret.models import Model, build, load
+from electret.models.backbone import load_tensors
 
 __all__ = ["Calculator"]
 
@@ -101,7 +102,7 @@ class Calculator(ASECalculator):
         self.device = _device(device)
         wanted_dtype = _dtype(dtype)
         if isinstance(model, Model):
-            self.model = copy.deepcopy(model).to(device=self.device, dtype=wanted_dtype or model.dtype)
+            self.model = _copy(model, wanted_dtype).to(self.device)
         else:
             self.model = load(model, device=self.device, dtype=wanted_dtype)
         self.model.eval().requires_grad_(False)
@@ -168,7 +169,7 @@ class Calculator(ASECalculator):
         graph = Graph.from_atoms(atoms, self.model.cutoff, dtype=self.dtype, labels=False)
         graph = graph.to(device=self.device)
         output = self.model(graph, forces=with_forces, stress=with_stress)
-        values = {name: _array(name, value) for name, value in output.items()}
+        values = {name: value.cpu().numpy().astype(np.float64) for name, value in output.items()}
 
         energy = float(values["energy"][0])
         self.results = {"energy": energy, "free_energy": energy}
@@ -264,15 +265,14 @@ def _stress_refusal(atoms: Atoms) -> str | None:
     return None
 
 
-def _array(name: str, value: torch.Tensor) -> np.ndarray:
-    """An output of the model as a float64 array, all of it finite."""
-    array = value.detach().cpu().numpy().astype(np.float64)
-    if not np.isfinite(array).all():
-        raise ElectretError(
-            f"the model's {name} is not finite; the structure is probably far from the training data "
-            "(atoms on top of each other?)"
-        )
-    return array
+def _copy(model: Model, dtype: torch.dtype | None) -> Model:
+    """A model of its own memory, in `dtype`."""
+    if dtype in (None, model.dtype):
+        return copy.deepcopy(model)
+    backbone = model.config.backbone.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
+    twin = build(model.config.model_copy(update={"backbone": backbone}), model.statistics)
+    load_tensors(twin, model.state_dict())  # the parts that are float64 in every dtype keep their digits
+    return twin
 
 
 def _device(device: str | torch.device) -> torch.device:

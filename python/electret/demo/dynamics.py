@@ -1,4 +1,4 @@
-"""Molecular dynamics of the demo: a Langevin run to thermalise, then constant energy to see that forces are its gradient."""
+"""Molecular dynamics of the demo: a Langevin run to thermalise, then one at constant energy."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def simulate(
     """Langevin dynamics at `temperature` (K), then velocity Verlet; both with `timestep` (fs).
 
     Args:
-        atoms: with a calculator, and the field in `atoms.info["external_field"]` (V/Å, not zero). Moved in place.
+        atoms: with a calculator, and the field in `atoms.info["external_field"]` (V/Å, not zero). Moved.
         advance: called after every step.
     """
     rng = np.random.default_rng(seed)
@@ -83,7 +83,9 @@ def simulate(
     records: list[tuple[float, float, float]] = []
 
     def record() -> None:
-        records.append((atoms.get_potential_energy(), atoms.get_kinetic_energy(), atoms.get_dipole_moment() @ direction))
+        records.append(
+            (atoms.get_potential_energy(), atoms.get_kinetic_energy(), atoms.get_dipole_moment() @ direction)
+        )
         advance()
 
     verlet = VelocityVerlet(atoms, timestep * units.fs)

@@ -39,7 +39,7 @@ def plot_parity(parity: Parity, path: Path) -> None:
 def plot_dipoles(
     field: NDArray[np.float64], reference: NDArray[np.float64], predicted: NDArray[np.float64], path: Path
 ) -> None:
-    """Dipole along the field [n_frames], e·Å: parity coloured by the field, and the error against the field, V/Å."""
+    """Dipole along the field [n_frames], e·Å: parity, and the error against the field (V/Å)."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     bounds = [min(reference.min(), predicted.min()), max(reference.max(), predicted.max())]
