@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from electret._native import ElectretError, InputError, __version__
 from electret.electrostatics import CoulombResult, coulomb, features, potential
 from electret.geometry import Geometry
+from electret.neighbors import neighbor_list
 
 if TYPE_CHECKING:
     from electret.calculator import Calculator
@@ -18,6 +19,7 @@ __all__ = [
     "__version__",
     "coulomb",
     "features",
+    "neighbor_list",
     "potential",
 ]
 

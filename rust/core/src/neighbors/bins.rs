@@ -1,6 +1,6 @@
 //! Linked cells: the atoms of every system, wrapped and sorted by the bin they lie in.
 
-use super::lattice::Lattice;
+use super::unit_cell::UnitCell;
 use super::{Criteria, Systems};
 use crate::error::{Error, Result};
 
@@ -24,7 +24,7 @@ pub(super) struct SortedAtoms {
 /// The bins of one system.
 #[derive(Debug)]
 pub(super) struct Grid {
-    pub lattice: Lattice,
+    pub cell: UnitCell,
     /// Bins along each axis.
     pub bins: [usize; 3],
     /// Bins on either side of one that can hold neighbours.
@@ -54,15 +54,15 @@ pub(super) fn sort_atoms(
     let mut grids = Vec::with_capacity(systems.cells.len());
     let mut scratch = Scratch::default();
     for system in 0..systems.cells.len() {
-        let lattice = Lattice::new(&systems.cells[system], systems.pbc(system), system)?;
+        let cell = UnitCell::new(&systems.cells[system], systems.pbc(system), system)?;
         let range = start[system]..start[system + 1];
         // Without a batch the members are all atoms in their order and no list of them is made.
         if members.is_empty() {
-            scratch.wrap(&lattice, systems, range.map(|atom| atom as u32))?;
+            scratch.wrap(&cell, systems, range.map(|atom| atom as u32))?;
         } else {
-            scratch.wrap(&lattice, systems, members[range].iter().copied())?;
+            scratch.wrap(&cell, systems, members[range].iter().copied())?;
         }
-        grids.push(scratch.sort(lattice, criteria, &mut atoms)?);
+        grids.push(scratch.sort(cell, criteria, &mut atoms)?);
     }
     Ok((grids, atoms))
 }
@@ -118,7 +118,7 @@ struct Scratch {
 impl Scratch {
     fn wrap(
         &mut self,
-        lattice: &Lattice,
+        cell: &UnitCell,
         systems: &Systems,
         atoms: impl Iterator<Item = u32>,
     ) -> Result<()> {
@@ -135,7 +135,7 @@ impl Scratch {
                     value,
                 });
             }
-            let Some((wrapped, coordinates, cells)) = lattice.wrap(position) else {
+            let Some((wrapped, coordinates, cells)) = cell.wrap(position) else {
                 return Err(Error::Value {
                     array: "positions",
                     index: atom as usize,
@@ -160,15 +160,15 @@ impl Scratch {
     /// Chooses the bins of a system and appends its atoms in their order.
     fn sort(
         &mut self,
-        lattice: Lattice,
+        cell: UnitCell,
         criteria: &Criteria,
         atoms: &mut SortedAtoms,
     ) -> Result<Grid> {
         let n_atoms = self.positions.len();
-        let (origin, extent) = self.extents(&lattice);
-        let (bins, reach) = choose_bins(&lattice, extent, n_atoms, criteria.cutoff)?;
+        let (origin, extent) = self.extents(&cell);
+        let (bins, reach) = choose_bins(&cell, extent, n_atoms, criteria.cutoff)?;
         let scale: [f64; 3] = std::array::from_fn(|axis| {
-            let length = if lattice.pbc[axis] { 1.0 } else { extent[axis] };
+            let length = if cell.pbc[axis] { 1.0 } else { extent[axis] };
             if bins[axis] > 1 {
                 bins[axis] as f64 / length
             } else {
@@ -206,7 +206,7 @@ impl Scratch {
         start.rotate_right(1);
         start[0] = first as u32;
         Ok(Grid {
-            lattice,
+            cell,
             bins,
             reach,
             start,
@@ -215,7 +215,7 @@ impl Scratch {
 
     /// Origin and length of the region to divide along each axis: the cell along periodic axes (its coordinates
     /// are fractions, its length the height), the span of the atoms along open ones.
-    fn extents(&self, lattice: &Lattice) -> ([f64; 3], [f64; 3]) {
+    fn extents(&self, cell: &UnitCell) -> ([f64; 3], [f64; 3]) {
         let mut low = [f64::INFINITY; 3];
         let mut high = [f64::NEG_INFINITY; 3];
         for coordinates in &self.coordinates {
@@ -224,10 +224,10 @@ impl Scratch {
                 high[axis] = high[axis].max(coordinates[axis]);
             }
         }
-        let heights = lattice.heights();
+        let heights = cell.heights();
         let mut extent = [0.0; 3];
         for axis in 0..3 {
-            if lattice.pbc[axis] {
+            if cell.pbc[axis] {
                 low[axis] = 0.0;
                 extent[axis] = heights[axis];
             } else {
@@ -240,7 +240,7 @@ impl Scratch {
 
 /// Number of bins along each axis, and how many on either side can hold neighbours.
 fn choose_bins(
-    lattice: &Lattice,
+    cell: &UnitCell,
     extent: [f64; 3],
     n_atoms: usize,
     cutoff: f64,
@@ -259,7 +259,7 @@ fn choose_bins(
         let width = extent[axis] / bins[axis] as f64;
         // Bins n apart leave a gap of n - 1 widths; the margin is far above the rounding of binning.
         let reach = (cutoff / width * (1.0 + 1e-9) + 1e-6).floor() + 1.0;
-        if lattice.pbc[axis] {
+        if cell.pbc[axis] {
             reach
         } else {
             reach.min((bins[axis] - 1) as f64)

@@ -226,7 +226,7 @@ fn collect_candidates(
                 if images.last().is_none_or(|image| image.cells != cells) {
                     images.push(Image {
                         cells,
-                        vector: grid.lattice.shift(cells),
+                        vector: grid.cell.shift(cells),
                     });
                 }
                 let image = (images.len() - 1) as u32;
@@ -266,7 +266,7 @@ fn collect_candidates(
 fn visits(grid: &Grid, home: [i64; 3], axis: usize) -> impl Iterator<Item = (i32, i64)> {
     let n = grid.bins[axis] as i64;
     let (mut low, mut high) = (home[axis] - grid.reach[axis], home[axis] + grid.reach[axis]);
-    if !grid.lattice.pbc[axis] {
+    if !grid.cell.pbc[axis] {
         low = low.max(0);
         high = high.min(n - 1);
     }

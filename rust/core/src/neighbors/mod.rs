@@ -10,13 +10,15 @@
 
 mod bins;
 mod block;
-mod lattice;
+mod quantities;
 mod rows;
+mod unit_cell;
 
 use crate::error::{Error, Result};
 
-pub use lattice::Lattice;
-pub use rows::{Pairs, Quantities};
+pub use quantities::{Quantities, Quantity};
+pub use rows::Pairs;
+pub use unit_cell::UnitCell;
 
 use bins::SortedAtoms;
 use block::Block;

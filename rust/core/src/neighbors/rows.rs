@@ -4,20 +4,11 @@ use rayon::prelude::*;
 
 use super::Search;
 use super::block::{Block, LANES, load_candidates};
+use super::quantities::Quantities;
 use crate::error::{Error, Result};
 
 /// Pairs are written by one thread below this number.
 const PARALLEL_PAIRS: usize = 20_000;
-
-/// Which quantities to compute.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Quantities {
-    pub i: bool,
-    pub j: bool,
-    pub shift: bool,
-    pub distance: bool,
-    pub vector: bool,
-}
 
 /// The pairs of a list, sorted by (i, j, S); quantities not asked for stay empty. `I` and `S` are the integers that
 /// atoms and shifts are stored as.

@@ -8,7 +8,7 @@ const SINGULAR: f64 = 1e-10;
 /// A cell completed to a basis of space: the vectors of periodic axes are kept, every open axis gets a unit
 /// vector orthogonal to all of them, so that coordinates along open axes are plain lengths.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Lattice {
+pub struct UnitCell {
     /// Basis vectors as rows, Å.
     pub vectors: [[f64; 3]; 3],
     /// Dual vectors as rows: `dual[a] · vectors[b] = (a == b)`, 1/Å.
@@ -17,7 +17,7 @@ pub struct Lattice {
     pub pbc: [bool; 3],
 }
 
-impl Lattice {
+impl UnitCell {
     /// Completes `cell` (rows are vectors; rows along open axes are ignored and may be zero). `system` names the
     /// cell in errors.
     ///
@@ -167,43 +167,43 @@ mod tests {
 
     #[test]
     fn heights_of_a_sheared_cell() {
-        let cell = [[2.0, 0.0, 0.0], [1.0, 3.0, 0.0], [0.5, 0.5, 4.0]];
-        let lattice = Lattice::new(&cell, [true; 3], 0).unwrap();
+        let vectors = [[2.0, 0.0, 0.0], [1.0, 3.0, 0.0], [0.5, 0.5, 4.0]];
+        let cell = UnitCell::new(&vectors, [true; 3], 0).unwrap();
         let volume: f64 = 24.0;
         let faces = [
-            cross(cell[1], cell[2]),
-            cross(cell[2], cell[0]),
-            cross(cell[0], cell[1]),
+            cross(vectors[1], vectors[2]),
+            cross(vectors[2], vectors[0]),
+            cross(vectors[0], vectors[1]),
         ];
-        for (height, face) in lattice.heights().iter().zip(faces) {
+        for (height, face) in cell.heights().iter().zip(faces) {
             assert!((height - volume / norm(face)).abs() < 1e-14);
         }
-        assert_eq!(lattice.images(4.1), [3.0, 2.0, 2.0]);
+        assert_eq!(cell.images(4.1), [3.0, 2.0, 2.0]);
     }
 
     #[test]
     fn a_slab_measures_heights_in_its_plane() {
-        let cell = [[3.0, 0.0, 0.0], [3.0, 4.0, 0.0], [0.0; 3]];
-        let lattice = Lattice::new(&cell, [true, true, false], 0).unwrap();
-        let heights = lattice.heights();
+        let vectors = [[3.0, 0.0, 0.0], [3.0, 4.0, 0.0], [0.0; 3]];
+        let cell = UnitCell::new(&vectors, [true, true, false], 0).unwrap();
+        let heights = cell.heights();
         assert!((heights[0] - 2.4).abs() < 1e-14 && (heights[1] - 4.0).abs() < 1e-14);
         assert!(heights[2].is_infinite());
-        assert_eq!(lattice.images(2.5), [2.0, 1.0, 0.0]);
-        assert_eq!(lattice.vectors[2], [0.0, 0.0, 1.0]);
+        assert_eq!(cell.images(2.5), [2.0, 1.0, 0.0]);
+        assert_eq!(cell.vectors[2], [0.0, 0.0, 1.0]);
     }
 
     #[test]
     fn open_axes_complete_any_basis() {
         for bits in 0..8_u8 {
             let pbc = [bits & 1 != 0, bits & 2 != 0, bits & 4 != 0];
-            let cell = [[0.0, 0.0, -3.0], [2.0, 0.1, 0.0], [1.0, 5.0, 0.3]];
-            let lattice = Lattice::new(&cell, pbc, 0).unwrap();
+            let vectors = [[0.0, 0.0, -3.0], [2.0, 0.1, 0.0], [1.0, 5.0, 0.3]];
+            let cell = UnitCell::new(&vectors, pbc, 0).unwrap();
             for a in 0..3 {
                 for b in 0..3 {
                     let expected = f64::from(u8::from(a == b));
-                    assert!((dot(lattice.dual[a], lattice.vectors[b]) - expected).abs() < 1e-12);
+                    assert!((dot(cell.dual[a], cell.vectors[b]) - expected).abs() < 1e-12);
                     if a != b && !pbc[a] {
-                        assert!(dot(lattice.vectors[a], lattice.vectors[b]).abs() < 1e-12);
+                        assert!(dot(cell.vectors[a], cell.vectors[b]).abs() < 1e-12);
                     }
                 }
             }
@@ -212,34 +212,34 @@ mod tests {
 
     #[test]
     fn wrapping_undoes_itself() {
-        let cell = [[2.0, 0.1, 0.0], [-1.0, -3.0, 0.2], [0.5, 0.5, 4.0]];
-        let lattice = Lattice::new(&cell, [true, false, true], 0).unwrap();
+        let vectors = [[2.0, 0.1, 0.0], [-1.0, -3.0, 0.2], [0.5, 0.5, 4.0]];
+        let cell = UnitCell::new(&vectors, [true, false, true], 0).unwrap();
         let position = [17.3, -250.0, 1234.5];
-        let (wrapped, coordinates, cells) = lattice.wrap(position).unwrap();
-        let back = lattice.shift(cells);
+        let (wrapped, coordinates, cells) = cell.wrap(position).unwrap();
+        let back = cell.shift(cells);
         for axis in 0..3 {
             assert!((wrapped[axis] + back[axis] - position[axis]).abs() < 1e-11);
         }
         assert!((0.0..1.0).contains(&coordinates[0]) && (0.0..1.0).contains(&coordinates[2]));
         assert_eq!(cells[1], 0);
-        assert!(lattice.wrap([1e15, 0.0, 0.0]).is_none());
+        assert!(cell.wrap([1e15, 0.0, 0.0]).is_none());
     }
 
     #[test]
     fn dependent_vectors_are_refused() {
         let flat = [[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [0.0, 0.0, 1.0]];
         assert!(matches!(
-            Lattice::new(&flat, [true; 3], 4),
+            UnitCell::new(&flat, [true; 3], 4),
             Err(Error::SingularCell { system: 4, .. })
         ));
-        assert!(Lattice::new(&flat, [true, false, true], 0).is_ok());
+        assert!(UnitCell::new(&flat, [true, false, true], 0).is_ok());
         assert!(matches!(
-            Lattice::new(&[[0.0; 3]; 3], [false, true, false], 0),
+            UnitCell::new(&[[0.0; 3]; 3], [false, true, false], 0),
             Err(Error::SingularCell { measure: 0.0, .. })
         ));
         let nan = [[1.0, f64::NAN, 0.0]; 3];
         assert!(matches!(
-            Lattice::new(&nan, [false; 3], 2),
+            UnitCell::new(&nan, [false; 3], 2),
             Err(Error::NonFinite {
                 array: "cell",
                 index: 2,
