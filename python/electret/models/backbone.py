@@ -68,6 +68,7 @@ class Backbone(torch.nn.Module):
 
     def __init__(self, config: BackboneConfig, statistics: Statistics) -> None:
         super().__init__()
+        self.mace: Any
         self.config = config
         self.elements = statistics.elements
         with construction_dtype(getattr(torch, config.dtype)):
@@ -84,7 +85,7 @@ class Backbone(torch.nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Type of the parameters."""
-        return self.mace.node_embedding.linear.weight.dtype
+        return next(self.mace.parameters()).dtype
 
     def elements_of(self, graph: Graph) -> torch.Tensor:
         """Index of each atom's element in the model, `[n_atoms]` int64.
@@ -167,7 +168,7 @@ def _irreps(option: str, text: str) -> o3.Irreps:
     return irreps
 
 
-def _build_mace(config: BackboneConfig, statistics: Statistics) -> modules.ScaleShiftMACE:
+def _build_mace(config: BackboneConfig, statistics: Statistics) -> Any:
     """MACE's own constructor with our names; tensors are filled in from files or other models later."""
     n_heads = len(config.heads)
     hidden = _irreps("hidden_irreps", config.hidden_irreps)
@@ -178,6 +179,8 @@ def _build_mace(config: BackboneConfig, statistics: Statistics) -> modules.Scale
             "MACE needs the same number for every irrep"
         )
     correlation = config.correlation
+    scale: Any = [statistics.scale] * n_heads if n_heads > 1 else statistics.scale
+    shift: Any = [statistics.mean] * n_heads if n_heads > 1 else statistics.mean
     return modules.ScaleShiftMACE(
         r_max=config.r_max,
         num_bessel=config.num_radial_basis,
@@ -210,12 +213,12 @@ def _build_mace(config: BackboneConfig, statistics: Statistics) -> modules.Scale
         heads=list(config.heads),
         readout_cls=_class_named("readout", config.readout, modules.readout_classes),
         keep_last_layer_irreps=config.keep_last_layer_irreps,
-        atomic_inter_scale=[statistics.scale] * n_heads if n_heads > 1 else statistics.scale,
-        atomic_inter_shift=[statistics.mean] * n_heads if n_heads > 1 else statistics.mean,
+        atomic_inter_scale=scale,
+        atomic_inter_shift=shift,
     )
 
 
-def describe_mace(mace: torch.nn.Module, head: str | None = None) -> tuple[BackboneConfig, Statistics]:
+def describe_mace(mace: Any, head: str | None = None) -> tuple[BackboneConfig, Statistics]:
     """The configuration and statistics that rebuild an existing MACE model.
 
     Raises:

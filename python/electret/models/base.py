@@ -284,8 +284,7 @@ def _volumes(graph: Graph, training: bool) -> torch.Tensor:
         system = int(torch.nonzero(flat)[0])
         raise InputError(
             f"stress is requested, but system {system} has no volume (pbc {graph.pbc[system].tolist()}, cell "
-            "of rank below 3); give slabs and wires a full cell with vacuum, and do not ask for the stress of "
-            "a molecule"
+            "of rank below 3); give slabs and wires a full cell with vacuum, and ask none of molecules"
         )
     return torch.where(flat, torch.inf, volume)
 

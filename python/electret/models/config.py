@@ -73,20 +73,22 @@ class BackboneConfig(StrictConfig):
 
     r_max: Positive = 5.0
     """Cutoff radius of the edges in Å."""
-    num_radial_basis: int = Field(8, gt=0, validation_alias=AliasChoices("num_radial_basis", "num_bessel"))
-    num_cutoff_basis: int = Field(
-        5, gt=0, validation_alias=AliasChoices("num_cutoff_basis", "num_polynomial_cutoff")
+    num_radial_basis: int = Field(
+        default=8, gt=0, validation_alias=AliasChoices("num_radial_basis", "num_bessel")
     )
-    max_ell: int = Field(3, ge=0, le=8)
+    num_cutoff_basis: int = Field(
+        default=5, gt=0, validation_alias=AliasChoices("num_cutoff_basis", "num_polynomial_cutoff")
+    )
+    max_ell: int = Field(default=3, ge=0, le=8)
     interaction: str = Field(
-        "RealAgnosticResidualInteractionBlock",
+        default="RealAgnosticResidualInteractionBlock",
         validation_alias=AliasChoices("interaction", "interaction_cls"),
     )
     interaction_first: str = Field(
-        "RealAgnosticResidualInteractionBlock",
+        default="RealAgnosticResidualInteractionBlock",
         validation_alias=AliasChoices("interaction_first", "interaction_cls_first"),
     )
-    num_interactions: int = Field(2, ge=1)
+    num_interactions: int = Field(default=2, ge=1)
     hidden_irreps: str = "128x0e + 128x1o"
     correlation: int | tuple[int, ...] = 3
     MLP_irreps: str = "16x0e"
@@ -102,7 +104,9 @@ class BackboneConfig(StrictConfig):
     use_last_readout_only: bool = False
     edge_irreps: str | None = None
     use_edge_irreps_first: bool = False
-    readout: str = Field("NonLinearReadoutBlock", validation_alias=AliasChoices("readout", "readout_cls"))
+    readout: str = Field(
+        default="NonLinearReadoutBlock", validation_alias=AliasChoices("readout", "readout_cls")
+    )
     keep_last_layer_irreps: bool = True
     """Keep all irreps in the last layer, so that multipoles read from it too."""
     avg_num_neighbors: Positive | None = None
@@ -150,13 +154,13 @@ class BackboneConfig(StrictConfig):
 class ElectrostaticsConfig(StrictConfig):
     """The density of Gaussian multipoles and how its energy is summed."""
 
-    max_l: int = Field(1, ge=0, le=4)
+    max_l: int = Field(default=1, ge=0, le=4)
     """Highest multipole on an atom: 0 charges, 1 dipoles, 2 quadrupoles, ..."""
     sigma: Positive | dict[str, Positive] = 1.5
     """Gaussian width in Å, one for all or one per chemical symbol."""
     widths: tuple[Positive, ...] = (1.5, 3.0)
     """Receiver widths of the potential features in Å (families that use features)."""
-    features_max_l: int = Field(1, ge=0, le=4)
+    features_max_l: int = Field(default=1, ge=0, le=4)
     method: str = "auto"
     accuracy: Positive = 1e-6
     boundary: str | None = None
@@ -166,9 +170,9 @@ class ElectrostaticsConfig(StrictConfig):
 class SplitChargesConfig(StrictConfig):
     """The edge network of `split_charges`."""
 
-    channels: int = Field(16, gt=0)
+    channels: int = Field(default=16, gt=0)
     """Scalars that each end of an edge gives, per l of the features."""
-    hidden: int = Field(32, gt=0)
+    hidden: int = Field(default=32, gt=0)
     """Width of the hidden layer of the flux network."""
 
 
@@ -176,8 +180,8 @@ class ModelConfig(StrictConfig):
     """A model: its family, backbone, electrostatics and the options of its family."""
 
     family: Family
-    backbone: BackboneConfig = Field(default_factory=BackboneConfig)
-    electrostatics: ElectrostaticsConfig = Field(default_factory=ElectrostaticsConfig)
+    backbone: BackboneConfig = BackboneConfig()
+    electrostatics: ElectrostaticsConfig = ElectrostaticsConfig()
     conserve_charge: bool = True
     """Shift the charges of a system by one common amount so that they add up to the requested total charge
     (`fixed_charges`, `local_charges`; `split_charges` always does). Without it the total charge of
@@ -185,7 +189,7 @@ class ModelConfig(StrictConfig):
     charges: dict[str, float] | None = None
     """Charge per chemical symbol in e: the charges of `fixed_charges` (None takes the mean labelled charge of
     each element), the reference charges q0 of `split_charges` (None is 0 for every element)."""
-    split: SplitChargesConfig = Field(default_factory=SplitChargesConfig)
+    split: SplitChargesConfig = SplitChargesConfig()
     ignored_conditions: tuple[Condition, ...] = ()
     """Conditions the family cannot honour that may be present nevertheless, as when `mace` is trained on data
     in fields for comparison. Any other request that cannot be honoured is an error."""
@@ -199,7 +203,7 @@ class ModelConfig(StrictConfig):
         }
         for option, families in belongs.items():
             if option in self.model_fields_set and self.family not in families:
-                default = type(self).model_fields[option].get_default(call_default_factory=True)
+                default = type(self).model_fields[option].default
                 if getattr(self, option) != default:
                     raise ValueError(
                         f"option {option!r} does nothing in family {self.family!r} (it belongs to "

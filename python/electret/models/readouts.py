@@ -78,8 +78,8 @@ class MultipoleReadout(NodeReadout):
         super().__init__(layer_irreps, irreps, f"multipoles up to l={max_l}")
         self.max_l = max_l
         with torch.no_grad():
-            for linear in self.linears:
-                linear.weight.mul_(self.INITIAL_SCALE)
+            for weight in self.linears.parameters():
+                weight.mul_(self.INITIAL_SCALE)
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """`[n_atoms, (max_l+1)^2]` in electret's order."""

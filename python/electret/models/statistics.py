@@ -26,9 +26,9 @@ class Statistics(StrictConfig):
     """Energy of the isolated atom of each element in eV."""
     mean: float = 0.0
     """Shift of the interaction energy per atom in eV."""
-    scale: float = Field(1.0, gt=0)
+    scale: float = Field(default=1.0, gt=0)
     """Scale of the interaction energy per atom in eV (MACE: the RMS of the forces in eV/Å)."""
-    avg_num_neighbors: float = Field(1.0, gt=0)
+    avg_num_neighbors: float = Field(default=1.0, gt=0)
     """Mean number of neighbours of an atom inside the cutoff."""
     charges: dict[int, float] | None = None
     """Mean labelled charge of each element in e, where the data has charges."""
