@@ -159,9 +159,9 @@ class Calculator(ASECalculator):
         atoms = self.atoms
         for name in properties:
             self._require(name, atoms)
-        self._check_conditions(atoms.info)
-        for key in self.ignore:
-            atoms.info.pop(key, None)  # a copy of the user's atoms, made by ASE
+        # ASE's copy of the atoms shares the values of `info`, which may change in place.
+        atoms.info = copy.deepcopy(self._conditions(atoms.info))
+        self._check_names(atoms.info)
         # A cell optimiser asks for forces, then stress: from the second step on one evaluation gives both.
         self._with_stress |= "stress" in properties
         with_stress = self._with_stress and _stress_refusal(atoms) is None
@@ -212,9 +212,9 @@ class Calculator(ASECalculator):
             if key not in self.ignore and (key in CONDITIONS or _misnomer(key) is not None)
         }
 
-    def _check_conditions(self, info: Mapping[str, Any]) -> None:
-        """Refuse the conditions that would be left without an answer because of their name."""
-        for key in self._conditions(info):
+    def _check_names(self, conditions: Mapping[str, Any]) -> None:
+        """Refuse conditions that would be left without an answer because of their name."""
+        for key in conditions:
             if key not in CONDITIONS:
                 raise InputError(
                     f"atoms.info[{key!r}] is not a condition of this calculator: {_misnomer(key)} "
