@@ -162,6 +162,7 @@ def test_written_config_reads_back(tmp_path: Path) -> None:
     [
         ({"r_maks": 5}, ["'r_maks'", "'r_max'"]),
         ({"Max_num_epoch": 5}, ["'Max_num_epoch'", "'max_num_epochs'"]),
+        ({"start_swa": 5}, ["'start_swa'", "second entry in 'stages'"]),
         ({"data": {"batchsize": 5}}, ["'data.batchsize'", "'data.batch_size'"]),
         ({"data": {"keys": {"energie": "E"}}}, ["'data.keys.energie'", "'data.keys.energy'"]),
         (

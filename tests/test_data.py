@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,7 +130,7 @@ def test_charge_is_a_second_name_of_total_charge() -> None:
 
 def test_report_counts_keys_per_file_and_config_type(tmp_path: Path) -> None:
     frames = read_frames(write_text(tmp_path, TWO_FRAMES))
-    console = Console(width=150, record=True, quiet=False, file=open(tmp_path / "out", "w", encoding="utf-8"))
+    console = Console(width=150, record=True, file=io.StringIO())
     console.print(key_table({"train": frames}, DataKeys()))
     shown = console.export_text()
     rows = [line.split() for line in shown.splitlines()]

@@ -1,4 +1,4 @@
-"""Loss, metrics, moving average, schedules, checkpoints: the parts of training, each against numbers by hand."""
+"""Parts of training (loss, metrics, averages, schedules, checkpoints) against numbers by hand."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Electrostatics of Gaussian multipoles in numpy: energy, potential, forces, stress, features.
 
-The density is ``rho(r) = sum_i sum_lm p[i, lm] phi_lm(r - r_i; sigma_i)`` with unit-moment Gaussian multipoles
-(``docs/conventions.md``); coefficients are ordered ``lm = l*l + l + m``, so that l = 1 is (y, z, x). The boundary follows
-from `pbc`: periodic, slab, wire or open along any axes, without image or background artefacts along open ones.
+The density is ``rho(r) = sum_i sum_lm p[i, lm] phi_lm(r - r_i; sigma_i)`` with unit-moment Gaussian
+multipoles (``docs/conventions.md``); coefficients are ordered ``lm = l*l + l + m``, so that l = 1 is (y, z,
+x). The boundary follows from `pbc`: periodic, slab, wire or open along any axes, without image or background
+artefacts along open ones.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from electret import _native, external_field as fields, inputs
+from electret import _native, inputs
+from electret import external_field as fields
 from electret._native import InputError
 from electret.inputs import FloatArray
 
@@ -26,9 +28,11 @@ class CoulombResult:
         energy: ``[n_systems]`` in eV.
         potential: ``[n_atoms, n_lm]`` derivative dE/dp in eV per unit of each coefficient (V, V/Å, ...).
         forces: ``[n_atoms, 3]`` in eV/Å at fixed multipoles.
-        virial: ``[n_systems, 3, 3]`` in eV, minus the derivative of the energy in a symmetric strain of positions and
-            cell at fixed Cartesian multipoles (the sign of "virials" in extxyz files); defined without a volume too.
-        dipole: ``[n_systems, 3]`` total dipole ``sum(q r + d)`` as (x, y, z) in e·Å, with the positions as given.
+        virial: ``[n_systems, 3, 3]`` in eV, minus the derivative of the energy in a symmetric strain of
+            positions and cell at fixed Cartesian multipoles (the sign of "virials" in extxyz files); defined
+            without a volume too.
+        dipole: ``[n_systems, 3]`` total dipole ``sum(q r + d)`` as (x, y, z) in e·Å, with the positions as
+            given.
         cell: ``[n_systems, 3, 3]`` in Å, as used.
     """
 
@@ -51,8 +55,8 @@ class CoulombResult:
         if flat.any():
             system = int(np.argmax(flat))
             raise InputError(
-                f"cell[{system}] has no volume, so its stress is undefined; use result.virial (eV), or give all three "
-                "cell vectors"
+                f"cell[{system}] has no volume, so its stress is undefined; use result.virial (eV), "
+                "or give all three cell vectors"
             )
         return -self.virial / volume[:, None, None]
 
@@ -77,14 +81,15 @@ def coulomb(
         multipoles: ``[n_atoms, (max_l + 1)**2]`` in e·Å^l; l = 1 in the order (y, z, x).
         sigma: Gaussian width in Å, one or ``[n_atoms]``.
         cell: None, ``[3]`` lengths, ``[3, 3]`` rows, or ``[n_systems, 3, 3]``, in Å.
-        pbc: one flag, ``[3]`` or ``[n_systems, 3]``. Charged systems get a neutralising background along three periodic
-            axes only.
+        pbc: one flag, ``[3]`` or ``[n_systems, 3]``. Charged systems get a neutralising background along
+            three periodic axes only.
         batch: ``[n_atoms]`` system of each atom, in any order.
-        external_field: ``[3]`` or ``[n_systems, 3]`` field F in V/Å with energy -F·D. Along a periodic axis the dipole D,
-            and so the energy, depends on which images `positions` holds: keep them unwrapped along a trajectory.
+        external_field: ``[3]`` or ``[n_systems, 3]`` field F in V/Å with energy -F·D. Along a periodic axis
+            the dipole D, and so the energy, depends on which images `positions` holds: keep them unwrapped
+            along a trajectory.
         self_interaction: include each Gaussian's interaction with itself.
-        boundary: None follows `pbc`; "slab_dipole_correction" and "molecule_in_box" give the three-dimensional sum
-            with the correction of that name, for comparison with other codes.
+        boundary: None follows `pbc`; "slab_dipole_correction" and "molecule_in_box" give the
+            three-dimensional sum with the correction of that name, for comparison with other codes.
         method: "direct", "reciprocal", "ewald" or "auto".
         accuracy: requested relative accuracy.
 
@@ -150,8 +155,8 @@ def features(
     Args:
         widths: receiver widths s in Å.
         max_l: highest order of the receivers.
-        normalization: "receiver" (unit integral of ``r**(l+2) exp(-r**2/2s**2)``; the l = 0 value is sqrt(4 pi) times the
-            smeared potential) or "multipoles" (unit moment: at s = sigma these are dE/dp).
+        normalization: "receiver" (unit integral of ``r**(l+2) exp(-r**2/2s**2)``; the l = 0 value is sqrt(4
+            pi) times the smeared potential) or "multipoles" (unit moment: at s = sigma these are dE/dp).
         self_interaction: include the potential of each atom's own density on its own receivers.
         external_field: adds the projections of the potential -F·r.
 

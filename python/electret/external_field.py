@@ -30,7 +30,7 @@ def dipole(
 
 
 def potential(points: FloatArray, batch: NDArray[np.int64], field: FloatArray, n_lm: int) -> FloatArray:
-    """Potential of the field on unit multipoles, ``[n_points, n_lm]``: -F·r on charges, -F on dipoles, zero beyond."""
+    """Potential of the field on unit multipoles, ``[n_points, n_lm]``: -F·r on charges, -F on dipoles."""
     local = field[batch]  # [n_points, 3]
     values = np.zeros((points.shape[0], n_lm))
     values[:, 0] = -np.einsum("nx,nx->n", local, points)
@@ -54,10 +54,11 @@ def features(
 
 
 def receiver_scale(widths: FloatArray, n_lm: int, normalization: str) -> FloatArray:
-    """Ratio of a receiver to the unit-moment Gaussian multipole of its width for l <= 1, ``[n_widths, n_lm]``.
+    """Ratio of a receiver to the unit-moment Gaussian multipole of its width for l <= 1, ``[n_widths,
+    n_lm]``.
 
-    ``sqrt(4 pi / (2l + 1)) I_(2l+2) / I_(l+2)`` with ``I_n`` the integral of ``r**n exp(-r**2/2s**2)``; a uniform field has
-    no projection on higher orders, where the entries are zero.
+    ``sqrt(4 pi / (2l + 1)) I_(2l+2) / I_(l+2)`` with ``I_n`` the integral of ``r**n exp(-r**2/2s**2)``; a
+    uniform field has no projection on higher orders, where the entries are zero.
     """
     scale = np.zeros((len(widths), n_lm))
     if normalization == "multipoles":

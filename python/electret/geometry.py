@@ -1,4 +1,4 @@
-"""The electrostatic operators of fixed atoms, cached: what a self-consistent loop evaluates again and again."""
+"""The electrostatic operators of fixed atoms, cached for self-consistent loops."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from electret.inputs import FloatArray
 class Geometry:
     """Operators from multipoles to energy, potential and features at fixed positions.
 
-    Arguments are those of :func:`electret.coulomb` and :func:`electret.features`; `max_l` is the order of the multipoles,
-    `features_max_l` that of the receivers (default: the same), `features_self_interaction` belongs to the features.
+    Arguments are those of :func:`electret.coulomb` and :func:`electret.features`; `max_l` is the order of the
+    multipoles, `features_max_l` that of the receivers (default: the same), `features_self_interaction`
+    belongs to the features.
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.
@@ -88,7 +89,8 @@ class Geometry:
         return self._native.features(self._multipoles(multipoles))
 
     def matrix(self, system: int = 0) -> FloatArray:
-        """Feature operator B of one system: ``features.ravel() = B @ multipoles.ravel()`` over its atoms in order.
+        """Feature operator B of one system: ``features.ravel() = B @ multipoles.ravel()`` over its atoms in
+        order.
 
         ``[n_atoms * n_widths * n_features_lm, n_atoms * n_lm]``.
         """
@@ -111,7 +113,8 @@ class Geometry:
         n_lm = (self.max_l + 1) ** 2
         if p.shape[1] != n_lm:
             raise InputError(
-                f"multipoles has {p.shape[1]} coefficients per atom; this Geometry has max_l = {self.max_l}, so give {n_lm}"
+                f"multipoles has {p.shape[1]} coefficients per atom; "
+                f"this Geometry has max_l = {self.max_l}, so give {n_lm}"
             )
         return p
 

@@ -1,7 +1,9 @@
-"""Turns what users pass (numbers, lists, any numeric dtype, one system or a batch) into the arrays of the native layer.
+"""Turns what users pass (numbers, lists, any numeric dtype, one system or a batch) into the arrays of the
+native layer.
 
-Every function here either returns C-contiguous arrays of the native dtype or raises :class:`electret.InputError` with
-the name of the array, the offending index and value, and a remedy. Nothing is clipped or repaired silently.
+Every function here either returns C-contiguous arrays of the native dtype or raises
+:class:`electret.InputError` with the name of the array, the offending index and value, and a remedy. Nothing
+is clipped or repaired silently.
 """
 
 from __future__ import annotations
@@ -93,12 +95,15 @@ def systems(
 
     Args:
         positions: ``[n_atoms, 3]`` in Å.
-        cell: None, ``[3]`` (orthorhombic lengths), ``[3, 3]`` (rows are vectors) or ``[n_systems, 3, 3]``, in Å.
+        cell: None, ``[3]`` (orthorhombic lengths), ``[3, 3]`` (rows are vectors) or ``[n_systems, 3, 3]``, in
+            Å.
         pbc: one flag, ``[3]`` or ``[n_systems, 3]``.
-        batch: ``[n_atoms]`` integers, the system of each atom in any order; None puts all atoms in one system.
+        batch: ``[n_atoms]`` integers, the system of each atom in any order; None puts all atoms in one
+            system.
 
     Raises:
-        InputError: wrong shape or dtype, non-finite entries, a periodic axis without a cell, labels out of range.
+        InputError: wrong shape or dtype, non-finite entries, a periodic axis without a cell, labels out of
+        range.
     """
     r = points("positions", positions)
     cells = _cells(cell)
@@ -119,7 +124,8 @@ def systems(
         system, axis = (int(i) for i in np.argwhere(missing)[0])
         given = "no cell was given" if cells is None else f"cell[{system}, {axis}] is zero"
         raise InputError(
-            f"pbc[{system}, {axis}] is True but {given}; give the cell vector of every periodic axis or set pbc=False"
+            f"pbc[{system}, {axis}] is True but {given}; "
+            "give the cell vector of every periodic axis or set pbc=False"
         )
     return Systems(r, full_cell, full_pbc, index)
 
@@ -148,7 +154,8 @@ def order(n_lm: int) -> int:
     max_l = math.isqrt(max(n_lm, 0)) - 1
     if max_l < 0 or (max_l + 1) ** 2 != n_lm:
         raise InputError(
-            f"multipoles has {n_lm} coefficients per atom; expected (max_l + 1)**2 = 1, 4, 9, 16, ...: all orders up to max_l"
+            f"multipoles has {n_lm} coefficients per atom; expected (max_l + 1)**2 = 1, 4, 9, 16, ...: "
+            "all orders up to max_l"
         )
     return max_l
 
@@ -185,7 +192,8 @@ def field(values: ArrayLike | None, n_systems: int) -> FloatArray | None:
     array = numbers("external_field", values)
     if array.shape not in ((3,), (n_systems, 3)):
         raise InputError(
-            f"external_field has shape {list(array.shape)}; expected [3] or [n_systems = {n_systems}, 3] in V/Å"
+            f"external_field has shape {list(array.shape)}; "
+            f"expected [3] or [n_systems = {n_systems}, 3] in V/Å"
         )
     return np.broadcast_to(array, (n_systems, 3))
 
@@ -231,7 +239,7 @@ def _flags(pbc: ArrayLike) -> NDArray[np.bool_]:
 def _labels(
     name: str, values: ArrayLike | None, n: int, stated: dict[str, int]
 ) -> tuple[NDArray[np.int64], int]:
-    """System of each of `n` atoms or points and the number of systems, which other arrays may have `stated`."""
+    """System of each of `n` entries and the number of systems, which other arrays may have `stated`."""
     if len(set(stated.values())) > 1:
         sizes = ", ".join(f"{array}: {size}" for array, size in stated.items())
         raise InputError(f"the numbers of systems disagree ({sizes}); give one entry per system everywhere")
@@ -240,7 +248,8 @@ def _labels(
         if n_systems is not None and n_systems != 1:
             source = next(iter(stated))
             raise InputError(
-                f"{name} is None but {source} says {n_systems} systems; give {name} with the system of each entry"
+                f"{name} is None but {source} says {n_systems} systems; "
+                f"give {name} with the system of each entry"
             )
         return np.zeros(n, dtype=np.int64), 1
     try:

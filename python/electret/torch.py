@@ -1,14 +1,15 @@
 """Electrostatics of Gaussian multipoles for PyTorch, differentiable twice in positions, multipoles and cell.
 
-The operators ``electret::coulomb`` and ``electret::features`` call the same native functions as the numpy layer. First
-derivatives come with the forward call, second derivatives (force training, Hessian-vector products) from dual numbers in
-the native layer; no finite differences. Third derivatives raise ``NotImplementedError``.
+The operators ``electret::coulomb`` and ``electret::features`` call the same native functions as the numpy
+layer. First derivatives come with the forward call, second derivatives (force training, Hessian-vector
+products) from dual numbers in the native layer; no finite differences. Third derivatives raise
+``NotImplementedError``.
 
-Tensors live on the CPU; float64 ones are read without a copy, float32 ones are computed in float64 and the result is
-returned as float32. Tensors on another device are refused with a remedy, never copied silently.
+Tensors live on the CPU; float64 ones are read without a copy, float32 ones are computed in float64 and the
+result is returned as float32. Tensors on another device are refused with a remedy, never copied silently.
 
-Under ``torch.compile(fullgraph=True)`` the number of systems must be known without reading data: pass `batch` together
-with a cell tensor ``[n_systems, 3, 3]`` (zeros for open systems), or no `batch` at all.
+Under ``torch.compile(fullgraph=True)`` the number of systems must be known without reading data: pass `batch`
+together with a cell tensor ``[n_systems, 3, 3]`` (zeros for open systems), or no `batch` at all.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ def coulomb_energy(
 ) -> Tensor:
     """Electrostatic energy of each system, ``[n_systems]`` in eV.
 
-    Arguments, units and conventions are those of :func:`electret.coulomb`. Differentiable twice in `positions`,
-    `multipoles` and `cell`, and in `external_field`: forces are ``-grad(energy.sum(), positions)``, the potential dE/dp is
-    ``grad(energy.sum(), multipoles)``, and straining positions and cell together gives the stress.
+    Arguments, units and conventions are those of :func:`electret.coulomb`. Differentiable twice in
+    `positions`, `multipoles` and `cell`, and in `external_field`: forces are ``-grad(energy.sum(),
+    positions)``, the potential dE/dp is ``grad(energy.sum(), multipoles)``, and straining positions and cell
+    together gives the stress.
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.
@@ -87,8 +89,8 @@ def features(
 ) -> Tensor:
     """Projections of the potential on Gaussian receivers, ``[n_atoms, n_widths, (max_l + 1)**2]``.
 
-    Arguments, units and conventions are those of :func:`electret.features`. Differentiable twice in `positions`,
-    `multipoles` and `cell`, and in `external_field`.
+    Arguments, units and conventions are those of :func:`electret.features`. Differentiable twice in
+    `positions`, `multipoles` and `cell`, and in `external_field`.
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.
@@ -118,7 +120,7 @@ def dipole(
     return _dipole(positions, multipoles, batch, n_systems)
 
 
-# --- arguments -------------------------------------------------------------------------------------------------------
+# --- arguments ---
 
 
 def _prepare(
@@ -129,7 +131,7 @@ def _prepare(
     pbc: bool | Sequence[bool] | Tensor,
     batch: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, torch.dtype]:
-    """Broadcasts to the native shapes; values are checked by the native layer, which sees them in any case."""
+    """Broadcasts to the native shapes; values are checked by the native layer."""
     for name, value in (("positions", positions), ("multipoles", multipoles)):
         if not isinstance(value, Tensor):
             raise InputError(
@@ -137,13 +139,7 @@ def _prepare(
             )
         if value.dtype not in (torch.float32, torch.float64):
             raise InputError(f"{name} has dtype {value.dtype}; give float32 or float64")
-    for name, value in (
-        ("positions", positions),
-        ("multipoles", multipoles),
-        ("cell", cell),
-        ("batch", batch),
-    ):
-        _require_cpu(name, value)
+    _require_cpu(positions=positions, multipoles=multipoles, cell=cell, batch=batch)
     if positions.dim() != 2 or positions.shape[1] != 3:
         raise InputError(f"positions has shape {list(positions.shape)}; expected [n_atoms, 3]")
     n_atoms = positions.shape[0]
@@ -201,7 +197,8 @@ def _prepare(
     else:
         if batch.dtype.is_floating_point or batch.dtype == torch.bool or batch.shape != (n_atoms,):
             raise InputError(
-                f"batch has dtype {batch.dtype} and shape {list(batch.shape)}; expected integers [n_atoms = {n_atoms}]"
+                f"batch has dtype {batch.dtype} and shape {list(batch.shape)}; "
+                f"expected integers [n_atoms = {n_atoms}]"
             )
         index = batch.to(torch.int64)
     s = _constant("sigma", sigma, x)
@@ -210,28 +207,29 @@ def _prepare(
     return x, p, h, s.expand(n_atoms), flags, index, dtype
 
 
-def _require_cpu(name: str, value: object) -> None:
-    if isinstance(value, Tensor) and value.device.type not in ("cpu", "meta"):
-        raise InputError(
-            f"{name} is on {value.device}; the electrostatics run on the CPU for now: pass {name}.cpu() and move the "
-            "result back with .to(device)"
-        )
+def _require_cpu(**arguments: object) -> None:
+    for name, value in arguments.items():
+        if isinstance(value, Tensor) and value.device.type not in ("cpu", "meta"):
+            raise InputError(
+                f"{name} is on {value.device}; the electrostatics run on the CPU for now: pass {name}.cpu() "
+                "and move the result back with .to(device)"
+            )
 
 
 def _constant(name: str, value: object, like: Tensor) -> Tensor:
     """A float64 tensor of settings that have no gradient."""
-    _require_cpu(name, value)
+    _require_cpu(**{name: value})
     tensor = torch.as_tensor(value, dtype=torch.float64, device=like.device)
     if tensor.requires_grad:
         raise InputError(f"{name} requires grad, but no derivative in it is defined; pass {name}.detach()")
     return tensor
 
 
-# --- external field: plain torch, so that its derivatives are torch's ------------------------------------------------
+# --- external field: plain torch, so that its derivatives are torch's ---
 
 
 def _field(external_field: Tensor, like: Tensor, n_systems: int) -> Tensor:
-    _require_cpu("external_field", external_field)
+    _require_cpu(external_field=external_field)
     f = torch.as_tensor(external_field, dtype=torch.float64, device=like.device)
     if f.shape not in ((3,), (n_systems, 3)):
         raise InputError(

@@ -1,12 +1,14 @@
 """The PyTorch operators ``electret::coulomb`` and ``electret::features`` with their derivatives.
 
-Each operator calls one native function on CPU float64 tensors; :mod:`electret.torch` prepares the arguments. The gradient
-operators are operators too, so that autograd can differentiate them once more through the native tangents.
+Each operator calls one native function on CPU float64 tensors; :mod:`electret.torch` prepares the arguments.
+The gradient operators are operators too, so that autograd can differentiate them once more through the native
+tangents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +22,15 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
-def _tensors(arrays: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
+def _tensors(arrays: Sequence[np.ndarray]) -> Any:
+    """The arrays' memory as a tuple of tensors (of the length that the operator declares)."""
     return tuple(torch.from_numpy(array) for array in arrays)
 
 
 def _third_derivative(name: str) -> NotImplementedError:
     return NotImplementedError(
-        f"electret.torch: the third derivative of {name} is not available; positions, multipoles and cell can be "
-        "differentiated twice (detach what needs no further derivative)"
+        f"electret.torch: the third derivative of {name} is not available; positions, multipoles and "
+        "cell can be differentiated twice (detach what needs no further derivative)"
     )
 
 
@@ -45,7 +48,7 @@ def coulomb(
     self_interaction: bool,
     gradients: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """energy [n_systems], dE/dmultipoles, dE/dpositions, dE/dcell; the latter three are empty without `gradients`."""
+    """energy [n_systems], dE/dmultipoles, dE/dpositions, dE/dcell; empty without `gradients`."""
     energy, potential, gradient, cell_gradient = _tensors(
         _native.coulomb(
             _array(positions),
@@ -93,8 +96,8 @@ def _coulomb_setup(ctx, inputs, output):
 
 
 def _coulomb_backward(ctx, energy_bar, potential_bar, gradient_bar, cell_gradient_bar):
-    """Cotangents of the energy scale the saved derivatives; those of the derivatives themselves are directions of a
-    Hessian-vector product, because sum(bar · dE/d(...)) is the derivative of E along bar."""
+    """Cotangents of the energy scale the saved derivatives; those of the derivatives themselves are
+    directions of a Hessian-vector product, because sum(bar · dE/d(...)) is the derivative of E along bar."""
     positions, multipoles, cell, sigma, pbc, batch, potential, gradient, cell_gradient = ctx.saved_tensors
     to_positions = to_multipoles = to_cell = None
     if energy_bar is not None:
@@ -144,7 +147,7 @@ def coulomb_tangent(
     accuracy: float,
     self_interaction: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Derivatives of the outputs of `electret::coulomb` along the tangents of positions, multipoles and cell."""
+    """Derivatives of the outputs of `electret::coulomb` along tangents of positions, multipoles, cell."""
     return _tensors(
         _native.coulomb_tangent(
             _array(positions),
@@ -293,7 +296,7 @@ def _features_gradient_setup(ctx, inputs, output):
 
 
 def _features_gradient_backward(ctx, positions_bar, multipoles_bar, cell_bar):
-    """The cotangents are directions: sum(bar · dU/d(...)) is the derivative of U along them at fixed cotangent."""
+    """The cotangents are directions: sum(bar · dU/d(...)) is the derivative of U along them."""
     positions, multipoles, cotangent, cell, sigma, widths, pbc, batch = ctx.saved_tensors
     to_positions, to_multipoles, to_cotangent, to_cell = features_tangent(
         positions,

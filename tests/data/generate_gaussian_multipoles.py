@@ -1,7 +1,7 @@
 """Writes gaussian_multipoles.json: exact electrostatics of small random systems from ``tests/reference.py``.
 
-Run from the repository root: ``python tests/data/generate_gaussian_multipoles.py`` (about five minutes on one core; the
-open systems take most of it). The quadrature errors are below 1e-12 relative.
+Run from the repository root: ``python tests/data/generate_gaussian_multipoles.py`` (about five minutes on one
+core; the open systems take most of it). The quadrature errors are below 1e-12 relative.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import reference
 
-# name, periodic axes, atoms, max_l, smallest and largest sigma, features max_l, normalisation, cell handedness
+# name, periodic axes, atoms, max_l, range of sigma, features max_l, normalisation, cell handedness
 CASES = (
     ("periodic_l0_charged", "xyz", 3, 0, (0.9, 0.9), 0, "receiver", "right"),
     ("periodic_l1", "xyz", 5, 1, (0.5, 1.1), 1, "receiver", "right"),
@@ -90,7 +90,7 @@ def main() -> None:
         )
         print(f"{name}: {time.time() - start:.1f} s", flush=True)
     document = {
-        "provenance": "tests/data/generate_gaussian_multipoles.py with tests/reference.py (Fourier quadrature)",
+        "provenance": "tests/data/generate_gaussian_multipoles.py and tests/reference.py",
         "units": "Å, e, eV; K = 14.3996454784255 eV Å/e²",
         "cases": cases,
     }

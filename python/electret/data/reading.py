@@ -26,7 +26,7 @@ _WEIGHT_KEYS = ("energy", "forces", "stress", "charges", "multipoles", "dipole",
 _EXTXYZ_SUFFIXES = (".xyz", ".extxyz")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """One structure with its labels under the default keys (`REF_energy`, ...) and where it came from.
 
@@ -47,6 +47,11 @@ class Frame:
     def config_type(self) -> str:
         """Kind of configuration, `Default` where the file gives none."""
         return str(self.atoms.info.get("config_type", "Default"))
+
+    @property
+    def is_isolated_atom(self) -> bool:
+        """Whether the frame only holds an atomic energy."""
+        return self.config_type == ISOLATED_ATOM
 
     @property
     def chain(self) -> str | None:

@@ -11,7 +11,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from electret import InputError
 from electret.data.reading import ISOLATED_ATOM, Frame
 
-__all__ = ["E0Source", "atomic_energies", "elements_of", "remove_isolated_atoms"]
+__all__ = ["E0Source", "atomic_energies", "elements_of"]
 
 E0Source = Literal["auto", "isolated", "average"] | dict[str, float]
 """Where E0s come from: `auto` is `isolated` if such frames exist, else `average`; or {symbol: eV}."""
@@ -20,11 +20,6 @@ E0Source = Literal["auto", "isolated", "average"] | dict[str, float]
 def elements_of(frames: Sequence[Frame]) -> list[int]:
     """Sorted atomic numbers in the frames."""
     return sorted({int(z) for frame in frames for z in np.unique(frame.atoms.numbers)})
-
-
-def remove_isolated_atoms(frames: Sequence[Frame]) -> list[Frame]:
-    """Frames without those that only hold atomic energies."""
-    return [frame for frame in frames if frame.config_type != ISOLATED_ATOM]
 
 
 def atomic_energies(frames: Sequence[Frame], source: E0Source) -> dict[int, float]:
@@ -46,7 +41,8 @@ def atomic_energies(frames: Sequence[Frame], source: E0Source) -> dict[int, floa
                 "frames, give data.e0s as a mapping {symbol: eV}, or use data.e0s: average"
             )
         return {z: isolated[z] for z in elements}
-    return _least_squares([frame for frame in remove_isolated_atoms(frames) if frame.has("energy")], elements)
+    bound = [frame for frame in frames if frame.has("energy") and not frame.is_isolated_atom]
+    return _least_squares(bound, elements)
 
 
 def _given(source: Mapping[str, float], elements: Sequence[int]) -> dict[int, float]:
@@ -67,7 +63,7 @@ def _given(source: Mapping[str, float], elements: Sequence[int]) -> dict[int, fl
 def _isolated(frames: Sequence[Frame]) -> dict[int, float]:
     energies: dict[int, float] = {}
     for frame in frames:
-        if frame.config_type != ISOLATED_ATOM or not frame.has("energy"):
+        if not (frame.is_isolated_atom and frame.has("energy")):
             continue
         if len(frame.atoms) != 1:
             raise InputError(

@@ -11,20 +11,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
+
+from electret import InputError
+from electret.graph import Graph
+from electret.models.config import BackboneConfig
+from electret.models.statistics import Statistics
 
 # e3nn 0.4.4 loads its constants with torch.load, which refuses them from torch 2.6 on without this.
 torch.serialization.add_safe_globals([slice])
 
-from ase.data import chemical_symbols  # noqa: E402
-from e3nn import o3  # noqa: E402
-from mace import modules  # noqa: E402
-from mace.tools.scripts_utils import extract_config_mace_model  # noqa: E402
-from mace.tools.torch_tools import default_dtype  # noqa: E402
-
-from electret import InputError  # noqa: E402
-from electret.graph import Graph  # noqa: E402
-from electret.models.config import BackboneConfig  # noqa: E402
-from electret.models.statistics import Statistics  # noqa: E402
+with warnings.catch_warnings():
+    # Both script modules with torch.jit on import, which newer torch calls deprecated once per module.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from e3nn import o3
+    from mace import modules
+    from mace.tools.scripts_utils import extract_config_mace_model
+    from mace.tools.torch_tools import default_dtype
 
 __all__ = ["Backbone", "BackboneOutput", "construction_dtype", "describe_mace", "load_tensors", "mace_input"]
 
@@ -70,6 +73,7 @@ class Backbone(torch.nn.Module):
         super().__init__()
         self.mace: Any
         self.config = config
+        self.head_index = config.head_index
         self.elements = statistics.elements
         with construction_dtype(getattr(torch, config.dtype)):
             self.mace = _build_mace(config, statistics)
@@ -118,7 +122,7 @@ class Backbone(torch.nn.Module):
             shifts: `[n_edges, 3]` Å, strained likewise.
             elements: `[n_atoms]` from `elements_of`.
         """
-        data = mace_input(graph, positions, shifts, elements, len(self.elements), self.config.head_index)
+        data = mace_input(graph, positions, shifts, elements, len(self.elements), self.head_index)
         output = self.mace(data, compute_force=False)
         energy = torch.zeros(graph.n_systems, dtype=torch.float64, device=positions.device)
         energy = energy.index_add(0, graph.batch, self.e0s.double()[elements])

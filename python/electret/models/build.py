@@ -107,7 +107,7 @@ def _compare(backbone: Backbone, mace: torch.nn.Module) -> None:
             torch.zeros_like(graph.unit_shifts),
             index.to(parameter.device),
             n_elements,
-            backbone.config.head_index,
+            backbone.head_index,
         )
         with torch.no_grad():
             return model(data, compute_force=False)["interaction_energy"].double().cpu()

@@ -135,8 +135,6 @@ class BackboneConfig(StrictConfig):
     def _check_heads(self) -> BackboneConfig:
         if not self.heads:
             raise ValueError("heads is empty; name at least one")
-        if self.head is not None and self.head not in self.heads:
-            raise ValueError(f"head {self.head!r} is not among {list(self.heads)}")
         if self.head is None and len(self.heads) > 1:
             raise ValueError(f"the model has several heads; set head to one of {list(self.heads)}")
         if isinstance(self.correlation, tuple) and len(self.correlation) != self.num_interactions:
@@ -148,7 +146,12 @@ class BackboneConfig(StrictConfig):
     @property
     def head_index(self) -> int:
         """Index of the head whose energy is used."""
-        return 0 if self.head is None else self.heads.index(self.head)
+        if self.head is None:
+            return 0
+        # Not checked with the other options: around an existing MACE the heads are the object's.
+        if self.head not in self.heads:
+            raise InputError(f"backbone.head = {self.head!r} is not among the heads {list(self.heads)}")
+        return self.heads.index(self.head)
 
 
 class ElectrostaticsConfig(StrictConfig):

@@ -28,7 +28,7 @@ class FixedCharges(Model):
 
     def __init__(self, config: ModelConfig, statistics: Statistics) -> None:
         super().__init__(config, statistics)
-        if "max_l" in config.electrostatics.model_fields_set and config.electrostatics.max_l > 0:
+        if config.electrostatics.max_l > 1:  # 1 is the default of all families
             raise InputError(
                 f"electrostatics.max_l = {config.electrostatics.max_l}, but family 'fixed_charges' has "
                 "charges only; set max_l to 0 or use 'local_charges'"

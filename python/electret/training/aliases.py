@@ -9,7 +9,7 @@ from typing import Any
 from electret import InputError
 from electret.training.targets import TARGETS
 
-__all__ = ["STAGE_ALIASES", "TOP_LEVEL_ALIASES", "convert"]
+__all__ = ["STAGE_ALIASES", "TOP_LEVEL_ALIASES", "WITHOUT_COUNTERPART", "convert"]
 
 TOP_LEVEL_ALIASES: dict[str, str] = {
     "work_dir": "output",
@@ -73,6 +73,23 @@ STAGE_ALIASES: dict[str, str] = {
 """MACE's name -> key path in a stage. At the top level they set every stage that does not say otherwise, and
 make one stage `main` if the config has no `stages`. `optimizer`, `scheduler` and `loss` are aliases only if
 their value is a name; mappings are the options of the same name here."""
+
+_SECOND_STAGE = "write a second entry in 'stages' with its own lr and loss"
+_ONE_FOLDER = "everything a run writes is in the folder 'output'"
+
+WITHOUT_COUNTERPART: dict[str, str] = {
+    **dict.fromkeys(("swa", "start_swa", "swa_lr", "swa_energy_weight", "swa_forces_weight"), _SECOND_STAGE),
+    **dict.fromkeys(
+        ("swa_stress_weight", "swa_dipole_weight", "stage_two", "start_stage_two"), _SECOND_STAGE
+    ),
+    **dict.fromkeys(("log_dir", "model_dir", "checkpoints_dir", "results_dir"), _ONE_FOLDER),
+    "restart_latest": "run 'electret train ... --resume'",
+    "virials_key": "label the stress, which is -virial / volume",
+    "virials_weight": "weight the stress",
+    "compute_stress": "the stress is computed where it is needed",
+    "compute_forces": "forces are computed where they are needed",
+}
+"""MACE's options that have no counterpart here, with what to do instead."""
 
 _FAMILIES = {"MACE": "mace", "ScaleShiftMACE": "mace"}
 _SCHEDULERS = {"ReduceLROnPlateau": "plateau", "ExponentialLR": "exponential"}

@@ -14,7 +14,7 @@ import yaml
 from pydantic import AliasChoices, BaseModel, ValidationError
 
 from electret import InputError
-from electret.training.aliases import STAGE_ALIASES, TOP_LEVEL_ALIASES, convert
+from electret.training.aliases import STAGE_ALIASES, TOP_LEVEL_ALIASES, WITHOUT_COUNTERPART, convert
 from electret.training.config import StageConfig, TrainingConfig
 
 __all__ = ["parse_config", "read_config", "write_config"]
@@ -241,6 +241,8 @@ def _nested_models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _suggestion(key: str, path: str, names: dict[str, Any], model: type[BaseModel]) -> str:
+    if key in WITHOUT_COUNTERPART:
+        return f"instead of MACE's option, {WITHOUT_COUNTERPART[key]}"
     valid = set(names)
     if model is TrainingConfig:
         valid |= {*TOP_LEVEL_ALIASES, *STAGE_ALIASES}

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from ase import Atoms
 
+from electret import InputError
 from electret.data.dataset import GraphDataset
 from electret.data.keys import DataKeys
 from electret.data.reading import Frame, read_frames, wrap_atoms
@@ -17,9 +18,27 @@ from electret.training.config import LossConfig
 from electret.training.loss import Loss
 from electret.training.metrics import Metrics, MetricsAccumulator
 
-__all__ = ["as_dataset", "comparable", "evaluate", "evaluate_dataset", "predictions"]
+__all__ = ["as_dataset", "comparable", "compute", "evaluate", "evaluate_dataset", "predictions"]
 
 Predictions = dict[str, torch.Tensor]
+
+
+def compute(
+    model: Model, dataset: GraphDataset, indices: Sequence[int], graph: Graph, **options: bool
+) -> Predictions:
+    """Output of `model` for the frames of `dataset` in `graph`; `options` are those of `Model.forward`.
+
+    Raises `InputError` that names file and frame where the model refuses one of them.
+    """
+    try:
+        return model(graph, **options)
+    except InputError:
+        for index in indices:
+            try:
+                model(dataset.batch([index]).to(device=graph.device), **options)
+            except InputError as error:
+                raise InputError(f"{dataset.frames[index].where}: {error}") from None
+        raise
 
 
 def predictions(
@@ -29,7 +48,7 @@ def predictions(
     device = device or next(model.parameters()).device
     for indices in dataset.batches(batch_size):
         graph = dataset.batch(indices).to(device=device)
-        output = model(graph, forces=True, stress="stress" in graph.labels)
+        output = compute(model, dataset, indices, graph, forces=True, stress="stress" in graph.labels)
         yield indices, graph, {name: value.detach() for name, value in output.items()}
 
 

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,18 +23,22 @@ from electret.training.checkpoint import (
     write_checkpoint,
 )
 from electret.training.config import StageConfig, TrainingConfig
-from electret.training.errors import CheckpointError, NonFiniteError, TrainingInterrupted
-from electret.training.evaluation import evaluate_dataset
+from electret.training.errors import NonFiniteError, TrainingInterrupted
+from electret.training.evaluation import compute, evaluate_dataset
 from electret.training.loss import Loss
 from electret.training.metrics import Metrics
 from electret.training.optimization import MovingAverage, Schedule, averaged_weights, build_optimizer
 from electret.training.progress import Progress
+from electret.training.resumption import (
+    BEST_CHECKPOINT,
+    LAST_CHECKPOINT,
+    check_data,
+    check_options,
+    fingerprints,
+)
 from electret.training.run_log import RunLog
 
-__all__ = ["BEST_CHECKPOINT", "LAST_CHECKPOINT", "Trainer"]
-
-LAST_CHECKPOINT = Path("checkpoints/last.safetensors")
-BEST_CHECKPOINT = Path("checkpoints/best.safetensors")
+__all__ = ["Trainer"]
 
 
 class Trainer:
@@ -65,7 +68,7 @@ class Trainer:
         self.progress = Progress()
         self.device = torch.device(config.device)
         self.average = None if config.ema_decay is None else MovingAverage(model, config.ema_decay)
-        self._data = {"train": train_set.fingerprint(), "valid": valid_set.fingerprint()}
+        self._data = fingerprints(train_set, valid_set)
         self._stop_requested = False
         self._begin_stage()
 
@@ -136,7 +139,15 @@ class Trainer:
         weights = self.stage.loss.weights
         self.optimizer.zero_grad(set_to_none=True)
         stress = "stress" in weights and "stress" in graph.labels
-        output = self.model(graph, forces="forces" in weights, stress=stress, training=True)
+        output = compute(
+            self.model,
+            self.train_set,
+            indices,
+            graph,
+            forces="forces" in weights,
+            stress=stress,
+            training=True,
+        )
         terms = self.loss.terms(output, graph)
         total = self.loss.total(terms, graph)
         if total is None:
@@ -233,24 +244,11 @@ class Trainer:
 
         Raises `CheckpointError` if it is missing or corrupt, or belongs to other data or another config.
         """
-        path = self.config.run_folder / LAST_CHECKPOINT
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(self.config.run_folder / LAST_CHECKPOINT)
         state = checkpoint.state
-        progress = Progress.from_dict(state["progress"])
-        changed = _changed_options(state["config"], self.config.model_dump(mode="json"), progress.stage)
-        if changed:
-            raise CheckpointError(
-                f"'{path}' was written with other options ({', '.join(changed)}); put them back to "
-                f"resume, or start "
-                "again with --restart"
-            )
-        for name, fingerprint in self._data.items():
-            if state["data"][name] != fingerprint:
-                raise CheckpointError(
-                    f"'{path}' was written with other {name} data; put the data back to resume, or use "
-                    f"--restart"
-                )
-        self.progress = progress
+        check_options(state, self.config)
+        check_data(state, self._data, self.config.run_folder)
+        self.progress = Progress.from_dict(state["progress"])
         self._begin_stage()
         self.model.load_state_dict(checkpoint.group("model"))
         restore_optimizer(self.optimizer, checkpoint.group("optimizer"), state["optimizer"])
@@ -296,38 +294,3 @@ class Trainer:
 
 def _finite_loss(metrics: Metrics) -> float:
     return math.inf if metrics.loss is None or not math.isfinite(metrics.loss) else metrics.loss
-
-
-_FREE_OPTIONS = ("name", "output", "plots", "tensorboard", "device")
-
-
-def _changed_options(old: dict[str, Any], new: dict[str, Any], stage: int) -> list[str]:
-    """Paths that differ and matter to the continued run; the number of epochs may change from `stage` on."""
-    old, new = (
-        {key: value for key, value in config.items() if key not in _FREE_OPTIONS} for config in (old, new)
-    )
-    for config in (old, new):
-        config["data"] = {
-            key: value for key, value in config["data"].items() if key not in ("train", "valid", "test")
-        }
-        config["stages"] = [
-            {key: value for key, value in entry.items() if key != "epochs" or index < stage}
-            for index, entry in enumerate(config["stages"])
-        ]
-    return _differences(old, new, "")
-
-
-def _differences(old: Any, new: Any, path: str) -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            place
-            for key in sorted({*old, *new})
-            for place in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-        ]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [
-            place
-            for index, (left, right) in enumerate(zip(old, new, strict=True))
-            for place in _differences(left, right, f"{path}.{index}")
-        ]
-    return [] if old == new else [path]

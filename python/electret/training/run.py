@@ -24,15 +24,22 @@ from electret.data import (
     random_split,
 )
 from electret.data.reading import read_frames
-from electret.data.reference import elements_of, remove_isolated_atoms
+from electret.data.reference import elements_of
 from electret.models import Model, Statistics, build, save
 from electret.training.checkpoint import read_checkpoint
 from electret.training.config import TrainingConfig
 from electret.training.config_file import write_config
 from electret.training.errors import CheckpointError
 from electret.training.evaluation import evaluate_dataset
-from electret.training.loop import BEST_CHECKPOINT, LAST_CHECKPOINT, Trainer
+from electret.training.loop import Trainer
 from electret.training.metrics import Metrics
+from electret.training.resumption import (
+    BEST_CHECKPOINT,
+    LAST_CHECKPOINT,
+    check_data,
+    check_options,
+    fingerprints,
+)
 from electret.training.run_log import CSV_FILE, RunLog, default_console, read_history
 from electret.training.summary import print_summary, write_summary
 
@@ -97,6 +104,9 @@ def train(
     )
     _check_labels(config, data)
     datasets = _datasets(config, sets)
+    if resume:  # before the time to build the model
+        state = read_checkpoint(folder / LAST_CHECKPOINT).state
+        check_data(state, fingerprints(datasets["train"], datasets["valid"]), folder)
     model = _build_model(config, data, datasets["train"])
     n_parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     console.print(
@@ -108,10 +118,13 @@ def train(
     log = RunLog(folder, console, config.n_epochs, config.tensorboard)
     trainer = Trainer(config, model, datasets["train"], datasets["valid"], log)
     try:
-        if resume:
-            trainer.restore()
-            log.message(f"resuming after epoch {trainer.progress.epoch}")
-        trainer.run()
+        # The generator of the caller is left as it was, and the run depends on its own seed alone.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            if resume:
+                trainer.restore()
+                log.message(f"resuming after epoch {trainer.progress.epoch}")
+            trainer.run()
     finally:
         log.close()
     return _finish(config, trainer, datasets, console)
@@ -123,7 +136,7 @@ def _prepare_folder(config: TrainingConfig, resume: bool, restart: bool) -> Path
     folder = config.run_folder
     last = folder / LAST_CHECKPOINT
     if resume:
-        read_checkpoint(last)  # a missing or corrupt checkpoint is reported before any work
+        check_options(read_checkpoint(last).state, config)  # reported before any work
     elif last.exists() and not restart:
         raise CheckpointError(
             f"'{folder}' holds a run already; continue it with --resume, replace it with --restart, or "
@@ -164,23 +177,24 @@ def load_data(config: TrainingConfig) -> TrainingData:
     def read(files: Sequence[Path]) -> list[Frame]:
         return [frame for file in files for frame in read_frames(file, options.keys)]
 
+    def bound(frames: Sequence[Frame]) -> list[Frame]:
+        return [frame for frame in frames if not frame.is_isolated_atom]
+
     everything = read(options.train)
-    train = everything if options.keep_isolated_atoms else remove_isolated_atoms(everything)
+    train = everything if options.keep_isolated_atoms else bound(everything)
     if not train:
         raise InputError(f"{options.train[0]}: no training frames besides isolated atoms")
     if options.valid is not None:
-        valid = remove_isolated_atoms(read(options.valid))
+        valid = bound(read(options.valid))
         if not valid:
             raise InputError(f"{options.valid[0]}: no validation frames besides isolated atoms")
     else:
         train, valid = random_split(train, options.valid_fraction or 0.1, config.seed)
-    test = {name: remove_isolated_atoms(read(files)) for name, files in options.test_sets.items()}
+    test = {name: bound(read(files)) for name, files in options.test_sets.items()}
     for name in ("train", "valid"):
         if name in test:
             raise InputError(f"data.test: '{name}' is the name of another set; rename the test set")
-    references = (
-        [] if options.keep_isolated_atoms else [f for f in everything if f not in remove_isolated_atoms([f])]
-    )
+    references = [frame for frame in everything if frame.is_isolated_atom and not options.keep_isolated_atoms]
     return TrainingData(train, valid, {name: frames for name, frames in test.items() if frames}, references)
 
 

@@ -1,56 +1,82 @@
-//! Borrows numpy arrays as slices of rows, without copies.
+//! Views of numpy arrays as the core's slices, and back.
 
-use electret_core::{Error, Result};
-use numpy::{Element, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyUntypedArrayMethods};
+use crate::errors::to_python;
+use electret_core::Error;
+use electret_core::scalar::Dual;
+use numpy::{PyReadonlyArrayDyn, PyUntypedArrayMethods};
+use pyo3::prelude::*;
 
-/// The entries of an array `[n]`.
-pub fn scalars<'a, T: Element>(
-    name: &'static str,
-    array: &'a PyReadonlyArray1<'_, T>,
-) -> Result<&'a [T]> {
-    array
-        .as_slice()
-        .map_err(|_| not_contiguous(name, array.shape()))
+/// A C-contiguous float64 array of any shape.
+pub type Floats<'py> = PyReadonlyArrayDyn<'py, f64>;
+pub type Integers<'py> = PyReadonlyArrayDyn<'py, i64>;
+pub type Flags<'py> = PyReadonlyArrayDyn<'py, bool>;
+
+/// Runs `f` without the GIL and turns its error into an exception.
+pub fn detached<R: Send>(
+    py: Python<'_>,
+    f: impl FnOnce() -> electret_core::Result<R> + Send,
+) -> PyResult<R> {
+    py.detach(f).map_err(|error| to_python(py, &error))
 }
 
-/// The rows of an array `[n, 3]`.
-pub fn rows<'a, T: Element>(
-    name: &'static str,
-    array: &'a PyReadonlyArray2<'_, T>,
-) -> Result<&'a [[T; 3]]> {
-    let shape = array.shape();
-    let values = array.as_slice().map_err(|_| not_contiguous(name, shape))?;
-    if shape[1] != 3 {
-        return Err(wrong_shape(name, shape, "[n, 3]"));
-    }
-    Ok(values.as_chunks().0)
-}
-
-/// The matrices of an array `[n, 3, 3]`.
-pub fn matrices<'a, T: Element>(
-    name: &'static str,
-    array: &'a PyReadonlyArray3<'_, T>,
-) -> Result<&'a [[[T; 3]; 3]]> {
-    let shape = array.shape();
-    let values = array.as_slice().map_err(|_| not_contiguous(name, shape))?;
-    if shape[1..] != [3, 3] {
-        return Err(wrong_shape(name, shape, "[n, 3, 3]"));
-    }
-    Ok(values.as_chunks().0.as_chunks().0)
-}
-
-fn wrong_shape(array: &'static str, shape: &[usize], expected: &str) -> Error {
+fn shape_error(array: &'static str, found: &[usize], expected: &str) -> Error {
     Error::Shape {
         array,
-        found: format!("{shape:?}"),
+        found: format!("{found:?}"),
         expected: expected.into(),
     }
 }
 
-fn not_contiguous(array: &'static str, shape: &[usize]) -> Error {
-    wrong_shape(
-        array,
-        shape,
-        "the same shape in C-contiguous memory (numpy.ascontiguousarray)",
-    )
+/// The entries of an array whose trailing dimensions are `trailing`, in C order.
+pub fn slice<'a, V: numpy::Element>(
+    py: Python<'_>,
+    name: &'static str,
+    array: &'a PyReadonlyArrayDyn<'_, V>,
+    trailing: &[usize],
+) -> PyResult<&'a [V]> {
+    let shape = array.shape();
+    if shape.len() != trailing.len() + 1 || shape[1..] != *trailing {
+        let expected = format!("[n, {trailing:?}] (trailing dimensions)");
+        return Err(to_python(py, &shape_error(name, shape, &expected)));
+    }
+    contiguous(py, name, array)
+}
+
+/// The entries of an array in C order.
+pub fn contiguous<'a, V: numpy::Element>(
+    py: Python<'_>,
+    name: &'static str,
+    array: &'a PyReadonlyArrayDyn<'_, V>,
+) -> PyResult<&'a [V]> {
+    array.as_slice().map_err(|_| {
+        to_python(
+            py,
+            &shape_error(name, array.shape(), "a C-contiguous array"),
+        )
+    })
+}
+
+/// max_l of an array `[n_atoms, (max_l + 1)²]`.
+pub fn max_l(py: Python<'_>, name: &'static str, shape: &[usize]) -> PyResult<usize> {
+    let n_lm = shape.last().copied().unwrap_or(0);
+    let root = n_lm.isqrt();
+    if shape.len() != 2 || n_lm == 0 || root * root != n_lm {
+        let expected = "[n_atoms, (max_l + 1)²]";
+        return Err(to_python(py, &shape_error(name, shape, expected)));
+    }
+    Ok(root - 1)
+}
+
+/// Values and tangents side by side.
+pub fn duals(values: &[f64], tangents: &[f64]) -> Vec<Dual> {
+    values
+        .iter()
+        .zip(tangents)
+        .map(|(&value, &tangent)| Dual::new(value, tangent))
+        .collect()
+}
+
+/// The tangents alone.
+pub fn tangents(values: &[Dual]) -> Vec<f64> {
+    values.iter().map(|x| x.tangent).collect()
 }

@@ -1,10 +1,17 @@
 //! `electret._native`: a thin binding of `electret-core`. No arithmetic lives here.
 
 mod arrays;
+mod electrostatics;
 mod errors;
+mod geometry;
 mod neighbors;
 
 use pyo3::prelude::*;
+
+/// Large results are allocated and freed again and again; this allocator keeps their pages for a moment, where the
+/// system's would return them to the kernel and pay for fresh ones at every call.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -13,6 +20,13 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("COULOMB_CONSTANT", electret_core::units::COULOMB_CONSTANT)?;
     module.add("ElectretError", py.get_type::<errors::ElectretError>())?;
     module.add("InputError", errors::input_error(py)?)?;
+    module.add_function(wrap_pyfunction!(electrostatics::coulomb, module)?)?;
+    module.add_function(wrap_pyfunction!(electrostatics::coulomb_tangent, module)?)?;
+    module.add_function(wrap_pyfunction!(electrostatics::features, module)?)?;
+    module.add_function(wrap_pyfunction!(electrostatics::features_gradient, module)?)?;
+    module.add_function(wrap_pyfunction!(electrostatics::features_tangent, module)?)?;
+    module.add_function(wrap_pyfunction!(electrostatics::potential, module)?)?;
+    module.add_class::<geometry::Geometry>()?;
     module.add_function(wrap_pyfunction!(neighbors::neighbor_list, module)?)?;
     Ok(())
 }

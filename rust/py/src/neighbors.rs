@@ -1,14 +1,11 @@
 //! Binding of `electret_core::neighbors`.
 
-use electret_core::Error;
 use electret_core::neighbors::{Criteria, Pairs, Quantities, Quantity, Search, Systems};
-use numpy::{
-    Element, IntoPyArray, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3,
-};
+use numpy::{Element, IntoPyArray, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::arrays;
+use crate::arrays::{self, Flags, Floats, Integers};
 use crate::errors::to_python;
 
 /// Pairs of neighbours as the arrays named by the letters of `quantities`, in their order.
@@ -17,31 +14,36 @@ use crate::errors::to_python;
 pub fn neighbor_list<'py>(
     py: Python<'py>,
     quantities: &str,
-    positions: PyReadonlyArray2<'py, f64>,
-    cell: PyReadonlyArray3<'py, f64>,
-    pbc: PyReadonlyArray2<'py, bool>,
+    positions: Floats<'py>,
+    cell: Floats<'py>,
+    pbc: Flags<'py>,
     cutoff: f64,
-    batch: Option<PyReadonlyArray1<'py, i64>>,
+    batch: Option<Integers<'py>>,
     half: bool,
     self_interaction: bool,
 ) -> PyResult<Bound<'py, PyTuple>> {
-    let fail = |error: Error| to_python(py, &error);
-    let letters = Quantity::parse(quantities).map_err(fail)?;
-    let batch = batch.as_ref().map(|batch| arrays::scalars("batch", batch));
+    let letters = Quantity::parse(quantities).map_err(|error| to_python(py, &error))?;
+    let cells = arrays::slice(py, "cell", &cell, &[3, 3])?.as_chunks().0;
+    let batch = match &batch {
+        Some(batch) => Some(arrays::slice(py, "batch", batch, &[])?),
+        None => None,
+    };
     let systems = Systems {
-        positions: arrays::rows("positions", &positions).map_err(fail)?,
-        cells: arrays::matrices("cell", &cell).map_err(fail)?,
-        pbc: arrays::rows("pbc", &pbc).map_err(fail)?,
-        batch: batch.transpose().map_err(fail)?,
+        positions: arrays::slice(py, "positions", &positions, &[3])?
+            .as_chunks()
+            .0,
+        cells: cells.as_chunks().0,
+        pbc: arrays::slice(py, "pbc", &pbc, &[3])?.as_chunks().0,
+        batch,
     };
     let criteria = Criteria {
         cutoff,
         half,
         self_interaction,
     };
-    let pairs: Pairs<i64, i64> = py
-        .detach(|| Search::new(&systems, &criteria)?.pairs(Quantities::of(&letters)))
-        .map_err(fail)?;
+    let pairs: Pairs<i64, i64> = arrays::detached(py, || {
+        Search::new(&systems, &criteria)?.pairs(Quantities::of(&letters))
+    })?;
     let scalars = |values: Vec<i64>| values.into_pyarray(py).into_any();
     let i = scalars(pairs.i);
     let j = scalars(pairs.j);

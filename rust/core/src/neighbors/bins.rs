@@ -11,14 +11,15 @@ const MAX_REACH: f64 = 4.0;
 /// More bins around one than this (the images of a cell far smaller than the cutoff) are refused.
 const MAX_VISITS: f64 = 1e9;
 
-/// Atoms sorted by system and bin; inside a bin by index.
-#[derive(Debug, Default)]
-pub(super) struct SortedAtoms {
-    pub positions: Vec<[f64; 3]>,
-    /// Index of each atom in the arrays given.
-    pub index: Vec<u32>,
+/// An atom in its bin. The atoms of all bins, in order, form one array.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct BinnedAtom {
+    /// Position, wrapped into the cell, Å.
+    pub position: [f64; 3],
     /// Cell vectors taken off to bring the atom into its cell.
-    pub cells: Vec<[i32; 3]>,
+    pub cells: [i32; 3],
+    /// Index of the atom in the arrays given.
+    pub index: u32,
 }
 
 /// The bins of one system.
@@ -29,7 +30,7 @@ pub(super) struct Grid {
     pub bins: [usize; 3],
     /// Bins on either side of one that can hold neighbours.
     pub reach: [i64; 3],
-    /// First atom, in [`SortedAtoms`], of each bin and the end.
+    /// First atom of each bin, and the end.
     pub start: Vec<u32>,
 }
 
@@ -43,14 +44,10 @@ impl Grid {
 pub(super) fn sort_atoms(
     systems: &Systems,
     criteria: &Criteria,
-) -> Result<(Vec<Grid>, SortedAtoms)> {
+) -> Result<(Vec<Grid>, Vec<BinnedAtom>)> {
     let n_atoms = systems.positions.len();
     let (members, start) = members_of_systems(systems)?;
-    let mut atoms = SortedAtoms {
-        positions: Vec::with_capacity(n_atoms),
-        index: Vec::with_capacity(n_atoms),
-        cells: Vec::with_capacity(n_atoms),
-    };
+    let mut atoms = Vec::with_capacity(n_atoms);
     let mut grids = Vec::with_capacity(systems.cells.len());
     let mut scratch = Scratch::default();
     for system in 0..systems.cells.len() {
@@ -108,10 +105,8 @@ fn members_of_systems(systems: &Systems) -> Result<(Vec<u32>, Vec<usize>)> {
 /// Wrapped atoms of one system before sorting; reused from system to system.
 #[derive(Debug, Default)]
 struct Scratch {
-    positions: Vec<[f64; 3]>,
+    atoms: Vec<BinnedAtom>,
     coordinates: Vec<[f64; 3]>,
-    cells: Vec<[i32; 3]>,
-    index: Vec<u32>,
     bin: Vec<u32>,
 }
 
@@ -122,10 +117,8 @@ impl Scratch {
         systems: &Systems,
         atoms: impl Iterator<Item = u32>,
     ) -> Result<()> {
-        self.positions.clear();
+        self.atoms.clear();
         self.coordinates.clear();
-        self.cells.clear();
-        self.index.clear();
         for atom in atoms {
             let position = systems.positions[atom as usize];
             if let Some(&value) = position.iter().find(|entry| !entry.is_finite()) {
@@ -149,10 +142,12 @@ impl Scratch {
                     remedy: "the atom lies more than 2^28 cells away; wrap the positions into the cell",
                 });
             };
-            self.positions.push(wrapped);
             self.coordinates.push(coordinates);
-            self.cells.push(cells);
-            self.index.push(atom);
+            self.atoms.push(BinnedAtom {
+                position: wrapped,
+                cells,
+                index: atom,
+            });
         }
         Ok(())
     }
@@ -162,9 +157,9 @@ impl Scratch {
         &mut self,
         cell: UnitCell,
         criteria: &Criteria,
-        atoms: &mut SortedAtoms,
+        atoms: &mut Vec<BinnedAtom>,
     ) -> Result<Grid> {
-        let n_atoms = self.positions.len();
+        let n_atoms = self.atoms.len();
         let (origin, extent) = self.extents(&cell);
         let (bins, reach) = choose_bins(&cell, extent, n_atoms, criteria.cutoff)?;
         let scale: [f64; 3] = std::array::from_fn(|axis| {
@@ -186,22 +181,18 @@ impl Scratch {
             start[bin + 1] += 1;
             self.bin.push(bin as u32);
         }
-        let first = atoms.positions.len();
+        let first = atoms.len();
         start[0] = first as u32;
         for bin in 1..start.len() {
             start[bin] += start[bin - 1];
         }
-        atoms.positions.resize(first + n_atoms, [0.0; 3]);
-        atoms.index.resize(first + n_atoms, 0);
-        atoms.cells.resize(first + n_atoms, [0; 3]);
+        atoms.resize(first + n_atoms, BinnedAtom::default());
         // Filling moves each start to the next bin's; shifting the array by one afterwards restores it.
         for atom in 0..n_atoms {
             let next = &mut start[self.bin[atom] as usize];
             let slot = *next as usize;
             *next += 1;
-            atoms.positions[slot] = self.positions[atom];
-            atoms.index[slot] = self.index[atom];
-            atoms.cells[slot] = self.cells[atom];
+            atoms[slot] = self.atoms[atom];
         }
         start.rotate_right(1);
         start[0] = first as u32;

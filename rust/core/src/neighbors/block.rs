@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use super::Criteria;
-use super::bins::{Grid, SortedAtoms};
+use super::bins::{BinnedAtom, Grid};
 use crate::error::{Error, Result};
+use crate::simd::{Instructions, instructions};
 
 /// Fewer atoms than this are searched on the calling thread: waking others costs more.
 const PARALLEL_ATOMS: usize = 256;
@@ -26,7 +27,7 @@ pub(super) struct Image {
 /// An atom, in an image of the cell, that may be a neighbour of an atom of the bin.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Candidate {
-    /// Place in [`SortedAtoms`].
+    /// Place in the array of binned atoms.
     pub slot: u32,
     /// Place in [`Block::images`].
     pub image: u32,
@@ -47,7 +48,7 @@ pub(super) struct Block {
 }
 
 impl Block {
-    /// The atoms of the bin, as places in [`SortedAtoms`].
+    /// The atoms of the bin, as places in the array of binned atoms.
     pub fn atoms(&self) -> Range<usize> {
         self.start as usize..self.end as usize
     }
@@ -57,6 +58,36 @@ impl Block {
         let words = self.candidates.len().div_ceil(LANES);
         &self.masks[atom * words..(atom + 1) * words]
     }
+
+    /// Takes the pairs that are not asked for out of the masks, and counts the rest.
+    fn choose(&mut self, atoms: &[BinnedAtom], criteria: &Criteria) {
+        let words = self.candidates.len().div_ceil(LANES);
+        for (number, slot) in self.atoms().enumerate() {
+            let own = self.own_place(atoms, atoms[slot].index);
+            let mask = &mut self.masks[number * words..(number + 1) * words];
+            // Candidates are sorted by (j, S): those after the atom itself are the ones that a half list keeps.
+            if criteria.half {
+                mask[..own / LANES].fill(0);
+                mask[own / LANES] &= u64::MAX << (own % LANES);
+            }
+            if !criteria.self_interaction {
+                mask[own / LANES] &= !(1 << (own % LANES));
+            }
+            self.counts
+                .push(mask.iter().map(|word| word.count_ones()).sum());
+        }
+    }
+
+    /// Where the atom of this index stands, unshifted, among the candidates.
+    fn own_place(&self, atoms: &[BinnedAtom], index: u32) -> usize {
+        let mut place = self
+            .candidates
+            .partition_point(|candidate| atoms[candidate.slot as usize].index < index);
+        while self.images[self.candidates[place].image as usize].cells != [0; 3] {
+            place += 1;
+        }
+        place
+    }
 }
 
 /// Buffers of one thread.
@@ -64,13 +95,16 @@ impl Block {
 struct Scratch {
     found: Vec<Candidate>,
     keys: Vec<u64>,
-    coordinates: Vec<[[f64; LANES]; 6]>,
+    coordinates: Vec<Group>,
 }
+
+/// Positions and shift vectors of [`LANES`] candidates, component by component.
+type Group = [[f64; LANES]; 6];
 
 /// Searches every bin that holds an atom.
 pub(super) fn find_all(
     grids: &[Grid],
-    atoms: &SortedAtoms,
+    atoms: &[BinnedAtom],
     criteria: &Criteria,
 ) -> Result<Vec<Block>> {
     let bins: Vec<(u32, u32)> = grids
@@ -83,24 +117,39 @@ pub(super) fn find_all(
         })
         .collect();
     let total = AtomicUsize::new(0);
-    let limit = squared_limit(criteria.cutoff);
+    let squared = squared_limit(criteria.cutoff);
     let find = |scratch: &mut Scratch, &(system, bin): &(u32, u32)| {
         if total.load(Ordering::Relaxed) > MAX_PAIRS {
             return Err(too_many_pairs(criteria.cutoff));
         }
-        let block = find(
-            &grids[system as usize],
-            bin as usize,
-            atoms,
-            criteria,
-            limit,
-            scratch,
+        let grid = &grids[system as usize];
+        let (candidates, images) = collect(grid, bin as usize, atoms, criteria.cutoff, scratch);
+        let range = grid.atoms(bin as usize);
+        // Of so many comparisons more than the allowed pairs would be near; their masks would fill the memory.
+        if range.len().saturating_mul(candidates.len()) > 16 * MAX_PAIRS {
+            return Err(too_many_pairs(criteria.cutoff));
+        }
+        load(&candidates, &images, atoms, &mut scratch.coordinates);
+        let mut block = Block {
+            start: range.start as u32,
+            end: range.end as u32,
+            masks: vec![0; scratch.coordinates.len() * range.len()],
+            counts: Vec::with_capacity(range.len()),
+            candidates,
+            images,
+        };
+        compare(
+            &scratch.coordinates,
+            &atoms[range],
+            squared,
+            &mut block.masks,
         );
+        block.choose(atoms, criteria);
         let count = block.counts.iter().map(|&count| count as usize).sum();
         total.fetch_add(count, Ordering::Relaxed);
         Ok(block)
     };
-    let blocks: Result<Vec<Block>> = if atoms.positions.len() < PARALLEL_ATOMS {
+    let blocks: Result<Vec<Block>> = if atoms.len() < PARALLEL_ATOMS {
         let mut scratch = Scratch::default();
         bins.iter().map(|bin| find(&mut scratch, bin)).collect()
     } else {
@@ -131,74 +180,21 @@ fn squared_limit(cutoff: f64) -> f64 {
     limit
 }
 
-fn find(
-    grid: &Grid,
-    bin: usize,
-    atoms: &SortedAtoms,
-    criteria: &Criteria,
-    limit: f64,
-    scratch: &mut Scratch,
-) -> Block {
-    let range = grid.atoms(bin);
-    let (candidates, images) = collect_candidates(grid, bin, atoms, criteria.cutoff, scratch);
-    load_candidates(&candidates, &images, atoms, &mut scratch.coordinates);
-    let words = scratch.coordinates.len();
-    let mut masks = vec![0_u64; words * range.len()];
-    let mut counts = Vec::with_capacity(range.len());
-    for (atom, mask) in range.clone().zip(masks.chunks_exact_mut(words)) {
-        compare(&scratch.coordinates, atoms.positions[atom], limit, mask);
-        // Candidates are sorted by (j, S): those after the atom itself are the ones that a half list keeps.
-        let own = own_place(&candidates, &images, atoms, atom);
-        if criteria.half {
-            mask[..own / LANES].fill(0);
-            mask[own / LANES] &= u64::MAX << (own % LANES);
-        }
-        if !criteria.self_interaction {
-            mask[own / LANES] &= !(1 << (own % LANES));
-        }
-        counts.push(mask.iter().map(|word| word.count_ones()).sum());
-    }
-    Block {
-        start: range.start as u32,
-        end: range.end as u32,
-        candidates,
-        images,
-        masks,
-        counts,
-    }
-}
-
-/// Where an atom of the bin stands, unshifted, among the candidates.
-fn own_place(
-    candidates: &[Candidate],
-    images: &[Image],
-    atoms: &SortedAtoms,
-    atom: usize,
-) -> usize {
-    let index = atoms.index[atom];
-    let mut place =
-        candidates.partition_point(|candidate| atoms.index[candidate.slot as usize] < index);
-    while images[candidates[place].image as usize].cells != [0; 3] {
-        place += 1;
-    }
-    place
-}
-
 /// Atoms near the box around the atoms of a bin, sorted by (index, cell shift).
-fn collect_candidates(
+fn collect(
     grid: &Grid,
     bin: usize,
-    atoms: &SortedAtoms,
+    atoms: &[BinnedAtom],
     cutoff: f64,
     scratch: &mut Scratch,
 ) -> (Vec<Candidate>, Vec<Image>) {
     let range = grid.atoms(bin);
-    let mut low = atoms.positions[range.start];
+    let mut low = atoms[range.start].position;
     let mut high = low;
-    for position in &atoms.positions[range] {
+    for atom in &atoms[range] {
         for axis in 0..3 {
-            low[axis] = low[axis].min(position[axis]);
-            high[axis] = high[axis].max(position[axis]);
+            low[axis] = low[axis].min(atom.position[axis]);
+            high[axis] = high[axis].max(atom.position[axis]);
         }
     }
     // The margin covers the rounding of this test, which must not lose a pair.
@@ -210,8 +206,9 @@ fn collect_candidates(
     let [_, bins_b, bins_c] = grid.bins.map(|n| n as i64);
     let bin = bin as i64;
     let home = [bin / (bins_b * bins_c), bin / bins_c % bins_b, bin % bins_c];
-    scratch.found.clear();
-    scratch.keys.clear();
+    let Scratch { found, keys, .. } = scratch;
+    found.clear();
+    keys.clear();
     let mut images: Vec<Image> = Vec::new();
     // Bins are visited in the order of their images, so that the candidates of one atom come in the order of S.
     for (cells_a, a) in visits(grid, home, 0) {
@@ -231,33 +228,32 @@ fn collect_candidates(
                 }
                 let image = (images.len() - 1) as u32;
                 let shift = images[image as usize].vector;
+                // Every atom is put down at the end, which only moves on past one that is near: no branch.
+                let mut end = found.len();
+                found.resize(end + range.len(), Candidate { slot: 0, image });
+                keys.resize(end + range.len(), 0);
                 for slot in range {
-                    let position = atoms.positions[slot];
+                    let atom = &atoms[slot];
                     let mut distance = 0.0;
                     for axis in 0..3 {
-                        let at = position[axis] + shift[axis];
+                        let at = atom.position[axis] + shift[axis];
                         let outside = (low[axis] - at).max(at - high[axis]).max(0.0);
                         distance += outside * outside;
                     }
-                    if distance <= near * near {
-                        // Order of (index, visit): the number found so far breaks ties.
-                        scratch
-                            .keys
-                            .push(u64::from(atoms.index[slot]) << 32 | scratch.found.len() as u64);
-                        scratch.found.push(Candidate {
-                            slot: slot as u32,
-                            image,
-                        });
-                    }
+                    found[end].slot = slot as u32;
+                    // The order of (index, visit): the number found so far breaks ties.
+                    keys[end] = u64::from(atom.index) << 32 | end as u64;
+                    end += usize::from(distance <= near * near);
                 }
+                found.truncate(end);
+                keys.truncate(end);
             }
         }
     }
-    scratch.keys.sort_unstable();
-    let candidates = scratch
-        .keys
+    keys.sort_unstable();
+    let candidates = keys
         .iter()
-        .map(|key| scratch.found[(key & 0xffff_ffff) as usize])
+        .map(|key| found[(key & 0xffff_ffff) as usize])
         .collect();
     (candidates, images)
 }
@@ -273,19 +269,13 @@ fn visits(grid: &Grid, home: [i64; 3], axis: usize) -> impl Iterator<Item = (i32
     (low..=high).map(move |bin| (bin.div_euclid(n) as i32, bin.rem_euclid(n)))
 }
 
-/// Positions and shift vectors of the candidates, component by component, in groups of [`LANES`].
-pub(super) fn load_candidates(
-    candidates: &[Candidate],
-    images: &[Image],
-    atoms: &SortedAtoms,
-    groups: &mut Vec<[[f64; LANES]; 6]>,
-) {
+fn load(candidates: &[Candidate], images: &[Image], atoms: &[BinnedAtom], groups: &mut Vec<Group>) {
     groups.clear();
     for chunk in candidates.chunks(LANES) {
         // Places that are left over lie infinitely far away.
         let mut group = [[f64::INFINITY; LANES]; 6];
         for (place, candidate) in chunk.iter().enumerate() {
-            let position = atoms.positions[candidate.slot as usize];
+            let position = atoms[candidate.slot as usize].position;
             let vector = images[candidate.image as usize].vector;
             for axis in 0..3 {
                 group[axis][place] = position[axis];
@@ -296,20 +286,47 @@ pub(super) fn load_candidates(
     }
 }
 
-/// Sets the bits of the candidates whose squared distance from `origin` is below `limit`.
-#[inline(always)]
-fn compare(groups: &[[[f64; LANES]; 6]], origin: [f64; 3], limit: f64, mask: &mut [u64]) {
-    for (group, word) in groups.iter().zip(mask) {
-        let mut squares = [0.0; LANES];
-        for place in 0..LANES {
-            let x = (group[0][place] - origin[0]) + group[3][place];
-            let y = (group[1][place] - origin[1]) + group[4][place];
-            let z = (group[2][place] - origin[2]) + group[5][place];
-            squares[place] = x * x + y * y + z * z;
+/// Sets the bits of the candidates whose squared distance from an atom is below `limit`; atoms one after the other.
+fn compare(groups: &[Group], atoms: &[BinnedAtom], limit: f64, masks: &mut [u64]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn avx2(groups: &[Group], atoms: &[BinnedAtom], limit: f64, masks: &mut [u64]) {
+            compare_body(groups, atoms, limit, masks);
         }
-        *word = 0;
-        for place in 0..LANES {
-            *word |= u64::from(squares[place] < limit) << place;
+        #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
+        fn avx512(groups: &[Group], atoms: &[BinnedAtom], limit: f64, masks: &mut [u64]) {
+            compare_body(groups, atoms, limit, masks);
+        }
+        match instructions() {
+            // SAFETY: the features were detected on this machine.
+            Instructions::Avx512 => return unsafe { avx512(groups, atoms, limit, masks) },
+            // SAFETY: as above.
+            Instructions::Avx2 => return unsafe { avx2(groups, atoms, limit, masks) },
+            Instructions::Portable => {}
+        }
+    }
+    compare_body(groups, atoms, limit, masks);
+}
+
+/// No fused multiply-adds: every instruction set finds the same pairs.
+#[inline(always)]
+fn compare_body(groups: &[Group], atoms: &[BinnedAtom], limit: f64, masks: &mut [u64]) {
+    for (atom, mask) in atoms.iter().zip(masks.chunks_exact_mut(groups.len())) {
+        let origin = atom.position;
+        for (group, word) in groups.iter().zip(mask) {
+            let mut squares = [0.0; LANES];
+            for place in 0..LANES {
+                let x = (group[0][place] - origin[0]) + group[3][place];
+                let y = (group[1][place] - origin[1]) + group[4][place];
+                let z = (group[2][place] - origin[2]) + group[5][place];
+                squares[place] = x * x + y * y + z * z;
+            }
+            let mut bits = 0;
+            for place in 0..LANES {
+                bits |= u64::from(squares[place] < limit) << place;
+            }
+            *word = bits;
         }
     }
 }

@@ -20,7 +20,7 @@ pub use quantities::{Quantities, Quantity};
 pub use rows::Pairs;
 pub use unit_cell::UnitCell;
 
-use bins::SortedAtoms;
+use bins::BinnedAtom;
 use block::Block;
 
 /// Atoms of one system or of many.
@@ -105,7 +105,7 @@ impl Criteria {
 /// The pairs found, as bit masks over the candidates of each bin: what is known before any of them is written.
 #[derive(Debug)]
 pub struct Search {
-    atoms: SortedAtoms,
+    atoms: Vec<BinnedAtom>,
     blocks: Vec<Block>,
     /// First pair of each atom, and the number of pairs.
     first: Vec<usize>,
@@ -125,7 +125,7 @@ impl Search {
         let mut first = vec![0_usize; systems.positions.len() + 1];
         for block in &blocks {
             for (slot, count) in block.atoms().zip(&block.counts) {
-                first[atoms.index[slot] as usize + 1] = *count as usize;
+                first[atoms[slot].index as usize + 1] = *count as usize;
             }
         }
         for atom in 1..first.len() {

@@ -1,9 +1,12 @@
 //! Writes the rows of a search into arrays of exactly the right size.
 
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
 use super::Search;
-use super::block::{Block, LANES, load_candidates};
+use super::bins::BinnedAtom;
+use super::block::{Block, LANES};
 use super::quantities::Quantities;
 use crate::error::{Error, Result};
 
@@ -40,73 +43,23 @@ impl Search {
         let mut shift = Output::<[S; 3]>::new(quantities.shift, n)?;
         let mut distance = Output::<f64>::new(quantities.distance, n)?;
         let mut vector = Output::<[f64; 3]>::new(quantities.vector, n)?;
-        let targets = (
-            i.target(),
-            j.target(),
-            shift.target(),
-            distance.target(),
-            vector.target(),
-        );
+        let targets = Targets {
+            i: i.target(),
+            j: j.target(),
+            shift: shift.target(),
+            distance: distance.target(),
+            vector: vector.target(),
+        };
         let write = |scratch: &mut Scratch, block: &Block| {
-            let (i, j, shift, distance, vector) = &targets;
-            load_candidates(
-                &block.candidates,
-                &block.images,
-                &self.atoms,
-                &mut scratch.coordinates,
-            );
+            scratch.load(block, &self.atoms);
             for (number, slot) in block.atoms().enumerate() {
-                let atom = self.atoms.index[slot];
-                let (start, end) = (self.first[atom as usize], self.first[atom as usize + 1]);
-                scratch.hits.clear();
-                for (word, &bits) in block.mask(number).iter().enumerate() {
-                    let mut bits = bits;
-                    while bits != 0 {
-                        scratch
-                            .hits
-                            .push((word * LANES) as u32 + bits.trailing_zeros());
-                        bits &= bits - 1;
-                    }
-                }
-                let hits = &scratch.hits[..];
-                assert_eq!(hits.len(), end - start);
+                let atom = &self.atoms[slot];
+                let row = self.first[atom.index as usize]..self.first[atom.index as usize + 1];
+                scratch.hits(block.mask(number));
+                assert_eq!(scratch.hits.len(), row.len());
                 // SAFETY: rows of different atoms do not overlap, and each atom is in one block.
                 unsafe {
-                    i.write(start, hits.iter().map(|_| I::from(atom)));
-                    j.write(
-                        start,
-                        hits.iter().map(|&hit| {
-                            I::from(self.atoms.index[block.candidates[hit as usize].slot as usize])
-                        }),
-                    );
-                    let own = self.atoms.cells[slot];
-                    shift.write(
-                        start,
-                        hits.iter().map(|&hit| {
-                            let candidate = block.candidates[hit as usize];
-                            let image = block.images[candidate.image as usize].cells;
-                            let taken = self.atoms.cells[candidate.slot as usize];
-                            std::array::from_fn(|axis| {
-                                S::from(image[axis] + own[axis] - taken[axis])
-                            })
-                        }),
-                    );
-                    let origin = self.atoms.positions[slot];
-                    let separation = |hit: u32| -> [f64; 3] {
-                        let group = &scratch.coordinates[hit as usize / LANES];
-                        let place = hit as usize % LANES;
-                        std::array::from_fn(|axis| {
-                            (group[axis][place] - origin[axis]) + group[3 + axis][place]
-                        })
-                    };
-                    distance.write(
-                        start,
-                        hits.iter().map(|&hit| {
-                            let [x, y, z] = separation(hit);
-                            (x * x + y * y + z * z).sqrt()
-                        }),
-                    );
-                    vector.write(start, hits.iter().map(|&hit| separation(hit)));
+                    targets.write(row.start, atom, scratch);
                 }
             }
         };
@@ -133,11 +86,111 @@ impl Search {
     }
 }
 
+/// A candidate as rows are written from it.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(32))]
+struct Neighbor {
+    /// Wrapped position; the fourth component fills a vector register.
+    position: [f64; 4],
+    /// Vector of the image it lies in.
+    vector: [f64; 4],
+    /// Shift from the wrapped atom to where it was given, in this image.
+    cells: [i32; 3],
+    index: u32,
+}
+
 /// Buffers of one thread.
 #[derive(Debug, Default)]
 struct Scratch {
+    neighbors: Vec<Neighbor>,
+    /// Those of an atom, as places in `neighbors`.
     hits: Vec<u32>,
-    coordinates: Vec<[[f64; LANES]; 6]>,
+}
+
+impl Scratch {
+    fn load(&mut self, block: &Block, atoms: &[BinnedAtom]) {
+        self.neighbors.clear();
+        self.neighbors
+            .extend(block.candidates.iter().map(|candidate| {
+                let atom = &atoms[candidate.slot as usize];
+                let image = &block.images[candidate.image as usize];
+                let [x, y, z] = atom.position;
+                let [shift_x, shift_y, shift_z] = image.vector;
+                Neighbor {
+                    position: [x, y, z, 0.0],
+                    vector: [shift_x, shift_y, shift_z, 0.0],
+                    cells: std::array::from_fn(|axis| image.cells[axis] - atom.cells[axis]),
+                    index: atom.index,
+                }
+            }));
+    }
+
+    /// Lists the bits that are set.
+    fn hits(&mut self, mask: &[u64]) {
+        self.hits.clear();
+        for (word, &bits) in mask.iter().enumerate() {
+            let mut bits = bits;
+            while bits != 0 {
+                self.hits
+                    .push((word * LANES) as u32 + bits.trailing_zeros());
+                bits &= bits - 1;
+            }
+        }
+    }
+}
+
+/// The arrays to be written; those not asked for are skipped.
+struct Targets<I, S> {
+    i: Target<I>,
+    j: Target<I>,
+    shift: Target<[S; 3]>,
+    distance: Target<f64>,
+    vector: Target<[f64; 3]>,
+}
+
+impl<I: From<u32> + Copy, S: From<i32> + Copy> Targets<I, S> {
+    /// Writes the row of an atom from the hits.
+    ///
+    /// # Safety
+    /// As [`Target::row`], for the entries from `start` on.
+    unsafe fn write(&self, start: usize, atom: &BinnedAtom, scratch: &Scratch) {
+        let Scratch { neighbors, hits } = scratch;
+        let neighbors = hits.iter().map(|&hit| &neighbors[hit as usize]);
+        // SAFETY: the caller vouches for the row.
+        let (i, j, shift, distance, vector) = unsafe {
+            (
+                self.i.row(start, hits.len()),
+                self.j.row(start, hits.len()),
+                self.shift.row(start, hits.len()),
+                self.distance.row(start, hits.len()),
+                self.vector.row(start, hits.len()),
+            )
+        };
+        i.fill(MaybeUninit::new(I::from(atom.index)));
+        for (entry, neighbor) in j.iter_mut().zip(neighbors.clone()) {
+            entry.write(I::from(neighbor.index));
+        }
+        for (entry, neighbor) in shift.iter_mut().zip(neighbors.clone()) {
+            entry.write(std::array::from_fn(|axis| {
+                S::from(neighbor.cells[axis] + atom.cells[axis])
+            }));
+        }
+        let [x, y, z] = atom.position;
+        let origin = [x, y, z, 0.0];
+        let separation = |neighbor: &Neighbor| -> [f64; 4] {
+            std::array::from_fn(|axis| {
+                (neighbor.position[axis] - origin[axis]) + neighbor.vector[axis]
+            })
+        };
+        for (entry, neighbor) in vector.iter_mut().zip(neighbors.clone()) {
+            let [x, y, z, _] = separation(neighbor);
+            entry.write([x, y, z]);
+        }
+        for (entry, neighbor) in distance.iter_mut().zip(neighbors) {
+            let [x, y, z, _] = separation(neighbor);
+            entry.write((x * x + y * y + z * z).sqrt());
+        }
+    }
 }
 
 /// An array to be filled row by row.
@@ -175,21 +228,23 @@ impl<T> Output<T> {
 /// Where the rows of an array go; threads write to different rows of it at the same time.
 struct Target<T>(Option<*mut T>);
 
-// SAFETY: a target is only written through `write`, whose caller keeps rows apart.
+// SAFETY: a target is only used through `row`, whose caller keeps rows apart.
 unsafe impl<T: Send> Send for Target<T> {}
 unsafe impl<T: Send> Sync for Target<T> {}
 
 impl<T> Target<T> {
-    /// Writes a row.
+    /// A row of the array, empty where the array is not asked for.
     ///
     /// # Safety
-    /// The row must lie inside the array and no other thread may write to it.
+    /// The row must lie inside the array, and no other row that overlaps it may be in use.
     #[inline(always)]
-    unsafe fn write(&self, start: usize, row: impl ExactSizeIterator<Item = T>) {
-        let Some(values) = self.0 else { return };
-        for (place, value) in row.enumerate() {
-            // SAFETY: inside the row, which the caller vouches for.
-            unsafe { values.add(start + place).write(value) };
+    unsafe fn row(&self, start: usize, length: usize) -> &mut [MaybeUninit<T>] {
+        match self.0 {
+            // SAFETY: the caller vouches for the range; entries that are not written yet are MaybeUninit.
+            Some(values) => unsafe {
+                std::slice::from_raw_parts_mut(values.add(start).cast(), length)
+            },
+            None => &mut [],
         }
     }
 }

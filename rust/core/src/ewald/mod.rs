@@ -1,0 +1,203 @@
+//! Gaussian-multipole electrostatics: one bilinear form U(p, q) of sources and receivers, and its gradients.
+//!
+//! The energy is ½ U(p, p); potentials and features are dU/dq; forces, virials and every Hessian-vector product
+//! are gradients of U, the latter run on dual numbers. Each physical term has a file of its own and is added here
+//! by name.
+
+mod background;
+pub mod corrections;
+pub mod density;
+mod kernel;
+mod pair;
+pub mod plan;
+mod real;
+pub mod reciprocal;
+
+pub use corrections::Correction;
+pub use density::{Density, Gradient, Want};
+pub use plan::{Method, Options, Plan};
+
+use crate::error::{Error, Result, check_finite};
+use crate::lattice::{Lattice, check_cell, dimensions, periodic_measure};
+use crate::scalar::Scalar;
+use crate::vector::{Matrix, Vector, values};
+use plan::{Extent, Split};
+use real::{Pairs, RealSpace, Rows};
+use reciprocal::{Reciprocal, Settings};
+
+/// Cell and boundary of one system.
+#[derive(Clone, Copy, Debug)]
+pub struct Boundary<T> {
+    /// Rows are vectors, Å; rows along open axes are ignored unless a correction needs the box.
+    pub cell: Matrix<T>,
+    pub pbc: [bool; 3],
+}
+
+/// Everything that depends on the geometry alone, kept to evaluate many multipoles.
+pub struct Prepared<T: Scalar> {
+    boundary: Boundary<T>,
+    correction: Option<Correction>,
+    self_interaction: bool,
+    plan: Plan,
+    reciprocal: Option<Reciprocal<T>>,
+    real: Option<RealSpace<T>>,
+}
+
+/// The axes summed periodically: all of them under a correction to the three-dimensional sum.
+fn summed_axes(system: usize, pbc: [bool; 3], correction: Option<Correction>) -> Result<[bool; 3]> {
+    let wrong = |what: &str, remedy: &str| {
+        Err(Error::Unsupported {
+            what: format!("system {system} has pbc = {pbc:?}, but {what}"),
+            remedy: remedy.into(),
+        })
+    };
+    match correction {
+        None => Ok(pbc),
+        Some(Correction::SlabDipole) if dimensions(pbc) != 2 => wrong(
+            "boundary \"slab_dipole_correction\" needs exactly one open axis",
+            "set pbc to False along the slab's normal only",
+        ),
+        Some(Correction::MoleculeInBox) if dimensions(pbc) != 0 => wrong(
+            "boundary \"molecule_in_box\" is for open systems in a box",
+            "set pbc to False along every axis and give the box as the cell",
+        ),
+        Some(_) => Ok([true; 3]),
+    }
+}
+
+impl<T: Scalar> Prepared<T> {
+    /// Plans and precomputes. Without a receiver the sources receive (energies).
+    ///
+    /// `system` only names the system in errors.
+    pub fn new(
+        system: usize,
+        boundary: Boundary<T>,
+        source: &Density<T>,
+        receiver: Option<&Density<T>>,
+        options: &Options,
+    ) -> Result<Self> {
+        let summed = summed_axes(system, boundary.pbc, options.correction)?;
+        let cell: Matrix<f64> = boundary.cell.map(|row| values(&row));
+        for row in 0..3 {
+            if summed[row] {
+                check_finite("cell", &cell[row])?;
+            }
+        }
+        check_cell(&cell, summed, system)?;
+        let rec = receiver.unwrap_or(source);
+        let mut positions: Vec<Vector<f64>> = source.positions.iter().map(values).collect();
+        if !std::ptr::eq(rec.positions, source.positions) {
+            positions.extend(rec.positions.iter().map(values));
+        }
+        let extent = Extent {
+            positions: &positions,
+            n_sources: source.n_sites() * source.n_channels,
+            n_receivers: rec.n_sites() * rec.n_channels,
+            source: (
+                source.smallest_width(),
+                source.largest_width(),
+                source.max_l,
+            ),
+            receiver: (rec.smallest_width(), rec.largest_width(), rec.max_l),
+        };
+        let plan = if source.n_sites() == 0 || rec.n_sites() == 0 {
+            Plan::Direct
+        } else {
+            Plan::new(&extent, &cell, summed, options)?
+        };
+        let (reciprocal, real) = match plan {
+            Plan::Direct => (None, Some(RealSpace::new(Pairs::All, None, boundary.cell))),
+            Plan::Split(split) => {
+                let Split {
+                    floor,
+                    exponent,
+                    cutoff,
+                    open_length,
+                } = split;
+                let lattice = Lattice::new(&boundary.cell, summed, open_length);
+                let settings = Settings { floor, exponent };
+                let real = if cutoff > 0.0 {
+                    let rows = Rows::new(source, receiver, &boundary.cell, summed, cutoff)?;
+                    Some(RealSpace::new(
+                        Pairs::Listed(rows),
+                        Some(floor),
+                        boundary.cell,
+                    ))
+                } else {
+                    None
+                };
+                (
+                    Some(Reciprocal::new(lattice, source, receiver, settings)),
+                    real,
+                )
+            }
+        };
+        Ok(Self {
+            boundary,
+            correction: options.correction,
+            self_interaction: options.self_interaction,
+            plan,
+            reciprocal,
+            real,
+        })
+    }
+
+    /// Caches what potentials at fixed atoms reuse, up to `limit` numbers.
+    pub fn cache(&mut self, source: &Density<T>, receiver: Option<&Density<T>>, limit: usize) {
+        if let Some(real) = &mut self.real {
+            real.cache(source, receiver.unwrap_or(source), limit);
+        }
+    }
+
+    /// The method in use.
+    pub fn method(&self) -> &'static str {
+        self.plan.name()
+    }
+
+    /// U(p, q) and its gradients; without a receiver the energy ½ U(p, p), whose gradient dE/dp is `receiver` and
+    /// dE/dR `receiver_positions` of the result.
+    ///
+    /// The densities must have the positions and widths that this was prepared with.
+    pub fn evaluate(
+        &self,
+        source: &Density<T>,
+        receiver: Option<&Density<T>>,
+        want: Want,
+    ) -> Gradient<T> {
+        let mut out = Gradient::zero(source, receiver.unwrap_or(source));
+        if source.n_sites() == 0 || receiver.is_some_and(|r| r.n_sites() == 0) {
+            return out;
+        }
+        if let Some(reciprocal) = &self.reciprocal {
+            out.add(&reciprocal.evaluate(source, receiver, want));
+        }
+        if let Some(real) = &self.real {
+            out.add(&real.evaluate(source, receiver, want));
+        }
+        let cell = &self.boundary.cell;
+        let periodic = self.boundary.pbc == [true; 3] || self.correction.is_some();
+        if let (Plan::Split(split), true) = (self.plan, periodic) {
+            let volume = periodic_measure(cell, [true; 3]);
+            if split.cutoff > 0.0 {
+                background::add_background(source, receiver, split.floor, cell, volume, &mut out);
+            }
+            if let Some(correction) = self.correction {
+                let box_ = (cell, self.boundary.pbc, volume);
+                corrections::add_correction(correction, source, receiver, box_, &mut out);
+            }
+        }
+        let same_sites = receiver.is_none_or(|r| std::ptr::eq(r.positions, source.positions));
+        if !self.self_interaction && same_sites {
+            real::subtract_self_interaction(source, receiver, want, &mut out);
+        }
+        if receiver.is_none() && want == Want::RECEIVER {
+            // Terms that were asked for potentials only leave the value out; it follows from E = ½ p·dE/dp.
+            let mut sum = T::zero();
+            for (&p, &v) in source.coefficients.iter().zip(&out.receiver) {
+                sum += p * v;
+            }
+            out.value = sum * 0.5;
+        }
+        out
+    }
+}

@@ -1,0 +1,269 @@
+//! Electrostatics at fixed atoms: what depends on the geometry is computed once, multipoles come many times.
+
+use crate::batch::{
+    Members, Receivers, Sources, Systems, check_receivers, receiver_factors, scale_rows,
+};
+use crate::error::{Error, Result, check_finite};
+use crate::ewald::{Density, Gradient, Options, Prepared, Want};
+use crate::harmonics::count;
+use crate::vector::Vector;
+use rayon::prelude::*;
+
+/// Numbers cached per system for the real-space part (128 MiB).
+const CACHE_LIMIT: usize = 1 << 24;
+
+/// One system's operators.
+struct Operators {
+    positions: Vec<Vector<f64>>,
+    sigma: Vec<f64>,
+    widths: Vec<f64>,
+    coulomb: Prepared<f64>,
+    features: Option<Prepared<f64>>,
+}
+
+/// Cached operators of a batch: multipoles to energies and potentials, multipoles to features.
+pub struct Geometry {
+    members: Members,
+    n_atoms: usize,
+    max_l: usize,
+    n_widths: usize,
+    features_max_l: usize,
+    factors: Vec<f64>,
+    operators: Vec<Operators>,
+}
+
+impl Geometry {
+    /// `max_l` is the degree of the multipoles to come; no widths means that no features are wanted.
+    pub fn new(
+        systems: &Systems<f64>,
+        sigma: &[f64],
+        max_l: usize,
+        receivers: &Receivers,
+        coulomb: &Options,
+        features: &Options,
+    ) -> Result<Self> {
+        coulomb.check()?;
+        features.check()?;
+        let members = systems.members()?;
+        let n_atoms = systems.positions.len();
+        let zeros = vec![0.0; n_atoms * count(max_l)];
+        let sources = Sources {
+            multipoles: &zeros,
+            max_l,
+            sigma,
+        };
+        sources.check(n_atoms)?;
+        check_receivers(receivers)?;
+        let operators = (0..members.n_systems())
+            .into_par_iter()
+            .map(|system| {
+                let positions = members.gather(system, systems.positions, 1);
+                let sigma = members.gather(system, sigma, 1);
+                let widths = receivers.widths.repeat(positions.len());
+                let n_rows = receivers.widths.len() * count(receivers.max_l);
+                let source = Density {
+                    positions: &positions,
+                    widths: &sigma,
+                    n_channels: 1,
+                    max_l,
+                    coefficients: &vec![0.0; positions.len() * count(max_l)],
+                };
+                let boundary = systems.boundary(system);
+                let mut energy = Prepared::new(system, boundary, &source, None, coulomb)?;
+                energy.cache(&source, None, CACHE_LIMIT);
+                let mut operator = None;
+                if !receivers.widths.is_empty() {
+                    let receiver = Density {
+                        positions: &positions,
+                        widths: &widths,
+                        n_channels: receivers.widths.len(),
+                        max_l: receivers.max_l,
+                        coefficients: &vec![0.0; positions.len() * n_rows],
+                    };
+                    let mut prepared =
+                        Prepared::new(system, boundary, &source, Some(&receiver), features)?;
+                    prepared.cache(&source, Some(&receiver), CACHE_LIMIT);
+                    operator = Some(prepared);
+                }
+                Ok(Operators {
+                    positions,
+                    sigma,
+                    widths,
+                    coulomb: energy,
+                    features: operator,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            members,
+            n_atoms,
+            max_l,
+            n_widths: receivers.widths.len(),
+            features_max_l: receivers.max_l,
+            factors: receiver_factors(receivers),
+            operators,
+        })
+    }
+
+    pub fn n_systems(&self) -> usize {
+        self.members.n_systems()
+    }
+
+    pub fn n_lm(&self) -> usize {
+        count(self.max_l)
+    }
+
+    /// Multipoles of one system: atoms × (max_l + 1)².
+    pub fn n_columns(&self, system: usize) -> usize {
+        self.members.of(system).len() * self.n_lm()
+    }
+
+    /// (n_widths, (features_max_l + 1)²).
+    pub fn feature_shape(&self) -> (usize, usize) {
+        (self.n_widths, count(self.features_max_l))
+    }
+
+    /// The methods chosen for energies and for features, per system.
+    pub fn methods(&self) -> Vec<(&'static str, Option<&'static str>)> {
+        self.operators
+            .iter()
+            .map(|o| {
+                (
+                    o.coulomb.method(),
+                    o.features.as_ref().map(Prepared::method),
+                )
+            })
+            .collect()
+    }
+
+    fn check(&self, multipoles: &[f64]) -> Result<()> {
+        let expected = self.n_atoms * self.n_lm();
+        if multipoles.len() != expected {
+            return Err(Error::Shape {
+                array: "multipoles",
+                found: format!("{} entries", multipoles.len()),
+                expected: format!("{expected}: [{}, {}]", self.n_atoms, self.n_lm()),
+            });
+        }
+        check_finite("multipoles", multipoles)
+    }
+
+    /// Energies ½ pᵀAp `[system]` and potentials dE/dp = Ap `[atom][lm]`.
+    pub fn energy(&self, multipoles: &[f64]) -> Result<(Vec<f64>, Vec<f64>)> {
+        self.check(multipoles)?;
+        let n_lm = self.n_lm();
+        let potentials: Vec<Vec<f64>> = (0..self.n_systems())
+            .into_par_iter()
+            .map(|system| {
+                let local = self.members.gather(system, multipoles, n_lm);
+                self.apply_coulomb(system, &local)
+            })
+            .collect();
+        let mut potential = vec![0.0; multipoles.len()];
+        let mut energies = Vec::with_capacity(potentials.len());
+        for (system, local) in potentials.iter().enumerate() {
+            self.members.scatter(system, local, n_lm, &mut potential);
+            let own = self.members.gather(system, multipoles, n_lm);
+            energies.push(0.5 * own.iter().zip(local).map(|(p, v)| p * v).sum::<f64>());
+        }
+        Ok((energies, potential))
+    }
+
+    /// Features `[atom][width][lm]`.
+    pub fn features(&self, multipoles: &[f64]) -> Result<Vec<f64>> {
+        self.check(multipoles)?;
+        let results: Vec<Vec<f64>> = (0..self.n_systems())
+            .into_par_iter()
+            .map(|system| {
+                let local = self.members.gather(system, multipoles, self.n_lm());
+                self.apply_features(system, &local)
+            })
+            .collect();
+        let n_rows = self.factors.len();
+        let mut out = vec![0.0; self.n_atoms * n_rows];
+        for (system, local) in results.iter().enumerate() {
+            self.members.scatter(system, local, n_rows, &mut out);
+        }
+        Ok(out)
+    }
+
+    /// The symmetric matrix A of one system, rows and columns `[atom][lm]`, row after row.
+    pub fn coulomb_matrix(&self, system: usize) -> Result<Vec<f64>> {
+        self.columns(system, |column| self.apply_coulomb(system, column))
+    }
+
+    /// The operator of one system from multipoles (columns `[atom][lm]`) to features (rows `[atom][width][lm]`).
+    pub fn features_matrix(&self, system: usize) -> Result<Vec<f64>> {
+        self.columns(system, |column| self.apply_features(system, column))
+    }
+
+    fn columns(
+        &self,
+        system: usize,
+        apply: impl Fn(&[f64]) -> Vec<f64> + Sync,
+    ) -> Result<Vec<f64>> {
+        if system >= self.n_systems() {
+            return Err(Error::Value {
+                array: "system",
+                index: 0,
+                value: system as f64,
+                remedy: "give a number below the number of systems",
+            });
+        }
+        let n = self.operators[system].positions.len() * self.n_lm();
+        let columns: Vec<Vec<f64>> = (0..n)
+            .into_par_iter()
+            .map(|k| {
+                let mut unit = vec![0.0; n];
+                unit[k] = 1.0;
+                apply(&unit)
+            })
+            .collect();
+        let n_rows = columns.first().map_or(0, Vec::len);
+        let mut out = Vec::with_capacity(n * n_rows);
+        for row in 0..n_rows {
+            out.extend(columns.iter().map(|column| column[row]));
+        }
+        Ok(out)
+    }
+
+    fn source<'a>(&'a self, system: usize, multipoles: &'a [f64]) -> Density<'a, f64> {
+        let operators = &self.operators[system];
+        Density {
+            positions: &operators.positions,
+            widths: &operators.sigma,
+            n_channels: 1,
+            max_l: self.max_l,
+            coefficients: multipoles,
+        }
+    }
+
+    fn apply_coulomb(&self, system: usize, multipoles: &[f64]) -> Vec<f64> {
+        let source = self.source(system, multipoles);
+        let result: Gradient<f64> =
+            self.operators[system]
+                .coulomb
+                .evaluate(&source, None, Want::RECEIVER);
+        result.receiver
+    }
+
+    fn apply_features(&self, system: usize, multipoles: &[f64]) -> Vec<f64> {
+        let operators = &self.operators[system];
+        let Some(prepared) = &operators.features else {
+            return Vec::new();
+        };
+        let source = self.source(system, multipoles);
+        let receiver = Density {
+            positions: &operators.positions,
+            widths: &operators.widths,
+            n_channels: self.n_widths,
+            max_l: self.features_max_l,
+            coefficients: &vec![0.0; operators.positions.len() * self.factors.len()],
+        };
+        let mut out = prepared
+            .evaluate(&source, Some(&receiver), Want::RECEIVER)
+            .receiver;
+        scale_rows(&mut out, &self.factors);
+        out
+    }
+}

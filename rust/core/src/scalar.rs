@@ -1,0 +1,375 @@
+//! The scalar types that every kernel is written over.
+//!
+//! [`f64`] gives values and gradients; [`Dual`] carries one tangent along, so that the gradient kernel run on it
+//! gives Hessian-vector products. [`Pack`] is eight scalars side by side, for loops over atoms.
+
+use std::ops::{Add, AddAssign, Mul, Neg, Sub, SubAssign};
+
+/// A real number with, perhaps, a tangent.
+pub trait Scalar:
+    Copy
+    + Send
+    + Sync
+    + std::fmt::Debug
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Mul<f64, Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+    + SubAssign
+    + 'static
+{
+    type Pack: Pack<Scalar = Self>;
+
+    fn constant(value: f64) -> Self;
+    fn value(self) -> f64;
+    /// Applies a function known by its value and derivative at `self.value()`.
+    fn chain(self, value: f64, derivative: f64) -> Self;
+
+    /// Whether value and tangent are zero.
+    fn is_zero(self) -> bool;
+
+    #[inline(always)]
+    fn zero() -> Self {
+        Self::constant(0.0)
+    }
+    #[inline]
+    fn recip(self) -> Self {
+        let inverse = 1.0 / self.value();
+        self.chain(inverse, -inverse * inverse)
+    }
+    #[inline]
+    fn sqrt(self) -> Self {
+        let root = self.value().sqrt();
+        self.chain(root, 0.5 / root)
+    }
+    #[inline]
+    fn exp(self) -> Self {
+        let value = self.value().exp();
+        self.chain(value, value)
+    }
+    #[inline]
+    fn sin_cos(self) -> (Self, Self) {
+        let (sin, cos) = self.value().sin_cos();
+        (self.chain(sin, cos), self.chain(cos, -sin))
+    }
+}
+
+impl Scalar for f64 {
+    type Pack = F64x8;
+
+    #[inline(always)]
+    fn constant(value: f64) -> Self {
+        value
+    }
+    #[inline(always)]
+    fn value(self) -> f64 {
+        self
+    }
+    #[inline(always)]
+    fn chain(self, value: f64, _derivative: f64) -> Self {
+        value
+    }
+    #[inline(always)]
+    fn is_zero(self) -> bool {
+        self == 0.0
+    }
+}
+
+/// A number a + b·t with t² = 0: value and directional derivative.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Dual {
+    pub value: f64,
+    pub tangent: f64,
+}
+
+impl Dual {
+    #[inline(always)]
+    pub fn new(value: f64, tangent: f64) -> Self {
+        Self { value, tangent }
+    }
+}
+
+impl Scalar for Dual {
+    type Pack = DualPack;
+
+    #[inline(always)]
+    fn constant(value: f64) -> Self {
+        Self::new(value, 0.0)
+    }
+    #[inline(always)]
+    fn value(self) -> f64 {
+        self.value
+    }
+    #[inline(always)]
+    fn chain(self, value: f64, derivative: f64) -> Self {
+        Self::new(value, derivative * self.tangent)
+    }
+    #[inline(always)]
+    fn is_zero(self) -> bool {
+        self.value == 0.0 && self.tangent == 0.0
+    }
+}
+
+impl Add for Dual {
+    type Output = Self;
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Self::new(self.value + other.value, self.tangent + other.tangent)
+    }
+}
+impl Sub for Dual {
+    type Output = Self;
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        Self::new(self.value - other.value, self.tangent - other.tangent)
+    }
+}
+impl Mul for Dual {
+    type Output = Self;
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        Self::new(
+            self.value * other.value,
+            self.value * other.tangent + self.tangent * other.value,
+        )
+    }
+}
+impl Mul<f64> for Dual {
+    type Output = Self;
+    #[inline(always)]
+    fn mul(self, factor: f64) -> Self {
+        Self::new(self.value * factor, self.tangent * factor)
+    }
+}
+impl Neg for Dual {
+    type Output = Self;
+    #[inline(always)]
+    fn neg(self) -> Self {
+        Self::new(-self.value, -self.tangent)
+    }
+}
+impl AddAssign for Dual {
+    #[inline(always)]
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+impl SubAssign for Dual {
+    #[inline(always)]
+    fn sub_assign(&mut self, other: Self) {
+        *self = *self - other;
+    }
+}
+
+/// Scalars in one [`Pack`].
+pub const LANES: usize = 8;
+
+/// Eight scalars, for loops that the compiler turns into vector instructions.
+///
+/// `FMA` says whether the instruction set in use has a fused multiply-add; without one, `f64::mul_add` would be a
+/// library call.
+pub trait Pack: Copy + Send + Sync + 'static {
+    type Scalar: Scalar;
+
+    fn splat(value: Self::Scalar) -> Self;
+    fn get(&self, lane: usize) -> Self::Scalar;
+    fn set(&mut self, lane: usize, value: Self::Scalar);
+    /// `self * factor + addend`
+    fn mul_add<const FMA: bool>(self, factor: Self, addend: Self) -> Self;
+    /// `addend - self * factor`
+    fn neg_mul_add<const FMA: bool>(self, factor: Self, addend: Self) -> Self;
+    fn mul(self, other: Self) -> Self;
+    fn add(self, other: Self) -> Self;
+    fn neg(self) -> Self;
+    /// Sum over the lanes in a fixed order.
+    fn sum(self) -> Self::Scalar;
+
+    #[inline(always)]
+    fn zero() -> Self {
+        Self::splat(Self::Scalar::zero())
+    }
+}
+
+/// Eight `f64`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct F64x8(pub [f64; LANES]);
+
+impl Pack for F64x8 {
+    type Scalar = f64;
+
+    #[inline(always)]
+    fn splat(value: f64) -> Self {
+        Self([value; LANES])
+    }
+    #[inline(always)]
+    fn get(&self, lane: usize) -> f64 {
+        self.0[lane]
+    }
+    #[inline(always)]
+    fn set(&mut self, lane: usize, value: f64) {
+        self.0[lane] = value;
+    }
+    #[inline(always)]
+    fn mul_add<const FMA: bool>(self, factor: Self, addend: Self) -> Self {
+        let mut out = [0.0; LANES];
+        for lane in 0..LANES {
+            out[lane] = if FMA {
+                self.0[lane].mul_add(factor.0[lane], addend.0[lane])
+            } else {
+                self.0[lane] * factor.0[lane] + addend.0[lane]
+            };
+        }
+        Self(out)
+    }
+    #[inline(always)]
+    fn neg_mul_add<const FMA: bool>(self, factor: Self, addend: Self) -> Self {
+        let mut out = [0.0; LANES];
+        for lane in 0..LANES {
+            out[lane] = if FMA {
+                (-self.0[lane]).mul_add(factor.0[lane], addend.0[lane])
+            } else {
+                addend.0[lane] - self.0[lane] * factor.0[lane]
+            };
+        }
+        Self(out)
+    }
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        let mut out = [0.0; LANES];
+        for lane in 0..LANES {
+            out[lane] = self.0[lane] * other.0[lane];
+        }
+        Self(out)
+    }
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        let mut out = [0.0; LANES];
+        for lane in 0..LANES {
+            out[lane] = self.0[lane] + other.0[lane];
+        }
+        Self(out)
+    }
+    #[inline(always)]
+    fn neg(self) -> Self {
+        let mut out = [0.0; LANES];
+        for lane in 0..LANES {
+            out[lane] = -self.0[lane];
+        }
+        Self(out)
+    }
+    #[inline(always)]
+    fn sum(self) -> f64 {
+        let v = self.0;
+        ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
+    }
+}
+
+/// Eight [`Dual`], values and tangents apart.
+#[derive(Clone, Copy, Debug)]
+pub struct DualPack {
+    pub value: F64x8,
+    pub tangent: F64x8,
+}
+
+impl Pack for DualPack {
+    type Scalar = Dual;
+
+    #[inline(always)]
+    fn splat(value: Dual) -> Self {
+        Self {
+            value: F64x8::splat(value.value),
+            tangent: F64x8::splat(value.tangent),
+        }
+    }
+    #[inline(always)]
+    fn get(&self, lane: usize) -> Dual {
+        Dual::new(self.value.get(lane), self.tangent.get(lane))
+    }
+    #[inline(always)]
+    fn set(&mut self, lane: usize, value: Dual) {
+        self.value.set(lane, value.value);
+        self.tangent.set(lane, value.tangent);
+    }
+    #[inline(always)]
+    fn mul_add<const FMA: bool>(self, factor: Self, addend: Self) -> Self {
+        let cross = self.value.mul_add::<FMA>(factor.tangent, addend.tangent);
+        Self {
+            value: self.value.mul_add::<FMA>(factor.value, addend.value),
+            tangent: self.tangent.mul_add::<FMA>(factor.value, cross),
+        }
+    }
+    #[inline(always)]
+    fn neg_mul_add<const FMA: bool>(self, factor: Self, addend: Self) -> Self {
+        let cross = self
+            .value
+            .neg_mul_add::<FMA>(factor.tangent, addend.tangent);
+        Self {
+            value: self.value.neg_mul_add::<FMA>(factor.value, addend.value),
+            tangent: self.tangent.neg_mul_add::<FMA>(factor.value, cross),
+        }
+    }
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        Self {
+            value: self.value.mul(other.value),
+            tangent: self
+                .value
+                .mul(other.tangent)
+                .add(self.tangent.mul(other.value)),
+        }
+    }
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Self {
+            value: self.value.add(other.value),
+            tangent: self.tangent.add(other.tangent),
+        }
+    }
+    #[inline(always)]
+    fn neg(self) -> Self {
+        Self {
+            value: self.value.neg(),
+            tangent: self.tangent.neg(),
+        }
+    }
+    #[inline(always)]
+    fn sum(self) -> Dual {
+        Dual::new(self.value.sum(), self.tangent.sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dual_numbers_differentiate() {
+        let f = |x: Dual| (x * x + x.exp()).sqrt().recip() * x.sin_cos().0;
+        let (x, h) = (0.7, 1e-6);
+        let exact = f(Dual::new(x, 1.0));
+        let difference =
+            (f(Dual::constant(x + h)).value - f(Dual::constant(x - h)).value) / (2.0 * h);
+        assert!(exact.tangent.abs() > 0.1);
+        assert!((exact.tangent - difference).abs() < 1e-9);
+    }
+
+    #[test]
+    fn packs_agree_with_scalars() {
+        let mut a = DualPack::zero();
+        let mut b = DualPack::zero();
+        for lane in 0..LANES {
+            a.set(lane, Dual::new(lane as f64 + 0.5, 1.0));
+            b.set(lane, Dual::new(2.0 - lane as f64, -0.25));
+        }
+        let packed = a.mul_add::<true>(b, a).sum();
+        let mut sum = Dual::zero();
+        for lane in 0..LANES {
+            sum += a.get(lane) * b.get(lane) + a.get(lane);
+        }
+        assert!((packed.value - sum.value).abs() < 1e-12);
+        assert!((packed.tangent - sum.tangent).abs() < 1e-12);
+    }
+}

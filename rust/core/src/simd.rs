@@ -1,0 +1,66 @@
+//! Runtime choice of the instruction set for the loops over atoms.
+//!
+//! The wheel is built for baseline x86-64; each hot function is compiled again with AVX2 or AVX-512 and fused
+//! multiply-adds, and picked here once.
+
+/// Instruction sets that the hot loops are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instructions {
+    Portable,
+    Avx2,
+    Avx512,
+}
+
+/// The best instruction set of this machine.
+pub fn instructions() -> Instructions {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::sync::OnceLock;
+        static BEST: OnceLock<Instructions> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+            {
+                Instructions::Avx512
+            } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                Instructions::Avx2
+            } else {
+                Instructions::Portable
+            }
+        })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        Instructions::Portable
+    }
+}
+
+/// Defines `$name`, which runs `$body::<..., FMA>` compiled for the best instruction set.
+macro_rules! dispatch {
+    ($(#[$meta:meta])* fn $name:ident<$scalar:ident>($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? => $body:ident) => {
+        $(#[$meta])*
+        pub fn $name<$scalar: Scalar>($($arg: $type),*) $(-> $out)? {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2<$scalar: Scalar>($($arg: $type),*) $(-> $out)? {
+                    $body::<$scalar, true>($($arg),*)
+                }
+                #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma")]
+                fn avx512<$scalar: Scalar>($($arg: $type),*) $(-> $out)? {
+                    $body::<$scalar, true>($($arg),*)
+                }
+                use $crate::simd::{Instructions, instructions};
+                match instructions() {
+                    // SAFETY: the features were detected on this machine.
+                    Instructions::Avx512 => return unsafe { avx512::<$scalar>($($arg),*) },
+                    Instructions::Avx2 => return unsafe { avx2::<$scalar>($($arg),*) },
+                    Instructions::Portable => {}
+                }
+            }
+            $body::<$scalar, false>($($arg),*)
+        }
+    };
+}
+pub(crate) use dispatch;

@@ -1,0 +1,83 @@
+"""Geometry: the cached operators equal the functions they cache."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import electret
+from random_systems import BOUNDARIES, random_system, relative
+
+TIGHT = 1e-12
+BAR = 1e-10
+
+
+def split(system: dict) -> tuple[dict, np.ndarray]:
+    return {key: value for key, value in system.items() if key != "multipoles"}, system["multipoles"]
+
+
+@pytest.mark.parametrize("axes", BOUNDARIES)
+@pytest.mark.parametrize("self_interaction", [True, False])
+def test_evaluations_are_those_of_the_functions(axes, self_interaction):
+    system = random_system(51, axes, n=5, max_l=1)
+    geometry, p = split(system)
+    settings = {"widths": [0.9, 1.7], "normalization": "receiver", "accuracy": TIGHT}
+    g = electret.Geometry(
+        **geometry,
+        **settings,
+        max_l=1,
+        features_max_l=2,
+        self_interaction=self_interaction,
+        features_self_interaction=not self_interaction,
+    )
+    for scale in (1.0, -0.3):
+        expected = electret.coulomb(
+            **geometry, multipoles=scale * p, self_interaction=self_interaction, accuracy=TIGHT
+        )
+        energy, potential = g.energy_and_potential(scale * p)
+        assert relative(energy, expected.energy) < BAR
+        assert relative(potential, expected.potential) < BAR
+        values = electret.features(
+            **geometry, multipoles=scale * p, max_l=2, self_interaction=not self_interaction, **settings
+        )
+        assert relative(g.features(scale * p), values) < BAR
+
+
+@pytest.mark.parametrize("axes", ["xyz", "xy", ""])
+def test_matrices_are_the_operators(axes):
+    system = random_system(52, axes, n=4, max_l=1)
+    geometry, p = split(system)
+    g = electret.Geometry(**geometry, widths=[0.9, 1.7], max_l=1, features_max_l=2, accuracy=TIGHT)
+    a, b = g.coulomb_matrix(), g.matrix()
+    assert a.shape == (16, 16)
+    assert b.shape == (4 * 2 * 9, 16)
+    assert np.abs(a - a.T).max() < BAR * np.abs(a).max()
+    assert relative(0.5 * p.ravel() @ a @ p.ravel(), g.energy(p)[0]) < BAR
+    assert relative((a @ p.ravel()).reshape(p.shape), g.potential(p)) < BAR
+    assert relative((b @ p.ravel()).reshape(4, 2, 9), g.features(p)) < BAR
+
+
+def test_matrices_of_one_system_in_a_batch():
+    first, second = random_system(53, "xyz", n=2), random_system(54, "", n=3)
+    joined = {key: np.concatenate([first[key], second[key]]) for key in ("positions", "sigma")}
+    joined |= {key: np.stack([first[key], second[key]]) for key in ("cell", "pbc")}
+    g = electret.Geometry(**joined, batch=[0, 0, 1, 1, 1], max_l=1, accuracy=TIGHT)
+    for index, system in enumerate((first, second)):
+        alone = electret.Geometry(**split(system)[0], max_l=1, accuracy=TIGHT)
+        assert relative(g.coulomb_matrix(index), alone.coulomb_matrix()) < BAR
+        assert relative(g.matrix(index), alone.matrix()) < BAR
+    assert len(g.methods) == 2
+
+
+def test_errors():
+    g = electret.Geometry([[0, 0, 0]], max_l=1)
+    with pytest.raises(electret.InputError, match="max_l = 1, so give 4"):
+        g.energy([[1.0]])
+    with pytest.raises(electret.InputError, match=r"multipoles\[0, 2\] is nan"):
+        g.features([[1.0, 0.0, np.nan, 0.0]])
+    with pytest.raises(electret.InputError, match="system = 1"):
+        g.matrix(1)
+    with pytest.raises(electret.InputError, match="features_max_l = -1"):
+        electret.Geometry([[0, 0, 0]], features_max_l=-1)
+    with pytest.raises(electret.InputError, match=r"sigma = 0\.0"):
+        electret.Geometry([[0, 0, 0]], sigma=0)

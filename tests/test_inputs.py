@@ -1,0 +1,156 @@
+"""Arguments of the numpy layer: what is accepted, and the named error for what is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import electret
+from random_systems import random_system, relative
+
+R = [[0.0, 0.0, 0.0], [0.0, 0.0, 3.0]]
+Q = [[1.0], [-1.0]]
+CELL = np.diag([5.0, 6.0, 7.0])
+
+
+def nan(index, shape, value=np.nan):
+    array = np.ones(shape)
+    array[index] = value
+    return array
+
+
+BAD = {
+    # name: (arguments of coulomb, fragments the message must hold)
+    "nan position": ({"positions": nan((1, 2), (2, 3))}, ["positions[1, 2]", "nan", "finite"]),
+    "infinite position": ({"positions": nan((0, 1), (2, 3), np.inf)}, ["positions[0, 1]", "inf"]),
+    "flat positions": ({"positions": [0.0, 0.0, 0.0]}, ["positions", "[3]", "[n, 3]", "[[x, y, z]]"]),
+    "two coordinates": ({"positions": [[0.0, 0.0], [1.0, 1.0]]}, ["positions", "[2, 2]"]),
+    "ragged positions": ({"positions": [[0.0, 0.0, 0.0], [1.0]]}, ["positions"]),
+    "text positions": ({"positions": [["a", "b", "c"]] * 2}, ["positions", "dtype"]),
+    "complex positions": ({"positions": np.zeros((2, 3), complex)}, ["positions", "complex"]),
+    "nan multipole": ({"multipoles": nan((1, 0), (2, 1))}, ["multipoles[1, 0]", "nan"]),
+    "too many multipoles": ({"multipoles": np.ones((3, 1))}, ["multipoles", "[3, 1]", "n_atoms = 2"]),
+    "flat multipoles": ({"multipoles": [1.0, -1.0]}, ["multipoles", "charges[:, None]"]),
+    "three coefficients": ({"multipoles": np.ones((2, 3))}, ["3 coefficients", "1, 4, 9"]),
+    "no coefficients": ({"multipoles": np.ones((2, 0))}, ["0 coefficients"]),
+    "zero sigma": ({"sigma": 0.0}, ["sigma", "0.0", "positive"]),
+    "negative sigma": ({"sigma": [1.0, -0.5]}, ["sigma[1]", "-0.5", "positive"]),
+    "nan sigma": ({"sigma": np.nan}, ["sigma", "nan"]),
+    "three sigmas": ({"sigma": [1.0, 1.0, 1.0]}, ["sigma", "n_atoms = 2"]),
+    "periodic without a cell": ({"pbc": True}, ["pbc[0, 0]", "no cell"]),
+    "periodic along a zero vector": (
+        {"cell": np.diag([5.0, 0.0, 7.0]), "pbc": (True, True, False)},
+        ["pbc[0, 1]", "cell[0, 1] is zero"],
+    ),
+    "flags of the wrong kind": ({"pbc": "yes"}, ["pbc", "'yes'"]),
+    "two flags": ({"pbc": [True, False]}, ["pbc", "[2]"]),
+    "flag 2": ({"pbc": 2}, ["pbc", "2"]),
+    "nan cell": ({"cell": nan((1, 1), (3, 3)), "pbc": True}, ["cell[1, 1]", "nan"]),
+    "cell of four": ({"cell": [1, 2, 3, 4]}, ["cell", "[4]"]),
+    "singular cell": ({"cell": [[5, 0, 0], [0, 5, 0], [5, 5, 0]], "pbc": True}, ["cell[0]", "singular"]),
+    "parallel slab vectors": (
+        {"cell": [[5, 0, 0], [10, 0, 0], [0, 0, 5]], "pbc": (True, True, False)},
+        ["cell[0]", "singular"],
+    ),
+    "short batch": ({"batch": [0]}, ["batch", "[1]", "[2]"]),
+    "float batch": ({"batch": [0.0, 1.0]}, ["batch", "float64", "integers"]),
+    "negative batch": ({"batch": [0, -1]}, ["batch[1]", "-1"]),
+    "huge batch": ({"batch": [0, 10**12]}, ["batch[1]", "1000000000000"]),
+    "batch beyond the cells": ({"batch": [0, 2], "cell": np.stack([CELL] * 2)}, ["batch[1]", "2 systems"]),
+    "cells without batch": ({"cell": np.stack([CELL] * 2)}, ["batch", "2 systems"]),
+    "cells and flags disagree": (
+        {"batch": [0, 1], "cell": np.stack([CELL] * 2), "pbc": [[True] * 3] * 3},
+        ["cell: 2", "pbc: 3"],
+    ),
+    "field of two": ({"external_field": [0.1, 0.1]}, ["external_field", "[2]"]),
+    "nan field": ({"external_field": [0.1, 0.1, np.nan]}, ["external_field[2]", "nan"]),
+    "unknown method": ({"method": "magic"}, ["method", "magic", "ewald"]),
+    "unknown boundary": ({"boundary": "slab"}, ["boundary", "slab", "slab_dipole_correction"]),
+    "direct and periodic": ({"cell": CELL, "pbc": True, "method": "direct"}, ["direct"]),
+    "zero accuracy": ({"accuracy": 0.0}, ["accuracy", "0.0"]),
+    "nan accuracy": ({"accuracy": np.nan}, ["accuracy", "nan"]),
+    "text accuracy": ({"accuracy": "high"}, ["accuracy", "high"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_named(name):
+    arguments, fragments = BAD[name]
+    with pytest.raises(electret.InputError) as error:
+        electret.coulomb(**{"positions": R, "multipoles": Q, **arguments})
+    for fragment in fragments:
+        assert fragment in str(error.value), str(error.value)
+    assert isinstance(error.value, ValueError)
+    assert isinstance(error.value, electret.ElectretError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        ({"widths": []}, ["widths"]),
+        ({"widths": [1.0, 0.0]}, ["widths[1]", "0.0"]),
+        ({"widths": [[1.0]]}, ["widths", "[1, 1]"]),
+        ({"max_l": -1}, ["max_l", "-1"]),
+        ({"max_l": 1.0}, ["max_l", "1.0"]),
+        ({"normalization": "unit"}, ["normalization", "unit", "receiver", "multipoles"]),
+        ({"normalization": "unit", "external_field": [0, 0, 1]}, ["normalization", "unit"]),
+    ],
+)
+def test_bad_features_are_named(arguments, fragments):
+    with pytest.raises(electret.InputError) as error:
+        electret.features(R, Q, **arguments)
+    for fragment in fragments:
+        assert fragment in str(error.value), str(error.value)
+
+
+def test_bad_points_are_named():
+    with pytest.raises(electret.InputError, match=r"points\[0, 2\] is nan"):
+        electret.potential([[0, 0, np.nan]], R, Q)
+    with pytest.raises(electret.InputError, match=r"points_batch\[0\] = 1"):
+        electret.potential([[0, 0, 1]], R, Q, points_batch=[1])
+    with pytest.raises(electret.InputError, match=r"points_batch is None"):
+        electret.potential([[0, 0, 1]], R, Q, batch=[0, 1])
+
+
+def test_every_reasonable_form_gives_the_same_result():
+    system = random_system(1, "xyz", n=2, max_l=0)
+    cell, sigma = [5.0, 6.0, 7.0], 0.9
+    r = np.round(system["positions"], 3)
+    expected = electret.coulomb(r, Q, sigma, np.diag(cell), (True, True, True))
+    assert abs(expected.energy[0]) > 0.1
+    forms = [
+        (r.tolist(), [[1], [-1]], sigma, cell, True),
+        (np.asfortranarray(r), np.array(Q, dtype=np.float32), [sigma] * 2, np.diag(cell)[None], [[1, 1, 1]]),
+        (r[::-1][::-1], np.array(Q, dtype=np.int8), np.array(sigma), tuple(cell), np.ones(3, dtype=bool)),
+    ]
+    for form in forms:
+        result = electret.coulomb(*form)
+        assert relative(result.energy, expected.energy) < 1e-14
+        assert relative(result.forces, expected.forces) < 1e-14
+    batched = electret.coulomb(r, Q, sigma, cell, True, batch=np.zeros(2, dtype=np.uint8))
+    assert relative(batched.energy, expected.energy) < 1e-14
+
+
+def test_inputs_are_not_changed():
+    system = random_system(2, "xy")
+    copies = {key: np.copy(value) for key, value in system.items()}
+    electret.coulomb(**system)
+    electret.features(**system)
+    assert all(np.array_equal(system[key], copies[key]) for key in system)
+
+
+def test_stress_without_volume_has_a_remedy():
+    result = electret.coulomb(R, Q)
+    with pytest.raises(electret.InputError, match=r"cell\[0\] has no volume.*virial"):
+        _ = result.stress
+    assert result.virial.shape == (1, 3, 3)
+    assert abs(result.virial[0, 2, 2]) > 0.1
+
+
+def test_import_needs_numpy_only():
+    import subprocess
+    import sys
+
+    script = "import sys, electret; print(*(m for m in ('torch', 'mace', 'e3nn', 'ase') if m in sys.modules))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""

@@ -1,0 +1,283 @@
+"""The torch operators: same values as numpy, derivatives of both orders, fake tensors, compilation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import electret
+from random_systems import BOUNDARIES, random_system, relative
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+from electret import torch_operators  # noqa: E402
+from electret.torch import coulomb_energy, dipole, features  # noqa: E402
+
+TIGHT = 1e-12
+
+
+def tensors(system: dict, grad: bool = True) -> dict:
+    out = {}
+    for key, value in system.items():
+        tensor = torch.from_numpy(np.ascontiguousarray(value))
+        out[key] = tensor.requires_grad_(grad and key in ("positions", "multipoles", "cell"))
+    return out
+
+
+def batched(seed: int, max_l: int = 1) -> dict:
+    """A slab, a molecule and a crystal in one batch, full cells for periodic rows only."""
+    systems = [
+        random_system(seed + i, axes, n=2, max_l=max_l, full_cell=False)
+        for i, axes in enumerate(("xy", "", "xyz"))
+    ]
+    joined = {key: np.concatenate([s[key] for s in systems]) for key in ("positions", "multipoles", "sigma")}
+    joined |= {key: np.stack([s[key] for s in systems]) for key in ("cell", "pbc")}
+    return {**joined, "batch": np.array([0, 0, 1, 1, 2, 2])}
+
+
+@pytest.mark.parametrize("axes", BOUNDARIES)
+def test_values_and_first_derivatives_are_those_of_numpy(axes):
+    system = random_system(61, axes, max_l=2)
+    field = np.array([0.1, -0.2, 0.3])
+    t = tensors(system)
+    expected = electret.coulomb(**system, external_field=field, accuracy=TIGHT)
+    energy = coulomb_energy(**t, external_field=torch.from_numpy(field), accuracy=TIGHT)
+    assert relative(energy.detach(), expected.energy) < 1e-13
+    gradient, potential, cell_gradient = torch.autograd.grad(
+        energy.sum(), (t["positions"], t["multipoles"], t["cell"])
+    )
+    assert relative(-gradient, expected.forces) < 1e-12
+    assert relative(potential, expected.potential) < 1e-12
+    strain = t["positions"].detach().T @ gradient + t["cell"].detach().T @ cell_gradient
+    assert relative(-(strain + strain.T) / 2, expected.virial[0]) < 1e-12
+    values = features(**t, max_l=2, external_field=torch.from_numpy(field), accuracy=TIGHT)
+    wanted = electret.features(**system, max_l=2, external_field=field, accuracy=TIGHT)
+    assert relative(values.detach(), wanted) < 1e-13
+
+
+@pytest.mark.parametrize("boundary", [None, "slab_dipole_correction"])
+@pytest.mark.parametrize("axes", BOUNDARIES)
+def test_gradcheck_of_the_energy(axes, boundary):
+    if boundary and axes != "xy":
+        pytest.skip("the correction is for slabs")
+    t = tensors(random_system(62, axes, n=3, max_l=1, full_cell=boundary is not None))
+    inputs = (t["positions"], t["multipoles"], t["cell"])
+
+    def function(x, p, h):
+        h = torch.where(t["pbc"][:, None] | (boundary is not None), h, 0.0)
+        return coulomb_energy(x, p, t["sigma"], h, t["pbc"], boundary=boundary, accuracy=TIGHT)
+
+    assert function(*inputs).abs().max() > 0.1
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("self_interaction", [False, True])
+@pytest.mark.parametrize("axes", BOUNDARIES)
+def test_gradcheck_of_the_features(axes, self_interaction):
+    t = tensors(random_system(63, axes, n=2, max_l=1, full_cell=False))
+    inputs = (t["positions"], t["multipoles"], t["cell"])
+
+    def function(x, p, h):
+        h = torch.where(t["pbc"][:, None], h, 0.0)
+        return features(
+            x, p, t["sigma"], [0.9], 1, "receiver", self_interaction, h, t["pbc"], accuracy=TIGHT
+        )  # fmt: skip
+
+    assert function(*inputs).abs().max() > 0.1
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_gradcheck_of_a_batch_and_of_the_field():
+    t = tensors(batched(64))
+    field = torch.tensor([[0.1, 0.2, -0.3]] * 3, dtype=torch.float64, requires_grad=True)
+
+    def energy(x, p, h, f):
+        h = torch.where(t["pbc"][:, :, None], h, 0.0)
+        return coulomb_energy(x, p, t["sigma"], h, t["pbc"], t["batch"], f, accuracy=TIGHT)
+
+    inputs = (t["positions"], t["multipoles"], t["cell"], field)
+    assert torch.autograd.gradcheck(energy, inputs)
+    assert torch.autograd.gradgradcheck(energy, inputs)
+    (slope,) = torch.autograd.grad(energy(*inputs).sum(), field)
+    assert torch.allclose(slope, -dipole(t["positions"], t["multipoles"], t["batch"]))
+
+
+def test_force_training_differentiates_through_the_charges():
+    """A loss on forces of charges that depend on positions and a parameter, against central differences."""
+    system = tensors(random_system(65, "xyz", n=3, max_l=0))
+    weight = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+
+    def loss(w):
+        x = system["positions"]
+        charges = torch.sin(w * x.sum(dim=1, keepdim=True))
+        energy = coulomb_energy(x, charges, system["sigma"], system["cell"], system["pbc"], accuracy=TIGHT)
+        v = features(x, charges, system["sigma"], cell=system["cell"], pbc=system["pbc"], accuracy=TIGHT)
+        total = energy.sum() + (w * v**2).sum()
+        (gradient,) = torch.autograd.grad(total, x, create_graph=True)
+        return (gradient**2).sum()
+
+    (slope,) = torch.autograd.grad(loss(weight), weight)
+    step = 1e-4
+    with torch.no_grad():
+        shifted = [weight + k * step for k in (1, -1, 2, -2)]
+    a, b, c, d = (float(loss(w).detach()) for w in shifted)
+    expected = (8 * (a - b) - (c - d)) / (12 * step)
+    assert abs(expected) > 1.0
+    assert float(slope) == pytest.approx(expected, rel=1e-7)
+
+
+def test_hessian_is_symmetric_and_complete():
+    t = tensors(random_system(66, "xyz", n=3, max_l=1), grad=False)
+
+    def function(x):
+        return coulomb_energy(x, t["multipoles"], t["sigma"], t["cell"], t["pbc"], accuracy=TIGHT).sum()
+
+    hessian = torch.autograd.functional.hessian(function, t["positions"]).reshape(9, 9)
+    assert hessian.abs().max() > 1.0
+    assert torch.allclose(hessian, hessian.T, rtol=0, atol=1e-9)
+    assert hessian.reshape(9, 3, 3).sum(dim=1).abs().max() < 1e-9  # translations cost nothing
+
+
+def op_arguments(grad: bool):
+    t = tensors(batched(67), grad)
+    common = (t["sigma"], t["pbc"], t["batch"])
+    return (t["positions"], t["multipoles"], t["cell"]), common
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_opcheck_coulomb(gradients):
+    geometry, common = op_arguments(gradients)
+    settings = (None, "auto", 1e-8, True)
+    torch.library.opcheck(torch_operators.coulomb, (*geometry, *common, *settings, gradients))
+
+
+def test_opcheck_other_operators():
+    geometry, (sigma, pbc, batch) = op_arguments(True)
+    positions, multipoles, cell = geometry
+    widths = torch.tensor([0.9, 1.5], dtype=torch.float64)
+    settings = (1, "receiver", None, "auto", 1e-8, False)
+    torch.library.opcheck(torch_operators.features, (*geometry, sigma, widths, pbc, batch, *settings))
+    cotangent = torch.ones((6, 2, 4), dtype=torch.float64, requires_grad=True)
+    torch.library.opcheck(
+        torch_operators.features_gradient,
+        (positions, multipoles, cotangent, cell, sigma, widths, pbc, batch, *settings),
+    )
+    plain = [tensor.detach() for tensor in (positions, multipoles, cotangent, cell)]
+    tangents = [torch.ones_like(tensor) for tensor in plain]
+    torch.library.opcheck(
+        torch_operators.features_tangent, (*plain, *tangents, sigma, widths, pbc, batch, *settings)
+    )
+    plain, tangents = [plain[i] for i in (0, 1, 3)], [tangents[i] for i in (0, 1, 3)]
+    torch.library.opcheck(
+        torch_operators.coulomb_tangent, (*plain, *tangents, sigma, pbc, batch, None, "auto", 1e-8, True)
+    )
+
+
+def test_compiles_as_one_graph():
+    t = tensors(batched(68))
+
+    def function(x, p, h):
+        energy = coulomb_energy(x, p, t["sigma"], h, t["pbc"], t["batch"])
+        v = features(x, p, t["sigma"], cell=h, pbc=t["pbc"], batch=t["batch"])
+        return energy.sum() + (v**2).sum()
+
+    inputs = (t["positions"], t["multipoles"], t["cell"])
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    expected, value = function(*inputs), compiled(*inputs)
+    assert float(value) == pytest.approx(float(expected), rel=1e-13)
+    for ours, wanted in zip(
+        torch.autograd.grad(value, inputs), torch.autograd.grad(expected, inputs), strict=True
+    ):
+        assert relative(ours, wanted) < 1e-12
+
+
+def test_float32_in_and_out():
+    system = random_system(69, "xyz", max_l=1)
+    exact = coulomb_energy(**tensors(system))
+    single = {k: v.float() if v.dtype == torch.float64 else v for k, v in tensors(system, grad=False).items()}
+    single["positions"].requires_grad_()
+    energy = coulomb_energy(**{**single, "positions": single["positions"]})
+    assert energy.dtype == torch.float32
+    assert float(energy) == pytest.approx(float(exact), rel=1e-5)
+    (gradient,) = torch.autograd.grad(energy.sum(), single["positions"])
+    assert gradient.dtype == torch.float32
+    assert features(**single).dtype == torch.float32
+
+
+def test_cpu_tensors_are_read_in_place():
+    array = torch_operators._array(tensor := torch.arange(12.0, dtype=torch.float64).reshape(4, 3))
+    assert array.ctypes.data == tensor.data_ptr()
+
+
+def test_no_gradient_no_graph():
+    t = tensors(random_system(70, ""), grad=False)
+    assert not coulomb_energy(**t).requires_grad
+    with torch.no_grad():
+        assert not coulomb_energy(**tensors(random_system(70, ""))).requires_grad
+
+
+def test_third_derivatives_are_refused():
+    t = tensors(random_system(71, "", n=2, max_l=0))
+    x = t["positions"]
+    energy = coulomb_energy(x, t["multipoles"], t["sigma"])
+    (first,) = torch.autograd.grad(energy.sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad((first**2).sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="third derivative"):
+        torch.autograd.grad(second.sum(), x)
+
+
+def test_function_transforms_are_refused_not_wrong():
+    t = tensors(random_system(72, "xyz", n=2, max_l=0), grad=False)
+
+    def energy(x):
+        return coulomb_energy(x, t["multipoles"], t["sigma"], t["cell"], t["pbc"]).sum()
+
+    with pytest.raises(RuntimeError, match="functorch transforms"):
+        torch.func.grad(energy)(t["positions"])
+    with pytest.raises(RuntimeError, match="functorch transforms|vmap|[Bb]atching"):
+        torch.func.vmap(energy)(torch.stack([t["positions"]] * 2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragments"),
+    [
+        ({"positions": np.zeros((4, 3))}, ["positions", "ndarray"]),
+        ({"positions": torch.zeros(4, 3, dtype=torch.float16)}, ["positions", "float16"]),
+        ({"positions": torch.zeros(4, 2)}, ["positions", "[4, 2]"]),
+        ({"positions": torch.full((4, 3), float("nan"))}, ["positions", "finite"]),
+        ({"multipoles": torch.zeros(4)}, ["multipoles", "[4]", "charges[:, None]"]),
+        ({"multipoles": torch.zeros(4, 2)}, ["2 coefficients"]),
+        ({"sigma": torch.ones(4, requires_grad=True)}, ["sigma", "grad", "detach"]),
+        ({"sigma": torch.ones(3)}, ["sigma", "[3]", "n_atoms = 4"]),
+        ({"sigma": -1.0}, ["sigma", "-1"]),
+        ({"pbc": 0.5}, ["pbc"]),
+        ({"pbc": [True, False]}, ["pbc", "[2]"]),
+        ({"cell": torch.zeros(2, 2)}, ["cell", "[2, 2]"]),
+        ({"cell": torch.eye(3).expand(2, 3, 3)}, ["batch", "2 systems"]),
+        ({"batch": torch.zeros(4)}, ["batch", "float32"]),
+        ({"batch": torch.zeros(3, dtype=torch.int64)}, ["batch", "[3]"]),
+        ({"batch": torch.tensor([0, 0, 1, -1])}, ["batch", "-1"]),
+        ({"external_field": torch.zeros(2)}, ["external_field", "[2]"]),
+        ({"method": "magic"}, ["method", "magic"]),
+    ],
+)
+def test_bad_input_is_named(changes, fragments):
+    base = {"positions": torch.rand(4, 3, dtype=torch.float64), "multipoles": torch.ones(4, 1)}
+    with pytest.raises(electret.InputError) as error:
+        coulomb_energy(**{**base, **changes})
+    for fragment in fragments:
+        assert fragment in str(error.value), str(error.value)
+
+
+def test_widths_have_no_gradient():
+    t = tensors(random_system(73, ""), grad=False)
+    with pytest.raises(electret.InputError, match="widths requires grad"):
+        features(**t, widths=torch.ones(2, requires_grad=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_tensors_are_refused_with_a_remedy():
+    with pytest.raises(electret.InputError, match=r"positions is on cuda.*positions\.cpu\(\)"):
+        coulomb_energy(torch.zeros(2, 3).cuda(), torch.zeros(2, 1).cuda())
