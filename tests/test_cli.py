@@ -19,6 +19,7 @@ from ase.io import read
 from typer.testing import CliRunner, Result
 
 import electret
+import electret.training
 from electret.cli.main import application
 from training_frames import clusters, run_options, write_frames
 
@@ -158,6 +159,17 @@ def test_debug_gives_the_exception(folder: Path) -> None:
     result = call("--debug", "train", "absent.yaml")
     assert isinstance(result.exception, electret.InputError)
     call("info", "absent.electret")  # leaves tracebacks switched off for later tests
+
+
+def test_interruption_has_its_own_exit_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise electret.training.TrainingInterrupted("stopped after epoch 3; --resume goes on")
+
+    monkeypatch.setattr("electret.training.train", interrupted)
+    result = call("train", folder / "config.yaml")
+    assert result.exit_code == 130
+    assert "stopped after epoch 3; --resume goes on" in everything(result)
+    assert "error" not in everything(result)
 
 
 def test_unknown_commands_fail() -> None:

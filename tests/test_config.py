@@ -124,6 +124,21 @@ def test_every_alias_leads_to_an_option(tmp_path: Path) -> None:
     assert set(STAGE_ALIASES.values()) <= set(_all_paths(StageConfig, ""))
 
 
+def test_the_guide_lists_every_option_and_alias() -> None:
+    from electret.training.config import DataConfig, LossConfig, OptimizerConfig, SchedulerConfig, StageConfig
+
+    guide = (Path(__file__).parent.parent / "docs" / "guide" / "training_options.md").read_text(
+        encoding="utf-8"
+    )
+    sections = (TrainingConfig, DataConfig, StageConfig, LossConfig, OptimizerConfig, SchedulerConfig)
+    names = {name for section in sections for name in section.model_fields} | {
+        *TOP_LEVEL_ALIASES,
+        *STAGE_ALIASES,
+    }
+    missing = {name for name in names if f"`{name}`" not in guide and f".{name}`" not in guide}
+    assert not missing
+
+
 def test_ema_off(tmp_path: Path) -> None:
     assert from_options(tmp_path).ema_decay == 0.99
     assert from_options(tmp_path, ema=False).ema_decay is None

@@ -103,7 +103,7 @@ def _line(row: dict[str, Any], n_epochs: int, best: bool) -> str:
     parts.append(f"valid {row['valid_loss']:.4g}{'*' if best else ' '}")
     for name, target in TARGETS.items():
         value = row.get(f"valid_{name}_mae")
-        if value is not None:
+        if value is not None and value > 1e-9:  # exact quantities, as a conserved charge, are no news
             parts.append(f"{name} {value * target.scale:.2f} {target.unit}")
     parts.append(f"{row['seconds']:.1f} s")
     return " | ".join(parts)
