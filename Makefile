@@ -48,7 +48,7 @@ test-rust: $(STAMPS)/venv
 	cargo $(CARGO_TEST) --release -p electret-core
 	cargo test --release -p electret-core --doc
 
-test-python: build
+test-python: build $(STAMPS)/extra-peers
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest --doctest-modules python/electret
 
@@ -60,7 +60,7 @@ lint: build  ## Formatting, clippy, ruff, mypy, and the native stub against the 
 	$(BIN)/mypy
 	$(BIN)/stubtest electret._native --mypy-config-file pyproject.toml
 
-bench: build $(STAMPS)/extra-bench  ## Benchmarks against the peers (Rust: criterion; Python: pytest-benchmark)
+bench: build $(STAMPS)/extra-peers  ## Benchmarks against the peers (Rust: criterion; Python: pytest-benchmark)
 	cargo bench -p electret-core
 	$(BIN)/python -m pytest -o addopts= benches --benchmark-only --benchmark-group-by=group
 
