@@ -158,19 +158,20 @@ impl<T: Scalar> Reciprocal<T> {
                 &mut reciprocal,
             );
         }
-        if !symmetric && (want.source || want.positions || want.cell) {
-            if let Some(factor) = &receiver_factor {
-                let positions = want.positions || want.cell;
-                self.backward(
-                    &self.source_phases,
-                    &source_groups,
-                    &source_counts,
-                    (factor, &weights, positions),
-                    &mut out.source,
-                    &mut out.source_positions,
-                    &mut reciprocal,
-                );
-            }
+        if !symmetric
+            && (want.source || want.positions || want.cell)
+            && let Some(factor) = &receiver_factor
+        {
+            let positions = want.positions || want.cell;
+            self.backward(
+                &self.source_phases,
+                &source_groups,
+                &source_counts,
+                (factor, &weights, positions),
+                &mut out.source,
+                &mut out.source_positions,
+                &mut reciprocal,
+            );
         }
         if want.cell {
             // The phases k·r: ∂U/∂b_j ∋ Σ_i r_i (h_j · ∂U/∂r_i) / 2π.
