@@ -24,8 +24,8 @@ def machine(info: dict) -> str:
     torch_threads = os.environ.get("OMP_NUM_THREADS", "all")
     return (
         f"{cpu.get('brand_raw', platform.processor())}, {cpu.get('count', os.cpu_count())} logical cores, "
-        f"rayon threads: {threads}, torch threads: {torch_threads}, Python {info.get('python_version')}, load average at the end "
-        f"{os.getloadavg()[0]:.1f}"
+        f"rayon threads: {threads}, torch threads: {torch_threads}, "
+        f"Python {info.get('python_version')}, load average at the end {os.getloadavg()[0]:.1f}"
     )
 
 
