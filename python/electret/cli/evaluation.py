@@ -1,0 +1,85 @@
+"""`electret eval`: errors of a model on a file, and the frames with predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from ase.io import write
+from rich.console import Console
+
+from electret import InputError
+from electret.data import DataKeys, Frame, GraphDataset, key_table, read_frames
+from electret.graph import Graph
+from electret.models import load
+from electret.training.evaluation import comparable, predictions
+from electret.training.metrics import Metrics, MetricsAccumulator
+from electret.training.summary import print_summary
+
+__all__ = ["PREFIX", "parse_keys", "run_evaluation"]
+
+PREFIX = "electret_"
+"""Before the names of predictions in the output, so that they stand beside the labels."""
+
+_PER_ATOM = ("forces", "charges", "multipoles", "latent_multipoles")
+
+
+def run_evaluation(
+    model_file: Path,
+    data_file: Path,
+    output: Path | None,
+    batch_size: int,
+    device: str,
+    dtype: str | None,
+    keys: list[str],
+    console: Console,
+) -> Metrics:
+    """Evaluate, print the key report and the errors, write predictions to `output` if given."""
+    if dtype not in (None, "float32", "float64"):
+        raise InputError(f"dtype is '{dtype}', expected float32 or float64")
+    names = parse_keys(keys)
+    model = load(model_file, device=device, dtype=None if dtype is None else getattr(torch, dtype))
+    frames = read_frames(data_file, names)
+    console.print(key_table({data_file.stem: frames}, names))
+    accumulator = MetricsAccumulator(parity=True)
+    for indices, graph, predicted in predictions(
+        model, GraphDataset(frames, model.cutoff, model.dtype), batch_size
+    ):
+        accumulator.add(comparable(model, predicted), graph)
+        _store([frames[index] for index in indices], graph, predicted)
+    metrics = accumulator.result()
+    if metrics.overall:
+        print_summary({data_file.stem: metrics}, console)
+    else:
+        console.print(
+            "no frame carries a label that the model predicts; see --key for other names", highlight=False
+        )
+    if output is not None:
+        write(output, [frame.atoms for frame in frames], format="extxyz")
+        console.print(f"predictions written to {output}", highlight=False, soft_wrap=True)
+    return metrics
+
+
+def parse_keys(assignments: list[str]) -> DataKeys:
+    """Key map from `name=key` words."""
+    chosen = {}
+    for assignment in assignments:
+        name, separator, key = assignment.partition("=")
+        if not separator or not key or name not in DataKeys.model_fields:
+            raise InputError(
+                f"--key {assignment}: expected name=key with a name of {', '.join(DataKeys.model_fields)}"
+            )
+        chosen[name] = key
+    return DataKeys(**chosen)
+
+
+def _store(frames: list[Frame], graph: Graph, predicted: dict[str, torch.Tensor]) -> None:
+    """Put the predictions of a batch into its frames."""
+    for position, frame in enumerate(frames):
+        rows = slice(int(graph.ptr[position]), int(graph.ptr[position + 1]))
+        for name, value in predicted.items():
+            if name in _PER_ATOM:
+                frame.atoms.set_array(PREFIX + name, value[rows].cpu().numpy())
+            else:
+                entry = value[position].cpu().numpy()
+                frame.atoms.info[PREFIX + name] = entry if entry.ndim else float(entry)

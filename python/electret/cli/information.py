@@ -1,0 +1,135 @@
+"""`electret info`: what is installed and found, and what a model file holds."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.table import Table
+
+import electret
+
+__all__ = ["cuda_report", "model_table", "system_table"]
+
+_PACKAGES = ("numpy", "torch", "mace-torch", "e3nn", "ase", "pydantic", "safetensors", "schedulefree")
+_CPU_FLAGS = ("sse4_2", "avx", "avx2", "fma", "avx512f", "asimd", "sve")
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    return table
+
+
+def system_table() -> Table:
+    """Versions, threads, CPU features, CUDA."""
+    table = _table("electret")
+    table.add_row("electret", electret.__version__)
+    table.add_row("Python", f"{platform.python_version()} on {platform.platform()}")
+    for package in _PACKAGES:
+        table.add_row(package, _version(package))
+    for name, value in (
+        *_threads(),
+        ("CPU features", ", ".join(_cpu_features()) or "unknown"),
+        ("CUDA", cuda_report()),
+    ):
+        table.add_row(name, value)
+    return table
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _threads() -> Iterator[tuple[str, str]]:
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    chosen = os.environ.get("RAYON_NUM_THREADS")
+    yield "Rust threads", f"{chosen} (RAYON_NUM_THREADS)" if chosen else f"{available} (all cores available)"
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        yield "torch threads", str(torch.get_num_threads())
+
+
+def _cpu_features() -> list[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return [platform.machine()]
+    flags = next(
+        (line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features"))), []
+    )
+    return [platform.machine(), *(flag for flag in _CPU_FLAGS if flag in flags)]
+
+
+def cuda_report() -> str:
+    """The CUDA devices that torch finds, or why it finds none."""
+    if importlib.util.find_spec("torch") is None:
+        return "not looked for: torch is not installed"
+    import torch
+
+    if torch.version.cuda is None:
+        return f"none: torch {torch.__version__} is a build without CUDA"
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return f"CUDA {torch.version.cuda}: {', '.join(names)}"
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError as error:
+        return (
+            f"none: torch is built for CUDA {torch.version.cuda}, but the driver cannot be loaded ({error})"
+        )
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return f"none: CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']!r} hides every device"
+    return f"none: the driver is there, but torch (CUDA {torch.version.cuda}) finds no device it can use"
+
+
+def model_table(path: Path) -> Table:
+    """Family, options, elements and training of a model file."""
+    from ase.data import chemical_symbols
+
+    from electret.models import load, read_header
+
+    header = read_header(path)
+    model = load(path)
+    config, found = model.config, model.statistics
+    table = _table(str(path))
+    table.add_row("family", config.family)
+    table.add_row("parameters", str(sum(parameter.numel() for parameter in model.parameters())))
+    table.add_row("dtype", str(model.dtype).removeprefix("torch."))
+    table.add_row("cutoff", f"{model.cutoff:g} Å")
+    table.add_row(
+        "elements", ", ".join(f"{chemical_symbols[z]} (E0 {found.e0s[z]:.4f} eV)" for z in found.elements)
+    )
+    table.add_row("shift, scale", f"{found.mean:.6g} eV, {found.scale:.6g} eV")
+    for section in ("backbone", "electrostatics"):
+        options = getattr(config, section).model_dump(exclude_defaults=True)
+        table.add_row(section, ", ".join(f"{name}={value}" for name, value in options.items()) or "defaults")
+    table.add_row(
+        "written by", ", ".join(f"{name} {version}" for name, version in header["versions"].items())
+    )
+    for name, value in header["metadata"].items():
+        table.add_row(name, _shown(value))
+    return table
+
+
+def _shown(value: object) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    lines = []
+    for name, errors in value.items():
+        if isinstance(errors, dict):
+            parts = [f"{key} MAE {entry['mae']:.4g}" for key, entry in errors.items() if "mae" in entry]
+            lines.append(f"{name}: {', '.join(parts)}")
+        else:
+            lines.append(f"{name}: {errors}")
+    return "\n".join(lines)

@@ -1,0 +1,127 @@
+"""The commands. Heavy imports are inside them, so that `electret --help` answers at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from electret import InputError
+from electret.cli.reporting import reported, show_tracebacks
+
+__all__ = ["application"]
+
+application = typer.Typer(
+    name="electret",
+    help="Electrostatic machine-learning interatomic potentials: train, evaluate, inspect.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+@application.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Electrostatic machine-learning interatomic potentials."""
+    show_tracebacks(debug)
+
+
+@application.command()
+@reported
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Replace an earlier run in the same folder.")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change an option, e.g. stages.0.epochs=3."),
+    ] = None,
+) -> None:
+    """Train a model from a YAML file."""
+    from electret.training import TrainingConfig
+    from electret.training import train as run_training
+
+    run_training(TrainingConfig.from_yaml(config, overrides or ()), resume=resume, restart=restart)
+
+
+@application.command("eval")
+@reported
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Model file (.electret).")],
+    data: Annotated[Path, typer.Argument(help="Frames (extended XYZ or any format of ASE).")],
+    output: Annotated[
+        Path | None, typer.Option(help="Write frames with predictions as extended XYZ.")
+    ] = None,
+    plots: Annotated[Path | None, typer.Option(help="Folder for parity plots.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the errors as JSON (eV, Å, e).")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Frames computed at once.")] = 10,
+    device: Annotated[str, typer.Option(help="Device of torch.")] = "cpu",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or float64; by default that of the model.")
+    ] = None,
+    keys: Annotated[
+        list[str] | None,
+        typer.Option("--key", metavar="NAME=KEY", help="Key of a label, e.g. energy=dft_energy."),
+    ] = None,
+) -> None:
+    """Predict the frames of a file and compare with its labels."""
+    from electret.cli.evaluation import run_evaluation
+    from electret.training.run_log import default_console
+
+    metrics = run_evaluation(model, data, output, batch_size, device, dtype, keys or [], default_console())
+    if plots is not None:
+        from electret.training.plots import plot_parity
+
+        plot_parity({data.stem: metrics}, plots)
+    if json_file is not None:
+        json_file.write_text(json.dumps(metrics.as_dict(), indent=1), encoding="utf-8")
+
+
+@application.command()
+@reported
+def info(
+    model: Annotated[Path | None, typer.Argument(help="Describe this model file instead.")] = None,
+) -> None:
+    """Show versions, threads, CPU and CUDA; or describe a model."""
+    from electret.cli.information import model_table, system_table
+
+    Console().print(system_table() if model is None else model_table(model))
+
+
+@application.command()
+@reported
+def plot(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """Draw the learning curve of a run again, also of a running one."""
+    from electret.training.plots import plot_history
+    from electret.training.run_log import CSV_FILE, read_history
+
+    if not (run / CSV_FILE).is_file():
+        raise InputError(f"'{run}' holds no {CSV_FILE}; give the folder of a run (the output of its config)")
+    history = read_history(run)
+    if not history:
+        raise InputError(f"'{run / CSV_FILE}' has no epoch yet; wait for the first one")
+    Console().print(f"wrote {plot_history(history, run / 'plots' / 'learning_curve.png')}", soft_wrap=True)
+
+
+@application.command()
+@reported
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for model, plots and table.")] = Path("demo_output"),
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of training.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A minute instead of the full demonstration.")
+    ] = False,
+) -> None:
+    """Train a small model, evaluate it, run molecular dynamics in a field, plot."""
+    import electret.demo
+
+    electret.demo.run(output, epochs=epochs, quick=quick)

@@ -1,0 +1,94 @@
+"""Errors as one message and an exit code, tracebacks only on request."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+
+from electret import ElectretError
+
+__all__ = ["INTERRUPTED", "reported", "show_tracebacks"]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+_EXTRA_PACKAGES = {
+    "torch": "torch",
+    "mace": "mace",
+    "e3nn": "mace",
+    "ase": "mace",
+    "pydantic": "mace",
+    "yaml": "mace",
+    "safetensors": "mace",
+    "matplotlib": "mace",
+    "tensorboard": "mace",
+}
+
+_tracebacks = False
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def show_tracebacks(wanted: bool) -> None:
+    """Whether errors of this process end with a traceback."""
+    global _tracebacks
+    _tracebacks = wanted
+
+
+def reported(command: Callable[P, R]) -> Callable[P, R]:
+    """A command whose errors are shown as one message on standard error, with exit code 1."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _messages():
+            return command(*args, **kwargs)
+
+    return run
+
+
+@contextmanager
+def _messages() -> Iterator[None]:
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt:
+        _show("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+    except Exception as error:
+        if _tracebacks:
+            raise
+        message, code = _message(error)
+        _show(message)
+        raise typer.Exit(code) from None
+
+
+def _message(error: Exception) -> tuple[str, int]:
+    if type(error).__name__ == "TrainingInterrupted":
+        return str(error), INTERRUPTED
+    if isinstance(error, ElectretError):
+        return f"error: {error}", 1
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        package = error.name.split(".")[0]
+        if package in _EXTRA_PACKAGES:
+            extra = _EXTRA_PACKAGES[package]
+            return (
+                f"error: this command needs '{package}'; install it with: pip install 'electret[{extra}]'",
+                1,
+            )
+    if isinstance(error, OSError):
+        return f"error: {error}", 1
+    return (
+        f"internal error: {type(error).__name__}: {error} (electret --debug shows where; please report it)",
+        1,
+    )
+
+
+def _show(message: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(message, highlight=False, markup=False)

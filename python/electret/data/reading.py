@@ -1,0 +1,297 @@
+"""Frames from data files: read through ASE, checked, and brought to the package's own keys."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.io import read as ase_read
+from ase.io.extxyz import key_val_str_to_dict, read_xyz
+from numpy.typing import NDArray
+
+from electret import InputError
+from electret.data.keys import LABELS, DataKeys, Label, known_names
+
+__all__ = ["ISOLATED_ATOM", "Frame", "read_frames", "wrap_atoms"]
+
+ISOLATED_ATOM = "IsolatedAtom"
+"""`config_type` of the single-atom frames that hold the atomic energies (MACE's convention)."""
+
+_WEIGHT_KEYS = ("energy", "forces", "stress", "charges", "multipoles", "dipole", "total_charge")
+_EXTXYZ_SUFFIXES = (".xyz", ".extxyz")
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One structure with its labels under the default keys (`REF_energy`, ...) and where it came from.
+
+    `other_keys` are the names its file holds besides (to name likely mistakes in the key map).
+    """
+
+    atoms: Atoms
+    file: str
+    index: int
+    other_keys: frozenset[str] = frozenset()
+
+    @property
+    def where(self) -> str:
+        """Place of the frame, for messages."""
+        return f"{self.file}, frame {self.index}"
+
+    @property
+    def config_type(self) -> str:
+        """Kind of configuration, `Default` where the file gives none."""
+        return str(self.atoms.info.get("config_type", "Default"))
+
+    @property
+    def is_isolated_atom(self) -> bool:
+        """Whether the frame only holds an atomic energy."""
+        return self.config_type == ISOLATED_ATOM
+
+    @property
+    def chain(self) -> str | None:
+        """Trajectory the frame belongs to; frames of one chain are never split between sets."""
+        chain = self.atoms.info.get("chain")
+        return None if chain is None else str(chain)
+
+    def has(self, name: str) -> bool:
+        """Whether the frame carries quantity `name` (a name of `DataKeys`)."""
+        key = known_names(name)
+        return key in (self.atoms.arrays if LABELS[name].per_atom else self.atoms.info)
+
+    def value(self, name: str) -> Any:
+        """Quantity `name` of the frame."""
+        key = known_names(name)
+        return self.atoms.arrays[key] if LABELS[name].per_atom else self.atoms.info[key]
+
+
+def read_frames(path: str | Path, keys: DataKeys | None = None) -> list[Frame]:
+    """All frames of a file (extended XYZ, or any format ASE knows).
+
+    Raises `InputError` naming file, frame and line (extended XYZ) for malformed content, and file, frame
+    and key for labels of the wrong shape or with NaN or infinite values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"data file '{path}' does not exist (paths in a config are relative to the config's folder)"
+        )
+    if path.suffix.lower() in _EXTXYZ_SUFFIXES:
+        structures = _read_extxyz(path)
+    else:
+        try:
+            structures = list(ase_read(path, index=":"))
+        except Exception as error:
+            raise InputError(f"{path}: ASE cannot read this file: {error}") from error
+    frames = wrap_atoms(structures, keys, file=str(path))
+    if not frames:
+        raise InputError(f"{path}: the file holds no frame")
+    return frames
+
+
+def wrap_atoms(
+    structures: Sequence[Atoms], keys: DataKeys | None = None, file: str = "<atoms>"
+) -> list[Frame]:
+    """Checked frames from ASE structures in memory, see `read_frames`."""
+    keys = keys or DataKeys()
+    return [_normalised(atoms, keys, file, index) for index, atoms in enumerate(structures)]
+
+
+def _read_extxyz(path: Path) -> list[Atoms]:
+    structures = []
+    for index, first_line, block in _blocks(path):
+        _check_columns(path, index, first_line, block)
+        try:
+            # ASE's extxyz reader is given one frame at a time so that its errors can be placed.
+            structures.append(next(read_xyz(io.StringIO("\n".join(block) + "\n"), index=0)))
+        except Exception as error:
+            raise InputError(
+                f"{path}: frame {index} (lines {first_line}-{first_line + len(block) - 1}) is not valid "
+                f"extended XYZ: "
+                f"{error}"
+            ) from error
+    return structures
+
+
+def _blocks(path: Path) -> Iterator[tuple[int, int, list[str]]]:
+    """Frame index, number of its first line (from 1), and its lines."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: the file is not UTF-8 text (byte {error.start}); is it extended XYZ?"
+        ) from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    start = index = 0
+    while start < len(lines):
+        try:
+            n_atoms = int(lines[start])
+        except ValueError:
+            raise InputError(
+                f"{path}: line {start + 1} should give the number of atoms of frame {index}, found "
+                f"'{lines[start][:60]}'"
+            ) from None
+        if n_atoms < 1:
+            raise InputError(f"{path}: line {start + 1}: frame {index} has {n_atoms} atoms; remove the frame")
+        stop = start + n_atoms + 2
+        if stop > len(lines):
+            raise InputError(
+                f"{path}: frame {index} starts at line {start + 1} with {n_atoms} atoms but the file ends "
+                f"after "
+                f"{max(len(lines) - start - 2, 0)} of them; the file is truncated or the number is wrong"
+            )
+        yield index, start + 1, lines[start:stop]
+        start, index = stop, index + 1
+
+
+def _check_columns(path: Path, index: int, first_line: int, block: list[str]) -> None:
+    """Refuse atom lines that do not hold what `Properties` announces (ASE would drop or misread columns)."""
+    try:
+        properties = key_val_str_to_dict(block[1]).get("Properties", "species:S:1:pos:R:3")
+        fields = str(properties).split(":")
+        kinds = [
+            kind for kind, count in zip(fields[1::3], fields[2::3], strict=True) for _ in range(int(count))
+        ]
+    except Exception as error:
+        raise InputError(
+            f"{path}: line {first_line + 1} (comment of frame {index}) cannot be parsed: {error}"
+        ) from error
+    for offset, line in enumerate(block[2:], start=2):
+        words = line.split()
+        if len(words) != len(kinds):
+            raise InputError(
+                f"{path}: line {first_line + offset} (frame {index}, atom {offset - 2}) has {len(words)} "
+                f"columns, "
+                f"but Properties={properties} asks for {len(kinds)}"
+            )
+        for word, kind in zip(words, kinds, strict=True):
+            if kind in "RI" and not _is_number(word):
+                raise InputError(
+                    f"{path}: line {first_line + offset} (frame {index}, atom {offset - 2}): '{word}' is "
+                    f"not a number"
+                )
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word.replace("D", "E").replace("d", "e"))
+    except ValueError:
+        return False
+    return True
+
+
+def _normalised(atoms: Atoms, keys: DataKeys, file: str, index: int) -> Frame:
+    """Copy of the structure that holds labels only under the default keys."""
+    where = f"{file}, frame {index}"
+    if len(atoms) == 0:
+        raise InputError(f"{where}: the frame has no atoms; remove it")
+    _check_finite(atoms.positions, f"{where}: positions", per_atom=True)
+    _check_finite(np.asarray(atoms.cell), f"{where}: cell", per_atom=False)
+    unknown = np.flatnonzero(atoms.numbers < 1)
+    if unknown.size:
+        raise InputError(
+            f"{where}: atom {unknown[0]} has no known chemical element (symbol '{atoms.symbols[unknown[0]]}')"
+        )
+    clean = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    used = set()
+    for name, label in LABELS.items():
+        key = getattr(keys, name)
+        raw = _lookup(atoms, key)
+        if name == "total_charge":
+            raw = _total_charge(atoms, key, raw, where)
+        if raw is None:
+            continue
+        used.add(key)
+        value = _checked(raw, label, len(atoms), f"{where}: key '{key}'")
+        if label.per_atom:
+            clean.set_array(known_names(name), value)
+        else:
+            clean.info[known_names(name)] = value if value.ndim else float(value)
+    for key in ("config_type", "chain"):
+        if key in atoms.info:
+            clean.info[key] = str(atoms.info[key])
+    for key in ("config_weight", *(f"config_{name}_weight" for name in _WEIGHT_KEYS)):
+        if key in atoms.info:
+            clean.info[key] = _checked_weight(atoms.info[key], f"{where}: key '{key}'")
+    results = atoms.calc.results if atoms.calc is not None else {}
+    return Frame(
+        clean,
+        file,
+        index,
+        frozenset({*atoms.info, *atoms.arrays, *results} - used - {"numbers", "positions"}),
+    )
+
+
+def _lookup(atoms: Atoms, key: str) -> Any:
+    if key in atoms.info:
+        return atoms.info[key]
+    if key in atoms.arrays:
+        return atoms.arrays[key]
+    if atoms.calc is not None:
+        return atoms.calc.results.get(key)
+    return None
+
+
+def _total_charge(atoms: Atoms, key: str, value: Any, where: str) -> Any:
+    """The total charge, `charge` being accepted as a second name of the default key."""
+    if key != known_names("total_charge") or "charge" not in atoms.info:
+        return value
+    other = atoms.info["charge"]
+    if value is not None and not np.isclose(float(other), float(value)):
+        raise InputError(f"{where}: total_charge={value} and charge={other} disagree; give one of them")
+    return other
+
+
+def _checked(raw: Any, label: Label, n_atoms: int, what: str) -> NDArray[np.float64]:
+    try:
+        value = np.asarray(raw, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{what} holds {raw!r}, expected numbers in {label.unit}") from None
+    if label.name == "multipoles":
+        n_lm = value.shape[1] if value.ndim == 2 else 0
+        fits = value.ndim == 2 and len(value) == n_atoms and n_lm > 0 and int(np.sqrt(n_lm)) ** 2 == n_lm
+        expected = f"({n_atoms}, (max_l + 1)**2)"
+    else:
+        lead = (n_atoms,) if label.per_atom else ()
+        shapes = [lead + shape for shape in label.shapes]
+        fits = value.shape in shapes
+        expected = " or ".join(str(shape) for shape in shapes)
+    if not fits:
+        raise InputError(f"{what} has shape {value.shape}, expected {expected}")
+    _check_finite(value, what, per_atom=label.per_atom)
+    if label.name == "charges":
+        return value.reshape(n_atoms)
+    if label.name == "stress" and value.size == 9:
+        return _voigt(value.reshape(3, 3), what)
+    return value
+
+
+def _voigt(stress: NDArray[np.float64], what: str) -> NDArray[np.float64]:
+    """ASE's order xx, yy, zz, yz, xz, xy."""
+    if not np.allclose(stress, stress.T, atol=1e-6 + 1e-4 * np.abs(stress).max()):
+        raise InputError(f"{what} is not a symmetric tensor: {stress.tolist()}")
+    stress = (stress + stress.T) / 2
+    return np.array([stress[0, 0], stress[1, 1], stress[2, 2], stress[1, 2], stress[0, 2], stress[0, 1]])
+
+
+def _check_finite(value: NDArray[np.float64], what: str, per_atom: bool) -> None:
+    bad = np.argwhere(~np.isfinite(value))
+    if len(bad):
+        place = f" at atom {bad[0][0]}" if per_atom else ""
+        raise InputError(f"{what} holds {value[tuple(bad[0])]}{place}; remove the frame or the value")
+
+
+def _checked_weight(raw: Any, what: str) -> float:
+    try:
+        weight = float(raw)
+    except (TypeError, ValueError):
+        raise InputError(f"{what} holds {raw!r}, expected a number") from None
+    if not (np.isfinite(weight) and weight >= 0):
+        raise InputError(f"{what} is {weight}; a weight must be finite and not negative")
+    return weight

@@ -1,0 +1,73 @@
+"""How many frames carry each key, and refusal of loss weights on labels that no frame has."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from electret import InputError
+from electret.data.keys import LABELS, DataKeys
+from electret.data.reading import Frame
+
+__all__ = ["check_targets", "key_counts", "key_table"]
+
+
+def key_counts(frames: Sequence[Frame]) -> Counter[str]:
+    """Number of frames that carry each quantity of `DataKeys`."""
+    return Counter(name for frame in frames for name in LABELS if frame.has(name))
+
+
+def key_table(sets: Mapping[str, Sequence[Frame]], keys: DataKeys) -> Table:
+    """One row per set and file, then per config_type of each set; the caption names absent keys."""
+    counts = key_counts([frame for frames in sets.values() for frame in frames])
+    present = [name for name in LABELS if counts[name]]
+    absent = [str(getattr(keys, name)) for name in LABELS if not counts[name]]
+    table = Table(title="Frames that carry each key", title_justify="left", caption_justify="left")
+    table.caption = f"in no frame: {', '.join(absent)}" if absent else None
+    table.add_column("set")
+    table.add_column("file / config_type")
+    for heading in ("frames", "atoms", *(str(getattr(keys, name)) for name in present)):
+        table.add_column(heading, justify="right")
+    for set_name, frames in sets.items():
+        for file in dict.fromkeys(frame.file for frame in frames):
+            chosen = [frame for frame in frames if frame.file == file]
+            _add_row(table, set_name, Path(file).name, chosen, present)
+        kinds = sorted({frame.config_type for frame in frames})
+        for kind in kinds if kinds != ["Default"] else ():
+            chosen = [frame for frame in frames if frame.config_type == kind]
+            _add_row(table, set_name, f"  {kind}", chosen, present)
+        table.add_section()
+    return table
+
+
+def _add_row(
+    table: Table, set_name: str, label: str, frames: Sequence[Frame], present: Sequence[str]
+) -> None:
+    counts = key_counts(frames)
+    n_atoms = sum(len(frame.atoms) for frame in frames)
+    table.add_row(set_name, label, str(len(frames)), str(n_atoms), *(str(counts[name]) for name in present))
+
+
+def check_targets(frames: Sequence[Frame], targets: Sequence[str], keys: DataKeys, where: str) -> None:
+    """Raise `InputError` for a target with a loss weight that no training frame carries."""
+    counts = key_counts(frames)
+    for name in targets:
+        if name == "total_charge" or counts[name]:  # frames without a total charge are neutral by definition
+            continue
+        key = getattr(keys, name)
+        files = ", ".join(sorted({frame.file for frame in frames}))
+        others = sorted(set().union(*(frame.other_keys for frame in frames)))
+        near = difflib.get_close_matches(key, others, n=1, cutoff=0.5) or [k for k in others if name in k][:1]
+        hint = (
+            f"the file has '{near[0]}': set data.keys.{name} to it"
+            if near
+            else f"set data.keys.{name} to its name"
+        )
+        raise InputError(
+            f"{where}: the loss has a weight on '{name}', but no training frame carries the key '{key}' "
+            f"({files}); {hint}, add the label, or remove the weight"
+        )

@@ -1,0 +1,352 @@
+"""Batches of atomic systems as torch tensors: positions, cells, edges, conditions and labels."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import electret
+from electret import InputError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["DEFAULT_KEYS", "LABEL_KINDS", "Graph"]
+
+DEFAULT_KEYS: dict[str, str] = {
+    "energy": "REF_energy",
+    "forces": "REF_forces",
+    "stress": "REF_stress",
+    "dipole": "REF_dipole",
+    "charges": "REF_charges",
+    "multipoles": "REF_multipoles",
+    "total_charge": "total_charge",
+    "fermi_level": "fermi_level",
+    "external_field": "external_field",
+}
+"""Name of each quantity in `atoms.info` or `atoms.arrays` (extxyz), by the package's name for it."""
+
+LABEL_KINDS: dict[str, str] = {
+    "energy": "system",
+    "stress": "system",
+    "dipole": "system",
+    "total_charge": "system",
+    "fermi_level": "system",
+    "forces": "atom",
+    "charges": "atom",
+    "multipoles": "atom",
+}
+"""Whether a label has one row per system or one per atom."""
+
+_PER_ATOM_FIELDS = ("positions", "atomic_numbers")
+_PER_SYSTEM_FIELDS = ("cell", "pbc", "total_charge", "external_field", "fermi_level")
+_CALCULATOR_RESULTS = ("energy", "forces", "stress", "dipole", "charges")
+
+
+@dataclass
+class Graph:
+    """A batch of systems with their neighbour lists; one system is a batch of one.
+
+    Edges follow MACE: row 0 of `edge_index` is the sender, row 1 the receiver, and
+    `r_edge = positions[receiver] - positions[sender] + unit_shifts @ cell`.
+    Labels hold nan where a frame lacks them; energies are float64 whatever the dtype of the rest.
+    """
+
+    positions: torch.Tensor  # [n_atoms, 3] Å
+    atomic_numbers: torch.Tensor  # [n_atoms] int64
+    cell: torch.Tensor  # [n_systems, 3, 3] Å, rows are the vectors; rows along open axes may be zero
+    pbc: torch.Tensor  # [n_systems, 3] bool
+    batch: torch.Tensor  # [n_atoms] int64, sorted: system of each atom
+    ptr: torch.Tensor  # [n_systems + 1] int64: first atom of each system
+    edge_index: torch.Tensor  # [2, n_edges] int64
+    unit_shifts: torch.Tensor  # [n_edges, 3] whole numbers of cell vectors
+    total_charge: torch.Tensor  # [n_systems] e
+    external_field: torch.Tensor  # [n_systems, 3] V/Å
+    fermi_level: torch.Tensor  # [n_systems] eV, nan where none is requested
+    labels: dict[str, torch.Tensor] = field(default_factory=dict)
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    config_type: list[str] = field(default_factory=list)
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms in the batch."""
+        return int(self.positions.shape[0])
+
+    @property
+    def n_systems(self) -> int:
+        """Number of systems in the batch."""
+        return int(self.cell.shape[0])
+
+    @property
+    def n_edges(self) -> int:
+        """Number of directed edges in the batch."""
+        return int(self.edge_index.shape[1])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating point type of the positions and of every other real tensor."""
+        return self.positions.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device that holds the tensors."""
+        return self.positions.device
+
+    @property
+    def n_atoms_per_system(self) -> torch.Tensor:
+        """Number of atoms of each system, `[n_systems]` int64."""
+        return self.ptr[1:] - self.ptr[:-1]
+
+    @classmethod
+    def from_atoms(
+        cls,
+        atoms: Atoms,
+        cutoff: float,
+        dtype: torch.dtype = torch.float64,
+        keys: Mapping[str, str] | None = None,
+        labels: bool = True,
+    ) -> Graph:
+        """The graph of one `ase.Atoms`.
+
+        Args:
+            atoms: positions in Å, cell, pbc; conditions in `atoms.info` (`total_charge` or `charge` in e,
+                `external_field` in V/Å, `fermi_level` in eV); labels in `info` and `arrays`.
+            cutoff: radius of the neighbour list in Å.
+            dtype: `torch.float32` or `torch.float64` for every real tensor.
+            keys: names in `atoms` that differ from [`DEFAULT_KEYS`], by the package's name.
+            labels: read labels (training data). `fermi_level` is then a label and not a request; with
+                `labels=False` (a calculator) it is a request and no labels are read.
+
+        Raises:
+            InputError: no atoms, entries that are not finite, wrong shapes, contradicting charges, unknown
+                keys.
+        """
+        names = _merged_keys(keys)
+        if dtype not in (torch.float32, torch.float64):
+            raise InputError(f"dtype is {dtype}; use torch.float32 or torch.float64")
+        n_atoms = len(atoms)
+        if n_atoms == 0:
+            raise InputError("atoms holds no atoms; give a system with at least one atom")
+        positions = _finite("positions", np.asarray(atoms.get_positions(), dtype=np.float64))
+        cell = _finite("cell", np.asarray(atoms.cell.array, dtype=np.float64))
+        pbc = np.asarray(atoms.pbc, dtype=bool)
+        numbers = np.asarray(atoms.numbers, dtype=np.int64)
+        sender, receiver, shifts = electret.neighbor_list("ijS", positions, cell, pbc, float(cutoff))
+
+        def real(values: NDArray[np.floating] | Sequence[float]) -> torch.Tensor:
+            return torch.as_tensor(np.array(values, dtype=np.float64)).to(dtype)
+
+        fermi_level = np.nan
+        found: dict[str, NDArray[np.float64]] = {}
+        if labels:
+            found = _read_labels(atoms, names)
+        elif names["fermi_level"] in atoms.info:
+            fermi_level = float(_info(atoms, names["fermi_level"], ()))
+        external_field = np.zeros(3)
+        if names["external_field"] in atoms.info:
+            external_field = _info(atoms, names["external_field"], (3,))
+        return cls(
+            positions=real(positions),
+            atomic_numbers=torch.as_tensor(numbers),
+            cell=real(cell[None]),
+            pbc=torch.as_tensor(pbc[None].copy()),
+            batch=torch.zeros(n_atoms, dtype=torch.int64),
+            ptr=torch.tensor([0, n_atoms], dtype=torch.int64),
+            edge_index=torch.as_tensor(np.stack([sender, receiver]).astype(np.int64)),
+            unit_shifts=real(np.asarray(shifts, dtype=np.float64).reshape(-1, 3)),
+            total_charge=real([_total_charge(atoms, names["total_charge"])]),
+            external_field=real(external_field[None]),
+            fermi_level=real([fermi_level]),
+            labels={
+                # Total energies of 1e5 eV need more than the 7 digits of float32, so these stay float64.
+                name: torch.as_tensor(values) if name == "energy" else real(values)
+                for name, values in found.items()
+            },
+            weights={name: real([value]) for name, value in _weights(atoms).items()},
+            config_type=[str(atoms.info.get("config_type", "Default"))],
+        )
+
+    @classmethod
+    def collate(cls, graphs: Sequence[Graph]) -> Graph:
+        """One batch of all systems of `graphs`, in their order; missing labels become nan, missing weights 1.
+
+        Raises:
+            InputError: no graphs, or graphs that differ in dtype or device, or labels that differ in width.
+        """
+        graphs = list(graphs)
+        if not graphs:
+            raise InputError("collate was given no graphs; give at least one")
+        first = graphs[0]
+        for index, graph in enumerate(graphs):
+            if graph.dtype != first.dtype or graph.device != first.device:
+                raise InputError(
+                    f"graphs[{index}] is {graph.dtype} on {graph.device} but graphs[0] is {first.dtype} on "
+                    f"{first.device}; bring them together with Graph.to"
+                )
+        joined: dict[str, Any] = {
+            name: torch.cat([getattr(graph, name) for graph in graphs])
+            for name in _PER_ATOM_FIELDS + _PER_SYSTEM_FIELDS + ("unit_shifts",)
+        }
+        atoms_before = np.cumsum([0] + [graph.n_atoms for graph in graphs])
+        systems_before = np.cumsum([0] + [graph.n_systems for graph in graphs])
+        return cls(
+            **joined,
+            batch=torch.cat([graph.batch + int(n) for graph, n in zip(graphs, systems_before, strict=False)]),
+            ptr=torch.cat(
+                [graph.ptr[:-1] + int(n) for graph, n in zip(graphs, atoms_before, strict=False)]
+                + [first.ptr.new_tensor([int(atoms_before[-1])])]
+            ),
+            edge_index=torch.cat(
+                [graph.edge_index + int(n) for graph, n in zip(graphs, atoms_before, strict=False)], dim=1
+            ),
+            labels=_join_labels(graphs),
+            weights={
+                name: torch.cat(
+                    [
+                        graph.weights.get(name, graph.total_charge.new_ones(graph.n_systems))
+                        for graph in graphs
+                    ]
+                )
+                for name in sorted({name for graph in graphs for name in graph.weights})
+            },
+            config_type=[name for graph in graphs for name in graph.config_type],
+        )
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Graph:
+        """A copy on another device or with real tensors of another dtype (energy labels stay float64)."""
+
+        def move(value: torch.Tensor, name: str) -> torch.Tensor:
+            converts = value.is_floating_point() and name != "energy"
+            return value.to(device=device, dtype=dtype if converts else None)
+
+        moved: dict[str, Any] = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, torch.Tensor):
+                moved[entry.name] = move(value, entry.name)
+            elif isinstance(value, dict):
+                moved[entry.name] = {name: move(tensor, name) for name, tensor in value.items()}
+        return replace(self, **moved)
+
+
+def _merged_keys(keys: Mapping[str, str] | None) -> dict[str, str]:
+    """The default keys with the caller's on top."""
+    merged = dict(DEFAULT_KEYS)
+    for name, key in (keys or {}).items():
+        if name not in DEFAULT_KEYS:
+            nearest = difflib.get_close_matches(name, DEFAULT_KEYS, n=1, cutoff=0.0)
+            raise InputError(f"keys has the unknown quantity {name!r}; did you mean {nearest[0]!r}?")
+        merged[name] = key
+    return merged
+
+
+def _finite(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`values` if every entry is finite."""
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        place = ", ".join(str(index) for index in bad[0])
+        where = f"{name}[{place}]" if place else name
+        raise InputError(f"{where} is {values[tuple(bad[0])]}; every entry must be finite")
+    return values
+
+
+def _as_real(key: str, value: Any) -> NDArray[np.float64]:
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{key} is {value!r}; give numbers") from error
+
+
+def _info(atoms: Atoms, key: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """A finite condition of `atoms.info` in the given shape."""
+    values = _as_real(f"atoms.info[{key!r}]", atoms.info[key])
+    if values.size != int(np.prod(shape)):
+        raise InputError(f"atoms.info[{key!r}] has shape {values.shape}; expected {shape}")
+    return _finite(f"atoms.info[{key!r}]", values.reshape(shape))
+
+
+def _total_charge(atoms: Atoms, key: str) -> float:
+    """The requested total charge in e, 0 where none is given."""
+    given = {name: float(_info(atoms, name, ())) for name in {key, "charge"} if name in atoms.info}
+    if len(set(given.values())) > 1:
+        raise InputError(f"atoms.info gives two total charges, {given}; remove one of them")
+    return next(iter(given.values()), 0.0)
+
+
+def _read_labels(atoms: Atoms, names: Mapping[str, str]) -> dict[str, NDArray[np.float64]]:
+    """The labels that `atoms` carries, each `[1, ...]` per system or `[n_atoms, ...]` per atom."""
+    n_atoms = len(atoms)
+    shapes: dict[str, tuple[int, ...]] = {
+        "energy": (1,),
+        "stress": (1, 3, 3),
+        "dipole": (1, 3),
+        "total_charge": (1,),
+        "fermi_level": (1,),
+        "forces": (n_atoms, 3),
+        "charges": (n_atoms,),
+    }
+    results = getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
+    found: dict[str, NDArray[np.float64]] = {}
+    for name, kind in LABEL_KINDS.items():
+        key = names[name]
+        source = atoms.info if kind == "system" else atoms.arrays
+        if key in source:
+            raw = source[key]
+        elif key in _CALCULATOR_RESULTS and key in results:
+            # ASE's reader moves columns with its own names into a calculator.
+            raw = results[key]
+        else:
+            continue
+        values = _finite(key, _as_real(key, raw))
+        if name == "stress" and values.size == 6:
+            xx, yy, zz, yz, xz, xy = values.reshape(6)
+            values = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+        shape = shapes.get(name, (n_atoms, values.size // n_atoms))
+        if values.size != int(np.prod(shape)):
+            raise InputError(f"label {key!r} has shape {values.shape}; expected {shape}")
+        if name == "multipoles" and round(shape[1] ** 0.5) ** 2 != shape[1]:
+            raise InputError(f"label {key!r} has {shape[1]} columns; expected (max_l + 1)^2, as 1, 4, 9")
+        found[name] = values.reshape(shape)
+    if "total_charge" not in found and "charge" in atoms.info:
+        found["total_charge"] = np.array([_total_charge(atoms, names["total_charge"])])
+    return found
+
+
+def _weights(atoms: Atoms) -> dict[str, float]:
+    """Weights of the frame as MACE names them: `config_weight` for the whole, `config_energy_weight`, ..."""
+    found = {}
+    for name in ("frame", *LABEL_KINDS):
+        key = "config_weight" if name == "frame" else f"config_{name}_weight"
+        if key in atoms.info:
+            value = float(_info(atoms, key, ()))
+            if value < 0:
+                raise InputError(f"atoms.info[{key!r}] is {value}; a weight must not be negative")
+            found[name] = value
+    return found
+
+
+def _join_labels(graphs: Sequence[Graph]) -> dict[str, torch.Tensor]:
+    """Labels of all graphs in one tensor each, nan where a graph lacks one."""
+    joined = {}
+    for name in sorted({name for graph in graphs for name in graph.labels}):
+        present = next(graph.labels[name] for graph in graphs if name in graph.labels)
+        parts = []
+        for index, graph in enumerate(graphs):
+            rows = graph.n_systems if LABEL_KINDS[name] == "system" else graph.n_atoms
+            part = graph.labels.get(name)
+            if part is None:
+                part = present.new_full((rows, *present.shape[1:]), float("nan"))
+            elif part.shape[1:] != present.shape[1:]:
+                raise InputError(
+                    f"label {name!r} of graphs[{index}] has shape {tuple(part.shape)}, others have rows of "
+                    f"{tuple(present.shape[1:])}; give every frame the same max_l"
+                )
+            parts.append(part)
+        joined[name] = torch.cat(parts)
+    return joined

@@ -1,0 +1,326 @@
+"""The hosted MACE: built from the configuration or taken from an existing model object."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+
+from electret import InputError
+from electret.graph import Graph
+from electret.models.config import BackboneConfig
+from electret.models.statistics import Statistics
+
+# e3nn 0.4.4 loads its constants with torch.load, which refuses them from torch 2.6 on without this.
+torch.serialization.add_safe_globals([slice])
+
+with warnings.catch_warnings():
+    # Both script modules with torch.jit on import, which newer torch calls deprecated once per module.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from e3nn import o3
+    from mace import modules
+    from mace.tools.scripts_utils import extract_config_mace_model
+    from mace.tools.torch_tools import default_dtype
+
+__all__ = ["Backbone", "BackboneOutput", "construction_dtype", "describe_mace", "load_tensors", "mace_input"]
+
+_CONSTRUCTION = threading.Lock()
+
+
+@contextmanager
+def construction_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Builds e3nn and MACE modules in `dtype`, which they take from torch's default only.
+
+    Casting afterwards would leave coupling coefficients with the 7 digits of float32. The default is back as
+    it was on exit, exceptions included; one thread at a time.
+    """
+    failure: BaseException | None = None
+    with _CONSTRUCTION:
+        with default_dtype(dtype), warnings.catch_warnings():
+            # e3nn scripts its modules with torch.jit, which newer torch calls deprecated once per module.
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            warnings.filterwarnings("ignore", message="The TorchScript type system", category=UserWarning)
+            try:
+                yield
+            except BaseException as error:
+                # MACE's context does not restore the default when an exception passes through it.
+                failure = error
+        if failure is not None:
+            raise failure
+
+
+class BackboneOutput(NamedTuple):
+    """What the hosted MACE gives for a batch."""
+
+    energy: torch.Tensor  # [n_systems] float64, short-range energy with atomic energies, eV
+    features: list[torch.Tensor]  # per layer [n_atoms, irreps of the layer], e3nn order
+
+
+class Backbone(torch.nn.Module):
+    """An ordinary `mace.modules.ScaleShiftMACE` with its per-layer features."""
+
+    e0s: torch.Tensor
+    element_index: torch.Tensor
+
+    def __init__(self, config: BackboneConfig, statistics: Statistics) -> None:
+        super().__init__()
+        self.mace: Any
+        self.config = config
+        self.head_index = config.head_index
+        self.elements = statistics.elements
+        with construction_dtype(getattr(torch, config.dtype)):
+            self.mace = _build_mace(config, statistics)
+        self.layer_irreps = [o3.Irreps(str(product.linear.irreps_out)) for product in self.mace.products]
+        # Total energies of 1e5 eV need more than float32, so atomic energies are added in float64 here.
+        self.register_buffer(
+            "e0s", torch.tensor([statistics.e0s[number] for number in self.elements], dtype=torch.float64)
+        )
+        index = torch.full((len(chemical_symbols),), -1, dtype=torch.int64)
+        index[list(self.elements)] = torch.arange(len(self.elements))
+        self.register_buffer("element_index", index, persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the parameters."""
+        return next(self.mace.parameters()).dtype
+
+    def elements_of(self, graph: Graph) -> torch.Tensor:
+        """Index of each atom's element in the model, `[n_atoms]` int64.
+
+        Raises:
+            InputError: an element the model was not trained on.
+        """
+        numbers = graph.atomic_numbers
+        inside = (numbers > 0) & (numbers < len(self.element_index))
+        index = torch.where(inside, self.element_index[torch.where(inside, numbers, 0)], -1)
+        if bool((index < 0).any()):
+            atom = int(torch.nonzero(index < 0)[0])
+            number = int(numbers[atom])
+            name = chemical_symbols[number] if 0 < number < len(chemical_symbols) else f"Z = {number}"
+            known = ", ".join(chemical_symbols[element] for element in self.elements)
+            raise InputError(
+                f"atom {atom} is {name}, which the model does not know; it was trained on {known}. "
+                "Use a model trained with this element"
+            )
+        return index
+
+    def forward(
+        self, graph: Graph, positions: torch.Tensor, shifts: torch.Tensor, elements: torch.Tensor
+    ) -> BackboneOutput:
+        """Short-range energy and features.
+
+        Args:
+            graph: the batch.
+            positions: `[n_atoms, 3]` Å, strained if a stress is wanted.
+            shifts: `[n_edges, 3]` Å, strained likewise.
+            elements: `[n_atoms]` from `elements_of`.
+        """
+        data = mace_input(graph, positions, shifts, elements, len(self.elements), self.head_index)
+        output = self.mace(data, compute_force=False)
+        energy = torch.zeros(graph.n_systems, dtype=torch.float64, device=positions.device)
+        energy = energy.index_add(0, graph.batch, self.e0s.double()[elements])
+        energy = energy + output["interaction_energy"].double()
+        features = torch.split(output["node_feats"], [irreps.dim for irreps in self.layer_irreps], dim=-1)
+        return BackboneOutput(energy, list(features))
+
+
+def mace_input(
+    graph: Graph,
+    positions: torch.Tensor,
+    shifts: torch.Tensor,
+    elements: torch.Tensor,
+    n_elements: int,
+    head_index: int,
+) -> dict[str, torch.Tensor]:
+    """The dictionary that a MACE model's forward takes."""
+    return {
+        "positions": positions,
+        "node_attrs": torch.nn.functional.one_hot(elements, n_elements).to(positions.dtype),
+        "edge_index": graph.edge_index,
+        "shifts": shifts,
+        "unit_shifts": graph.unit_shifts,
+        "cell": graph.cell.reshape(-1, 3),
+        "batch": graph.batch,
+        "ptr": graph.ptr,
+        "head": torch.full_like(graph.ptr[:-1], head_index),
+    }
+
+
+def _class_named(kind: str, name: str, classes: Mapping[str, Any]) -> Any:
+    if name not in classes:
+        nearest = difflib.get_close_matches(name, classes, n=1, cutoff=0.0)[0]
+        raise InputError(f"backbone.{kind} = {name!r} is no class of MACE; did you mean {nearest!r}?")
+    return classes[name]
+
+
+def _irreps(option: str, text: str) -> o3.Irreps:
+    try:
+        irreps = o3.Irreps(text)
+    except ValueError as error:
+        raise InputError(
+            f"backbone.{option} = {text!r} are no irreps; write them as '128x0e + 128x1o'"
+        ) from error
+    if irreps.count(o3.Irrep(0, 1)) == 0:
+        raise InputError(f"backbone.{option} = {text!r} has no scalars; MACE needs '0e' among them")
+    return irreps
+
+
+def _build_mace(config: BackboneConfig, statistics: Statistics) -> Any:
+    """MACE's own constructor with our names; tensors are filled in from files or other models later."""
+    n_heads = len(config.heads)
+    hidden = _irreps("hidden_irreps", config.hidden_irreps)
+    per_channel = {mul for mul, _ in hidden}
+    if len(per_channel) > 1:
+        raise InputError(
+            f"backbone.hidden_irreps = {config.hidden_irreps!r} has unequal channels {sorted(per_channel)}; "
+            "MACE needs the same number for every irrep"
+        )
+    correlation = config.correlation
+    scale: Any = [statistics.scale] * n_heads if n_heads > 1 else statistics.scale
+    shift: Any = [statistics.mean] * n_heads if n_heads > 1 else statistics.mean
+    return modules.ScaleShiftMACE(
+        r_max=config.r_max,
+        num_bessel=config.num_radial_basis,
+        num_polynomial_cutoff=config.num_cutoff_basis,
+        max_ell=config.max_ell,
+        interaction_cls=_class_named("interaction", config.interaction, modules.interaction_classes),
+        interaction_cls_first=_class_named(
+            "interaction_first", config.interaction_first, modules.interaction_classes
+        ),
+        num_interactions=config.num_interactions,
+        num_elements=len(statistics.elements),
+        hidden_irreps=hidden,
+        MLP_irreps=_irreps("MLP_irreps", config.MLP_irreps),
+        atomic_energies=np.tile([statistics.e0s[number] for number in statistics.elements], (n_heads, 1)),
+        avg_num_neighbors=config.avg_num_neighbors or statistics.avg_num_neighbors,
+        atomic_numbers=list(statistics.elements),
+        correlation=correlation if isinstance(correlation, int) else list(correlation),
+        gate=modules.gate_dict[config.gate],
+        pair_repulsion=config.pair_repulsion,
+        apply_cutoff=config.apply_cutoff,
+        use_reduced_cg=config.use_reduced_cg,
+        use_so3=config.use_so3,
+        use_agnostic_product=config.use_agnostic_product,
+        use_last_readout_only=config.use_last_readout_only,
+        distance_transform=config.distance_transform,
+        edge_irreps=None if config.edge_irreps is None else o3.Irreps(config.edge_irreps),
+        use_edge_irreps_first=config.use_edge_irreps_first,
+        radial_MLP=list(config.radial_MLP),
+        radial_type=config.radial_type,
+        heads=list(config.heads),
+        readout_cls=_class_named("readout", config.readout, modules.readout_classes),
+        keep_last_layer_irreps=config.keep_last_layer_irreps,
+        atomic_inter_scale=scale,
+        atomic_inter_shift=shift,
+    )
+
+
+def describe_mace(mace: Any, head: str | None = None) -> tuple[BackboneConfig, Statistics]:
+    """The configuration and statistics that rebuild an existing MACE model.
+
+    Raises:
+        InputError: a class or option of MACE that cannot be hosted, or several heads and none chosen.
+    """
+    if type(mace).__name__ != "ScaleShiftMACE":
+        raise InputError(
+            f"the model is a {type(mace).__name__}; only mace.modules.ScaleShiftMACE can be hosted. Load it "
+            "with torch.load and, if compiled or converted to cuEquivariance, convert it back to e3nn first"
+        )
+    if hasattr(mace, "joint_embedding"):
+        raise InputError(
+            "the MACE model embeds total charge or spin itself (embedding_specs), which is not supported; "
+            "use a foundation model without joint embeddings"
+        )
+    found = extract_config_mace_model(mace)
+    heads = tuple(str(name) for name in found["heads"])
+    if head is None and len(heads) > 1:
+        raise InputError(f"the MACE model has several heads; set backbone.head to one of {list(heads)}")
+    if head is not None and head not in heads:
+        raise InputError(f"backbone.head = {head!r} is not a head of the MACE model; it has {list(heads)}")
+    index = 0 if head is None else heads.index(head)
+    elements = tuple(int(number) for number in found["atomic_numbers"])
+    energies = np.atleast_2d(np.asarray(found["atomic_energies"], dtype=np.float64))[index]
+    gates = {function: name for name, function in modules.gate_dict.items()}
+    deep = int(found["num_interactions"]) > 1
+    first, last = (str(mace.products[layer].linear.irreps_out) for layer in (0, -1))
+    avg_num_neighbors = float(found["avg_num_neighbors"])
+    config = BackboneConfig.parse(
+        {
+            "r_max": float(found["r_max"]),
+            "num_radial_basis": int(found["num_bessel"]),
+            "num_cutoff_basis": int(found["num_polynomial_cutoff"]),
+            "max_ell": int(found["max_ell"]),
+            "interaction": found["interaction_cls"].__name__,
+            "interaction_first": found["interaction_cls_first"].__name__,
+            "num_interactions": int(found["num_interactions"]),
+            "hidden_irreps": str(found["hidden_irreps"]),
+            "correlation": int(found["correlation"]),
+            "MLP_irreps": str(found["MLP_irreps"]),
+            "radial_MLP": tuple(int(width) for width in found["radial_MLP"]),
+            "radial_type": found["radial_type"],
+            "gate": gates.get(found["gate"], "None") if deep else "silu",
+            "pair_repulsion": bool(found["pair_repulsion"]),
+            "distance_transform": found["distance_transform"] or "None",
+            "apply_cutoff": bool(found["apply_cutoff"]),
+            "use_reduced_cg": bool(found["use_reduced_cg"]),
+            "use_so3": bool(found["use_so3"]),
+            "use_agnostic_product": bool(found["use_agnostic_product"]),
+            "use_last_readout_only": bool(found["use_last_readout_only"]),
+            "edge_irreps": None if found["edge_irreps"] is None else str(found["edge_irreps"]),
+            "use_edge_irreps_first": bool(found["use_edge_irreps_first"]),
+            "readout": found["readout_cls"].__name__ if deep else "NonLinearReadoutBlock",
+            "keep_last_layer_irreps": deep and first == last and o3.Irreps(first).lmax > 0,
+            "avg_num_neighbors": avg_num_neighbors,
+            "heads": heads,
+            "head": head,
+            "dtype": str(next(mace.parameters()).dtype).removeprefix("torch."),
+        }
+    )
+    statistics = Statistics(
+        elements=elements,
+        e0s={number: float(value) for number, value in zip(elements, energies, strict=True)},
+        mean=float(np.atleast_1d(found["atomic_inter_shift"])[index]),
+        scale=float(np.atleast_1d(found["atomic_inter_scale"])[index]),
+        avg_num_neighbors=avg_num_neighbors,
+    )
+    return config, statistics
+
+
+def load_tensors(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Fills every parameter and buffer of `module` from `tensors`, converting the dtype.
+
+    A buffer that was built with more digits and agrees with the stored one to its precision is kept: coupling
+    coefficients of a float32 model widened to float64 stay exact.
+
+    Raises:
+        InputError: missing, unknown or misshapen tensors.
+    """
+    own = module.state_dict()
+    parameters = {name for name, _ in module.named_parameters()}
+    missing, unknown = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
+    if missing or unknown:
+        raise InputError(
+            f"the tensors do not fit the model: {len(missing)} missing {missing[:4]}, {len(unknown)} unknown "
+            f"{unknown[:4]}"
+        )
+    merged = {}
+    for name, built in own.items():
+        stored = tensors[name]
+        if built.shape != stored.shape:
+            raise InputError(
+                f"tensor {name} has shape {tuple(stored.shape)}; the model needs {tuple(built.shape)}"
+            )
+        stored = stored.to(built.device)
+        widened = built.is_floating_point() and torch.finfo(built.dtype).bits > torch.finfo(stored.dtype).bits
+        agrees = (
+            widened and name not in parameters and torch.allclose(built, stored.to(built.dtype), rtol=1e-6)
+        )
+        merged[name] = built if agrees else stored.to(built.dtype)
+    module.load_state_dict(merged)

@@ -1,0 +1,312 @@
+"""The skeleton of every model: short-range energy, density, electrostatics, field, forces and stress.
+
+E = E_SR + 1/2 p^T A p - F.D, with forces and stress as its derivatives by autograd. A family says only what
+its density is (`Model.density`), and which conditions it honours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from ase.data import atomic_numbers, chemical_symbols
+
+from electret import InputError
+from electret.graph import Graph
+from electret.models.backbone import Backbone
+from electret.models.config import ModelConfig
+from electret.models.statistics import Statistics
+from electret.torch import coulomb_energy
+
+__all__ = ["Density", "Model", "Structure", "cartesian_dipoles", "per_element"]
+
+
+@dataclass
+class Density:
+    """The charge density of a batch as a family gives it."""
+
+    multipoles: torch.Tensor  # [n_atoms, n_lm] e Å^l
+    polarization: torch.Tensor | None = None  # [n_systems, 3] e Å, where it is not simply the dipole
+
+
+@dataclass
+class Structure:
+    """The geometry of a batch after the strain that stress is the derivative in."""
+
+    graph: Graph
+    elements: torch.Tensor  # [n_atoms] index of the element in the model
+    positions: torch.Tensor  # [n_atoms, 3] Å
+    cell: torch.Tensor  # [n_systems, 3, 3] Å
+    shifts: torch.Tensor  # [n_edges, 3] Å
+
+    @property
+    def edge_vectors(self) -> torch.Tensor:
+        """From sender to receiver, `[n_edges, 3]` Å."""
+        sender, receiver = self.graph.edge_index
+        return self.positions[receiver] - self.positions[sender] + self.shifts
+
+
+def cartesian_dipoles(multipoles: torch.Tensor) -> torch.Tensor:
+    """Atomic dipoles (x, y, z) `[n_atoms, 3]` e Å of multipoles `[n_atoms, n_lm]`, zero without l=1."""
+    if multipoles.shape[1] < 4:
+        return multipoles.new_zeros(multipoles.shape[0], 3)
+    return multipoles[:, [3, 1, 2]]
+
+
+def per_element(values: dict[str, float], statistics: Statistics, option: str) -> list[float]:
+    """Values by chemical symbol in the order of the model's elements.
+
+    Raises:
+        InputError: a symbol that is none, or an element without a value.
+    """
+    for symbol in values:
+        if symbol not in atomic_numbers:
+            raise InputError(f"{option} names {symbol!r}, which is no chemical symbol")
+    missing = [chemical_symbols[number] for number in statistics.elements]
+    missing = [symbol for symbol in missing if symbol not in values]
+    if missing:
+        raise InputError(f"{option} has no value for {', '.join(missing)}; give one for every element")
+    return [float(values[chemical_symbols[number]]) for number in statistics.elements]
+
+
+class Model(torch.nn.Module):
+    """Base of all families. Positions in Å, energies in eV, charges in e.
+
+    Subclasses set `family`, `honours`, `labelled_density` and implement `density`.
+    """
+
+    family: ClassVar[str]
+    labelled_density: ClassVar[bool] = True
+    """Whether the multipoles stand for physical charges and dipoles, so that labels apply to them."""
+    field_couples_to_polarization: ClassVar[bool] = False
+    """Whether a field along a periodic axis is meaningful."""
+    sigma: torch.Tensor
+
+    def __init__(self, config: ModelConfig, statistics: Statistics) -> None:
+        super().__init__()
+        self.config = config
+        if config.family != self.family:
+            raise InputError(f"config.family is {config.family!r}; {type(self).__name__} is {self.family!r}")
+        pointless = self.honours.intersection(config.ignored_conditions)
+        if pointless:
+            raise InputError(
+                f"ignored_conditions names {sorted(pointless)}, which {config.family!r} honours; remove them"
+            )
+        self.statistics = statistics
+        self.backbone = Backbone(config.backbone, statistics)
+        width = config.electrostatics.sigma
+        widths = (
+            per_element(width, statistics, "electrostatics.sigma")
+            if isinstance(width, dict)
+            else [float(width)] * len(statistics.elements)
+        )
+        self.register_buffer(
+            "sigma", torch.tensor(widths, dtype=getattr(torch, config.backbone.dtype)), persistent=False
+        )
+
+    @property
+    def cutoff(self) -> float:
+        """Radius in Å of the neighbour lists the model needs."""
+        return self.config.backbone.r_max
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the positions the model takes and of its results (energies are float64)."""
+        return self.backbone.dtype
+
+    @property
+    def honours(self) -> frozenset[str]:
+        """Conditions (`total_charge`, `external_field`, `fermi_level`) that the energy depends on."""
+        return frozenset()
+
+    @property
+    def predicts(self) -> frozenset[str]:
+        """Conditions that the model predicts instead of obeying: accepted as labels, without effect."""
+        return frozenset()
+
+    def density(self, structure: Structure, features: list[torch.Tensor]) -> Density | None:
+        """The charge density, or None for a family without one."""
+        raise NotImplementedError
+
+    def forward(
+        self, graph: Graph, forces: bool = True, stress: bool = False, training: bool = False
+    ) -> dict[str, torch.Tensor]:
+        """Energy and its derivatives, and the density.
+
+        Args:
+            graph: the batch, with the model's dtype, device and cutoff.
+            forces: give `forces`.
+            stress: give `stress`, dE/dstrain / |det cell| with the sign of ASE. Slabs and wires need a cell
+                of full rank for it, as ASE has them with vacuum.
+            training: keep the autograd graph, so that losses of forces have parameter gradients. Systems
+                without a volume then get a stress of zero, as they have no label, instead of an error.
+
+        Returns:
+            `energy [n_systems]` (float64, as its parts `energy_short_range`, `energy_electrostatic` and
+            `energy_field`), `forces [n_atoms, 3]`, `stress [n_systems, 3, 3]`; with a density
+            `multipoles [n_atoms, n_lm]`, `charges [n_atoms]`, `dipole [n_systems, 3]` (x, y, z; e Å),
+            `total_charge [n_systems]`, and `polarization [n_systems, 3]` where the family defines it.
+            `latent_ewald` gives `latent_multipoles` instead.
+
+        Raises:
+            InputError: unknown elements, wrong dtype or device, no atoms, conditions that the family cannot
+                honour, a stress without a volume, coinciding atoms.
+        """
+        self._check_tensors(graph)
+        self._check_conditions(graph)
+        elements = self.backbone.elements_of(graph)
+        volume = _volumes(graph, training) if stress else None
+        with torch.set_grad_enabled(training or forces or stress):
+            positions = graph.positions
+            if not positions.requires_grad:
+                positions = positions.detach().clone().requires_grad_(forces)
+            strain = graph.cell.new_zeros(graph.n_systems, 3, 3).requires_grad_(stress)
+            structure = _strained(graph, elements, positions, strain)
+            result = self._energies(structure)
+            leaves = [positions] * forces + [strain] * stress
+            gradients = list(
+                torch.autograd.grad(
+                    result["energy"].sum(), leaves, create_graph=training, materialize_grads=True
+                )
+                if leaves
+                else ()
+            )
+        if forces:
+            result["forces"] = -gradients.pop(0)
+        if volume is not None:
+            result["stress"] = gradients.pop(0) / volume[:, None, None]
+        if not training:
+            result = {name: value.detach() for name, value in result.items()}
+            _check_finite(result, structure)
+        return result
+
+    def _energies(self, structure: Structure) -> dict[str, torch.Tensor]:
+        """Short-range, electrostatic and field energy, and what is known of the density."""
+        graph = structure.graph
+        short_range, features = self.backbone(
+            graph, structure.positions, structure.shifts, structure.elements
+        )
+        result = {
+            "energy": short_range,
+            "energy_short_range": short_range,
+            "energy_electrostatic": torch.zeros_like(short_range),
+            "energy_field": torch.zeros_like(short_range),
+        }
+        density = self.density(structure, features)
+        if density is None:
+            return result
+        options = self.config.electrostatics
+        result["energy_electrostatic"] = coulomb_energy(
+            structure.positions,
+            density.multipoles,
+            self.sigma[structure.elements],
+            cell=structure.cell,
+            pbc=graph.pbc,
+            batch=graph.batch,
+            self_interaction=True,
+            boundary=options.boundary,
+            method=options.method,
+            accuracy=options.accuracy,
+        ).double()
+        if self.labelled_density:
+            charges = density.multipoles[:, 0]  # [n_atoms]
+            moments = charges[:, None] * structure.positions + cartesian_dipoles(density.multipoles)
+            dipole = moments.new_zeros(graph.n_systems, 3).index_add(0, graph.batch, moments)
+            polarization = dipole if density.polarization is None else density.polarization
+            result["energy_field"] = -(graph.external_field * polarization).sum(dim=1).double()
+            result["multipoles"] = density.multipoles
+            result["charges"] = charges
+            result["dipole"] = dipole
+            result["total_charge"] = charges.new_zeros(graph.n_systems).index_add(0, graph.batch, charges)
+            if density.polarization is not None:
+                result["polarization"] = density.polarization
+        else:
+            result["latent_multipoles"] = density.multipoles
+        result["energy"] = short_range + result["energy_electrostatic"] + result["energy_field"]
+        return result
+
+    def _check_tensors(self, graph: Graph) -> None:
+        if graph.n_atoms == 0:
+            raise InputError("the graph holds no atoms; give at least one system with atoms")
+        if graph.dtype != self.dtype:
+            raise InputError(
+                f"the graph is {graph.dtype} and the model {self.dtype}; use graph.to(dtype={self.dtype}) or "
+                "load the model with the dtype you want"
+            )
+        if graph.device != self.sigma.device:
+            raise InputError(
+                f"the graph is on {graph.device} and the model on {self.sigma.device}; move one with "
+                ".to(device)"
+            )
+
+    def _check_conditions(self, graph: Graph) -> None:
+        """Refuses what the family cannot honour instead of dropping it silently."""
+        requested = {
+            "total_charge": graph.total_charge != 0,
+            "external_field": (graph.external_field != 0).any(dim=1),
+            "fermi_level": ~torch.isnan(graph.fermi_level),
+        }
+        for name, mask in requested.items():
+            accepted = self.honours | self.predicts | set(self.config.ignored_conditions)
+            if name in accepted or not bool(mask.any()):
+                continue
+            system = int(torch.nonzero(mask)[0])
+            raise InputError(
+                f"{name} = {getattr(graph, name)[system].tolist()} is requested for system {system}, but the "
+                f"energy of family {self.family!r} does not depend on it; use another family, remove the "
+                f"request, or list {name!r} in ignored_conditions of the model's configuration"
+            )
+        if "external_field" in self.honours and not self.field_couples_to_polarization:
+            # [n_systems, 3]: work of the field along each periodic cell vector
+            along = torch.einsum("si,ski->sk", graph.external_field, graph.cell).abs() * graph.pbc
+            if bool((along > 1e-6).any()):
+                system, axis = torch.nonzero(along > 1e-6)[0].tolist()
+                raise InputError(
+                    f"external_field of system {system} has a component along its periodic axis {axis}, "
+                    f"where the dipole of family {self.family!r} depends on the choice of cell; apply fields "
+                    "along open axes or use 'split_charges', which has a polarisation"
+                )
+
+
+def _strained(
+    graph: Graph, elements: torch.Tensor, positions: torch.Tensor, strain: torch.Tensor
+) -> Structure:
+    """The geometry under r' = r (1 + strain), symmetrised so that the stress is symmetric in a field too."""
+    cell, sender = graph.cell, graph.edge_index[0]
+    if strain.requires_grad:
+        symmetric = (strain + strain.transpose(1, 2)) / 2
+        positions = positions + torch.einsum("ai,aij->aj", positions, symmetric[graph.batch])
+        cell = cell + cell @ symmetric
+    shifts = torch.einsum("ek,eki->ei", graph.unit_shifts, cell[graph.batch[sender]])
+    return Structure(graph, elements, positions, cell, shifts)
+
+
+def _volumes(graph: Graph, training: bool) -> torch.Tensor:
+    """|det cell| per system in Å³; infinite in training where there is none, so that the stress is zero."""
+    volume = torch.linalg.det(graph.cell.double()).abs().to(graph.dtype)
+    flat = volume < 1e-6
+    if bool(flat.any()) and not training:
+        system = int(torch.nonzero(flat)[0])
+        raise InputError(
+            f"stress is requested, but system {system} has no volume (pbc {graph.pbc[system].tolist()}, cell "
+            "of rank below 3); give slabs and wires a full cell with vacuum, and ask none of molecules"
+        )
+    return torch.where(flat, torch.inf, volume)
+
+
+def _check_finite(result: dict[str, torch.Tensor], structure: Structure) -> None:
+    """Names the cause of a result that is not finite."""
+    bad = [name for name, value in result.items() if not bool(torch.isfinite(value).all())]
+    if not bad:
+        return
+    lengths = torch.linalg.vector_norm(structure.edge_vectors.detach(), dim=1)
+    if len(lengths) and float(lengths.min()) < 1e-6:
+        sender, receiver = structure.graph.edge_index[:, int(lengths.argmin())].tolist()
+        raise InputError(
+            f"atoms {sender} and {receiver} (or a periodic image) coincide; move them apart or remove one"
+        )
+    raise InputError(
+        f"{', '.join(bad)} of the model are not finite; the parameters may hold nan from a diverged "
+        "training, or atoms are too close"
+    )

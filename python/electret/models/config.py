@@ -1,0 +1,215 @@
+"""What a model is made of: its family, backbone and electrostatics, checked before anything is built."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from electret import InputError
+
+__all__ = [
+    "FAMILIES",
+    "BackboneConfig",
+    "ElectrostaticsConfig",
+    "ModelConfig",
+    "SplitChargesConfig",
+    "StrictConfig",
+]
+
+FAMILIES = ("mace", "fixed_charges", "local_charges", "split_charges", "latent_ewald")
+
+Family = Literal["mace", "fixed_charges", "local_charges", "split_charges", "latent_ewald"]
+Condition = Literal["total_charge", "external_field", "fermi_level"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Config = TypeVar("Config", bound="StrictConfig")
+
+
+class StrictConfig(BaseModel):
+    """A frozen set of options that refuses unknown names and names the nearest valid one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_options(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            valid = set(cls.model_fields)
+            for entry in cls.model_fields.values():
+                if isinstance(entry.validation_alias, AliasChoices):
+                    valid |= {str(choice) for choice in entry.validation_alias.choices}
+            for name in data:
+                if name not in valid:
+                    nearest = difflib.get_close_matches(str(name), sorted(valid), n=1, cutoff=0.0)[0]
+                    raise ValueError(f"unknown option {name!r} in {cls.__name__}; did you mean {nearest!r}?")
+        return data
+
+    @classmethod
+    def parse(cls: type[Config], data: dict[str, Any]) -> Config:
+        """The checked options of a plain dictionary (from YAML or JSON).
+
+        Raises:
+            InputError: one line per option that cannot be used, with its place, value and the reason.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            lines = []
+            for entry in error.errors():
+                place = ".".join(str(part) for part in entry["loc"]) or cls.__name__
+                reason = entry["msg"].removeprefix("Value error, ")
+                value = "" if isinstance(entry["input"], dict) else f" = {entry['input']!r}"
+                lines.append(f"{place}{value}: {reason}")
+            raise InputError("; ".join(lines)) from error
+
+
+class BackboneConfig(StrictConfig):
+    """Hyperparameters of the hosted `mace.modules.ScaleShiftMACE`, under the names of MACE's command line.
+
+    The names of MACE's constructor (`num_bessel`, `num_polynomial_cutoff`, `interaction_cls`,
+    `interaction_cls_first`) are accepted too.
+    """
+
+    r_max: Positive = 5.0
+    """Cutoff radius of the edges in Å."""
+    num_radial_basis: int = Field(
+        default=8, gt=0, validation_alias=AliasChoices("num_radial_basis", "num_bessel")
+    )
+    num_cutoff_basis: int = Field(
+        default=5, gt=0, validation_alias=AliasChoices("num_cutoff_basis", "num_polynomial_cutoff")
+    )
+    max_ell: int = Field(default=3, ge=0, le=8)
+    interaction: str = Field(
+        default="RealAgnosticResidualInteractionBlock",
+        validation_alias=AliasChoices("interaction", "interaction_cls"),
+    )
+    interaction_first: str = Field(
+        default="RealAgnosticResidualInteractionBlock",
+        validation_alias=AliasChoices("interaction_first", "interaction_cls_first"),
+    )
+    num_interactions: int = Field(default=2, ge=1)
+    hidden_irreps: str = "128x0e + 128x1o"
+    correlation: int | tuple[int, ...] = 3
+    MLP_irreps: str = "16x0e"
+    radial_MLP: tuple[int, ...] = (64, 64, 64)
+    radial_type: Literal["bessel", "gaussian", "chebyshev"] = "bessel"
+    gate: Literal["silu", "tanh", "abs", "None"] = "silu"
+    pair_repulsion: bool = False
+    distance_transform: Literal["None", "Agnesi", "Soft"] = "None"
+    apply_cutoff: bool = True
+    use_reduced_cg: bool = True
+    use_so3: bool = False
+    use_agnostic_product: bool = False
+    use_last_readout_only: bool = False
+    edge_irreps: str | None = None
+    use_edge_irreps_first: bool = False
+    readout: str = Field(
+        default="NonLinearReadoutBlock", validation_alias=AliasChoices("readout", "readout_cls")
+    )
+    keep_last_layer_irreps: bool = True
+    """Keep all irreps in the last layer, so that multipoles read from it too."""
+    avg_num_neighbors: Positive | None = None
+    """Normalises the messages; None takes the mean over the training data."""
+    heads: tuple[str, ...] = ("Default",)
+    """Energy heads of the hosted model (a foundation model may have several)."""
+    head: str | None = None
+    """The head whose energy is used; needed when there are several."""
+    dtype: Literal["float32", "float64"] = "float64"
+    """Type of every parameter and of the arithmetic of the backbone."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _irreps_from_channels(cls, data: Any) -> Any:
+        """MACE's `num_channels` and `max_L` as the hidden irreps they stand for."""
+        if not isinstance(data, dict) or not {"num_channels", "max_L"} & set(data):
+            return data
+        if "hidden_irreps" in data:
+            raise ValueError("give either hidden_irreps or num_channels and max_L, not both")
+        data = dict(data)
+        channels, max_l = int(data.pop("num_channels", 128)), int(data.pop("max_L", 1))
+        data["hidden_irreps"] = " + ".join(f"{channels}x{l}{'eo'[l % 2]}" for l in range(max_l + 1))
+        return data
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> BackboneConfig:
+        if not self.heads:
+            raise ValueError("heads is empty; name at least one")
+        if self.head is None and len(self.heads) > 1:
+            raise ValueError(f"the model has several heads; set head to one of {list(self.heads)}")
+        if isinstance(self.correlation, tuple) and len(self.correlation) != self.num_interactions:
+            raise ValueError(
+                f"correlation has {len(self.correlation)} entries for {self.num_interactions} interactions"
+            )
+        return self
+
+    @property
+    def head_index(self) -> int:
+        """Index of the head whose energy is used."""
+        if self.head is None:
+            return 0
+        # Not checked with the other options: around an existing MACE the heads are the object's.
+        if self.head not in self.heads:
+            raise InputError(f"backbone.head = {self.head!r} is not among the heads {list(self.heads)}")
+        return self.heads.index(self.head)
+
+
+class ElectrostaticsConfig(StrictConfig):
+    """The density of Gaussian multipoles and how its energy is summed."""
+
+    max_l: int = Field(default=1, ge=0, le=4)
+    """Highest multipole on an atom: 0 charges, 1 dipoles, 2 quadrupoles, ..."""
+    sigma: Positive | dict[str, Positive] = 1.5
+    """Gaussian width in Å, one for all or one per chemical symbol."""
+    widths: tuple[Positive, ...] = (1.5, 3.0)
+    """Receiver widths of the potential features in Å (families that use features)."""
+    features_max_l: int = Field(default=1, ge=0, le=4)
+    method: str = "auto"
+    accuracy: Positive = 1e-6
+    boundary: str | None = None
+    """None follows pbc; `slab_dipole_correction` and `molecule_in_box` are for parity with other codes."""
+
+
+class SplitChargesConfig(StrictConfig):
+    """The edge network of `split_charges`."""
+
+    channels: int = Field(default=16, gt=0)
+    """Scalars that each end of an edge gives, per l of the features."""
+    hidden: int = Field(default=32, gt=0)
+    """Width of the hidden layer of the flux network."""
+
+
+class ModelConfig(StrictConfig):
+    """A model: its family, backbone, electrostatics and the options of its family."""
+
+    family: Family
+    backbone: BackboneConfig = BackboneConfig()
+    electrostatics: ElectrostaticsConfig = ElectrostaticsConfig()
+    conserve_charge: bool = True
+    """Shift the charges of a system by one common amount so that they add up to the requested total charge
+    (`fixed_charges`, `local_charges`; `split_charges` always does). Without it the total charge of
+    `local_charges` is a prediction, trained with the total-charge loss, and a requested one has no effect."""
+    charges: dict[str, float] | None = None
+    """Charge per chemical symbol in e: the charges of `fixed_charges` (None takes the mean labelled charge of
+    each element), the reference charges q0 of `split_charges` (None is 0 for every element)."""
+    split: SplitChargesConfig = SplitChargesConfig()
+    ignored_conditions: tuple[Condition, ...] = ()
+    """Conditions the family cannot honour that may be present nevertheless, as when `mace` is trained on data
+    in fields for comparison. Any other request that cannot be honoured is an error."""
+
+    @model_validator(mode="after")
+    def _check_options_of_family(self) -> ModelConfig:
+        belongs = {
+            "conserve_charge": ("fixed_charges", "local_charges"),
+            "charges": ("fixed_charges", "split_charges"),
+            "split": ("split_charges",),
+        }
+        for option, families in belongs.items():
+            if option in self.model_fields_set and self.family not in families:
+                default = type(self).model_fields[option].default
+                if getattr(self, option) != default:
+                    raise ValueError(
+                        f"option {option!r} does nothing in family {self.family!r} (it belongs to "
+                        f"{', '.join(families)}); remove it"
+                    )
+        return self

@@ -1,0 +1,156 @@
+"""`.electret` model files: one safetensors file whose header holds versioned JSON. No pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+
+from electret import InputError, __version__
+from electret.models.backbone import load_tensors
+from electret.models.base import Model
+from electret.models.build import build
+from electret.models.config import ModelConfig
+from electret.models.statistics import Statistics
+
+__all__ = ["FORMAT_VERSION", "ModelFileError", "load", "read_header", "save"]
+
+FORMAT_VERSION = 1
+"""Raised when a change makes files unreadable for earlier versions; every earlier version stays readable."""
+
+_HEADER_KEY = "electret"
+
+
+class ModelFileError(InputError):
+    """A model file cannot be read: the message names the file, the reason and a remedy."""
+
+
+def save(model: Model, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
+    """Writes a model to one file that `load` reads, in this version and later ones.
+
+    The file appears complete or not at all: it is written beside its place, synced and renamed.
+
+    Args:
+        model: any family.
+        path: the file, by custom `name.electret`.
+        metadata: anything JSON can hold (training data, errors, date, ...), given back by `read_header`.
+
+    Raises:
+        InputError: metadata that JSON cannot hold.
+    """
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    header = {
+        "format_version": FORMAT_VERSION,
+        "versions": {"electret": __version__, **_installed("torch", "mace-torch", "e3nn")},
+        "config": model.config.model_dump(mode="json"),
+        "statistics": model.statistics.model_dump(mode="json"),
+        "metadata": metadata or {},
+        "checksum": _checksum(tensors),
+    }
+    try:
+        text = json.dumps(header, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"metadata cannot be written as JSON: {error}; give numbers, strings, lists"
+        ) from error
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "wb") as file:
+            file.write(to_bytes(tensors, {_HEADER_KEY: text}))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load(
+    path: str | os.PathLike[str], device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> Model:
+    """Reads a model.
+
+    Args:
+        path: the file.
+        device: where its tensors go.
+        dtype: `torch.float32` or `torch.float64`; None keeps the dtype of the file.
+
+    Raises:
+        ModelFileError: no such file, not a model file, truncated or damaged, written by a newer electret, or
+            tensors that do not fit its configuration.
+    """
+    header = read_header(path)
+    config = ModelConfig.parse(header["config"])
+    if dtype is not None:
+        if dtype not in (torch.float32, torch.float64):
+            raise InputError(f"dtype is {dtype}; use torch.float32, torch.float64 or None")
+        name = str(dtype).removeprefix("torch.")
+        config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"dtype": name})})
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    if _checksum(tensors) != header["checksum"]:
+        raise ModelFileError(f"{path}: the checksum does not match; the file is damaged, copy it again")
+    model = build(config, Statistics.parse(header["statistics"]))
+    try:
+        load_tensors(model, tensors)
+    except InputError as error:
+        raise ModelFileError(
+            f"{path}: {error}. The file was written with {header['versions']}; install these versions or "
+            "train and save the model again"
+        ) from error
+    return model.to(device)
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a model file says of itself, without its tensors: `format_version`, `versions`, `config`,
+    `statistics`, `metadata`, `checksum`.
+
+    Raises:
+        ModelFileError: as for `load`.
+    """
+    if not Path(path).is_file():
+        raise ModelFileError(f"{path}: no such file; give the path of an .electret file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_HEADER_KEY)
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(
+            f"{path}: not a complete .electret file ({error}); copy it again, or save the model again"
+        ) from error
+    if text is None:
+        raise ModelFileError(f"{path}: a safetensors file without electret's header; save it with electret")
+    try:
+        header = json.loads(text)
+        version = header["format_version"]
+        missing = {"versions", "config", "statistics", "metadata", "checksum"} - set(header)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ModelFileError(f"{path}: the header is damaged ({error}); copy the file again") from error
+    if version > FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path}: format version {version} is newer than {FORMAT_VERSION}, the newest that electret "
+            f"{__version__} reads; upgrade electret (written by {header.get('versions')})"
+        )
+    if missing:
+        raise ModelFileError(f"{path}: the header lacks {sorted(missing)}; copy the file again")
+    return header
+
+
+def _installed(*packages: str) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in packages}
+
+
+def _checksum(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of all tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,32 @@
+"""Training of models from one YAML file: stages, losses, checkpoints with exact resume, reports."""
+
+from electret.training.config import (
+    DataConfig,
+    LearningRates,
+    LossConfig,
+    OptimizerConfig,
+    SchedulerConfig,
+    StageConfig,
+    TrainingConfig,
+)
+from electret.training.errors import CheckpointError, NonFiniteError, TrainingInterrupted
+from electret.training.evaluation import evaluate
+from electret.training.metrics import Metrics
+from electret.training.run import TrainingResult, train
+
+__all__ = [
+    "CheckpointError",
+    "DataConfig",
+    "LearningRates",
+    "LossConfig",
+    "Metrics",
+    "NonFiniteError",
+    "OptimizerConfig",
+    "SchedulerConfig",
+    "StageConfig",
+    "TrainingConfig",
+    "TrainingInterrupted",
+    "TrainingResult",
+    "evaluate",
+    "train",
+]

@@ -1,0 +1,143 @@
+"""MACE's names for options, accepted at the top level of a config (stage options also inside a stage)."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from typing import Any
+
+from electret import InputError
+from electret.training.targets import TARGETS
+
+__all__ = ["STAGE_ALIASES", "TOP_LEVEL_ALIASES", "WITHOUT_COUNTERPART", "convert"]
+
+TOP_LEVEL_ALIASES: dict[str, str] = {
+    "work_dir": "output",
+    "default_dtype": "dtype",
+    "ema": "ema_decay",
+    "train_file": "data.train",
+    "valid_file": "data.valid",
+    "test_file": "data.test",
+    "valid_fraction": "data.valid_fraction",
+    "batch_size": "data.batch_size",
+    "valid_batch_size": "data.valid_batch_size",
+    "E0s": "data.e0s",
+    "keep_isolated_atoms": "data.keep_isolated_atoms",
+    "scaling": "data.scaling",
+    "config_type_weights": "data.config_type_weights",
+    "energy_key": "data.keys.energy",
+    "forces_key": "data.keys.forces",
+    "stress_key": "data.keys.stress",
+    "charges_key": "data.keys.charges",
+    "dipole_key": "data.keys.dipole",
+    "total_charge_key": "data.keys.total_charge",
+    "r_max": "model.backbone.r_max",
+    "num_radial_basis": "model.backbone.num_radial_basis",
+    "num_cutoff_basis": "model.backbone.num_cutoff_basis",
+    "radial_type": "model.backbone.radial_type",
+    "radial_MLP": "model.backbone.radial_MLP",
+    "pair_repulsion": "model.backbone.pair_repulsion",
+    "distance_transform": "model.backbone.distance_transform",
+    "max_ell": "model.backbone.max_ell",
+    "interaction": "model.backbone.interaction",
+    "interaction_first": "model.backbone.interaction_first",
+    "num_interactions": "model.backbone.num_interactions",
+    "hidden_irreps": "model.backbone.hidden_irreps",
+    "num_channels": "model.backbone.num_channels",
+    "max_L": "model.backbone.max_L",
+    "MLP_irreps": "model.backbone.MLP_irreps",
+    "correlation": "model.backbone.correlation",
+    "gate": "model.backbone.gate",
+    "avg_num_neighbors": "model.backbone.avg_num_neighbors",
+    "atomic_multipoles_max_l": "model.electrostatics.max_l",
+    "atomic_multipoles_smearing_width": "model.electrostatics.sigma",
+}
+"""MACE's name -> key path here."""
+
+STAGE_ALIASES: dict[str, str] = {
+    "max_num_epochs": "epochs",
+    "lr": "lr",
+    "clip_grad": "clip_grad",
+    "patience": "early_stop",
+    "optimizer": "optimizer.name",
+    "amsgrad": "optimizer.amsgrad",
+    "weight_decay": "optimizer.weight_decay",
+    "scheduler": "scheduler.name",
+    "lr_factor": "scheduler.factor",
+    "scheduler_patience": "scheduler.patience",
+    "lr_scheduler_gamma": "scheduler.gamma",
+    "loss": "loss.form",
+    "huber_delta": "loss.huber_delta",
+    **{f"{target}_weight": f"loss.{target}" for target in TARGETS},
+}
+"""MACE's name -> key path in a stage. At the top level they set every stage that does not say otherwise, and
+make one stage `main` if the config has no `stages`. `optimizer`, `scheduler` and `loss` are aliases only if
+their value is a name; mappings are the options of the same name here."""
+
+_SECOND_STAGE = "write a second entry in 'stages' with its own lr and loss"
+_ONE_FOLDER = "everything a run writes is in the folder 'output'"
+
+WITHOUT_COUNTERPART: dict[str, str] = {
+    **dict.fromkeys(("swa", "start_swa", "swa_lr", "swa_energy_weight", "swa_forces_weight"), _SECOND_STAGE),
+    **dict.fromkeys(
+        ("swa_stress_weight", "swa_dipole_weight", "stage_two", "start_stage_two"), _SECOND_STAGE
+    ),
+    **dict.fromkeys(("log_dir", "model_dir", "checkpoints_dir", "results_dir"), _ONE_FOLDER),
+    "restart_latest": "run 'electret train ... --resume'",
+    "virials_key": "label the stress, which is -virial / volume",
+    "virials_weight": "weight the stress",
+    "compute_stress": "the stress is computed where it is needed",
+    "compute_forces": "forces are computed where they are needed",
+}
+"""MACE's options that have no counterpart here, with what to do instead."""
+
+_FAMILIES = {"MACE": "mace", "ScaleShiftMACE": "mace"}
+_SCHEDULERS = {"ReduceLROnPlateau": "plateau", "ExponentialLR": "exponential"}
+_LOSSES = {"weighted": "mse", "forces_only": "mse", "stress": "mse", "ef": "mse"}
+_SCALINGS = {"rms_forces_scaling": "rms_forces", "std_scaling": "std", "no_scaling": "none"}
+
+
+def _e0s(value: Any) -> Any:
+    """MACE writes a mapping as a string and `average` or `isolated` in any case."""
+    if isinstance(value, str) and value.strip().startswith("{"):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            raise InputError(f"E0s: {value!r} is not a mapping {{atomic number: eV}}") from None
+    if isinstance(value, str):
+        return {"isolatedatom": "isolated"}.get(value.lower(), value.lower())
+    if isinstance(value, dict):
+        return {str(name): energy for name, energy in value.items()}
+    return "auto" if value is None else value
+
+
+def _mapping(value: Any) -> Any:
+    if isinstance(value, str) and value.strip().startswith("{"):
+        try:
+            return ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            raise InputError(f"config_type_weights: {value!r} is not a mapping") from None
+    return value
+
+
+def _list(value: Any) -> Any:
+    if isinstance(value, str) and value.strip().startswith("["):
+        return [int(word) for word in value.strip(" []").split(",")]
+    return value
+
+
+_CONVERSIONS: dict[str, Callable[[Any], Any]] = {
+    "model.family": lambda value: _FAMILIES.get(value, value) if isinstance(value, str) else value,
+    "scheduler.name": lambda value: _SCHEDULERS.get(value, value) if isinstance(value, str) else value,
+    "loss.form": lambda value: _LOSSES.get(value, value) if isinstance(value, str) else value,
+    "data.scaling": lambda value: _SCALINGS.get(value, value) if isinstance(value, str) else value,
+    "data.e0s": _e0s,
+    "data.config_type_weights": _mapping,
+    "model.backbone.radial_MLP": _list,
+    "ema_decay": lambda value: {True: 0.99, False: None}[value] if isinstance(value, bool) else value,
+}
+
+
+def convert(path: str, value: Any) -> Any:
+    """Value at a key path (in a stage: relative to the stage) from MACE's way of writing to ours."""
+    return _CONVERSIONS[path](value) if path in _CONVERSIONS else value

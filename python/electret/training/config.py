@@ -1,0 +1,268 @@
+"""Training configuration: what a YAML file may say, with defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from electret.data.keys import DataKeys
+from electret.data.reference import E0Source
+from electret.models.config import ModelConfig
+from electret.training.targets import TARGETS, check_family
+
+__all__ = [
+    "DataConfig",
+    "LearningRates",
+    "LossConfig",
+    "OptimizerConfig",
+    "SchedulerConfig",
+    "StageConfig",
+    "TrainingConfig",
+]
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, (str, Path)) else value
+
+
+Files = Annotated[list[Path], BeforeValidator(_as_list)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Strict):
+    """Files, keys, validation split, atomic energies, batches."""
+
+    train: Files
+    valid: Files | None = None
+    valid_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """Part of the training frames to validate on if `valid` is not given; None then means 0.1."""
+    test: dict[str, Files] | Files = Field(default_factory=dict)
+    """Files to evaluate at the end, in one set or in named sets."""
+    keys: DataKeys = DataKeys()
+    e0s: E0Source = "auto"
+    keep_isolated_atoms: bool = False
+    scaling: Literal["rms_forces", "std", "none"] = "rms_forces"
+    """Scale and shift of the readout energies, see `electret.training.statistics`."""
+    config_type_weights: dict[str, Weight] = Field(default_factory=dict)
+    """Loss weight of each config_type; 1 for others, or the value of `Default`."""
+    batch_size: int = Field(default=10, ge=1)
+    valid_batch_size: int | None = Field(default=None, ge=1)
+
+    @field_validator("train")
+    @classmethod
+    def _some_file(cls, files: list[Path]) -> list[Path]:
+        if not files:
+            raise ValueError("at least one training file is needed")
+        return files
+
+    @model_validator(mode="after")
+    def _one_validation_set(self) -> DataConfig:
+        if self.valid is not None and self.valid_fraction is not None:
+            raise ValueError("valid and valid_fraction exclude each other; remove one")
+        return self
+
+    @property
+    def test_sets(self) -> dict[str, list[Path]]:
+        """Test files by the name of their set."""
+        if isinstance(self.test, dict):
+            return self.test
+        return {"test": self.test} if self.test else {}
+
+
+class LearningRates(_Strict):
+    """Learning rate of each parameter group; 0 freezes the group."""
+
+    backbone: Rate = 0.01
+    readouts: Rate = 0.01
+    electrostatics: Rate = 0.01
+
+
+class LossConfig(_Strict):
+    """Weights of the loss terms (0: not in the loss) and their form.
+
+    Each term is the mean over the labelled components of the batch of the squared residual, or of the Huber
+    function of it; residuals of energy, dipole and total charge are per atom of their system.
+    """
+
+    energy: Weight = 0.0
+    forces: Weight = 0.0
+    stress: Weight = 0.0
+    charges: Weight = 0.0
+    multipoles: Weight = 0.0
+    dipole: Weight = 0.0
+    total_charge: Weight = 0.0
+    form: Literal["mse", "huber"] = "mse"
+    huber_delta: Positive = 0.01
+    """Residual in eV, Å, e where the Huber function turns linear."""
+    dipole_components: tuple[Literal["x", "y", "z"], ...] | None = None
+    """Components that enter the loss; None takes those along which a frame is not periodic."""
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The targets in the loss with their weights."""
+        return {name: getattr(self, name) for name in TARGETS if getattr(self, name) > 0}
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> LossConfig:
+        if not self.weights:
+            raise ValueError(f"every loss weight is zero; give one of {', '.join(TARGETS)} a positive weight")
+        return self
+
+
+class OptimizerConfig(_Strict):
+    """Optimiser of a stage; `schedulefree` is AdamW of the package of that name (it averages by itself: no
+    EMA)."""
+
+    name: Literal["adam", "adamw", "schedulefree"] = "adam"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: Rate = 0.0
+    amsgrad: bool = True
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps of linear warm-up, `schedulefree` only."""
+
+    @field_validator("betas")
+    @classmethod
+    def _in_unit_interval(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas are {betas}, expected numbers in [0, 1)")
+        return betas
+
+
+class SchedulerConfig(_Strict):
+    """Learning rate within a stage, stepped once per epoch."""
+
+    name: Literal["constant", "cosine", "exponential", "plateau"] = "plateau"
+    gamma: float = Field(default=0.9993, gt=0, le=1)
+    """Factor per epoch of `exponential`."""
+    factor: float = Field(default=0.8, gt=0, lt=1)
+    """Factor of `plateau` after `patience` epochs without a better validation loss."""
+    patience: int = Field(default=50, ge=0)
+    minimum: Rate = 0.0
+    """Lowest learning rate of `cosine` (its end) and `plateau`."""
+
+
+def _rates(value: Any) -> Any:
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        return dict.fromkeys(LearningRates.model_fields, value)
+    return value
+
+
+class StageConfig(_Strict):
+    """A number of epochs with one loss and one optimiser."""
+
+    name: str = "main"
+    epochs: int = Field(ge=1)
+    lr: Annotated[LearningRates, BeforeValidator(_rates)] = LearningRates()
+    """One number for all groups or one per group."""
+    loss: LossConfig = LossConfig(energy=1.0, forces=100.0)
+    mode: str | None = None
+    """How a self-consistent density is differentiated; refused where the family's density is explicit."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    clip_grad: Positive | None = 10.0
+    """Largest gradient norm; None: no clipping."""
+    early_stop: int | None = Field(default=None, ge=1)
+    """End the stage after so many epochs without a better validation loss."""
+
+
+class TrainingConfig(_Strict):
+    """Everything that defines a training run. `from_yaml` also takes MACE's names
+    (`electret.training.aliases`)."""
+
+    name: str = "electret"
+    output: Path | None = None
+    """Folder of the run, relative to the working directory; None: `runs/<name>`."""
+    seed: int = Field(default=0, ge=0)
+    device: str = "cpu"
+    dtype: Literal["float32", "float64"] = "float64"
+    model: ModelConfig
+    data: DataConfig
+    stages: list[StageConfig]
+    ema_decay: float | None = Field(default=0.99, gt=0, lt=1)
+    """Decay of the exponential moving average of the weights, which is what is validated and saved; None:
+    off."""
+    tensorboard: bool = True
+    plots: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_dtype(cls, raw: Any) -> Any:
+        """`dtype` of the run is the dtype of the backbone; both given and different is an error."""
+        model = raw.get("model") if isinstance(raw, dict) else None
+        if isinstance(model, ModelConfig):
+            model = model.model_dump(exclude_unset=True)
+        if not isinstance(model, dict) or not isinstance(model.get("backbone", {}), dict):
+            return raw
+        backbone = dict(model.get("backbone", {}))
+        wanted = raw.get("dtype", backbone.get("dtype", "float64"))
+        if backbone.get("dtype", wanted) != wanted:
+            raise ValueError(
+                f"dtype is {wanted} but model.backbone.dtype is {backbone['dtype']}; remove the latter"
+            )
+        backbone["dtype"] = wanted
+        return {**raw, "dtype": wanted, "model": {**model, "backbone": backbone}}
+
+    @field_validator("stages")
+    @classmethod
+    def _distinct_stages(cls, stages: list[StageConfig]) -> list[StageConfig]:
+        names = [stage.name for stage in stages]
+        if not names:
+            raise ValueError("at least one stage is needed")
+        if len(set(names)) < len(names):
+            raise ValueError(f"stage names must differ, found {', '.join(names)}")
+        return stages
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingConfig:
+        for index, stage in enumerate(self.stages):
+            check_family(self.model.family, tuple(stage.loss.weights), stage.mode, f"stages.{index}")
+            if stage.loss.total_charge > 0 and self.model.conserve_charge:
+                raise ValueError(
+                    f"stages.{index}.loss.total_charge: the total charge is exact with "
+                    f"model.conserve_charge, so its "
+                    "loss teaches nothing; remove the weight or set model.conserve_charge: false"
+                )
+            if stage.optimizer.name == "schedulefree" and self.ema_decay is not None:
+                raise ValueError(
+                    f"stages.{index}: schedulefree averages the weights itself; set ema_decay: null"
+                )
+        return self
+
+    @property
+    def run_folder(self) -> Path:
+        """Folder that holds everything the run writes."""
+        return self.output if self.output is not None else Path("runs") / self.name
+
+    @property
+    def n_epochs(self) -> int:
+        """Epochs of all stages together."""
+        return sum(stage.epochs for stage in self.stages)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:
+        """Read a YAML file, then apply overrides such as `stages.0.epochs=3`.
+
+        Data files are relative to the folder of the YAML file. Raises `InputError` that names file, key path
+        and, for unknown keys, the nearest valid name.
+        """
+        from electret.training.config_file import read_config
+
+        return read_config(Path(path), overrides)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any], base: Path | None = None) -> TrainingConfig:
+        """As `from_yaml` for a dictionary; `base` is the folder of relative data files (None: working
+        directory)."""
+        from electret.training.config_file import parse_config
+
+        return parse_config(raw, base or Path.cwd(), source="config")

@@ -1,0 +1,120 @@
+"""Predictions and errors of a model on a set of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from ase import Atoms
+
+from electret import InputError
+from electret.data.dataset import GraphDataset
+from electret.data.keys import DataKeys
+from electret.data.reading import Frame, read_frames, wrap_atoms
+from electret.graph import Graph
+from electret.models import Model
+from electret.training.config import LossConfig
+from electret.training.loss import Loss
+from electret.training.metrics import Metrics, MetricsAccumulator
+
+__all__ = ["as_dataset", "comparable", "compute", "evaluate", "evaluate_dataset", "predictions"]
+
+Predictions = dict[str, torch.Tensor]
+
+
+def compute(
+    model: Model, dataset: GraphDataset, indices: Sequence[int], graph: Graph, **options: bool
+) -> Predictions:
+    """Output of `model` for the frames of `dataset` in `graph`; `options` are those of `Model.forward`.
+
+    Raises `InputError` that names file and frame where the model refuses one of them.
+    """
+    try:
+        return model(graph, **options)
+    except InputError:
+        for index in indices:
+            try:
+                model(dataset.batch([index]).to(device=graph.device), **options)
+            except InputError as error:
+                raise InputError(f"{dataset.frames[index].where}: {error}") from None
+        raise
+
+
+def predictions(
+    model: Model, dataset: GraphDataset, batch_size: int, device: torch.device | None = None
+) -> Iterator[tuple[list[int], Graph, Predictions]]:
+    """Indices, graph and detached predictions of each batch; forces always, stress where there is a label."""
+    device = device or next(model.parameters()).device
+    for indices in dataset.batches(batch_size):
+        graph = dataset.batch(indices).to(device=device)
+        output = compute(model, dataset, indices, graph, forces=True, stress="stress" in graph.labels)
+        yield indices, graph, {name: value.detach() for name, value in output.items()}
+
+
+def evaluate_dataset(
+    model: Model,
+    dataset: GraphDataset,
+    batch_size: int,
+    loss: LossConfig | None = None,
+    parity: bool = False,
+) -> Metrics:
+    """Errors of `model` on `dataset`, and the mean loss per frame if `loss` is given."""
+    accumulator = MetricsAccumulator(loss.dipole_components if loss else None, parity)
+    measure = Loss(loss) if loss else None
+    for _, graph, output in predictions(model, dataset, batch_size):
+        value = None
+        if measure is not None:
+            total = measure.total(measure.terms(output, graph), graph)
+            value = 0.0 if total is None else float(total)
+        accumulator.add(comparable(model, output), graph, value)
+    return accumulator.result()
+
+
+def comparable(model: Model, output: Predictions) -> Predictions:
+    """Outputs that labels apply to: a density that is latent or fixed beforehand is compared with nothing."""
+    if model.labelled_density:
+        return output
+    return {name: value for name, value in output.items() if name in ("energy", "forces", "stress")}
+
+
+def as_dataset(
+    model: Model,
+    frames: str | Path | Sequence[Frame] | Sequence[Atoms] | GraphDataset,
+    keys: DataKeys | None = None,
+) -> GraphDataset:
+    """Graphs for `model` from a file, frames, or ASE structures."""
+    if isinstance(frames, GraphDataset):
+        return frames
+    if isinstance(frames, (str, Path)):
+        checked = read_frames(frames, keys)
+    else:
+        items = list(frames)
+        checked = [item for item in items if isinstance(item, Frame)]
+        checked += wrap_atoms([item for item in items if isinstance(item, Atoms)], keys)
+    return GraphDataset(checked, model.cutoff, model.dtype)
+
+
+def evaluate(
+    model: Model,
+    frames: str | Path | Sequence[Frame] | Sequence[Atoms] | GraphDataset,
+    *,
+    keys: DataKeys | None = None,
+    batch_size: int = 10,
+    loss: LossConfig | None = None,
+    parity: bool = False,
+) -> Metrics:
+    """Errors of a model on labelled frames.
+
+    Args:
+        model: any electret model, on any device.
+        frames: a data file, frames of `electret.data`, ASE structures with labels, or a prepared data set.
+        keys: names of the labels in file or structures, if not the defaults.
+        batch_size: frames computed at once; the result does not depend on it.
+        loss: also give the mean of this loss.
+        parity: keep labels and predictions for parity plots.
+
+    Raises:
+        InputError: malformed data, unknown elements, conditions the family cannot honour.
+    """
+    return evaluate_dataset(model, as_dataset(model, frames, keys), batch_size, loss, parity)

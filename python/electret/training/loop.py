@@ -1,0 +1,296 @@
+"""The training loop: stages, epochs, steps, checkpoints. Resuming continues bit for bit on the CPU."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from electret.data.dataset import GraphDataset
+from electret.graph import Graph
+from electret.models import Model
+from electret.training.checkpoint import (
+    Checkpoint,
+    optimizer_state,
+    read_checkpoint,
+    restore_optimizer,
+    write_checkpoint,
+)
+from electret.training.config import StageConfig, TrainingConfig
+from electret.training.errors import NonFiniteError, TrainingInterrupted
+from electret.training.evaluation import compute, evaluate_dataset
+from electret.training.loss import Loss
+from electret.training.metrics import Metrics
+from electret.training.optimization import MovingAverage, Schedule, averaged_weights, build_optimizer
+from electret.training.progress import Progress
+from electret.training.resumption import (
+    BEST_CHECKPOINT,
+    LAST_CHECKPOINT,
+    check_data,
+    check_options,
+    fingerprints,
+)
+from electret.training.run_log import RunLog
+
+__all__ = ["Trainer"]
+
+
+class Trainer:
+    """Trains a model through the stages of a config.
+
+    Args:
+        config: the run.
+        model: on the device of the run.
+        train_set: frames to train on; its random order depends on seed and epoch alone.
+        valid_set: frames whose loss decides about best model, schedule and early stop.
+        log: where epochs are shown and recorded.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        model: Model,
+        train_set: GraphDataset,
+        valid_set: GraphDataset,
+        log: RunLog,
+    ) -> None:
+        self.config = config
+        self.model = model
+        self.train_set = train_set
+        self.valid_set = valid_set
+        self.log = log
+        self.progress = Progress()
+        self.device = torch.device(config.device)
+        self.average = None if config.ema_decay is None else MovingAverage(model, config.ema_decay)
+        self._data = fingerprints(train_set, valid_set)
+        self._stop_requested = False
+        self._begin_stage()
+
+    @property
+    def stage(self) -> StageConfig:
+        """The current stage."""
+        return self.config.stages[self.progress.stage]
+
+    def run(self) -> None:
+        """Train to the end. Raises `TrainingInterrupted` after Ctrl-C or a termination signal, checkpoint
+        written."""
+        self.log.start(self.progress.history)
+        if self.progress.epoch == 0 and self.progress.batch == 0:
+            self.save()  # so that an interruption in the first epoch can be resumed too
+        with self._stopping_on_signals():
+            while True:
+                while not self._stage_finished():
+                    self._run_epoch()
+                if self.progress.stage + 1 == len(self.config.stages):
+                    return
+                self.progress.begin_stage(self.progress.stage + 1)
+                self._begin_stage()
+
+    def load_best(self) -> None:
+        """Give the model the averaged weights of the best epoch of the last stage."""
+        checkpoint = read_checkpoint(self.config.run_folder / BEST_CHECKPOINT)
+        self.model.load_state_dict(checkpoint.group("model"))
+
+    def _begin_stage(self) -> None:
+        self.optimizer = build_optimizer(self.model, self.stage)
+        self.schedule = Schedule(self.optimizer, self.stage.scheduler, self.stage.epochs)
+        self.loss = Loss(self.stage.loss)
+
+    def _stage_finished(self) -> bool:
+        stopped = self.stage.early_stop is not None and self.progress.stale_epochs >= self.stage.early_stop
+        return stopped or self.progress.stage_epoch >= self.stage.epochs
+
+    def _run_epoch(self) -> None:
+        started = time.perf_counter()
+        progress = self.progress
+        batches = self.train_set.shuffled_batches(
+            self.config.data.batch_size, self.config.seed, progress.epoch
+        )
+        with self.log.epoch_bar(
+            progress.epoch + 1, self.config.n_epochs, len(batches), progress.batch
+        ) as advance:
+            for indices in batches[progress.batch :]:
+                self._step(indices)
+                progress.batch += 1
+                advance()
+                if self._stop_requested and progress.batch < len(batches):
+                    self._interrupt()
+        metrics = self._validate()
+        row = self._row(metrics, time.perf_counter() - started)
+        best = progress.finish_epoch(_finite_loss(metrics))
+        self.schedule.step(_finite_loss(metrics))
+        progress.history.append(row)
+        if best:
+            self._save_best()
+        self.save()
+        self.log.epoch(row, best)
+        if self._stop_requested:
+            self._interrupt()
+
+    def _step(self, indices: Sequence[int]) -> None:
+        """One optimiser step on the frames with these indices of the training set."""
+        graph = self.train_set.batch(indices).to(device=self.device)
+        weights = self.stage.loss.weights
+        self.optimizer.zero_grad(set_to_none=True)
+        stress = "stress" in weights and "stress" in graph.labels
+        output = compute(
+            self.model,
+            self.train_set,
+            indices,
+            graph,
+            forces="forces" in weights,
+            stress=stress,
+            training=True,
+        )
+        terms = self.loss.terms(output, graph)
+        total = self.loss.total(terms, graph)
+        if total is None:
+            return  # no frame of the batch has a label of the loss
+        if not math.isfinite(float(total)):
+            raise self._non_finite(indices, f"the loss is {float(total)}")
+        total.backward()
+        limit = math.inf if self.stage.clip_grad is None else self.stage.clip_grad
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        if not math.isfinite(norm):
+            raise self._non_finite(indices, f"the gradient norm is {norm}")
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model)
+        self._count(total, terms, graph)
+
+    def _count(self, total: torch.Tensor, terms: dict[str, torch.Tensor], graph: Graph) -> None:
+        sums, n = self.progress.sums, graph.n_systems
+        sums["frames"] = sums.get("frames", 0.0) + n
+        for name, value in {"loss": total, **terms}.items():
+            sums[name] = sums.get(name, 0.0) + float(value.detach()) * n
+
+    def _non_finite(self, indices: Sequence[int], what: str) -> NonFiniteError:
+        """The error that names the frames whose own predictions are not finite, or else the whole batch."""
+        places = []
+        for index in indices:
+            graph = self.train_set.batch([index]).to(device=self.device)
+            output = self.model(graph, forces=True, training=True)  # without the model's own refusal of NaN
+            bad = [name for name, value in output.items() if not bool(torch.isfinite(value).all())]
+            if bad:
+                places.append(f"{self.train_set.frames[index].where} ({', '.join(bad)})")
+        blame = "not finite for"
+        if not places:
+            blame = "while every prediction is finite by itself, for the batch of"
+            places = [self.train_set.frames[index].where for index in indices]
+        shown = "; ".join(places[:8]) + (f"; and {len(places) - 8} more" if len(places) > 8 else "")
+        return NonFiniteError(
+            f"stage '{self.stage.name}', epoch {self.progress.epoch + 1}, batch "
+            f"{self.progress.batch + 1}: {what}, "
+            f"{blame} {shown}. Lower the learning rate or clip_grad, or check these frames; the last "
+            f"checkpoint is "
+            f"{self.config.run_folder / LAST_CHECKPOINT}"
+        )
+
+    def _validate(self) -> Metrics:
+        batch_size = self.config.data.valid_batch_size or self.config.data.batch_size
+        with averaged_weights(self.model, self.optimizer, self.average):
+            return evaluate_dataset(self.model, self.valid_set, batch_size, self.stage.loss)
+
+    def _row(self, metrics: Metrics, seconds: float) -> dict[str, Any]:
+        sums = self.progress.sums
+        frames = sums.get("frames", 0.0)
+        row: dict[str, Any] = {"epoch": self.progress.epoch + 1, "stage": self.stage.name}
+        for group in self.optimizer.param_groups:
+            row[f"lr_{group['name']}"] = float(group["lr"])
+        row["train_loss"] = sums["loss"] / frames if frames else math.nan
+        row["valid_loss"] = metrics.loss
+        for name in self.stage.loss.weights:
+            if name in sums:
+                row[f"train_{name}_loss"] = sums[name] / frames
+        for name, errors in metrics.overall.items():
+            row[f"valid_{name}_mae"] = errors.mae
+            row[f"valid_{name}_rmse"] = errors.rmse
+        row["seconds"] = seconds
+        return row
+
+    def save(self) -> None:
+        """Write the checkpoint that `restore` continues from."""
+        optimizer_tensors, optimizer_values = optimizer_state(self.optimizer)
+        tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"optimizer/{name}": value for name, value in optimizer_tensors.items()}
+        if self.average is not None:
+            tensors |= {f"average/{name}": value for name, value in self.average.average.items()}
+        tensors["rng/torch"] = torch.get_rng_state()
+        state = {
+            "config": self.config.model_dump(mode="json"),
+            "data": self._data,
+            "progress": self.progress.as_dict(),
+            "optimizer": optimizer_values,
+            "schedule": self.schedule.state(),
+            "average_updates": 0 if self.average is None else self.average.updates,
+        }
+        write_checkpoint(self.config.run_folder / LAST_CHECKPOINT, Checkpoint(tensors, state))
+
+    def _save_best(self) -> None:
+        with averaged_weights(self.model, self.optimizer, self.average):
+            tensors = {f"model/{name}": value.clone() for name, value in self.model.state_dict().items()}
+        state = {"epoch": self.progress.best_epoch, "valid_loss": self.progress.best_loss}
+        write_checkpoint(self.config.run_folder / BEST_CHECKPOINT, Checkpoint(tensors, state))
+
+    def restore(self) -> None:
+        """Continue from the last checkpoint of the run.
+
+        Raises `CheckpointError` if it is missing or corrupt, or belongs to other data or another config.
+        """
+        checkpoint = read_checkpoint(self.config.run_folder / LAST_CHECKPOINT)
+        state = checkpoint.state
+        check_options(state, self.config)
+        check_data(state, self._data, self.config.run_folder)
+        self.progress = Progress.from_dict(state["progress"])
+        self._begin_stage()
+        self.model.load_state_dict(checkpoint.group("model"))
+        restore_optimizer(self.optimizer, checkpoint.group("optimizer"), state["optimizer"])
+        self.schedule.restore(state["schedule"])
+        if self.average is not None:
+            self.average.updates = state["average_updates"]
+            self.average.average = {
+                name: value.to(self.device) for name, value in checkpoint.group("average").items()
+            }
+        torch.set_rng_state(checkpoint.tensors["rng/torch"])
+
+    def _interrupt(self) -> None:
+        self.save()
+        done = f"epoch {self.progress.epoch}"
+        if self.progress.batch:
+            done += f" and {self.progress.batch} batches"
+        raise TrainingInterrupted(
+            f"stopped after {done}; checkpoint written to {self.config.run_folder / LAST_CHECKPOINT}; "
+            "the same command with --resume goes on from there"
+        )
+
+    @contextmanager
+    def _stopping_on_signals(self) -> Iterator[None]:
+        """The first Ctrl-C or termination signal ends the run after the current batch, a second one at
+        once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def request_stop(number: int, frame: object) -> None:
+            if self._stop_requested:
+                raise KeyboardInterrupt
+            self._stop_requested = True
+            self.log.message("stopping after this batch; once more to stop at once")
+
+        previous = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _finite_loss(metrics: Metrics) -> float:
+    return math.inf if metrics.loss is None or not math.isfinite(metrics.loss) else metrics.loss

@@ -1,0 +1,59 @@
+"""The training loss: a weighted sum of terms over whatever labels a batch carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from electret.graph import Graph
+from electret.training.config import LossConfig
+from electret.training.residuals import Residual, residual
+
+__all__ = ["Loss", "frame_weights"]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Loss of a stage.
+
+    The term of target t is `mean over labelled entries of w_t w_frame f(difference)`, with f the square or
+    the Huber function `d²/2` below delta and `delta (|d| - delta/2)` above.
+    """
+
+    config: LossConfig
+
+    def terms(self, predictions: Mapping[str, torch.Tensor], graph: Graph) -> dict[str, torch.Tensor]:
+        """Weighted terms, one scalar per target of the loss that the batch has labels for."""
+        found = {}
+        for name, weight in self.config.weights.items():
+            entry = residual(name, predictions, graph, self.config.dipole_components)
+            if entry is not None:
+                found[name] = weight * self._mean(entry, graph)
+        return found
+
+    def total(self, terms: Mapping[str, torch.Tensor], graph: Graph) -> torch.Tensor | None:
+        """Sum of the terms in the dtype of the model; None for a batch without any label of the loss."""
+        if not terms:
+            return None
+        return torch.stack([term.to(graph.dtype) for term in terms.values()]).sum()
+
+    def _mean(self, entry: Residual, graph: Graph) -> torch.Tensor:
+        difference = entry.difference
+        if self.config.form == "mse":
+            values = difference.square()
+        else:
+            zero = torch.zeros_like(difference)
+            values = torch.nn.functional.huber_loss(
+                difference, zero, reduction="none", delta=self.config.huber_delta
+            )
+        weights = frame_weights(entry.target.name, graph)[entry.system].to(values.dtype)
+        values = torch.where(entry.mask, values, torch.zeros_like(values))
+        return (values * weights[:, None]).sum() / entry.mask.sum()
+
+
+def frame_weights(name: str, graph: Graph) -> torch.Tensor:
+    """Weight of each system in the term of a target, `[n_systems]`."""
+    ones = torch.ones(graph.n_systems, dtype=graph.dtype, device=graph.device)
+    return graph.weights.get("frame", ones) * graph.weights.get(name, ones)

@@ -1,0 +1,158 @@
+"""Optimisers over parameter groups, learning-rate schedules and the moving average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from electret import InputError
+from electret.training.config import LearningRates, OptimizerConfig, SchedulerConfig, StageConfig
+
+__all__ = ["MovingAverage", "Schedule", "averaged_weights", "build_optimizer", "parameter_groups"]
+
+
+def parameter_groups(model: torch.nn.Module) -> dict[str, list[tuple[str, torch.nn.Parameter]]]:
+    """Named parameters by group: `readouts` of the short-range energy, the rest of the `backbone`, and what
+    makes the density, `electrostatics`.
+    """
+    groups: dict[str, list[tuple[str, torch.nn.Parameter]]] = {
+        name: [] for name in LearningRates.model_fields
+    }
+    for name, parameter in model.named_parameters():
+        parts = name.split(".")
+        if parts[0] != "backbone":
+            group = "electrostatics"
+        else:
+            group = "readouts" if "readouts" in parts else "backbone"
+        groups[group].append((name, parameter))
+    return groups
+
+
+def build_optimizer(model: torch.nn.Module, stage: StageConfig) -> torch.optim.Optimizer:
+    """Optimiser of a stage. Parameters of a group with learning rate 0 are left out.
+
+    Raises `InputError` if every group is frozen, or if `schedulefree` is asked for and not installed.
+    """
+    groups = [
+        {"params": [parameter for _, parameter in members], "lr": rate, "name": name}
+        for name, members in parameter_groups(model).items()
+        if members and (rate := getattr(stage.lr, name)) > 0
+    ]
+    if not groups:
+        raise InputError(
+            f"stage '{stage.name}': the learning rate of every group is 0; nothing would be trained"
+        )
+    config = stage.optimizer
+    if config.name == "schedulefree":
+        return _schedule_free(groups, config)
+    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    return kind(groups, betas=config.betas, weight_decay=config.weight_decay, amsgrad=config.amsgrad)
+
+
+def _schedule_free(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    try:
+        import schedulefree
+    except ImportError as error:
+        raise InputError(
+            "optimizer 'schedulefree' needs the package of that name: pip install schedulefree, or use adamw"
+        ) from error
+    optimizer = schedulefree.AdamWScheduleFree(
+        groups,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        warmup_steps=config.warmup_steps,
+        foreach=False,
+    )
+    optimizer.train()
+    return optimizer
+
+
+class Schedule:
+    """Learning rates of a stage, stepped once per epoch with the validation loss."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, config: SchedulerConfig, epochs: int) -> None:
+        self._scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
+        self._plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
+        schedulers = torch.optim.lr_scheduler
+        if config.name == "plateau":
+            self._plateau = schedulers.ReduceLROnPlateau(
+                optimizer, factor=config.factor, patience=config.patience, min_lr=config.minimum
+            )
+        elif config.name == "cosine":
+            self._scheduler = schedulers.CosineAnnealingLR(optimizer, T_max=epochs, eta_min=config.minimum)
+        elif config.name == "exponential":
+            self._scheduler = schedulers.ExponentialLR(optimizer, gamma=config.gamma)
+
+    def step(self, valid_loss: float) -> None:
+        """End of an epoch."""
+        if self._plateau is not None:
+            self._plateau.step(valid_loss)
+        elif self._scheduler is not None:
+            self._scheduler.step()
+
+    def state(self) -> dict[str, Any]:
+        """Plain numbers that `restore` takes back."""
+        active = self._plateau or self._scheduler
+        return {} if active is None else dict(active.state_dict())
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state`."""
+        active = self._plateau or self._scheduler
+        if active is not None:
+            active.load_state_dict(dict(state))
+
+
+class MovingAverage:
+    """Exponential moving average of the parameters, with the decay min(decay, (1 + n) / (10 + n)) after n
+    updates."""
+
+    def __init__(self, model: torch.nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.average = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: torch.nn.Module) -> None:
+        """Take in the parameters after an optimiser step."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, parameter in model.named_parameters():
+            self.average[name].lerp_(parameter.detach(), 1 - decay)
+
+    @contextmanager
+    def applied(self, model: torch.nn.Module) -> Iterator[None]:
+        """The model has the averaged weights inside the context."""
+        own = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        try:
+            _copy_into(model, self.average)
+            yield
+        finally:
+            _copy_into(model, own)
+
+
+@torch.no_grad()
+def _copy_into(model: torch.nn.Module, values: Mapping[str, torch.Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.copy_(values[name])
+
+
+@contextmanager
+def averaged_weights(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, average: MovingAverage | None
+) -> Iterator[None]:
+    """The weights to validate and save: the moving average, or schedule-free's own average, or the plain
+    ones."""
+    if average is not None:
+        with average.applied(model):
+            yield
+    elif hasattr(optimizer, "eval") and hasattr(optimizer, "train"):
+        optimizer.eval()
+        try:
+            yield
+        finally:
+            optimizer.train()
+    else:
+        yield

@@ -1,0 +1,106 @@
+"""Parity plots and learning curves as PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from electret.training.metrics import Metrics
+from electret.training.targets import TARGETS
+
+__all__ = ["plot_history", "plot_parity"]
+
+_UNITS = {
+    "energy": "eV/atom",
+    "forces": "eV/Å",
+    "stress": "eV/Å³",
+    "charges": "e",
+    "multipoles": "e·Å^l",
+    "dipole": "e·Å",
+    "total_charge": "e",
+}
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MOST_POINTS = 20000
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    FigureCanvasAgg(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def plot_parity(metrics: Mapping[str, Metrics], folder: Path) -> list[Path]:
+    """One plot per target, prediction against label, data sets in colours; needs metrics made with
+    `parity=True`."""
+    files = []
+    for name, unit in _UNITS.items():
+        drawn = {set_name: entry.parity[name] for set_name, entry in metrics.items() if name in entry.parity}
+        if drawn:
+            files.append(_parity(name, unit, drawn, metrics, folder / f"parity_{name}.png"))
+    return files
+
+
+def _parity(
+    name: str, unit: str, drawn: Mapping[str, Any], metrics: Mapping[str, Metrics], path: Path
+) -> Path:
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    target = TARGETS[name]
+    for (set_name, (label, prediction)), colour in zip(drawn.items(), _COLOURS * len(drawn), strict=False):
+        stride = max(1, len(label) // _MOST_POINTS)
+        rmse = metrics[set_name].overall[name].rmse * target.scale
+        text = f"{set_name}, RMSE {rmse:.3g} {target.unit}"
+        axes.scatter(
+            label[::stride], prediction[::stride], s=6, color=colour, alpha=0.6, linewidths=0, label=text
+        )
+    values = np.concatenate([np.concatenate(pair) for pair in drawn.values()])
+    low, high = float(values.min()), float(values.max())
+    axes.plot([low, high], [low, high], color="0.4", linewidth=0.8, zorder=0)
+    axes.set(
+        xlabel=f"reference {name.replace('_', ' ')} ({unit})", ylabel=f"predicted ({unit})", aspect="equal"
+    )
+    axes.legend(frameon=False, fontsize=7)
+    return _save(figure, path)
+
+
+def plot_history(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Losses and validation errors (MAE) against the epoch, stages separated by lines."""
+    epochs = np.array([row["epoch"] for row in history], dtype=float)
+    names = [name for name in TARGETS if any(f"valid_{name}_mae" in row for row in history)]
+    figure = Figure(figsize=(4.5, 2.2 * (1 + len(names))), layout="constrained")
+    panels = figure.subplots(1 + len(names), 1, sharex=True, squeeze=False)[:, 0]
+    for kind, colour in (("train", _COLOURS[0]), ("valid", _COLOURS[1])):
+        panels[0].plot(
+            epochs, _column(history, f"{kind}_loss"), color=colour, label=kind, marker=".", markersize=2
+        )
+    panels[0].set_ylabel("loss")
+    panels[0].legend(frameon=False)
+    for panel, name in zip(panels[1:], names, strict=True):
+        panel.plot(
+            epochs,
+            _column(history, f"valid_{name}_mae") * TARGETS[name].scale,
+            color=_COLOURS[1],
+            marker=".",
+            markersize=2,
+        )
+        panel.set_ylabel(f"{name.replace('_', ' ')} MAE\n({TARGETS[name].unit})")
+    changes = [row["epoch"] - 0.5 for before, row in pairwise(history) if row["stage"] != before["stage"]]
+    for panel in panels:
+        line = panel.get_lines()[0].get_ydata()
+        if np.any(np.asarray(line, dtype=float) > 0):
+            panel.set_yscale("log")
+        for change in changes:
+            panel.axvline(change, color="0.7", linewidth=0.8)
+    panels[-1].set_xlabel("epoch")
+    return _save(figure, path)
+
+
+def _column(history: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    return np.array([row.get(name, np.nan) for row in history], dtype=float)

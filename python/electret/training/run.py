@@ -1,0 +1,308 @@
+"""A whole training run: data, statistics, model, loop, final report and model file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from electret import InputError, __version__
+from electret.data import (
+    Frame,
+    GraphDataset,
+    atomic_energies,
+    check_targets,
+    key_counts,
+    key_table,
+    random_split,
+)
+from electret.data.reading import read_frames
+from electret.data.reference import elements_of
+from electret.models import Model, Statistics, build, save
+from electret.training.checkpoint import read_checkpoint
+from electret.training.config import TrainingConfig
+from electret.training.config_file import write_config
+from electret.training.errors import CheckpointError
+from electret.training.evaluation import evaluate_dataset
+from electret.training.loop import Trainer
+from electret.training.metrics import Metrics
+from electret.training.resumption import (
+    BEST_CHECKPOINT,
+    LAST_CHECKPOINT,
+    check_data,
+    check_options,
+    fingerprints,
+)
+from electret.training.run_log import CSV_FILE, RunLog, default_console, read_history
+from electret.training.summary import print_summary, write_summary
+
+__all__ = ["MODEL_FILE", "TrainingData", "TrainingResult", "load_data", "statistics", "train"]
+
+MODEL_FILE = "model.electret"
+
+
+@dataclass
+class TrainingData:
+    """Frames of a run; isolated atoms are left out of `train` and `valid` and kept in `references`."""
+
+    train: list[Frame]
+    valid: list[Frame]
+    test: dict[str, list[Frame]] = field(default_factory=dict)
+    references: list[Frame] = field(default_factory=list)
+
+
+@dataclass
+class TrainingResult:
+    """What a run gives.
+
+    Attributes:
+        model: averaged weights of the best epoch of the last stage.
+        model_file: where it is saved.
+        folder: folder of the run.
+        metrics: errors by data set: `train`, `valid` and the test sets.
+        history: one row per epoch, the columns of `metrics.csv`.
+    """
+
+    model: Model
+    model_file: Path
+    folder: Path
+    metrics: dict[str, Metrics]
+    history: list[dict[str, Any]]
+
+
+def train(
+    config: TrainingConfig, *, resume: bool = False, restart: bool = False, console: Console | None = None
+) -> TrainingResult:
+    """Train the model of `config`, evaluate it, and save it as `model.electret` in the folder of the run.
+
+    Args:
+        config: the run, see `TrainingConfig.from_yaml`.
+        resume: continue from the last checkpoint, bit for bit on the CPU (with the same number of threads).
+        restart: throw away an earlier run in the same folder.
+        console: where progress is shown; None: standard output.
+
+    Raises:
+        InputError: anything wrong with data or options, by file, frame and key.
+        CheckpointError: an earlier run is in the way, or the one to resume is missing, corrupt or different.
+        NonFiniteError: the loss or its gradient is not finite; names the frames.
+        TrainingInterrupted: stopped by Ctrl-C or a termination signal, after writing a checkpoint.
+    """
+    console = console or default_console()
+    folder = _prepare_folder(config, resume, restart)
+    _check_device(config.device)
+    data = load_data(config)
+    sets = {"train": data.train, "valid": data.valid, **data.test}
+    console.print(
+        key_table({**sets, "isolated atoms": data.references} if data.references else sets, config.data.keys)
+    )
+    _check_labels(config, data)
+    datasets = _datasets(config, sets)
+    if resume:  # before the time to build the model
+        state = read_checkpoint(folder / LAST_CHECKPOINT).state
+        check_data(state, fingerprints(datasets["train"], datasets["valid"]), folder)
+    model = _build_model(config, data, datasets["train"])
+    n_parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    console.print(
+        f"{config.model.family}: {n_parameters} parameters, cutoff {model.cutoff:g} Å, {config.dtype} on "
+        f"{config.device}",
+        highlight=False,
+    )
+    write_config(config, folder / "config.yaml")
+    log = RunLog(folder, console, config.n_epochs, config.tensorboard)
+    trainer = Trainer(config, model, datasets["train"], datasets["valid"], log)
+    try:
+        # The generator of the caller is left as it was, and the run depends on its own seed alone.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            if resume:
+                trainer.restore()
+                log.message(f"resuming after epoch {trainer.progress.epoch}")
+            trainer.run()
+    finally:
+        log.close()
+    return _finish(config, trainer, datasets, console)
+
+
+def _prepare_folder(config: TrainingConfig, resume: bool, restart: bool) -> Path:
+    if resume and restart:
+        raise InputError("resume and restart exclude each other; choose one")
+    folder = config.run_folder
+    last = folder / LAST_CHECKPOINT
+    if resume:
+        check_options(read_checkpoint(last).state, config)  # reported before any work
+    elif last.exists() and not restart:
+        raise CheckpointError(
+            f"'{folder}' holds a run already; continue it with --resume, replace it with --restart, or "
+            f"set another output"
+        )
+    if restart:
+        # Only what a run writes is removed: the folder may hold other files of the user.
+        for name in ("checkpoints", "tensorboard", "plots"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in (CSV_FILE, "config.yaml", "summary.md", "summary.json", MODEL_FILE):
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    try:
+        (folder / LAST_CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"output folder '{folder}' cannot be made: {error.strerror}; set another output"
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"output folder '{folder}' is not writable; set another output")
+    return folder
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"device '{name}' cannot be used: {reason}; use device: cpu, see 'electret info'"
+        ) from error
+
+
+def load_data(config: TrainingConfig) -> TrainingData:
+    """Read, check and split the data of a run."""
+    options = config.data
+
+    def read(files: Sequence[Path]) -> list[Frame]:
+        return [frame for file in files for frame in read_frames(file, options.keys)]
+
+    def bound(frames: Sequence[Frame]) -> list[Frame]:
+        return [frame for frame in frames if not frame.is_isolated_atom]
+
+    everything = read(options.train)
+    train = everything if options.keep_isolated_atoms else bound(everything)
+    if not train:
+        raise InputError(f"{options.train[0]}: no training frames besides isolated atoms")
+    if options.valid is not None:
+        valid = bound(read(options.valid))
+        if not valid:
+            raise InputError(f"{options.valid[0]}: no validation frames besides isolated atoms")
+    else:
+        train, valid = random_split(train, options.valid_fraction or 0.1, config.seed)
+    test = {name: bound(read(files)) for name, files in options.test_sets.items()}
+    for name in ("train", "valid"):
+        if name in test:
+            raise InputError(f"data.test: '{name}' is the name of another set; rename the test set")
+    references = [frame for frame in everything if frame.is_isolated_atom and not options.keep_isolated_atoms]
+    return TrainingData(train, valid, {name: frames for name, frames in test.items() if frames}, references)
+
+
+def _check_labels(config: TrainingConfig, data: TrainingData) -> None:
+    for index, stage in enumerate(config.stages):
+        targets = list(stage.loss.weights)
+        check_targets(data.train, targets, config.data.keys, f"stages.{index}.loss")
+        counts = key_counts(data.valid)
+        if not any(counts[name] or name == "total_charge" for name in targets):
+            files = ", ".join(sorted({frame.file for frame in data.valid}))
+            raise InputError(
+                f"stages.{index}.loss: no validation frame carries any of {', '.join(targets)} ({files}), "
+                f"so no epoch "
+                "could be told better than another; add labels or other validation frames"
+            )
+    known = set(elements_of(data.train))
+    for name, frames in {"valid": data.valid, **data.test}.items():
+        for frame in frames:
+            unknown = sorted(set(frame.atoms.symbols[~np.isin(frame.atoms.numbers, list(known))]))
+            if unknown:
+                raise InputError(
+                    f"{frame.where} ({name}): element {', '.join(unknown)} is in no training frame; add "
+                    f"training "
+                    "frames with it or remove the frame"
+                )
+
+
+def _datasets(config: TrainingConfig, sets: dict[str, list[Frame]]) -> dict[str, GraphDataset]:
+    dtype = getattr(torch, config.dtype)
+    cutoff = config.model.backbone.r_max
+    weights = config.data.config_type_weights
+    kinds = {frame.config_type for frame in sets["train"]} | {"Default"}
+    for kind in weights:
+        if kind not in kinds:
+            raise InputError(
+                f"data.config_type_weights: no training frame has config_type '{kind}'; the data has "
+                f"{', '.join(sorted(kinds))}"
+            )
+    return {name: GraphDataset(frames, cutoff, dtype, weights) for name, frames in sets.items()}
+
+
+def statistics(config: TrainingConfig, data: TrainingData, train_set: GraphDataset) -> Statistics:
+    """Elements, E0s, scale and shift, mean number of neighbours of the training set.
+
+    `scaling: rms_forces` divides by the RMS force and shifts by the mean interaction energy per atom, `std`
+    divides by the standard deviation of that energy, `none` does neither.
+    """
+    has_energy = any(frame.has("energy") for frame in data.train)
+    if has_energy or isinstance(config.data.e0s, dict):
+        e0s = atomic_energies([*data.train, *data.references], config.data.e0s)
+    else:
+        e0s = dict.fromkeys(
+            elements_of(data.train), 0.0
+        )  # a run on forces or charges alone has no energy zero
+    found = Statistics.from_graphs(train_set.graphs, e0s)
+    if config.data.scaling == "none":
+        return found.model_copy(update={"mean": 0.0, "scale": 1.0})
+    if config.data.scaling == "std":
+        rest = [
+            (f.value("energy") - sum(e0s[int(z)] for z in f.atoms.numbers)) / len(f.atoms)
+            for f in data.train
+            if f.has("energy")
+        ]
+        spread = float(np.std(rest)) if rest else 0.0
+        return found.model_copy(update={"scale": spread if spread > 0 else 1.0})
+    return found
+
+
+def _build_model(config: TrainingConfig, data: TrainingData, train_set: GraphDataset) -> Model:
+    model = build(config.model, statistics(config, data, train_set), config.seed)
+    return model.to(config.device)
+
+
+def _finish(
+    config: TrainingConfig, trainer: Trainer, datasets: dict[str, GraphDataset], console: Console
+) -> TrainingResult:
+    folder = config.run_folder
+    if not (folder / BEST_CHECKPOINT).exists():
+        raise CheckpointError(
+            f"no epoch of the run in '{folder}' had a finite validation loss; lower the learning rate and "
+            f"use --restart"
+        )
+    trainer.load_best()
+    model = trainer.model
+    model_file = folder / MODEL_FILE
+    batch_size = config.data.valid_batch_size or config.data.batch_size
+    metrics = {
+        name: evaluate_dataset(model, dataset, batch_size, config.stages[-1].loss, parity=True)
+        for name, dataset in datasets.items()
+    }
+    save(
+        model,
+        model_file,
+        {
+            "electret_version": __version__,
+            "name": config.name,
+            "best_epoch": trainer.progress.best_epoch,
+            "epochs": trainer.progress.epoch,
+            "errors": {name: entry.as_dict()["errors"]["all"] for name, entry in metrics.items()},
+        },
+    )
+    history = read_history(folder)
+    write_summary(folder, metrics, config, trainer.progress.best_epoch)
+    if config.plots:
+        from electret.training.plots import plot_history, plot_parity
+
+        plot_parity(metrics, folder / "plots")
+        plot_history(history, folder / "plots" / "learning_curve.png")
+    print_summary(metrics, console)
+    console.print(f"model saved to {model_file}", highlight=False, soft_wrap=True)
+    return TrainingResult(model, model_file, folder, metrics, history)

@@ -1,0 +1,124 @@
+"""What a run shows and records every epoch: progress bar or plain lines, CSV, TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from electret.training.targets import TARGETS
+
+__all__ = ["CSV_FILE", "RunLog", "default_console", "read_history"]
+
+CSV_FILE = "metrics.csv"
+
+
+def default_console() -> Console:
+    """Standard output; wide enough for the tables where it is a file or a pipe and has no width of its
+    own."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+class RunLog:
+    """Shows epochs on `console` and records them in `folder`."""
+
+    def __init__(self, folder: Path, console: Console, n_epochs: int, tensorboard: bool = True) -> None:
+        self._folder = folder
+        self._console = console
+        self._n_epochs = n_epochs
+        self._tensorboard = tensorboard
+        self._writer: Any = None
+        self._columns: list[str] = []
+        self._history: list[dict[str, Any]] = []
+
+    def start(self, history: Sequence[dict[str, Any]]) -> None:
+        """Bring the records to the state of `history`: rows that a resumed run will repeat are dropped."""
+        self._history = list(history)
+        self._columns = []
+        self._write_csv()
+        if self._tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._folder / "tensorboard"), purge_step=len(self._history) + 1)
+
+    def message(self, text: str) -> None:
+        """Show a line."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def epoch_bar(self, epoch: int, n_epochs: int, n_batches: int, done: int) -> Iterator[Callable[[], None]]:
+        """A progress bar over the batches of an epoch on terminals; gives the function that advances it."""
+        if not self._console.is_terminal:
+            yield lambda: None
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self._console, transient=True) as bar:
+            task = bar.add_task(f"epoch {epoch}/{n_epochs}", total=n_batches, completed=done)
+            yield lambda: bar.advance(task)
+
+    def epoch(self, row: dict[str, Any], best: bool) -> None:
+        """Show and record a finished epoch."""
+        self._history.append(row)
+        if set(row) <= set(self._columns):
+            with open(self._folder / CSV_FILE, "a", encoding="utf-8", newline="") as file:
+                csv.DictWriter(file, self._columns, restval="", lineterminator="\n").writerow(row)
+        else:
+            self._write_csv()
+        if self._writer is not None:
+            for name, value in row.items():
+                if isinstance(value, (int, float)) and name != "epoch":
+                    self._writer.add_scalar(_tag(name), value, row["epoch"])
+            self._writer.flush()
+        self.message(_line(row, self._n_epochs, best))
+
+    def close(self) -> None:
+        """Flush and release the files."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write_csv(self) -> None:
+        self._columns = list(dict.fromkeys(name for row in self._history for name in row))
+        text = io.StringIO()
+        if self._columns:
+            writer = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self._history)
+        (self._folder / CSV_FILE).write_text(text.getvalue(), encoding="utf-8")
+
+
+def _tag(name: str) -> str:
+    """TensorBoard groups `valid_forces_mae` under `valid`."""
+    return name.replace("_", "/", 1)
+
+
+def _line(row: dict[str, Any], n_epochs: int, best: bool) -> str:
+    parts = [f"epoch {row['epoch']:>4}/{n_epochs} {row['stage']}", f"loss {row['train_loss']:.4g}"]
+    parts.append(f"valid {row['valid_loss']:.4g}{'*' if best else ' '}")
+    for name, target in TARGETS.items():
+        value = row.get(f"valid_{name}_mae")
+        if value is not None and value > 1e-9:  # exact quantities, as a conserved charge, are no news
+            parts.append(f"{name} {value * target.scale:.2f} {target.unit}")
+    parts.append(f"{row['seconds']:.1f} s")
+    return " | ".join(parts)
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """Rows of the CSV of a run, numbers as floats, empty cells left out."""
+    rows = []
+    with open(folder / CSV_FILE, encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            rows.append(
+                {
+                    name: value if name == "stage" else float(value)
+                    for name, value in row.items()
+                    if value != ""
+                }
+            )
+    return rows

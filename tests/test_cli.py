@@ -1,0 +1,201 @@
+"""The command line: every command, its errors as one message and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("typer")
+pytest.importorskip("mace")
+
+import yaml
+from ase.io import read
+from typer.testing import CliRunner, Result
+
+import electret
+import electret.training
+from electret.cli.main import application
+from training_frames import clusters, run_options, write_frames
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(application, [str(argument) for argument in arguments])
+
+
+def everything(result: Result) -> str:
+    """Output and errors on one line, as consoles may wrap them."""
+    return " ".join((result.output + result.stderr).split())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, a config, and the run that `electret train` made of them."""
+    folder = tmp_path_factory.mktemp("cli")
+    data = write_frames(folder / "data.xyz", clusters(9))
+    options = run_options(data, folder / "run")
+    options["data"]["train"] = "data.xyz"  # relative to the config
+    (folder / "config.yaml").write_text(yaml.safe_dump(options), encoding="utf-8")
+    result = call("train", folder / "config.yaml", "--set", "stages.0.epochs=1", "--set", "plots=true")
+    assert result.exit_code == 0, everything(result)
+    assert "model saved to" in everything(result)
+    return folder
+
+
+def test_resume_and_restart(folder: Path) -> None:
+    refused = call("train", folder / "config.yaml")
+    assert refused.exit_code == 1
+    assert "--resume" in everything(refused)
+    result = call("train", folder / "config.yaml", "--resume", "--set", "stages.0.epochs=2")
+    assert result.exit_code == 0
+    assert "resuming after epoch 1" in everything(result)
+
+
+def test_eval_writes_predictions_json_and_plots(folder: Path, tmp_path: Path) -> None:
+    result = call(
+        "eval",
+        folder / "run" / "model.electret",
+        folder / "data.xyz",
+        "--output",
+        tmp_path / "out.xyz",
+        "--plots",
+        tmp_path / "plots",
+        "--json",
+        tmp_path / "errors.json",
+        "--batch-size",
+        4,
+    )
+    assert result.exit_code == 0, everything(result)
+    frames = read(tmp_path / "out.xyz", index=":")
+    errors = json.loads((tmp_path / "errors.json").read_text(encoding="utf-8"))["errors"]["all"]
+    differences = [atoms.arrays["electret_forces"] - atoms.arrays["REF_forces"] for atoms in frames]
+    assert np.abs(differences).mean() == pytest.approx(errors["forces"]["mae"], rel=1e-6)
+    energies = [(atoms.info["electret_energy"] - atoms.info["REF_energy"]) / len(atoms) for atoms in frames]
+    assert np.abs(energies).mean() == pytest.approx(errors["energy"]["mae"], rel=1e-6)
+    assert {"electret_charges", "electret_multipoles"} <= set(frames[0].arrays)
+    assert (tmp_path / "plots" / "parity_forces.png").stat().st_size > 1000
+
+
+def test_eval_with_other_keys(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "data.xyz").read_text(encoding="utf-8").replace("REF_", "dft_")
+    (tmp_path / "other.xyz").write_text(text, encoding="utf-8")
+    model = folder / "run" / "model.electret"
+    blank = call("eval", model, tmp_path / "other.xyz")
+    assert blank.exit_code == 0
+    assert "no frame carries a label" in everything(blank)
+    named = call("eval", model, tmp_path / "other.xyz", "--key", "energy=dft_energy", "--dtype", "float32")
+    assert named.exit_code == 0
+    assert "meV/atom" in everything(named)
+
+
+def test_plot(folder: Path) -> None:
+    picture = folder / "run" / "plots" / "learning_curve.png"
+    picture.unlink(missing_ok=True)
+    assert call("plot", folder / "run").exit_code == 0
+    assert picture.stat().st_size > 1000
+
+
+def test_info() -> None:
+    result = call("info")
+    assert result.exit_code == 0
+    text = everything(result)
+    for part in (
+        electret.__version__,
+        "torch",
+        "mace-torch",
+        "e3nn",
+        "numpy",
+        "ase",
+        "Rust threads",
+        "CPU features",
+        "CUDA",
+    ):
+        assert part in text
+
+
+def test_info_of_a_model(folder: Path) -> None:
+    text = everything(call("info", folder / "run" / "model.electret"))
+    for part in (
+        "local_charges",
+        "3.5 Å",
+        "H (E0",
+        "O (E0",
+        "hidden_irreps=4x0e + 4x1o",
+        "best_epoch",
+        "energy MAE",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("train", "absent.yaml"), "config file 'absent.yaml' does not exist"),
+        (("train", "{folder}/config.yaml", "--set", "sead=1"), "did you mean 'seed'?"),
+        (("eval", "absent.electret", "{folder}/data.xyz"), "absent.electret: no such file"),
+        (("eval", "{folder}/data.xyz", "{folder}/data.xyz"), "data.xyz: not a complete .electret file"),
+        (("eval", "{folder}/run/model.electret", "absent.xyz"), "data file 'absent.xyz' does not exist"),
+        (("eval", "{folder}/run/model.electret", "{folder}/data.xyz", "--key", "energi=E"), "--key energi=E"),
+        (("eval", "{folder}/run/model.electret", "{folder}/data.xyz", "--dtype", "half"), "'half'"),
+        (("info", "absent.electret"), "absent.electret: no such file"),
+        (("plot", "{folder}"), "holds no metrics.csv"),
+    ],
+)
+def test_errors_are_one_message(folder: Path, arguments: tuple[str, ...], expected: str) -> None:
+    result = call(*(argument.format(folder=folder) for argument in arguments))
+    assert result.exit_code == 1
+    text = everything(result)
+    assert expected in text
+    assert "error: " in text
+    assert "Traceback" not in text
+
+
+def test_debug_gives_the_exception(folder: Path) -> None:
+    result = call("--debug", "train", "absent.yaml")
+    assert isinstance(result.exception, electret.InputError)
+    call("info", "absent.electret")  # leaves tracebacks switched off for later tests
+
+
+def test_interruption_has_its_own_exit_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise electret.training.TrainingInterrupted("stopped after epoch 3; --resume goes on")
+
+    monkeypatch.setattr("electret.training.train", interrupted)
+    result = call("train", folder / "config.yaml")
+    assert result.exit_code == 130
+    assert "stopped after epoch 3; --resume goes on" in everything(result)
+    assert "error" not in everything(result)
+
+
+def test_unknown_commands_fail() -> None:
+    assert call("trian").exit_code == 2
+
+
+WITHOUT_PACKAGE = """
+import sys
+sys.modules[sys.argv[1]] = None
+from electret.cli import app
+sys.argv = ["electret", *sys.argv[2:]]
+app()
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "expected"),
+    [
+        ("typer", ["info"], "electret's command line needs the package 'typer'"),
+        ("torch", ["train", "config.yaml"], "this command needs 'torch'"),
+    ],
+)
+def test_missing_extra_is_named(package: str, arguments: list[str], expected: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", WITHOUT_PACKAGE, package, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, env=dict(os.environ))
+    assert result.returncode == 1
+    assert expected in result.stderr
+    assert "pip install 'electret[" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,261 @@
+"""Reading frames, key report, split by chains, atomic energies."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mace")
+
+import torch
+from ase import Atoms
+from rich.console import Console
+
+from electret import InputError
+from electret.data import (
+    DataKeys,
+    GraphDataset,
+    atomic_energies,
+    check_targets,
+    key_counts,
+    key_table,
+    random_split,
+    read_frames,
+    wrap_atoms,
+)
+from training_frames import cluster, clusters, crystal, write_frames
+
+TWO_FRAMES = """2
+Properties=species:S:1:pos:R:3:REF_forces:R:3 REF_energy=-1.5 total_charge=1 config_type=ion pbc="F F F"
+O 0.0 0.0 0.0 0.1 0.0 0.0
+H 0.0 0.0 1.0 -0.1 0.0 0.0
+1
+Properties=species:S:1:pos:R:3 REF_energy=-0.5 config_type=IsolatedAtom
+H 0.0 0.0 0.0
+"""
+
+
+def write_text(tmp_path: Path, text: str, name: str = "data.xyz") -> Path:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_frames_carry_their_labels(tmp_path: Path) -> None:
+    first, second = read_frames(write_text(tmp_path, TWO_FRAMES))
+    assert first.value("energy") == -1.5
+    assert first.value("total_charge") == 1.0
+    np.testing.assert_array_equal(first.value("forces"), [[0.1, 0, 0], [-0.1, 0, 0]])
+    assert (first.config_type, second.config_type) == ("ion", "IsolatedAtom")
+    assert not second.has("forces")
+    assert second.where.endswith("data.xyz, frame 1")
+    assert key_counts([first, second]) == {"energy": 2, "forces": 1, "total_charge": 1}
+
+
+def test_keys_can_be_renamed_and_ases_own_are_found(tmp_path: Path) -> None:
+    text = TWO_FRAMES.replace("REF_energy", "energy").replace("REF_forces", "dft_force")
+    path = write_text(tmp_path, text)
+    frame = read_frames(path, DataKeys(energy="energy", forces="dft_force"))[0]
+    assert frame.value("energy") == -1.5
+    assert frame.value("forces")[0, 0] == 0.1
+    assert not read_frames(path)[0].has("energy")
+
+
+def test_stress_as_voigt_or_tensor() -> None:
+    tensor = np.array([[1.0, 6.0, 5.0], [6.0, 2.0, 4.0], [5.0, 4.0, 3.0]])
+    for given in (tensor, tensor.reshape(9), [1, 2, 3, 4, 5, 6]):
+        atoms = Atoms("H", cell=[3, 3, 3], pbc=True, info={"REF_stress": np.asarray(given, dtype=float)})
+        np.testing.assert_array_equal(wrap_atoms([atoms])[0].value("stress"), [1, 2, 3, 4, 5, 6])
+    atoms.info["REF_stress"] = np.array([[1.0, 2.0, 0], [0, 0, 0], [0, 0, 0]])
+    with pytest.raises(InputError, match="not a symmetric tensor"):
+        wrap_atoms([atoms])
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            lambda t: t.replace("H 0.0 0.0 1.0 -0.1 0.0 0.0\n", "H 0.0 0.0 1.0 -0.1 0.0\n"),
+            ["line 4", "frame 0", "6 columns"],
+        ),
+        (lambda t: t.replace("H 0.0 0.0 1.0", "H 0.0 zero 1.0"), ["line 4", "'zero' is not a number"]),
+        (lambda t: t.replace("1\nProperties", "one\nProperties"), ["line 5", "frame 1", "'one'"]),
+        (lambda t: t.rsplit("\n", 2)[0], ["frame 1 starts at line 5", "ends after 0"]),
+        (lambda t: t.replace("1\nProperties", "0\nProperties"), ["line 5", "0 atoms"]),
+        (lambda t: t.replace("pos:R:3:REF_forces:R:3", "pos:R:three"), ["line 2", "cannot be parsed"]),
+        (lambda t: t.replace("H 0.0 0.0 1.0", "Qq 0.0 0.0 1.0"), ["frame 0", "Qq"]),
+        (lambda t: t.replace("REF_energy=-0.5", "REF_energy=nan"), ["frame 1", "'REF_energy'", "nan"]),
+        (lambda t: t.replace("REF_energy=-0.5", "REF_energy=low"), ["frame 1", "'REF_energy'", "'low'"]),
+        (
+            lambda t: t.replace("REF_energy=-0.5", 'REF_dipole="1 2"'),
+            ["frame 1", "'REF_dipole'", "(2,)", "(3,)"],
+        ),
+        (lambda t: t.replace("1.0 -0.1", "1.0 inf"), ["frame 0", "'REF_forces'", "inf", "atom 1"]),
+        (lambda t: t.replace("H 0.0 0.0 1.0", "H 0.0 nan 1.0"), ["frame 0", "positions", "nan", "atom 1"]),
+        (lambda t: t.replace("total_charge=1", "total_charge=1 charge=2"), ["total_charge=1", "charge=2"]),
+        (lambda t: t.replace("total_charge=1", "config_weight=-1"), ["config_weight", "-1"]),
+    ],
+)
+def test_malformed_files_are_placed(
+    tmp_path: Path, change: Callable[[str], str], expected: list[str]
+) -> None:
+    text = change(TWO_FRAMES)
+    assert text != TWO_FRAMES
+    with pytest.raises(InputError) as caught:
+        read_frames(write_text(tmp_path, text))
+    for part in (*expected, "data.xyz"):
+        assert part in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        read_frames(tmp_path / "absent.xyz")
+    with pytest.raises(InputError, match="holds no frame"):
+        read_frames(write_text(tmp_path, "\n\n"))
+    (tmp_path / "binary.xyz").write_bytes(bytes(range(256)))
+    with pytest.raises(InputError, match="not UTF-8"):
+        read_frames(tmp_path / "binary.xyz")
+    with pytest.raises(InputError, match="ASE cannot read"):
+        read_frames(write_text(tmp_path, "nonsense", "data.cif"))
+
+
+def test_charge_is_a_second_name_of_total_charge() -> None:
+    frame = wrap_atoms([Atoms("H", info={"charge": 1})])[0]
+    assert frame.value("total_charge") == 1.0
+
+
+def test_report_counts_keys_per_file_and_config_type(tmp_path: Path) -> None:
+    frames = read_frames(write_text(tmp_path, TWO_FRAMES))
+    console = Console(width=150, record=True, file=io.StringIO())
+    console.print(key_table({"train": frames}, DataKeys()))
+    shown = console.export_text()
+    rows = [line.split() for line in shown.splitlines()]
+    assert "REF_forces" in shown
+    assert ["│", "train", "│", "data.xyz", "│", "2", "│", "3", "│", "2", "│", "1", "│", "1", "│"] in rows
+    assert ["│", "train", "│", "ion", "│", "1", "│", "2", "│", "1", "│", "1", "│", "1", "│"] in rows
+    assert "in no frame: REF_stress" in shown
+
+
+def test_weight_on_an_absent_label_names_key_file_and_remedy(tmp_path: Path) -> None:
+    frames = read_frames(write_text(tmp_path, TWO_FRAMES.replace("REF_energy", "ref_energy")))
+    check_targets(frames, ["forces", "total_charge"], DataKeys(), "stages.0.loss")
+    with pytest.raises(InputError) as caught:
+        check_targets(frames, ["energy"], DataKeys(), "stages.0.loss")
+    for part in (
+        "'REF_energy'",
+        "data.xyz",
+        "the file has 'ref_energy'",
+        "data.keys.energy",
+        "stages.0.loss",
+    ):
+        assert part in str(caught.value)
+    with pytest.raises(InputError, match="'REF_charges'"):
+        check_targets(frames, ["charges"], DataKeys(), "stages.0.loss")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_split_keeps_chains_together(seed: int) -> None:
+    frames = wrap_atoms(clusters(24))
+    train, valid = random_split(frames, 0.25, seed)
+    assert len(train) + len(valid) == 24
+    assert 3 <= len(valid) <= 9
+    assert not {frame.chain for frame in train} & {frame.chain for frame in valid}
+    again = random_split(frames, 0.25, seed)
+    assert [frame.index for frame in again[1]] == [frame.index for frame in valid]
+
+
+def test_split_differs_with_the_seed() -> None:
+    frames = wrap_atoms(clusters(30))
+    chosen = {tuple(frame.index for frame in random_split(frames, 0.2, seed)[1]) for seed in range(6)}
+    assert len(chosen) > 1
+
+
+def test_split_without_enough_chains() -> None:
+    frames = wrap_atoms(clusters(3))
+    with pytest.raises(InputError, match="1 chain"):
+        random_split(frames, 0.3, 0)
+    with pytest.raises(InputError, match="between 0 and 1"):
+        random_split(frames, 1.5, 0)
+
+
+def atoms_with_energy(symbols: str, energy: float, **info: object) -> Atoms:
+    positions = np.arange(3 * len(Atoms(symbols)), dtype=float).reshape(-1, 3)
+    return Atoms(symbols, positions=positions, info={"REF_energy": energy, **info})
+
+
+def test_e0s_by_least_squares_use_neutral_frames() -> None:
+    """With E0(H) = -1, E0(O) = -5 the ion's energy, 100 eV off, must not enter."""
+    structures = [
+        atoms_with_energy("H2O", -7.0),
+        atoms_with_energy("H2", -2.0),
+        atoms_with_energy("OH", 94.0, total_charge=-1),
+    ]
+    energies = atomic_energies(wrap_atoms(structures), "average")
+    assert energies == pytest.approx({1: -1.0, 8: -5.0}, abs=1e-12)
+
+
+def test_e0s_fall_back_to_charged_frames_for_their_elements() -> None:
+    structures = [atoms_with_energy("H2", -2.0), atoms_with_energy("NaCl", -9.0, total_charge=1)]
+    assert set(atomic_energies(wrap_atoms(structures), "auto")) == {1, 11, 17}
+
+
+def test_e0s_from_isolated_atoms() -> None:
+    structures = [
+        atoms_with_energy("H2O", -99.0),
+        atoms_with_energy("H", -1.0, config_type="IsolatedAtom"),
+        atoms_with_energy("O", -5.0, config_type="IsolatedAtom"),
+        atoms_with_energy("O", 8.0, config_type="IsolatedAtom", total_charge=1),
+    ]
+    assert atomic_energies(wrap_atoms(structures), "auto") == {1: -1.0, 8: -5.0}
+    with pytest.raises(InputError, match=r"no neutral frame with config_type=IsolatedAtom.*O"):
+        atomic_energies(wrap_atoms(structures[:2]), "isolated")
+    pair = atoms_with_energy("H2", -1.0, config_type="IsolatedAtom")
+    with pytest.raises(InputError, match="the frame has 2 atoms"):
+        atomic_energies(wrap_atoms([pair]), "isolated")
+
+
+def test_e0s_given() -> None:
+    frames = wrap_atoms([atoms_with_energy("H2O", -7.0)])
+    assert atomic_energies(frames, {"H": -1.0, "8": -5.0, "Ag": 3.0}) == {1: -1.0, 8: -5.0}
+    for source, expected in (
+        ({"H": -1.0}, "no energy for O"),
+        ({"H": -1.0, "Xx": 1.0}, "'Xx' is no chemical element"),
+        ({"H": float("nan"), "O": 1.0}, "'H' is nan"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            atomic_energies(frames, source)
+    with pytest.raises(InputError, match="no training frame has an energy"):
+        atomic_energies(wrap_atoms([Atoms("H")]), "average")
+
+
+def test_dataset_orders_weights_and_stress() -> None:
+    rng = np.random.default_rng(0)
+    structures = [cluster(rng), crystal(rng), cluster(rng), crystal(rng)]
+    structures[0].info["config_type"] = "special"
+    structures[2].info["config_weight"] = 3.0
+    dataset = GraphDataset(wrap_atoms(structures), 3.0, torch.float64, {"special": 5.0, "Default": 0.5})
+    weights = [float(graph.weights["frame"]) for graph in dataset.graphs]
+    assert weights == [5.0, 0.5, 1.5, 0.5]
+    assert list(dataset.batches(2)) == [[0, 2], [1, 3]]
+    orders = [dataset.shuffled_batches(3, 0, epoch) for epoch in range(8)]
+    assert all(sorted(index for batch in order for index in batch) == [0, 1, 2, 3] for order in orders)
+    assert len({str(order) for order in orders}) > 1
+    assert orders[3] == dataset.shuffled_batches(3, 0, 3)
+    before = dataset.fingerprint()
+    structures[3].info["REF_energy"] += 1e-9
+    assert (
+        GraphDataset(
+            wrap_atoms(structures), 3.0, torch.float64, {"special": 5.0, "Default": 0.5}
+        ).fingerprint()
+        != before
+    )
+
+
+def test_written_frames_read_back(tmp_path: Path) -> None:
+    frames = read_frames(write_frames(tmp_path / "clusters.xyz", clusters(3)))
+    assert [frame.chain for frame in frames] == ["chain0"] * 3
+    assert key_counts(frames)["dipole"] == 3
