@@ -1,5 +1,78 @@
 # Every target sets up what it needs in .venv; nothing outside this folder is touched.
+# A set-up step runs again only when its inputs change: pyproject.toml for the dependencies, the Rust sources for the
+# native module.
+
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-.PHONY: build
+STAMPS := $(VENV)/.stamps
+
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
+CARGO_TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo "test")
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test test-rust test-python lint bench docs wheel clean
+
+help:  ## Show the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(STAMPS)/venv:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.10 or later, or set PYTHON=..."; exit 1; }
+	@command -v cargo >/dev/null || { echo "cargo not found: install Rust 1.85 or later (https://rustup.rs)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip "maturin>=1.9,<2"
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/dependencies: $(STAMPS)/venv pyproject.toml
+	@echo "Installing the dependencies into $(VENV) (PyTorch is a download of some GB) and building the native module ..."
+	$(BIN)/python -m pip install --no-build-isolation --editable ".[dev]"
+	@touch $@
+
+$(STAMPS)/native: $(STAMPS)/dependencies $(RUST_SOURCES)
+	@echo "Building the native module ..."
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --skip-install
+	@touch $@
+
+$(STAMPS)/extra-%: $(STAMPS)/dependencies
+	$(BIN)/python -m pip install --no-build-isolation --editable ".[$*]"
+	@touch $@
+
+build: $(STAMPS)/native  ## Set up .venv with the package and its native module
+
+demo: build  ## Train a small model, run molecular dynamics in a field; plots and a table in demo_output/
+	$(BIN)/electret demo --output demo_output
+
+test: test-rust test-python  ## All tests: Rust, Python, docstring examples
+
+test-rust: $(STAMPS)/venv
+	cargo $(CARGO_TEST) --release -p electret-core
+	cargo test --release -p electret-core --doc
+
+test-python: build $(STAMPS)/extra-peers
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --doctest-modules python/electret
+
+lint: build  ## Formatting, clippy, ruff, mypy, and the native stub against the built module
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/stubtest electret._native --mypy-config-file pyproject.toml
+
+bench: build $(STAMPS)/extra-peers  ## Benchmarks against the peers (Rust: criterion; Python: pytest-benchmark)
+	cargo bench -p electret-core
+	$(BIN)/python -m pytest -o addopts= benches --benchmark-only --benchmark-group-by=group
+
+docs: build $(STAMPS)/extra-docs  ## HTML documentation in site/
+	$(BIN)/sphinx-build --fail-on-warning --keep-going -b html docs site
+
+wheel: build $(STAMPS)/extra-wheel  ## abi3 manylinux2014 wheel and sdist in dist/, tried in an empty environment
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/maturin build --release --zig --compatibility manylinux2014 --out dist
+	$(BIN)/maturin sdist --out dist
+	$(BIN)/python tests/wheel_check.py dist
+
+clean:  ## Remove .venv and everything built
+	rm -rf $(VENV) dist site demo_output target .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find python tests benches examples -name __pycache__ -prune -exec rm -rf {} +
+	rm -f python/electret/_native*.so

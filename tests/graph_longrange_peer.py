@@ -11,10 +11,14 @@ from unittest import mock
 
 import numpy as np
 import torch
-from graph_longrange.energy import GTOElectrostaticEnergy
-from graph_longrange.features import GTOElectrostaticFeatures
-from graph_longrange.gto_utils import gto_basis_kspace_cutoff
-from graph_longrange.kspace import compute_k_vectors_flat
+
+# the e3nn 0.4.4 that the peer pins unpickles a slice on import, which torch >= 2.6 refuses by default
+torch.serialization.add_safe_globals([slice])
+
+from graph_longrange.energy import GTOElectrostaticEnergy  # noqa: E402
+from graph_longrange.features import GTOElectrostaticFeatures  # noqa: E402
+from graph_longrange.gto_utils import gto_basis_kspace_cutoff  # noqa: E402
+from graph_longrange.kspace import compute_k_vectors_flat  # noqa: E402
 
 
 def float64_buffers():

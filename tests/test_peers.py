@@ -107,13 +107,12 @@ def test_pyscf_integrals_of_overlapping_gaussians(max_l):
     system = random_system(86, "", n=4, max_l=max_l)
     positions = 0.4 * system["positions"]  # overlapping
     sigma = system["sigma"]
-    basis = {f"X{i}": [[l, [0.5 / s**2, 1.0]] for l in range(max_l + 1)] for i, s in enumerate(sigma)}
+    basis = {f"H{i}": [[l, [0.5 / s**2, 1.0]] for l in range(max_l + 1)] for i, s in enumerate(sigma)}
     mol = gto.M(
-        atom=[(f"X{i}", r) for i, r in enumerate(positions)],
+        atom=[(f"H{i}", r) for i, r in enumerate(positions)],
         basis=basis,
         unit="Bohr",
-        nelectron=0,
-        spin=0,
+        charge=len(sigma),  # no electrons: integrals only
         verbose=0,
     )
     integrals = mol.intor("int2c2e_sph")
@@ -132,5 +131,8 @@ def test_pyscf_integrals_of_overlapping_gaussians(max_l):
             scale += [unit_moment / unit_norm] * (2 * l + 1)
     scale = np.array(scale)
     expected = K * scale[:, None] * integrals[np.ix_(order, order)] * scale
-    matrix = electret.Geometry(positions, sigma, max_l=max_l, accuracy=TIGHT).coulomb_matrix()
+    # dE/dp is linear in p: its columns are the potentials of single coefficients
+    n_lm = (max_l + 1) ** 2
+    units = np.eye(len(sigma) * n_lm).reshape(-1, len(sigma), n_lm)
+    matrix = np.stack([electret.coulomb(positions, p, sigma).potential.ravel() for p in units], axis=1)
     assert relative(matrix, expected) < 1e-10

@@ -122,14 +122,20 @@ def coulomb(
         self_interaction=bool(self_interaction),
         gradients=True,
     )
-    dipole = fields.dipole(s.positions, p, s.batch, s.n_systems)
+    inputs.require_finite("energy", energy)
+    inputs.require_finite("forces", gradient)
+    dipole = s.sum(fields.atomic_dipole(s.positions, p))
     if f is not None:
         energy = energy - np.einsum("sx,sx->s", f, dipole)
         potential = potential + fields.potential(s.positions, s.batch, f, p.shape[1])
         gradient = gradient - p[:, :1] * f[s.batch]
     # r' = r (1 + strain): dE/dstrain = r^T dE/dr + cell^T dE/dcell
-    strain = np.einsum("sax,say->sxy", s.cell, cell_gradient)  # [n_systems, 3, 3]
-    np.add.at(strain, s.batch, s.positions[:, :, None] * gradient[:, None, :])
+    if s.n_systems == 1:
+        of_positions = s.positions.T @ gradient
+    else:
+        products = s.positions[:, :, None] * gradient[:, None, :]  # [n_atoms, 3, 3]
+        of_positions = s.sum(products.reshape(-1, 9)).reshape(-1, 3, 3)
+    strain = of_positions + s.cell.transpose(0, 2, 1) @ cell_gradient  # [n_systems, 3, 3]
     virial = -0.5 * (strain + strain.transpose(0, 2, 1))
     return CoulombResult(energy, potential, -gradient, virial, dipole, s.cell)
 
@@ -194,6 +200,7 @@ def features(
         accuracy=inputs.tolerance(accuracy),
         self_interaction=bool(self_interaction),
     )
+    inputs.require_finite("features", values)
     if f is not None:
         values = values + fields.features(s.positions, s.batch, f, receivers, order, normalization)
     return values
@@ -250,6 +257,7 @@ def potential(
         method=method,
         accuracy=inputs.tolerance(accuracy),
     )
+    inputs.require_finite("potential", values)
     if f is not None:
         values = values + fields.potential(r, index, f, 1)[:, 0]
     return values

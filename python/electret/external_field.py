@@ -17,16 +17,12 @@ L1_OF_CARTESIAN = (3, 1, 2)
 """Coefficient index of the Cartesian dipole components (x, y, z)."""
 
 
-def dipole(
-    positions: FloatArray, multipoles: FloatArray, batch: NDArray[np.int64], n_systems: int
-) -> FloatArray:
-    """Total dipole ``sum(q r + d)`` of each system, ``[n_systems, 3]`` as (x, y, z) in e·Å."""
-    atomic = multipoles[:, :1] * positions  # [n_atoms, 3]
+def atomic_dipole(positions: FloatArray, multipoles: FloatArray) -> FloatArray:
+    """Each atom's share ``q r + d`` of the total dipole, ``[n_atoms, 3]`` as (x, y, z) in e·Å."""
+    dipole = multipoles[:, :1] * positions
     if multipoles.shape[1] > 1:
-        atomic = atomic + multipoles[:, L1_OF_CARTESIAN]
-    total = np.zeros((n_systems, 3))
-    np.add.at(total, batch, atomic)
-    return total
+        dipole = dipole + multipoles[:, L1_OF_CARTESIAN]
+    return dipole
 
 
 def potential(points: FloatArray, batch: NDArray[np.int64], field: FloatArray, n_lm: int) -> FloatArray:

@@ -17,7 +17,7 @@ class Geometry:
 
     Arguments are those of :func:`electret.coulomb` and :func:`electret.features`; `max_l` is the order of the
     multipoles, `features_max_l` that of the receivers (default: the same), `features_self_interaction`
-    belongs to the features.
+    belongs to the features. `widths` may be empty where no features are needed.
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.
@@ -54,7 +54,7 @@ class Geometry:
         self.features_max_l = (
             self.max_l if features_max_l is None else inputs.max_order("features_max_l", features_max_l)
         )
-        self.widths = inputs.widths("widths", widths)
+        self.widths = inputs.widths("widths", widths) if np.size(widths) else np.empty(0)
         self._native = _native.Geometry(
             self._systems.positions,
             inputs.widths("sigma", sigma, self._systems.n_atoms),
@@ -82,11 +82,15 @@ class Geometry:
 
     def energy_and_potential(self, multipoles: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Energy ``[n_systems]`` in eV and potential dE/dp ``[n_atoms, n_lm]`` of one evaluation."""
-        return self._native.energy(self._multipoles(multipoles))
+        energy, potential = self._native.energy(self._multipoles(multipoles))
+        inputs.require_finite("energy", energy)
+        return energy, potential
 
     def features(self, multipoles: ArrayLike) -> FloatArray:
         """Features ``[n_atoms, n_widths, (features_max_l + 1)**2]``, as :func:`electret.features`."""
-        return self._native.features(self._multipoles(multipoles))
+        values = self._native.features(self._multipoles(multipoles))
+        inputs.require_finite("features", values)
+        return values
 
     def matrix(self, system: int = 0) -> FloatArray:
         """Feature operator B of one system: ``features.ravel() = B @ multipoles.ravel()`` over its atoms in
@@ -104,8 +108,8 @@ class Geometry:
         return self._native.coulomb_matrix(self._index(system))
 
     @property
-    def methods(self) -> Sequence[str]:
-        """The method that serves each system."""
+    def methods(self) -> list[tuple[str, str | None]]:
+        """The methods that serve the energy and the features (None without widths) of each system."""
         return self._native.methods
 
     def _multipoles(self, values: ArrayLike) -> FloatArray:

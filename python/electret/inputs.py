@@ -47,6 +47,13 @@ class Systems:
     def n_systems(self) -> int:
         return self.cell.shape[0]
 
+    def sum(self, values: FloatArray) -> FloatArray:
+        """Sum of per-atom values ``[n_atoms, n]`` over the atoms of each system, ``[n_systems, n]``."""
+        if self.n_systems == 1:
+            return values.sum(axis=0)[None]
+        columns = [np.bincount(self.batch, column, self.n_systems) for column in values.T]
+        return np.stack(columns, axis=1)
+
 
 def numbers(name: str, values: ArrayLike) -> FloatArray:
     """`values` as a C-contiguous float64 array of finite numbers (any shape).
@@ -66,7 +73,7 @@ def numbers(name: str, values: ArrayLike) -> FloatArray:
             array = array.astype(np.float64)
         else:
             raise InputError(f"{name} has dtype {array.dtype}; give real numbers (float or integer)")
-    array = np.ascontiguousarray(array, dtype=np.float64).reshape(array.shape)
+    array = np.require(array, dtype=np.float64, requirements="C")
     if not np.isfinite(array).all():
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         place = f"[{', '.join(map(str, index))}]" if index else ""
@@ -114,11 +121,11 @@ def systems(
         if array is not None and array.ndim == per_system
     }
     index, n_systems = _labels("batch", batch, r.shape[0], stated)
-    if cells is None:
-        full_cell = np.zeros((n_systems, 3, 3))
-    else:
-        full_cell = np.ascontiguousarray(np.broadcast_to(cells, (n_systems, 3, 3)))
-    full_pbc = np.ascontiguousarray(np.broadcast_to(flags, (n_systems, 3)))
+    full_cell = np.zeros((n_systems, 3, 3))
+    if cells is not None:
+        full_cell[:] = cells
+    full_pbc = np.empty((n_systems, 3), dtype=bool)
+    full_pbc[:] = flags
     missing = full_pbc & ~full_cell.any(axis=2)
     if missing.any():
         system, axis = (int(i) for i in np.argwhere(missing)[0])
@@ -174,7 +181,7 @@ def widths(name: str, values: ArrayLike, n: int | None = None) -> FloatArray:
         raise InputError(f"{name} has shape {list(array.shape)}; expected one number or a list of numbers")
     if n is not None and array.ndim == 1 and array.shape[0] != n:
         raise InputError(f"{name} has shape {list(array.shape)}; expected one number or [n_atoms = {n}]")
-    if (array <= 0.0).any():
+    if array.size and array.min() <= 0.0:
         index = np.argwhere(array <= 0.0)[0]
         place = f"[{int(index[0])}]" if array.ndim else ""
         raise InputError(
@@ -182,7 +189,9 @@ def widths(name: str, values: ArrayLike, n: int | None = None) -> FloatArray:
         )
     if n is None:
         return np.atleast_1d(array)
-    return np.ascontiguousarray(np.broadcast_to(array, (n,)))
+    full = np.empty(n)
+    full[:] = array
+    return full
 
 
 def field(values: ArrayLike | None, n_systems: int) -> FloatArray | None:
@@ -207,6 +216,16 @@ def tolerance(value: Any) -> float:
     if not 0.0 < accuracy < 1.0:
         raise InputError(f"accuracy = {accuracy}; give a relative accuracy between 0 and 1, such as 1e-8")
     return accuracy
+
+
+def require_finite(quantity: str, values: FloatArray) -> None:
+    """Refuses a result that overflowed: valid inputs can still be too large or too small together."""
+    if not np.isfinite(values).all():
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+        raise InputError(
+            f"{quantity}{list(index)} is {values[index]}: it overflows with these arguments; check the "
+            "magnitudes of multipoles (e·Å^l), sigma and positions (Å)"
+        )
 
 
 def _cells(cell: ArrayLike | None) -> FloatArray | None:

@@ -27,6 +27,9 @@ from electret.torch_operators import features as features_operator
 
 __all__ = ["coulomb_energy", "dipole", "features"]
 
+HIGHEST_ORDER = 16
+"""Highest multipole order l that is looked for in the shape of `multipoles`."""
+
 
 def coulomb_energy(
     positions: Tensor,
@@ -149,7 +152,7 @@ def _prepare(
             "for charges alone pass charges[:, None]"
         )
     n_lm = multipoles.shape[1]
-    if n_lm < 1 or math.isqrt(n_lm) ** 2 != n_lm:
+    if not any(n_lm == (l + 1) ** 2 for l in range(HIGHEST_ORDER + 1)):  # traceable, unlike isqrt
         raise InputError(
             f"multipoles has {n_lm} coefficients per atom; expected (max_l + 1)**2 = 1, 4, 9, 16, ..."
         )

@@ -1,0 +1,71 @@
+"""Plots of the demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from electret.demo.dynamics import Trajectory
+
+__all__ = ["plot_dipoles", "plot_dynamics", "plot_parity"]
+
+Parity = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+AXES = {
+    "energy": ("energy per atom", "eV"),
+    "forces": ("force", "eV/Å"),
+    "charges": ("charge", "e"),
+    "dipole": ("dipole", "e·Å"),
+}
+
+
+def plot_parity(parity: Parity, path: Path) -> None:
+    """Predictions against labels of energy, forces, charges and dipole."""
+    shown = [name for name in AXES if name in parity]
+    figure = Figure(figsize=(4 * len(shown), 4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        labels, predictions = (np.ravel(values) for values in parity[name])
+        bounds = [min(labels.min(), predictions.min()), max(labels.max(), predictions.max())]
+        axes.plot(bounds, bounds, color="0.6", linewidth=1, zorder=0)
+        axes.scatter(labels, predictions, s=6, alpha=0.5, linewidths=0)
+        quantity, unit = AXES[name]
+        axes.set(xlabel=f"GFN1-xTB {quantity} / {unit}", ylabel=f"model {quantity} / {unit}", aspect="equal")
+    figure.savefig(path, dpi=150)
+
+
+def plot_dipoles(
+    field: NDArray[np.float64], reference: NDArray[np.float64], predicted: NDArray[np.float64], path: Path
+) -> None:
+    """Dipole along the field [n_frames], e·Å: parity, and the error against the field (V/Å)."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    bounds = [min(reference.min(), predicted.min()), max(reference.max(), predicted.max())]
+    left.plot(bounds, bounds, color="0.6", linewidth=1, zorder=0)
+    points = left.scatter(reference, predicted, c=field, s=14)
+    figure.colorbar(points, ax=left, label="field / V/Å")
+    left.set(xlabel="GFN1-xTB dipole along the field / e·Å", ylabel="model / e·Å", aspect="equal")
+    right.axhline(0, color="0.6", linewidth=1, zorder=0)
+    right.scatter(field, reference - predicted, s=14)
+    right.set(xlabel="field / V/Å", ylabel="GFN1-xTB - model: the induced part / e·Å")
+    figure.savefig(path, dpi=150)
+
+
+def plot_dynamics(trajectory: Trajectory, path: Path) -> None:
+    """Energies and dipole along the run at constant energy."""
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    start = trajectory.total[0]
+    for label, energy in (
+        ("potential", trajectory.potential - trajectory.potential[0]),
+        ("kinetic", trajectory.kinetic - trajectory.kinetic[0]),
+        ("total", trajectory.total - start),
+    ):
+        top.plot(trajectory.time, energy, label=label)
+    top.set(ylabel="change of energy / eV")
+    top.legend()
+    bottom.plot(trajectory.time, trajectory.dipole_along_field)
+    bottom.set(xlabel="time / ps", ylabel="dipole along the field / e·Å")
+    figure.savefig(path, dpi=150)
