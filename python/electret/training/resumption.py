@@ -48,7 +48,7 @@ _FREE_OPTIONS = ("name", "output", "plots", "tensorboard", "device")
 def _changed_options(old: dict[str, Any], new: dict[str, Any], stage: int) -> list[str]:
     """Paths that differ and matter to the continued run.
 
-    Later stages may change, and the number of epochs of `stage`, but not under a cosine schedule that has begun.
+    Later stages may change, and the epochs of `stage`, but not under a cosine schedule that has begun.
     """
 
     def relevant(config: dict[str, Any]) -> dict[str, Any]:
