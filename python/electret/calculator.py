@@ -88,7 +88,7 @@ class Calculator(ASECalculator):
     """
 
     name = "electret"
-    ignored_changes = frozenset(("initial_charges", "initial_magmoms"))
+    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012 (a class attribute in ASE)
 
     def __init__(
         self,
@@ -156,17 +156,19 @@ class Calculator(ASECalculator):
     ) -> None:
         """Evaluate the model; called by ASE. Fills `results` and `state`."""
         super().calculate(atoms, properties, system_changes)
-        atoms = self.atoms
+        system = self.atoms  # ASE's copy of what was given, or of the atoms of the last calculation
+        if system is None:
+            raise InputError("the calculator has no atoms yet; give atoms to calculate")
         for name in properties:
-            self._require(name, atoms)
+            self._require(name, system)
         # ASE's copy of the atoms shares the values of `info`, which may change in place.
-        atoms.info = copy.deepcopy(self._conditions(atoms.info))
-        self._check_names(atoms.info)
+        system.info = copy.deepcopy(self._conditions(system.info))
+        self._check_names(system.info)
         # A cell optimiser asks for forces, then stress: from the second step on one evaluation gives both.
         self._with_stress |= "stress" in properties
-        with_stress = self._with_stress and _stress_refusal(atoms) is None
+        with_stress = self._with_stress and _stress_refusal(system) is None
         with_forces = with_stress or bool({"forces", "stress"}.intersection(properties))
-        graph = Graph.from_atoms(atoms, self.model.cutoff, dtype=self.dtype, labels=False)
+        graph = Graph.from_atoms(system, self.model.cutoff, dtype=self.dtype, labels=False)
         graph = graph.to(device=self.device)
         output = self.model(graph, forces=with_forces, stress=with_stress)
         values = {name: value.cpu().numpy().astype(np.float64) for name, value in output.items()}
@@ -177,12 +179,12 @@ class Calculator(ASECalculator):
             self.results["forces"] = values["forces"]
         if with_stress:
             self.results["stress"] = full_3x3_to_voigt_6_stress(values["stress"][0])
-        if self._refusal("charges", atoms) is None:
+        if self._refusal("charges", system) is None:
             self.results["charges"] = values["charges"]
         for name in ("dipole", "polarization"):
-            if self._refusal(name, atoms) is None:
+            if self._refusal(name, system) is None:
                 self.results[name] = values[name][0]
-        self.state = _state(values, atoms)
+        self.state = _state(values, system)
 
     def _refusal(self, name: str, atoms: Atoms) -> str | None:
         """Why `name` is not defined for `atoms`, or None where it is."""
