@@ -60,7 +60,8 @@ macro_rules! dispatch {
                     Instructions::Portable => {}
                 }
             }
-            $body::<$scalar, $degree, false>($arg)
+            // Not worth versions of its own.
+            $body::<$scalar, { $crate::simd::ANY_DEGREE }, false>($arg)
         }
     };
 }
@@ -80,7 +81,6 @@ pub(crate) fn degree_or<const L: usize>(degree: usize) -> usize {
 macro_rules! with_degree {
     ($degree:expr, $($function:ident)::+, $scalar:ident, $arg:expr) => {
         match $degree {
-            0 => $($function)::+::<$scalar, 0>($arg),
             1 => $($function)::+::<$scalar, 1>($arg),
             _ => $($function)::+::<$scalar, { $crate::simd::ANY_DEGREE }>($arg),
         }

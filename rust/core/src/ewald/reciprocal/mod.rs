@@ -28,8 +28,8 @@ const BLOCK: usize = 16;
 /// Precomputation of one geometry: k-vectors and phases.
 pub struct Reciprocal<T: Scalar> {
     lattice: Lattice<T>,
-    kernel: Kernel,
     columns: Columns<T>,
+    weights: Weights<T>,
     source_phases: Phases<T>,
     /// Only when the receivers sit elsewhere.
     receiver_phases: Option<Phases<T>>,
@@ -64,10 +64,11 @@ impl<T: Scalar> Reciprocal<T> {
         let source_phases = Phases::new(source.positions, &lattice, &columns);
         let elsewhere = receiver.filter(|r| !std::ptr::eq(r.positions, source.positions));
         let receiver_phases = elsewhere.map(|r| Phases::new(r.positions, &lattice, &columns));
+        let weights = Weights::new(&lattice, &columns);
         Self {
-            kernel: Kernel::new(lattice.pbc, lattice.open_length),
             lattice,
             columns,
+            weights,
             source_phases,
             receiver_phases,
             exponent,
@@ -128,13 +129,12 @@ impl<T: Scalar> Reciprocal<T> {
         } else {
             receiver_factor.as_ref()
         };
-        let weights = self.weights();
         let mut reciprocal = zero_matrix();
         let mut volume = T::zero();
         // Potentials alone need no value.
         if let Some(other) = other.filter(|_| want != Want::RECEIVER) {
             let half = if symmetric { 0.5 } else { 1.0 };
-            let sums = self.contract(&source_factor, other, &weights, want.cell);
+            let sums = self.contract(&source_factor, other, want.cell);
             for (value, derivative) in sums {
                 out.value += value * half;
                 for row in 0..3 {
@@ -152,7 +152,7 @@ impl<T: Scalar> Reciprocal<T> {
                 receiver_phases,
                 receiving,
                 receiving_counts,
-                (&source_factor, &weights, positions),
+                (&source_factor, positions),
                 &mut out.receiver,
                 &mut out.receiver_positions,
                 &mut reciprocal,
@@ -167,7 +167,7 @@ impl<T: Scalar> Reciprocal<T> {
                 &self.source_phases,
                 &source_groups,
                 &source_counts,
-                (factor, &weights, positions),
+                (factor, positions),
                 &mut out.source,
                 &mut out.source_positions,
                 &mut reciprocal,
@@ -231,55 +231,11 @@ impl<T: Scalar> Reciprocal<T> {
             .collect()
     }
 
-    /// w(k) and dw/d(k∥²) for ±n3; each pair ±k is counted once, hence the factor two.
-    fn weights(&self) -> Weights<T> {
-        let mut plus = Vec::with_capacity(self.columns.n_entries);
-        let mut minus = Vec::with_capacity(self.columns.n_entries);
-        let inverse = self.lattice.volume.recip() * COULOMB_CONSTANT;
-        for column in &self.columns.columns {
-            for n3 in 0..column.count {
-                for (sign, out) in [(1, &mut plus), (-1, &mut minus)] {
-                    let n = [column.n[0], column.n[1], sign * n3 as i32];
-                    let zero_column = n[0] == 0 && n[1] == 0;
-                    let weight = if zero_column && n3 == 0 {
-                        let value = if sign > 0 { self.kernel.at_zero() } else { 0.0 };
-                        (inverse * value, T::zero())
-                    } else if sign < 0 && (n3 == 0 || zero_column) {
-                        (T::zero(), T::zero())
-                    } else {
-                        let (parallel, open2) = self.parallel(n);
-                        let (g, slope) = self.kernel.evaluate(dot(&parallel, &parallel), open2);
-                        (inverse * g * 2.0, inverse * slope * 2.0)
-                    };
-                    out.push(weight);
-                }
-            }
-        }
-        Weights { plus, minus }
-    }
-
-    /// The part of k along periodic axes, and the square of the rest.
-    fn parallel(&self, n: [i32; 3]) -> (Vector<T>, f64) {
-        let mut parallel = [T::zero(); 3];
-        let mut open2 = 0.0;
-        for (place, &axis) in self.columns.axes.iter().enumerate() {
-            if self.lattice.pbc[axis] {
-                let n = T::constant(n[place] as f64);
-                add_scaled(&mut parallel, &self.lattice.reciprocal[axis], n);
-            } else {
-                let k = 2.0 * std::f64::consts::PI * n[place] as f64 / self.lattice.open_length;
-                open2 += k * k;
-            }
-        }
-        (parallel, open2)
-    }
-
     /// U and its derivative in the reciprocal vectors through w(k) and the Gaussians, block by block.
     fn contract(
         &self,
         source: &[StructureFactor<T>],
         receiver: &[StructureFactor<T>],
-        weights: &Weights<T>,
         want_cell: bool,
     ) -> Vec<(T, Matrix<T>)> {
         let step = self.step();
@@ -303,9 +259,9 @@ impl<T: Scalar> Reciprocal<T> {
                                 }
                             };
                             let (weight, slope) = if sign > 0 {
-                                weights.plus[entry]
+                                self.weights.plus[entry]
                             } else {
-                                weights.minus[entry]
+                                self.weights.minus[entry]
                             };
                             let (a, b) = (pick(&source.value), pick(&receiver.value));
                             let product = a[0] * b[0] + a[1] * b[1];
@@ -318,7 +274,7 @@ impl<T: Scalar> Reciprocal<T> {
                             let n = [column.n[0], column.n[1], sign * n3 as i32];
                             let mut k = column.base;
                             add_scaled(&mut k, &step, T::constant(n[2] as f64));
-                            let (parallel, _) = self.parallel(n);
+                            let (parallel, _) = parallel(&self.lattice, &self.columns, n);
                             for (place, &axis) in self.columns.axes.iter().enumerate() {
                                 let n = n[place] as f64;
                                 let row = &mut derivative[axis];
@@ -342,14 +298,14 @@ impl<T: Scalar> Reciprocal<T> {
         phases: &Phases<T>,
         groups: &[Group<T>],
         counts: &[Vec<u32>],
-        (factor, weights, gradients): (&[StructureFactor<T>], &Weights<T>, bool),
+        (factor, gradients): (&[StructureFactor<T>], bool),
         coefficients: &mut [T],
         positions: &mut [Vector<T>],
         reciprocal: &mut Matrix<T>,
     ) {
         let n_channels = groups.iter().map(|g| g.channel + 1).max().unwrap_or(1);
         for (group, counts) in groups.iter().zip(counts) {
-            let field = self.field(factor, weights, group, gradients);
+            let field = self.field(factor, group, gradients);
             let n_packs = group.packs.len();
             // Fixed by the problem, never by the number of threads.
             let size = n_packs.div_ceil(16).clamp(1, 16);
@@ -388,13 +344,7 @@ impl<T: Scalar> Reciprocal<T> {
         }
     }
 
-    fn field(
-        &self,
-        factor: &[StructureFactor<T>],
-        weights: &Weights<T>,
-        group: &Group<T>,
-        gradients: bool,
-    ) -> Field<T> {
+    fn field(&self, factor: &[StructureFactor<T>], group: &Group<T>, gradients: bool) -> Field<T> {
         let n_powers = group.max_l + 1 + usize::from(gradients);
         let step = self.step();
         let half_width2 = -0.5 * group.width * group.width;
@@ -413,10 +363,10 @@ impl<T: Scalar> Reciprocal<T> {
                         add_scaled(&mut k_plus, &shift, T::constant(1.0));
                         let mut k_minus = column.base;
                         add_scaled(&mut k_minus, &shift, T::constant(-1.0));
-                        let plus =
-                            weights.plus[entry].0 * (dot(&k_plus, &k_plus) * half_width2).exp();
-                        let minus =
-                            weights.minus[entry].0 * (dot(&k_minus, &k_minus) * half_width2).exp();
+                        let plus = self.weights.plus[entry].0
+                            * (dot(&k_plus, &k_plus) * half_width2).exp();
+                        let minus = self.weights.minus[entry].0
+                            * (dot(&k_minus, &k_minus) * half_width2).exp();
                         let plus = factor.value.plus[entry - first].map(|s| s * plus);
                         let minus = factor.value.minus[entry - first].map(|s| s * minus);
                         let mut power = 1.0;
@@ -447,6 +397,56 @@ impl<T: Scalar> Reciprocal<T> {
 struct Weights<T> {
     plus: Vec<(T, T)>,
     minus: Vec<(T, T)>,
+}
+
+impl<T: Scalar> Weights<T> {
+    /// Each pair ±k is counted once, hence the factor two.
+    fn new(lattice: &Lattice<T>, columns: &Columns<T>) -> Self {
+        let kernel = Kernel::new(lattice.pbc, lattice.open_length);
+        let mut plus = Vec::with_capacity(columns.n_entries);
+        let mut minus = Vec::with_capacity(columns.n_entries);
+        let inverse = lattice.volume.recip() * COULOMB_CONSTANT;
+        for column in &columns.columns {
+            for n3 in 0..column.count {
+                for (sign, out) in [(1, &mut plus), (-1, &mut minus)] {
+                    let n = [column.n[0], column.n[1], sign * n3 as i32];
+                    let zero_column = n[0] == 0 && n[1] == 0;
+                    let weight = if zero_column && n3 == 0 {
+                        let value = if sign > 0 { kernel.at_zero() } else { 0.0 };
+                        (inverse * value, T::zero())
+                    } else if sign < 0 && (n3 == 0 || zero_column) {
+                        (T::zero(), T::zero())
+                    } else {
+                        let (parallel, open2) = parallel(lattice, columns, n);
+                        let (g, slope) = kernel.evaluate(dot(&parallel, &parallel), open2);
+                        (inverse * g * 2.0, inverse * slope * 2.0)
+                    };
+                    out.push(weight);
+                }
+            }
+        }
+        Self { plus, minus }
+    }
+}
+
+/// The part of k along periodic axes, and the square of the rest.
+fn parallel<T: Scalar>(
+    lattice: &Lattice<T>,
+    columns: &Columns<T>,
+    n: [i32; 3],
+) -> (Vector<T>, f64) {
+    let mut parallel = [T::zero(); 3];
+    let mut open2 = 0.0;
+    for (place, &axis) in columns.axes.iter().enumerate() {
+        if lattice.pbc[axis] {
+            let n = T::constant(n[place] as f64);
+            add_scaled(&mut parallel, &lattice.reciprocal[axis], n);
+        } else {
+            let k = 2.0 * std::f64::consts::PI * n[place] as f64 / lattice.open_length;
+            open2 += k * k;
+        }
+    }
+    (parallel, open2)
 }
 
 fn scatter<T: Scalar>(
