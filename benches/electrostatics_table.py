@@ -1,7 +1,9 @@
 """Turns the JSON of ``pytest benches/test_electrostatics.py --benchmark-json=out.json`` into a table of
 ratios.
 
-``python benches/electrostatics_table.py out.json`` writes ``benches/results/electrostatics.md``.
+``python benches/electrostatics_table.py out.json`` writes ``benches/results/electrostatics.md``. On a machine
+with other load wall times of threaded codes mean little: give both codes one thread (RAYON_NUM_THREADS=1
+OMP_NUM_THREADS=1, for both commands) and ``--benchmark-timer=time.process_time``.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ RESULTS = Path(__file__).parent / "results" / "electrostatics.md"
 def machine(info: dict) -> str:
     cpu = info.get("cpu", {})
     threads = os.environ.get("RAYON_NUM_THREADS", "all")
+    torch_threads = os.environ.get("OMP_NUM_THREADS", "all")
     return (
         f"{cpu.get('brand_raw', platform.processor())}, {cpu.get('count', os.cpu_count())} logical cores, "
-        f"rayon threads: {threads}, Python {info.get('python_version')}, load average at the end "
-        f"{os.getloadavg()[0]:.1f}"
+        f"rayon threads: {threads}, torch threads: {torch_threads}, "
+        f"Python {info.get('python_version')}, load average at the end {os.getloadavg()[0]:.1f}"
     )
 
 
@@ -31,10 +34,11 @@ def table(document: dict) -> str:
     for entry in document["benchmarks"]:
         extra = entry["extra_info"]
         groups[extra["task"], extra["sigma"], extra["n_atoms"]].append(entry)
+    timer = document["benchmarks"][0]["options"]["timer"]
     lines = [
         "# Electrostatics benchmark",
         "",
-        f"{document['datetime'][:16]}, {machine(document['machine_info'])}.",
+        f"{document['datetime'][:16]}, {machine(document['machine_info'])}, timer: {timer}.",
         "Periodic water-like systems, multipoles l <= 1, f64. Minimum over rounds; the ratio is to the "
         "fastest electret entry of the group. Force error: relative L2, against electret at accuracy 1e-12.",
         "",

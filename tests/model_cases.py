@@ -2,10 +2,14 @@
 
 import functools
 
+import e3nn
 import numpy as np
 from ase import Atoms
 
 from electret.models import Model, ModelConfig, Statistics, build
+
+# Scripting makes the many small models of the tests three times slower to build and changes no result.
+e3nn.set_optimization_defaults(jit_script_fx=False)
 
 STATISTICS = Statistics(
     elements=(1, 8, 11),

@@ -69,6 +69,8 @@ BAD = {
     "direct and periodic": ({"cell": CELL, "pbc": True, "method": "direct"}, ["direct"]),
     "zero accuracy": ({"accuracy": 0.0}, ["accuracy", "0.0"]),
     "nan accuracy": ({"accuracy": np.nan}, ["accuracy", "nan"]),
+    "overflowing multipoles": ({"multipoles": [[1e200], [1e200]]}, ["energy[0]", "inf", "multipoles"]),
+    "seventh order": ({"multipoles": np.ones((2, 64))}, ["max_l", "7", "6"]),
     "text accuracy": ({"accuracy": "high"}, ["accuracy", "high"]),
 }
 

@@ -33,6 +33,7 @@ from electret.training import (
     evaluate,
     train,
 )
+from electret.training.checkpoint import read_checkpoint
 from electret.training.loop import Trainer
 from electret.training.resumption import BEST_CHECKPOINT, LAST_CHECKPOINT
 from training_frames import cluster, clusters, crystal, run_options, write_frames
@@ -94,6 +95,12 @@ def same_result(folder: Path, reference: Path) -> None:
         assert ours.keys() == theirs.keys()
         different = [key for key in ours if not torch.equal(ours[key], theirs[key])]
         assert not different, f"{name}: {different}"
+    states = [read_checkpoint(path / LAST_CHECKPOINT).state for path in (folder, reference)]
+    for state in states:
+        del state["config"]
+        for row in state["progress"]["history"]:
+            del row["seconds"]
+    assert states[0] == states[1]
     rows, expected = rows_of(folder), rows_of(reference)
     for row in (*rows, *expected):
         del row["seconds"]
@@ -197,6 +204,7 @@ def interrupt_at(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPa
 KILLED_RUN = """
 import os, signal, sys
 from electret.training import TrainingConfig, train
+from electret.training.checkpoint import read_checkpoint
 from electret.training.loop import Trainer
 
 kill_at = int(sys.argv[2])
@@ -261,6 +269,11 @@ def test_existing_run_is_not_overwritten(data: Path, tmp_path: Path) -> None:
         run(run_options(data, tmp_path / "other"), resume=True)
     with pytest.raises(InputError, match="exclude each other"):
         run(options, resume=True, restart=True)
+    cosine = {**options["stages"][0], "scheduler": {"name": "cosine"}}
+    run({**options, "stages": [cosine]}, restart=True)
+    with pytest.raises(CheckpointError, match=r"other options \(stages\.0\.epochs\)"):
+        run({**options, "stages": [{**cosine, "epochs": 2}]}, resume=True)  # it would bend the finished curve
+    run(options, restart=True)
     for changes, expected in (
         ({"seed": 4}, r"other options \(seed\)"),
         ({"model": {**options["model"], "electrostatics": {"sigma": 1.1}}}, r"model\.electrostatics\.sigma"),

@@ -122,6 +122,8 @@ def coulomb(
         self_interaction=bool(self_interaction),
         gradients=True,
     )
+    inputs.require_finite("energy", energy)
+    inputs.require_finite("forces", gradient)
     dipole = s.sum(fields.atomic_dipole(s.positions, p))
     if f is not None:
         energy = energy - np.einsum("sx,sx->s", f, dipole)
@@ -198,6 +200,7 @@ def features(
         accuracy=inputs.tolerance(accuracy),
         self_interaction=bool(self_interaction),
     )
+    inputs.require_finite("features", values)
     if f is not None:
         values = values + fields.features(s.positions, s.batch, f, receivers, order, normalization)
     return values
@@ -254,6 +257,7 @@ def potential(
         method=method,
         accuracy=inputs.tolerance(accuracy),
     )
+    inputs.require_finite("potential", values)
     if f is not None:
         values = values + fields.potential(r, index, f, 1)[:, 0]
     return values

@@ -82,11 +82,15 @@ class Geometry:
 
     def energy_and_potential(self, multipoles: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Energy ``[n_systems]`` in eV and potential dE/dp ``[n_atoms, n_lm]`` of one evaluation."""
-        return self._native.energy(self._multipoles(multipoles))
+        energy, potential = self._native.energy(self._multipoles(multipoles))
+        inputs.require_finite("energy", energy)
+        return energy, potential
 
     def features(self, multipoles: ArrayLike) -> FloatArray:
         """Features ``[n_atoms, n_widths, (features_max_l + 1)**2]``, as :func:`electret.features`."""
-        return self._native.features(self._multipoles(multipoles))
+        values = self._native.features(self._multipoles(multipoles))
+        inputs.require_finite("features", values)
+        return values
 
     def matrix(self, system: int = 0) -> FloatArray:
         """Feature operator B of one system: ``features.ravel() = B @ multipoles.ravel()`` over its atoms in

@@ -218,6 +218,16 @@ def tolerance(value: Any) -> float:
     return accuracy
 
 
+def require_finite(quantity: str, values: FloatArray) -> None:
+    """Refuses a result that overflowed: valid inputs can still be too large or too small together."""
+    if not np.isfinite(values).all():
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+        raise InputError(
+            f"{quantity}{list(index)} is {values[index]}: it overflows with these arguments; check the "
+            "magnitudes of multipoles (e·Å^l), sigma and positions (Å)"
+        )
+
+
 def _cells(cell: ArrayLike | None) -> FloatArray | None:
     if cell is None:
         return None

@@ -23,17 +23,17 @@ def neighbor_list(
     half: bool = False,
     self_interaction: bool = False,
 ) -> Any:
-    """Pairs of atoms (i, j, S) whose distance ``|positions[j] - positions[i] + S @ cell|`` is below ``cutoff``.
+    """Pairs of atoms (i, j, S) with ``|positions[j] - positions[i] + S @ cell|`` below ``cutoff``.
 
     Works for any cell (triclinic, left-handed, far smaller than the cutoff), any mix of periodic axes, atoms
-    outside their cell, and open systems without a cell. Time and memory grow linearly with the number of pairs.
+    outside their cell, and open systems without a cell. Time and memory grow linearly with the pairs.
 
     Args:
         quantities: Letters of the arrays wanted, as in ASE and matscipy: ``i`` and ``j`` (atoms, int64),
             ``S`` (cell shifts, int64), ``d`` (distances), ``D`` (vectors from i to j).
         positions: ``[n_atoms, 3]``, Å.
-        cell: Cell vectors as rows, ``[3, 3]``, or ``[n_systems, 3, 3]`` with ``batch``, Å. Rows along open axes
-            are ignored and may be zero. None for open systems.
+        cell: Cell vectors as rows, ``[3, 3]``, or ``[n_systems, 3, 3]`` with ``batch``, Å. Rows along
+            open axes are ignored and may be zero. None for open systems.
         pbc: Periodic axes: one bool, ``[3]``, or ``[n_systems, 3]``.
         cutoff: Å.
         batch: ``[n_atoms]`` index of each atom's system, in any order. None for one system.
@@ -41,9 +41,9 @@ def neighbor_list(
         self_interaction: List each atom with itself (S = 0, d = 0), once.
 
     Returns:
-        The arrays in the order of the letters, ``[n_pairs]`` or (for S and D) ``[n_pairs, 3]``; the array alone
-        for a single letter. Pairs are sorted by i, then j, then S (lexicographically), and are bitwise the same
-        for any number of threads (environment variable ``RAYON_NUM_THREADS``).
+        The arrays in the order of the letters, ``[n_pairs]`` or (for S and D) ``[n_pairs, 3]``; the array
+        alone for a single letter. Pairs are sorted by i, then j, then S (lexicographically), and are bitwise
+        the same for any number of threads (environment variable ``RAYON_NUM_THREADS``).
 
     Raises:
         InputError: Something is not finite, has the wrong shape or is out of range; the periodic vectors of a
@@ -59,6 +59,10 @@ def neighbor_list(
     """
     if cutoff is None:
         raise InputError("cutoff is missing; give the largest distance of a pair, in Å")
+    try:
+        cutoff = float(cutoff)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"cutoff is {cutoff!r}; give a length in Å") from error
     positions = _array("positions", positions, np.float64)
     if positions.size == 0 and positions.ndim < 2:
         positions = positions.reshape(0, 3)
@@ -70,14 +74,15 @@ def neighbor_list(
     cells = _cells(cell, periodic, batch)
     if periodic.shape not in ((), (3,), (len(cells), 3)):
         raise InputError(
-            f"pbc has shape {list(periodic.shape)}; expected one bool, [3] or [n_systems, 3] = [{len(cells)}, 3]"
+            f"pbc has shape {list(periodic.shape)}; expected one bool, [3], "
+            f"or [n_systems, 3] = [{len(cells)}, 3]"
         )
     arrays = _native.neighbor_list(
         quantities,
         positions,
         cells,
         np.ascontiguousarray(np.broadcast_to(periodic, (len(cells), 3))),
-        float(cutoff),
+        cutoff,
         batch,
         half,
         self_interaction,
@@ -98,8 +103,8 @@ def _cells(
             n_systems = int(batch.max(initial=-1)) + 1
             if n_systems > len(batch):
                 raise InputError(
-                    f"batch holds {n_systems - 1}, but there are only {len(batch)} atoms; number the systems from 0, "
-                    "or give a cell for each as [n_systems, 3, 3]"
+                    f"batch holds {n_systems - 1}, but there are only {len(batch)} atoms; "
+                    "number the systems from 0, or give a cell for each as [n_systems, 3, 3]"
                 )
         cells = np.ascontiguousarray(np.broadcast_to(cells, (n_systems, 3, 3)))
     _check_shape("cell", cells, (None, 3, 3), "[3, 3] or [n_systems, 3, 3]")
@@ -111,7 +116,9 @@ def _array(name: str, values: ArrayLike, dtype: type) -> NDArray[Any]:
     try:
         array = np.asarray(values)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{name} is not an array of numbers ({error}); give nested lists or an array") from error
+        raise InputError(
+            f"{name} is not an array of numbers ({error}); give nested lists or an array"
+        ) from error
     # Whole numbers do for real ones and 0 and 1 for truth values, as long as nothing is lost.
     if array.size == 0 or np.can_cast(array.dtype, dtype, "same_kind"):
         return np.ascontiguousarray(array, dtype).reshape(array.shape)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from electret import _native
+from electret.inputs import require_finite
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -64,8 +65,10 @@ def coulomb(
             gradients=gradients,
         )
     )
+    require_finite("energy", energy.numpy())
     if not gradients:
         return energy, energy.new_empty(0), energy.new_empty(0), energy.new_empty(0)
+    require_finite("forces", gradient.numpy())
     return energy, potential, gradient, cell_gradient
 
 
@@ -201,23 +204,23 @@ def features(
     self_interaction: bool,
 ) -> Tensor:
     """Features [n_atoms, n_widths, (max_l + 1)**2]."""
-    return torch.from_numpy(
-        _native.features(
-            _array(positions),
-            _array(multipoles),
-            _array(sigma),
-            _array(widths),
-            max_l,
-            _array(cell),
-            _array(pbc),
-            _array(batch),
-            normalization=normalization,
-            boundary=boundary,
-            method=method,
-            accuracy=accuracy,
-            self_interaction=self_interaction,
-        )
+    values = _native.features(
+        _array(positions),
+        _array(multipoles),
+        _array(sigma),
+        _array(widths),
+        max_l,
+        _array(cell),
+        _array(pbc),
+        _array(batch),
+        normalization=normalization,
+        boundary=boundary,
+        method=method,
+        accuracy=accuracy,
+        self_interaction=self_interaction,
     )
+    require_finite("features", values)
+    return torch.from_numpy(values)
 
 
 @features.register_fake

@@ -120,6 +120,11 @@ class Model(torch.nn.Module):
         """Conditions (`total_charge`, `external_field`, `fermi_level`) that the energy depends on."""
         return frozenset()
 
+    @property
+    def predicts(self) -> frozenset[str]:
+        """Conditions that the model predicts instead of obeying: accepted as labels, without effect."""
+        return frozenset()
+
     def density(self, structure: Structure, features: list[torch.Tensor]) -> Density | None:
         """The charge density, or None for a family without one."""
         raise NotImplementedError
@@ -243,7 +248,8 @@ class Model(torch.nn.Module):
             "fermi_level": ~torch.isnan(graph.fermi_level),
         }
         for name, mask in requested.items():
-            if name in self.honours or name in self.config.ignored_conditions or not bool(mask.any()):
+            accepted = self.honours | self.predicts | set(self.config.ignored_conditions)
+            if name in accepted or not bool(mask.any()):
                 continue
             system = int(torch.nonzero(mask)[0])
             raise InputError(
@@ -294,7 +300,7 @@ def _check_finite(result: dict[str, torch.Tensor], structure: Structure) -> None
     bad = [name for name, value in result.items() if not bool(torch.isfinite(value).all())]
     if not bad:
         return
-    lengths = torch.linalg.vector_norm(structure.edge_vectors, dim=1)
+    lengths = torch.linalg.vector_norm(structure.edge_vectors.detach(), dim=1)
     if len(lengths) and float(lengths.min()) < 1e-6:
         sender, receiver = structure.graph.edge_index[:, int(lengths.argmin())].tolist()
         raise InputError(

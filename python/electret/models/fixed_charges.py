@@ -44,6 +44,11 @@ class FixedCharges(Model):
         """The field always; the total charge with `conserve_charge`."""
         return frozenset({"external_field"} | ({"total_charge"} if self.config.conserve_charge else set()))
 
+    @property
+    def predicts(self) -> frozenset[str]:
+        """The total charge without `conserve_charge`."""
+        return frozenset() if self.config.conserve_charge else frozenset({"total_charge"})
+
     def density(self, structure: Structure, features: list[torch.Tensor]) -> Density:
         """Charges of the elements, `[n_atoms, 1]`."""
         charges = self.element_charges[structure.elements]

@@ -34,6 +34,11 @@ class LocalCharges(Model):
         """The field always; the total charge with `conserve_charge`."""
         return frozenset({"external_field"} | ({"total_charge"} if self.config.conserve_charge else set()))
 
+    @property
+    def predicts(self) -> frozenset[str]:
+        """The total charge without `conserve_charge`."""
+        return frozenset() if self.config.conserve_charge else frozenset({"total_charge"})
+
     def density(self, structure: Structure, features: list[torch.Tensor]) -> Density:
         """Multipoles `[n_atoms, (max_l+1)^2]`."""
         multipoles = self.readout(features)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from electret.training.metrics import Metrics
 from electret.training.targets import TARGETS
@@ -73,9 +74,14 @@ def _parity(
 def plot_history(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """Losses and validation errors (MAE) against the epoch, stages separated by lines."""
     epochs = np.array([row["epoch"] for row in history], dtype=float)
-    names = [name for name in TARGETS if any(f"valid_{name}_mae" in row for row in history)]
-    figure = Figure(figsize=(4.5, 2.2 * (1 + len(names))), layout="constrained")
-    panels = figure.subplots(1 + len(names), 1, sharex=True, squeeze=False)[:, 0]
+    # Exact quantities, as a conserved charge, have nothing but rounding errors to show.
+    names = [name for name in TARGETS if any(row.get(f"valid_{name}_mae", 0.0) > 1e-9 for row in history)]
+    n_rows = (len(names) + 2) // 2
+    figure = Figure(figsize=(8.0, 2.2 * n_rows), layout="constrained")
+    grid = figure.subplots(n_rows, 2, sharex=True, squeeze=False)
+    panels = list(grid.flat)[: 1 + len(names)]
+    for unused in list(grid.flat)[len(panels) :]:
+        unused.set_axis_off()
     for kind, colour in (("train", _COLOURS[0]), ("valid", _COLOURS[1])):
         panels[0].plot(
             epochs, _column(history, f"{kind}_loss"), color=colour, label=kind, marker=".", markersize=2
@@ -98,7 +104,10 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
             panel.set_yscale("log")
         for change in changes:
             panel.axvline(change, color="0.7", linewidth=0.8)
-    panels[-1].set_xlabel("epoch")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.xaxis.set_tick_params(labelbottom=True)
+    for panel in panels[-2:]:
+        panel.set_xlabel("epoch")
     return _save(figure, path)
 
 

@@ -41,23 +41,29 @@ def check_data(state: Mapping[str, Any], found: Mapping[str, str], folder: Path)
             )
 
 
+_DATA_FILES = ("train", "valid", "test")  # what they hold is compared instead
 _FREE_OPTIONS = ("name", "output", "plots", "tensorboard", "device")
 
 
 def _changed_options(old: dict[str, Any], new: dict[str, Any], stage: int) -> list[str]:
-    """Paths that differ and matter to the continued run; the number of epochs may change from `stage` on."""
-    old, new = (
-        {key: value for key, value in config.items() if key not in _FREE_OPTIONS} for config in (old, new)
-    )
-    for config in (old, new):
-        config["data"] = {
-            key: value for key, value in config["data"].items() if key not in ("train", "valid", "test")
-        }
-        config["stages"] = [
-            {key: value for key, value in entry.items() if key != "epochs" or index < stage}
-            for index, entry in enumerate(config["stages"])
+    """Paths that differ and matter to the continued run.
+
+    Later stages may change, and the epochs of `stage`, but not under a cosine schedule that has begun.
+    """
+
+    def relevant(config: dict[str, Any]) -> dict[str, Any]:
+        kept = {key: value for key, value in config.items() if key not in _FREE_OPTIONS}
+        kept["data"] = {key: value for key, value in config["data"].items() if key not in _DATA_FILES}
+        kept["stages"] = [
+            {key: value for key, value in entry.items() if key != "epochs" or fixed(index, entry)}
+            for index, entry in enumerate(config["stages"][: stage + 1])
         ]
-    return _differences(old, new, "")
+        return kept
+
+    def fixed(index: int, entry: dict[str, Any]) -> bool:
+        return index < stage or (index == stage and entry["scheduler"]["name"] == "cosine")
+
+    return _differences(relevant(old), relevant(new), "")
 
 
 def _differences(old: Any, new: Any, path: str) -> list[str]:

@@ -36,31 +36,54 @@ pub fn instructions() -> Instructions {
     }
 }
 
-/// Defines `$name`, which runs `$body::<..., FMA>` compiled for the best instruction set.
+/// Defines `$name`, which runs `$body::<T, L, FMA>` compiled for the best instruction set, the degree L of the
+/// multipoles being a constant that loops are unrolled by.
 macro_rules! dispatch {
-    ($(#[$meta:meta])* fn $name:ident<$scalar:ident>($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? => $body:ident) => {
+    ($(#[$meta:meta])* fn $name:ident<$scalar:ident, $degree:ident>($arg:ident: $type:ty) -> $out:ty => $body:ident) => {
         $(#[$meta])*
-        pub fn $name<$scalar: Scalar>($($arg: $type),*) $(-> $out)? {
+        pub fn $name<$scalar: Scalar, const $degree: usize>($arg: $type) -> $out {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma")]
-                fn avx2<$scalar: Scalar>($($arg: $type),*) $(-> $out)? {
-                    $body::<$scalar, true>($($arg),*)
+                fn avx2<$scalar: Scalar, const $degree: usize>($arg: $type) -> $out {
+                    $body::<$scalar, $degree, true>($arg)
                 }
                 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma")]
-                fn avx512<$scalar: Scalar>($($arg: $type),*) $(-> $out)? {
-                    $body::<$scalar, true>($($arg),*)
+                fn avx512<$scalar: Scalar, const $degree: usize>($arg: $type) -> $out {
+                    $body::<$scalar, $degree, true>($arg)
                 }
                 use $crate::simd::{Instructions, instructions};
                 match instructions() {
                     // SAFETY: the features were detected on this machine.
-                    Instructions::Avx512 => return unsafe { avx512::<$scalar>($($arg),*) },
-                    Instructions::Avx2 => return unsafe { avx2::<$scalar>($($arg),*) },
+                    Instructions::Avx512 => return unsafe { avx512::<$scalar, $degree>($arg) },
+                    Instructions::Avx2 => return unsafe { avx2::<$scalar, $degree>($arg) },
                     Instructions::Portable => {}
                 }
             }
-            $body::<$scalar, false>($($arg),*)
+            $body::<$scalar, $degree, false>($arg)
         }
     };
 }
 pub(crate) use dispatch;
+
+/// Stands for a degree that is only known at run time.
+pub(crate) const ANY_DEGREE: usize = usize::MAX;
+
+/// The degree L, or `degree` where L is [`ANY_DEGREE`].
+#[inline(always)]
+pub(crate) fn degree_or<const L: usize>(degree: usize) -> usize {
+    if L == ANY_DEGREE { degree } else { L }
+}
+
+/// Calls `$function::<$scalar, L>($arg)` with the constant L equal to `$degree`, as far as there is a version of
+/// its own for it.
+macro_rules! with_degree {
+    ($degree:expr, $($function:ident)::+, $scalar:ident, $arg:expr) => {
+        match $degree {
+            0 => $($function)::+::<$scalar, 0>($arg),
+            1 => $($function)::+::<$scalar, 1>($arg),
+            _ => $($function)::+::<$scalar, { $crate::simd::ANY_DEGREE }>($arg),
+        }
+    };
+}
+pub(crate) use with_degree;

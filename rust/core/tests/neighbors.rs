@@ -230,3 +230,128 @@ proptest! {
         }
     }
 }
+
+/// A reproducible sequence of numbers in [0, 1).
+fn numbers(mut state: u64) -> impl FnMut() -> f64 {
+    move || {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (state >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+#[test]
+fn bitwise_the_same_for_any_number_of_threads() {
+    let mut number = numbers(7);
+    let system = System {
+        positions: (0..1500)
+            .map(|_| std::array::from_fn(|_| 60.0 * number() - 20.0))
+            .collect(),
+        cell: [[24.0, 1.0, 0.0], [-3.0, 23.0, 2.0], [1.0, 0.0, -25.0]],
+        pbc: [true, true, false],
+        cutoff: 6.0,
+    };
+    let lists: Vec<Pairs<i64, i64>> = [1, 2, 4]
+        .map(|threads| {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
+            pool.install(|| system.pairs(false, false))
+        })
+        .into();
+    assert!(lists[0].i.len() > 30_000);
+    assert_eq!(lists[0], lists[1]);
+    assert_eq!(lists[0], lists[2]);
+}
+
+#[test]
+fn one_stray_atom_does_not_make_a_cluster_quadratic() {
+    let mut number = numbers(3);
+    let mut positions: Vec<[f64; 3]> = (0..3000)
+        .map(|_| std::array::from_fn(|_| 30.0 * number()))
+        .collect();
+    let alone = full_list(&positions, &[[0.0; 3]; 3], [false; 3], 4.0).unwrap();
+    assert!(alone.j.len() > 50_000);
+    positions.push([-4e3, 5e3, 6e3]);
+    let with_stray = full_list(&positions, &[[0.0; 3]; 3], [false; 3], 4.0).unwrap();
+    assert_eq!(alone.j, with_stray.j);
+    assert_eq!(alone.first, with_stray.first[..3001]);
+}
+
+#[test]
+fn bad_input_is_refused() {
+    let one = [[0.0; 3]];
+    let unit = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
+    for cutoff in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e200] {
+        assert!(matches!(
+            full_list(&one, &unit, [true; 3], cutoff),
+            Err(Error::Unsupported { .. })
+        ));
+    }
+    assert!(matches!(
+        full_list(&[[0.0; 3], [0.0, f64::NAN, 0.0]], &unit, [true; 3], 1.0),
+        Err(Error::NonFinite {
+            array: "positions",
+            index: 1,
+            ..
+        })
+    ));
+    assert!(matches!(
+        full_list(&[[0.0, -1e18, 2.0]], &unit, [true; 3], 1.0),
+        Err(Error::Value {
+            array: "positions",
+            index: 0,
+            value: -1e18,
+            ..
+        })
+    ));
+    assert!(matches!(
+        full_list(&one, &[[1.0; 3]; 3], [true; 3], 1.0),
+        Err(Error::SingularCell { system: 0, .. })
+    ));
+    assert!(matches!(
+        full_list(&one, &unit, [true; 3], 1e4),
+        Err(Error::Unsupported { .. })
+    ));
+    let criteria = Criteria {
+        cutoff: 1.0,
+        half: false,
+        self_interaction: false,
+    };
+    let search = |cells: &[_], pbc: &[_], batch| {
+        Search::new(
+            &Systems {
+                positions: &one,
+                cells,
+                pbc,
+                batch,
+            },
+            &criteria,
+        )
+        .map(|search| search.len())
+    };
+    assert_eq!(search(&[unit], &[[false; 3]], None), Ok(0));
+    assert!(matches!(
+        search(&[unit], &[], None),
+        Err(Error::Shape { array: "pbc", .. })
+    ));
+    assert!(matches!(
+        search(&[unit; 2], &[[true; 3]; 2], None),
+        Err(Error::Shape { array: "cell", .. })
+    ));
+    assert!(matches!(
+        search(&[unit], &[[true; 3]], Some(&[0, 0])),
+        Err(Error::Shape { array: "batch", .. })
+    ));
+    assert!(matches!(
+        search(&[unit], &[[true; 3]], Some(&[1])),
+        Err(Error::Value {
+            array: "batch",
+            index: 0,
+            value: 1.0,
+            ..
+        })
+    ));
+}

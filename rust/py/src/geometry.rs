@@ -5,6 +5,9 @@ use crate::electrostatics::{Raw, options, receivers, two};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArray3, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
+/// Energies and potentials.
+type EnergyArrays<'py> = (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray2<f64>>);
+
 /// Cached operators at fixed atoms.
 #[pyclass(frozen, module = "electret._native")]
 pub struct Geometry(electret_core::geometry::Geometry);
@@ -44,11 +47,7 @@ impl Geometry {
         .map(Self)
     }
 
-    fn energy<'py>(
-        &self,
-        py: Python<'py>,
-        multipoles: Floats<'py>,
-    ) -> PyResult<(Bound<'py, PyArray1<f64>>, Bound<'py, PyArray2<f64>>)> {
+    fn energy<'py>(&self, py: Python<'py>, multipoles: Floats<'py>) -> PyResult<EnergyArrays<'py>> {
         let flat = contiguous(py, "multipoles", &multipoles)?;
         let (energy, potential) = detached(py, || self.0.energy(flat))?;
         Ok((energy.into_pyarray(py), two(py, potential, self.0.n_lm())?))

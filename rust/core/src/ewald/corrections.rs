@@ -25,6 +25,9 @@ pub enum Correction {
     MoleculeInBox,
 }
 
+/// The moments that act on a density, from those of another.
+type Response<T> = Box<dyn Fn(&Moments<T>) -> Moments<T>>;
+
 /// Moments of a density.
 struct Moments<T> {
     charge: T,
@@ -111,7 +114,7 @@ pub fn add_correction<T: Scalar>(
     // V dU/dV, and dU/dh beyond the volume
     let mut by_volume;
     let value;
-    let apply: Box<dyn Fn(&Moments<T>) -> Moments<T>> = match correction {
+    let apply: Response<T> = match correction {
         Correction::SlabDipole => {
             let open = (0..3).find(|&axis| !pbc[axis]).unwrap_or(2);
             debug_assert_eq!(dimensions(pbc), 2);

@@ -54,7 +54,7 @@ impl PairTable {
         for term in products(source_l, receiver_l) {
             let (product, power) = (term.product as usize, term.power as usize);
             let l = degree(term.first as usize);
-            let sign = if l % 2 == 0 { 1.0 } else { -1.0 };
+            let sign = if l.is_multiple_of(2) { 1.0 } else { -1.0 };
             let norm = double_factorial_odd(l) * double_factorial_odd(degree(term.second as usize));
             let entry = Term {
                 source: term.first,

@@ -131,10 +131,53 @@ impl Plan {
             }),
             Method::Direct => Ok(Plan::Direct),
             Method::Auto if open => Ok(Plan::Direct),
-            Method::Reciprocal => Ok(Plan::Split(split(extent, cell, pbc, options, 0.0))),
-            Method::Auto | Method::Ewald => Ok(Plan::Split(cheapest(extent, cell, pbc, options))),
+            Method::Reciprocal => {
+                let split = split(extent, cell, pbc, options, 0.0);
+                check_modes(extent, cell, pbc, &split)?;
+                Ok(Plan::Split(split))
+            }
+            Method::Auto | Method::Ewald => {
+                let split = cheapest(extent, cell, pbc, options);
+                check_modes(extent, cell, pbc, &split)?;
+                Ok(Plan::Split(split))
+            }
         }
     }
+}
+
+/// More k-vectors than this (some 10 GB) are refused.
+const MAX_MODES: f64 = 5e7;
+
+/// Refuses sums that would exhaust time and memory.
+fn check_modes(extent: &Extent, cell: &Matrix<f64>, pbc: [bool; 3], split: &Split) -> Result<()> {
+    let modes = n_modes(extent, cell, pbc, split);
+    if modes < MAX_MODES {
+        return Ok(());
+    }
+    let remedy = if dimensions(pbc) == 0 {
+        "use method=\"direct\" for open systems"
+    } else {
+        "use method=\"auto\", wider Gaussians or a lower accuracy, and check that no atom is far from the others \
+         along an open axis"
+    };
+    Err(Error::Unsupported {
+        what: format!(
+            "the sum would need {modes:.1e} k-vectors (smallest widths {} and {} Å, length {:.1} Å along open axes)",
+            extent.source.0, extent.receiver.0, split.open_length
+        ),
+        remedy: remedy.into(),
+    })
+}
+
+/// Number of k-vectors, counting each pair ±k once.
+fn n_modes(extent: &Extent, cell: &Matrix<f64>, pbc: [bool; 3], split: &Split) -> f64 {
+    let floor = split.floor;
+    let gamma2 = extent.source.0.max(floor).powi(2) + extent.receiver.0.max(floor).powi(2);
+    let cutoff = (2.0 * split.exponent / gamma2).sqrt();
+    let n_open = 3 - dimensions(pbc) as i32;
+    let volume = periodic_measure(cell, pbc) * split.open_length.powi(n_open);
+    let half_sphere = 2.0 / 3.0 * std::f64::consts::PI * cutoff.powi(3);
+    (half_sphere * volume / (2.0 * std::f64::consts::PI).powi(3)).max(1.0)
 }
 
 /// Largest distance of two sites along the open directions.
@@ -208,13 +251,8 @@ const RECIPROCAL_COST: f64 = 0.7;
 const PAIR_COST: f64 = 60.0;
 
 fn cost(extent: &Extent, cell: &Matrix<f64>, pbc: [bool; 3], split: &Split) -> f64 {
-    let floor = split.floor;
-    let gamma2 = extent.source.0.max(floor).powi(2) + extent.receiver.0.max(floor).powi(2);
-    let cutoff = (2.0 * split.exponent / gamma2).sqrt();
     let n_open = 3 - dimensions(pbc) as i32;
-    let volume = periodic_measure(cell, pbc) * split.open_length.powi(n_open);
-    let half_sphere = 2.0 / 3.0 * std::f64::consts::PI * cutoff.powi(3);
-    let n_modes = (half_sphere * volume / (2.0 * std::f64::consts::PI).powi(3)).max(1.0);
+    let n_modes = n_modes(extent, cell, pbc, split);
     let sites = (extent.n_sources * (extent.source.2 + 2)
         + extent.n_receivers * (extent.receiver.2 + 2)) as f64;
     let reciprocal = RECIPROCAL_COST * n_modes * sites;

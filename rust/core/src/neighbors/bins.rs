@@ -9,7 +9,7 @@ const ATOMS_PER_BIN: f64 = 16.0;
 /// Bins are at most this many times smaller than the cutoff.
 const MAX_REACH: f64 = 4.0;
 /// More bins around one than this (the images of a cell far smaller than the cutoff) are refused.
-const MAX_VISITS: f64 = 1e9;
+const MAX_VISITS: f64 = 134_217_728.0;
 
 /// An atom in its bin. The atoms of all bins, in order, form one array.
 #[derive(Debug, Clone, Copy, Default)]

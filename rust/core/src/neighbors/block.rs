@@ -126,7 +126,7 @@ pub(super) fn find_all(
         let (candidates, images) = collect(grid, bin as usize, atoms, criteria.cutoff, scratch);
         let range = grid.atoms(bin as usize);
         // Of so many comparisons more than the allowed pairs would be near; their masks would fill the memory.
-        if range.len().saturating_mul(candidates.len()) > 16 * MAX_PAIRS {
+        if range.len().saturating_mul(candidates.len()) > 4 * MAX_PAIRS {
             return Err(too_many_pairs(criteria.cutoff));
         }
         load(&candidates, &images, atoms, &mut scratch.coordinates);
@@ -327,6 +327,49 @@ fn compare_body(groups: &[Group], atoms: &[BinnedAtom], limit: f64, masks: &mut 
                 bits |= u64::from(squares[place] < limit) << place;
             }
             *word = bits;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instruction_set_finds_the_same() {
+        // Whole numbers, so that many squared distances equal the limit, and a row of irrational ones.
+        let coordinate = |seed: usize| {
+            (seed * 7919 % 13) as f64 + if seed.is_multiple_of(5) { 0.1 } else { 0.0 }
+        };
+        let mut groups = vec![[[0.0; LANES]; 6]; 3];
+        for (number, entry) in groups
+            .as_flattened_mut()
+            .as_flattened_mut()
+            .iter_mut()
+            .enumerate()
+        {
+            *entry = coordinate(number + number / 11) - 6.0;
+        }
+        let atoms: Vec<BinnedAtom> = (0..20)
+            .map(|n| BinnedAtom {
+                position: [coordinate(n), coordinate(3 * n + 1), coordinate(5 * n)],
+                ..BinnedAtom::default()
+            })
+            .collect();
+        let mut fast = vec![0; 60];
+        let mut plain = vec![0; 60];
+        compare(&groups, &atoms, 300.0, &mut fast);
+        compare_body(&groups, &atoms, 300.0, &mut plain);
+        assert_eq!(fast, plain);
+        let found: u32 = plain.iter().map(|word: &u64| word.count_ones()).sum();
+        assert!(found > 100 && found < 3700);
+    }
+
+    #[test]
+    fn comparing_squares_is_comparing_distances() {
+        for cutoff in [0.1 + 0.2, 1.0, 6.0, 1e-3, 7.7, 3.0_f64.sqrt(), 1e-99, 1e99] {
+            let limit = squared_limit(cutoff);
+            assert!(limit.sqrt() >= cutoff && limit.next_down().sqrt() < cutoff);
         }
     }
 }

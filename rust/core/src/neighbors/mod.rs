@@ -10,6 +10,7 @@
 
 mod bins;
 mod block;
+mod memory;
 mod quantities;
 mod rows;
 mod unit_cell;
@@ -93,11 +94,9 @@ impl Criteria {
         if self.cutoff > 1e-100 && self.cutoff < 1e100 {
             return Ok(());
         }
-        Err(Error::Value {
-            array: "cutoff",
-            index: 0,
-            value: self.cutoff,
-            remedy: "give a finite length above zero, in Å",
+        Err(Error::Unsupported {
+            what: format!("cutoff = {}", self.cutoff),
+            remedy: "give a finite length above zero, in Å".into(),
         })
     }
 }

@@ -7,8 +7,10 @@ use rayon::prelude::*;
 use super::Search;
 use super::bins::BinnedAtom;
 use super::block::{Block, LANES};
+use super::memory;
 use super::quantities::Quantities;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::simd::{Instructions, instructions};
 
 /// Pairs are written by one thread below this number.
 const PARALLEL_PAIRS: usize = 20_000;
@@ -38,6 +40,19 @@ impl Search {
         S: From<i32> + Copy + Send + Sync,
     {
         let n = self.len();
+        let bytes = [
+            (quantities.i, size_of::<I>()),
+            (quantities.j, size_of::<I>()),
+            (quantities.shift, size_of::<[S; 3]>()),
+            (quantities.distance, size_of::<f64>()),
+            (quantities.vector, size_of::<[f64; 3]>()),
+        ];
+        let bytes_of_a_pair: usize = bytes
+            .iter()
+            .filter(|(wanted, _)| *wanted)
+            .map(|(_, bytes)| bytes)
+            .sum();
+        memory::check(n, bytes_of_a_pair)?;
         let mut i = Output::<I>::new(quantities.i, n)?;
         let mut j = Output::<I>::new(quantities.j, n)?;
         let mut shift = Output::<[S; 3]>::new(quantities.shift, n)?;
@@ -51,17 +66,8 @@ impl Search {
             vector: vector.target(),
         };
         let write = |scratch: &mut Scratch, block: &Block| {
-            scratch.load(block, &self.atoms);
-            for (number, slot) in block.atoms().enumerate() {
-                let atom = &self.atoms[slot];
-                let row = self.first[atom.index as usize]..self.first[atom.index as usize + 1];
-                scratch.hits(block.mask(number));
-                assert_eq!(scratch.hits.len(), row.len());
-                // SAFETY: rows of different atoms do not overlap, and each atom is in one block.
-                unsafe {
-                    targets.write(row.start, atom, scratch);
-                }
-            }
+            // SAFETY: each atom is in one block, so no two threads write the same row.
+            unsafe { targets.write_block(block, &self.atoms, &self.first, scratch) }
         };
         if n < PARALLEL_PAIRS {
             let mut scratch = Scratch::default();
@@ -108,6 +114,7 @@ struct Scratch {
 }
 
 impl Scratch {
+    #[inline(always)]
     fn load(&mut self, block: &Block, atoms: &[BinnedAtom]) {
         self.neighbors.clear();
         self.neighbors
@@ -126,6 +133,7 @@ impl Scratch {
     }
 
     /// Lists the bits that are set.
+    #[inline(always)]
     fn hits(&mut self, mask: &[u64]) {
         self.hits.clear();
         for (word, &bits) in mask.iter().enumerate() {
@@ -149,11 +157,82 @@ struct Targets<I, S> {
 }
 
 impl<I: From<u32> + Copy, S: From<i32> + Copy> Targets<I, S> {
+    /// Writes the rows of the atoms of a block.
+    ///
+    /// # Safety
+    /// `first` must give every atom a row of its own inside the arrays, and no other block with the same atoms may
+    /// be written at the same time.
+    unsafe fn write_block(
+        &self,
+        block: &Block,
+        atoms: &[BinnedAtom],
+        first: &[usize],
+        scratch: &mut Scratch,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx2")]
+            unsafe fn avx2<I: From<u32> + Copy, S: From<i32> + Copy>(
+                targets: &Targets<I, S>,
+                block: &Block,
+                atoms: &[BinnedAtom],
+                first: &[usize],
+                scratch: &mut Scratch,
+            ) {
+                // SAFETY: the caller's.
+                unsafe { targets.write_body(block, atoms, first, scratch) }
+            }
+            #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
+            unsafe fn avx512<I: From<u32> + Copy, S: From<i32> + Copy>(
+                targets: &Targets<I, S>,
+                block: &Block,
+                atoms: &[BinnedAtom],
+                first: &[usize],
+                scratch: &mut Scratch,
+            ) {
+                // SAFETY: the caller's.
+                unsafe { targets.write_body(block, atoms, first, scratch) }
+            }
+            // SAFETY: the features were detected on this machine; the rest is the caller's.
+            unsafe {
+                match instructions() {
+                    Instructions::Avx512 => return avx512(self, block, atoms, first, scratch),
+                    Instructions::Avx2 => return avx2(self, block, atoms, first, scratch),
+                    Instructions::Portable => {}
+                }
+            }
+        }
+        // SAFETY: the caller's.
+        unsafe { self.write_body(block, atoms, first, scratch) }
+    }
+
+    /// # Safety
+    /// As [`Targets::write_block`].
+    #[inline(always)]
+    unsafe fn write_body(
+        &self,
+        block: &Block,
+        atoms: &[BinnedAtom],
+        first: &[usize],
+        scratch: &mut Scratch,
+    ) {
+        scratch.load(block, atoms);
+        for (number, slot) in block.atoms().enumerate() {
+            let atom = &atoms[slot];
+            let row = first[atom.index as usize]..first[atom.index as usize + 1];
+            scratch.hits(block.mask(number));
+            assert_eq!(scratch.hits.len(), row.len());
+            // SAFETY: the row of this atom, which the caller vouches for.
+            unsafe { self.write_row(row.start, atom, scratch) }
+        }
+    }
+
     /// Writes the row of an atom from the hits.
     ///
     /// # Safety
-    /// As [`Target::row`], for the entries from `start` on.
-    unsafe fn write(&self, start: usize, atom: &BinnedAtom, scratch: &Scratch) {
+    /// As [`Target::row`], for as many entries from `start` on as there are hits.
+    #[inline(always)]
+    unsafe fn write_row(&self, start: usize, atom: &BinnedAtom, scratch: &Scratch) {
         let Scratch { neighbors, hits } = scratch;
         let neighbors = hits.iter().map(|&hit| &neighbors[hit as usize]);
         // SAFETY: the caller vouches for the row.
@@ -188,7 +267,12 @@ impl<I: From<u32> + Copy, S: From<i32> + Copy> Targets<I, S> {
         }
         for (entry, neighbor) in distance.iter_mut().zip(neighbors) {
             let [x, y, z, _] = separation(neighbor);
-            entry.write((x * x + y * y + z * z).sqrt());
+            entry.write(x * x + y * y + z * z);
+        }
+        // Roots apart from the scattered reads above, so that they are taken several at a time.
+        for entry in distance {
+            // SAFETY: written by the loop above, which goes over all of them.
+            entry.write(unsafe { entry.assume_init_read() }.sqrt());
         }
     }
 }
@@ -205,15 +289,12 @@ impl<T> Output<T> {
         let mut values = Vec::new();
         values
             .try_reserve_exact(wanted)
-            .map_err(|_| Error::Unsupported {
-                what: format!("{n} pairs do not fit into memory"),
-                remedy: "reduce the cutoff".into(),
-            })?;
+            .map_err(|_| memory::exhausted(n))?;
         Ok(Self { values, wanted })
     }
 
     fn target(&mut self) -> Target<T> {
-        Target((self.wanted > 0).then(|| self.values.as_mut_ptr()))
+        Target((self.wanted > 0).then_some(self.values.as_mut_ptr()))
     }
 
     /// # Safety
@@ -226,19 +307,20 @@ impl<T> Output<T> {
 }
 
 /// Where the rows of an array go; threads write to different rows of it at the same time.
+#[derive(Clone, Copy)]
 struct Target<T>(Option<*mut T>);
 
 // SAFETY: a target is only used through `row`, whose caller keeps rows apart.
 unsafe impl<T: Send> Send for Target<T> {}
 unsafe impl<T: Send> Sync for Target<T> {}
 
-impl<T> Target<T> {
+impl<T: Copy> Target<T> {
     /// A row of the array, empty where the array is not asked for.
     ///
     /// # Safety
-    /// The row must lie inside the array, and no other row that overlaps it may be in use.
+    /// The row must lie inside the array, which must outlive it, and no other row that overlaps it may be in use.
     #[inline(always)]
-    unsafe fn row(&self, start: usize, length: usize) -> &mut [MaybeUninit<T>] {
+    unsafe fn row<'a>(self, start: usize, length: usize) -> &'a mut [MaybeUninit<T>] {
         match self.0 {
             // SAFETY: the caller vouches for the range; entries that are not written yet are MaybeUninit.
             Some(values) => unsafe {

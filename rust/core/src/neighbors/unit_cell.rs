@@ -1,6 +1,7 @@
 //! Geometry of a cell with any mix of periodic and open axes.
 
 use crate::error::{Error, Result};
+use crate::vector::{Matrix, Vector, dot, norm, reciprocal_rows, scale};
 
 /// Below this, the normalised volume (sine, for two vectors) of the periodic cell vectors counts as zero.
 const SINGULAR: f64 = 1e-10;
@@ -10,9 +11,9 @@ const SINGULAR: f64 = 1e-10;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct UnitCell {
     /// Basis vectors as rows, Å.
-    pub vectors: [[f64; 3]; 3],
+    pub vectors: Matrix<f64>,
     /// Dual vectors as rows: `dual[a] · vectors[b] = (a == b)`, 1/Å.
-    pub dual: [[f64; 3]; 3],
+    pub dual: Matrix<f64>,
     /// Which axes are periodic.
     pub pbc: [bool; 3],
 }
@@ -24,7 +25,7 @@ impl UnitCell {
     /// # Errors
     /// [`Error::NonFinite`] for a non-finite entry, [`Error::SingularCell`] where the periodic vectors are
     /// linearly dependent.
-    pub fn new(cell: &[[f64; 3]; 3], pbc: [bool; 3], system: usize) -> Result<Self> {
+    pub fn new(cell: &Matrix<f64>, pbc: [bool; 3], system: usize) -> Result<Self> {
         if let Some(&value) = cell.as_flattened().iter().find(|entry| !entry.is_finite()) {
             return Err(Error::NonFinite {
                 array: "cell",
@@ -34,19 +35,19 @@ impl UnitCell {
         }
         let mut vectors = [[0.0; 3]; 3];
         // Directions found so far, orthonormalised; what remains of the next vector measures its independence.
-        let mut directions: Vec<[f64; 3]> = Vec::with_capacity(3);
+        let mut directions: Vec<Vector<f64>> = Vec::with_capacity(3);
         let mut measure = 1.0;
         for axis in (0..3).filter(|&axis| pbc[axis]) {
             vectors[axis] = cell[axis];
-            let length = norm(cell[axis]);
+            let length = norm(&cell[axis]);
             let rest = reject(cell[axis].map(|entry| entry / length), &directions);
-            measure *= norm(rest);
+            measure *= norm(&rest);
             // A zero vector has measure NaN.
             if measure.is_nan() || measure <= SINGULAR || !length.is_normal() {
                 let measure = if measure.is_finite() { measure } else { 0.0 };
                 return Err(Error::SingularCell { system, measure });
             }
-            directions.push(scaled(rest, 1.0 / norm(rest)));
+            directions.push(scale(&rest, 1.0 / norm(&rest)));
         }
         for axis in (0..3).filter(|&axis| !pbc[axis]) {
             // The Cartesian axis with the largest component outside the span; its own number is tried first, so
@@ -56,26 +57,23 @@ impl UnitCell {
                 let mut unit = [0.0; 3];
                 unit[(axis + step) % 3] = 1.0;
                 let rest = reject(unit, &directions);
-                if norm(rest) > norm(best) + 1e-9 {
+                if norm(&rest) > norm(&best) + 1e-9 {
                     best = rest;
                 }
             }
-            vectors[axis] = scaled(best, 1.0 / norm(best));
+            vectors[axis] = scale(&best, 1.0 / norm(&best));
             directions.push(vectors[axis]);
         }
-        let [a, b, c] = vectors;
-        let volume = dot(a, cross(b, c));
-        let dual =
-            [cross(b, c), cross(c, a), cross(a, b)].map(|vector| scaled(vector, 1.0 / volume));
+        let dual = reciprocal_rows(&vectors);
         Ok(Self { vectors, dual, pbc })
     }
 
     /// Distances between opposite faces of the cell, Å: perpendicular to the other periodic vectors, within the
     /// space that the periodic vectors span. Infinite along open axes.
-    pub fn heights(&self) -> [f64; 3] {
+    pub fn heights(&self) -> Vector<f64> {
         std::array::from_fn(|axis| {
             if self.pbc[axis] {
-                1.0 / norm(self.dual[axis])
+                1.0 / norm(&self.dual[axis])
             } else {
                 f64::INFINITY
             }
@@ -84,18 +82,18 @@ impl UnitCell {
 
     /// How many images of the cell on either side, along each axis, hold every atom within `cutoff` of an atom of
     /// the cell, when all atoms are wrapped into it. Zero along open axes.
-    pub fn images(&self, cutoff: f64) -> [f64; 3] {
+    pub fn images(&self, cutoff: f64) -> Vector<f64> {
         self.heights().map(|height| (cutoff / height).ceil())
     }
 
     /// Coordinates in the basis: fractional along periodic axes, lengths along open ones.
-    pub fn coordinates(&self, position: [f64; 3]) -> [f64; 3] {
-        self.dual.map(|dual| dot(dual, position))
+    pub fn coordinates(&self, position: Vector<f64>) -> Vector<f64> {
+        self.dual.map(|dual| dot(&dual, &position))
     }
 
     /// Moves a position into the cell along its periodic axes. Returns the position, its coordinates and the
     /// number of cell vectors taken off, or `None` where that number does not fit.
-    pub fn wrap(&self, position: [f64; 3]) -> Option<([f64; 3], [f64; 3], [i32; 3])> {
+    pub fn wrap(&self, position: Vector<f64>) -> Option<(Vector<f64>, Vector<f64>, [i32; 3])> {
         let mut wrapped = position;
         let mut cells = [0_i32; 3];
         let mut coordinates = self.coordinates(wrapped);
@@ -125,7 +123,7 @@ impl UnitCell {
 
     /// The Cartesian vector of a cell shift. Exactly odd: `shift(-s) == -shift(s)`.
     #[inline(always)]
-    pub fn shift(&self, cells: [i32; 3]) -> [f64; 3] {
+    pub fn shift(&self, cells: [i32; 3]) -> Vector<f64> {
         let [a, b, c] = cells.map(f64::from);
         std::array::from_fn(|axis| {
             a * self.vectors[0][axis] + b * self.vectors[1][axis] + c * self.vectors[2][axis]
@@ -133,30 +131,10 @@ impl UnitCell {
     }
 }
 
-fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
-    a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
-}
-
-fn cross(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
-    [
-        a[1] * b[2] - a[2] * b[1],
-        a[2] * b[0] - a[0] * b[2],
-        a[0] * b[1] - a[1] * b[0],
-    ]
-}
-
-fn norm(a: [f64; 3]) -> f64 {
-    dot(a, a).sqrt()
-}
-
-fn scaled(a: [f64; 3], factor: f64) -> [f64; 3] {
-    a.map(|entry| entry * factor)
-}
-
 /// The part of `vector` orthogonal to the orthonormal `directions`.
-fn reject(vector: [f64; 3], directions: &[[f64; 3]]) -> [f64; 3] {
+fn reject(vector: Vector<f64>, directions: &[Vector<f64>]) -> Vector<f64> {
     directions.iter().fold(vector, |rest, direction| {
-        let along = dot(rest, *direction);
+        let along = dot(&rest, direction);
         std::array::from_fn(|axis| rest[axis] - along * direction[axis])
     })
 }
@@ -164,6 +142,7 @@ fn reject(vector: [f64; 3], directions: &[[f64; 3]]) -> [f64; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vector::cross;
 
     #[test]
     fn heights_of_a_sheared_cell() {
@@ -171,12 +150,12 @@ mod tests {
         let cell = UnitCell::new(&vectors, [true; 3], 0).unwrap();
         let volume: f64 = 24.0;
         let faces = [
-            cross(vectors[1], vectors[2]),
-            cross(vectors[2], vectors[0]),
-            cross(vectors[0], vectors[1]),
+            cross(&vectors[1], &vectors[2]),
+            cross(&vectors[2], &vectors[0]),
+            cross(&vectors[0], &vectors[1]),
         ];
         for (height, face) in cell.heights().iter().zip(faces) {
-            assert!((height - volume / norm(face)).abs() < 1e-14);
+            assert!((height - volume / norm(&face)).abs() < 1e-14);
         }
         assert_eq!(cell.images(4.1), [3.0, 2.0, 2.0]);
     }
@@ -201,9 +180,9 @@ mod tests {
             for a in 0..3 {
                 for b in 0..3 {
                     let expected = f64::from(u8::from(a == b));
-                    assert!((dot(cell.dual[a], cell.vectors[b]) - expected).abs() < 1e-12);
+                    assert!((dot(&cell.dual[a], &cell.vectors[b]) - expected).abs() < 1e-12);
                     if a != b && !pbc[a] {
-                        assert!(dot(cell.vectors[a], cell.vectors[b]).abs() < 1e-12);
+                        assert!(dot(&cell.vectors[a], &cell.vectors[b]).abs() < 1e-12);
                     }
                 }
             }

@@ -3,9 +3,9 @@
 use super::columns::Columns;
 use super::forward::multipole_polynomial;
 use super::sites::{Group, Phases};
-use crate::harmonics::{MAX_L, count, degree, gradients};
+use crate::harmonics::{MAX_L, count, degree};
 use crate::scalar::{Pack, Scalar};
-use crate::simd::dispatch;
+use crate::simd::{degree_or, dispatch};
 use crate::vector::{Matrix, Vector};
 use std::ops::Range;
 
@@ -49,99 +49,50 @@ pub struct Output<T: Scalar> {
 
 /// Powers of n3 summed in one pass.
 const POWERS: usize = 3;
-/// Columns gone through before the next pack, so that their part of the field stays in the cache.
+/// Columns gone through before the next packs, so that their part of the field stays in the cache.
 const BLOCK: usize = 16;
+/// Packs that share each load of the field.
+const SHARED: usize = 2;
+
+/// Σ_n3 n3^a Y(n3) e^{iθ}, a ≤ max_l + 1.
+type Sums<P> = [[P; 2]; MAX_L + 2];
 
 dispatch! {
-    /// Potentials at one tile of packs.
-    fn potentials<T>(input: &Input<'_, T>) -> Output<T> => body
+    /// Potentials at one tile of packs of multipoles up to degree L.
+    fn potentials<T, L>(input: &Input<'_, T>) -> Output<T> => body
 }
 
 #[inline(always)]
-fn body<T: Scalar, const FMA: bool>(input: &Input<'_, T>) -> Output<T> {
-    let n_lm = input.group.n_lm();
-    let n_powers = input.field.n_powers;
+fn body<T: Scalar, const L: usize, const FMA: bool>(input: &Input<'_, T>) -> Output<T> {
+    let max_l = degree_or::<L>(input.group.max_l);
     let zero = T::Pack::zero();
     let mut packs: Vec<PackOutput<T>> = input
         .tile
         .clone()
         .map(|_| PackOutput {
-            potential: vec![zero; n_lm],
+            potential: vec![zero; count(max_l)],
             position: [zero; 3],
         })
         .collect();
     let mut harmonics = [[zero; 3]; 3];
-    let mut sums = [[zero; 2]; MAX_L + 2];
-    let mut source = [[zero; 2]; MAX_L + 1];
+    let mut sums: [Sums<T::Pack>; SHARED] = [[[zero; 2]; MAX_L + 2]; SHARED];
     let n_columns = input.columns.columns.len();
     for start in (0..n_columns).step_by(BLOCK) {
-        for (place, out) in input.tile.clone().zip(&mut packs) {
-            let pack = input.group.packs[place] as usize;
-            for column_index in start..(start + BLOCK).min(n_columns) {
-                let count = input.counts[column_index] as usize;
+        let block = start..(start + BLOCK).min(n_columns);
+        for (together, outputs) in packs.chunks_mut(SHARED).enumerate() {
+            let place = input.tile.start + together * SHARED;
+            for column in block.clone() {
+                let count = input.counts[column] as usize;
                 if count == 0 {
                     continue;
                 }
-                let column = &input.columns.columns[column_index];
-                let field = &input.field.combinations
-                    [column.offset * n_powers..(column.offset + count) * n_powers];
-                let mut a = 0;
-                while a < n_powers {
-                    match (n_powers - a).min(POWERS) {
-                        1 => accumulate::<T, 1, FMA>(
-                            input.phases,
-                            pack,
-                            field,
-                            n_powers,
-                            a,
-                            &mut sums,
-                        ),
-                        2 => accumulate::<T, 2, FMA>(
-                            input.phases,
-                            pack,
-                            field,
-                            n_powers,
-                            a,
-                            &mut sums,
-                        ),
-                        _ => accumulate::<T, 3, FMA>(
-                            input.phases,
-                            pack,
-                            field,
-                            n_powers,
-                            a,
-                            &mut sums,
-                        ),
-                    }
-                    a += POWERS;
+                if outputs.len() == SHARED {
+                    sum_column::<T, SHARED, FMA>(input, place, column, count, &mut sums);
+                } else {
+                    sum_column::<T, 1, FMA>(input, place, column, count, &mut sums);
                 }
-                let phase = input.phases.base::<FMA>(column.n, pack);
-                for [re, im] in &mut sums[..n_powers] {
-                    let rotated = [
-                        im.neg_mul_add::<FMA>(phase[1], re.mul(phase[0])),
-                        re.mul_add::<FMA>(phase[1], im.mul(phase[0])),
-                    ];
-                    (*re, *im) = (rotated[0], rotated[1]);
-                }
-                add_potential::<T, FMA>(
-                    input.columns,
-                    column_index,
-                    n_lm,
-                    &sums,
-                    &mut out.potential,
-                );
-                if input.gradients {
-                    multipole_polynomial::<T, FMA>(
-                        input.columns,
-                        input.group,
-                        place,
-                        column_index,
-                        &mut source,
-                    );
-                    add_force::<T, FMA>(input, column_index, &source, &sums, &mut out.position);
-                    if input.group.max_l > 0 {
-                        add_harmonics::<T, FMA>(input, column_index, place, &sums, &mut harmonics);
-                    }
+                for (sums, (place, output)) in sums.iter_mut().zip((place..).zip(&mut *outputs)) {
+                    finish::<T, L, FMA>(input, place, column, sums, output, &mut harmonics);
                 }
             }
         }
@@ -152,62 +103,133 @@ fn body<T: Scalar, const FMA: bool>(input: &Input<'_, T>) -> Output<T> {
     }
 }
 
+/// Sums along one column for `B` packs of the group.
+#[inline(always)]
+fn sum_column<T: Scalar, const B: usize, const FMA: bool>(
+    input: &Input<'_, T>,
+    place: usize,
+    column: usize,
+    count: usize,
+    sums: &mut [Sums<T::Pack>; SHARED],
+) {
+    let n_powers = input.field.n_powers;
+    let offset = input.columns.columns[column].offset;
+    let field = &input.field.combinations[offset * n_powers..(offset + count) * n_powers];
+    let packs: [usize; B] = std::array::from_fn(|b| input.group.packs[place + b] as usize);
+    let mut a = 0;
+    while a < n_powers {
+        match (n_powers - a).min(POWERS) {
+            1 => accumulate::<T, 1, B, FMA>(input.phases, packs, field, n_powers, a, sums),
+            2 => accumulate::<T, 2, B, FMA>(input.phases, packs, field, n_powers, a, sums),
+            _ => accumulate::<T, 3, B, FMA>(input.phases, packs, field, n_powers, a, sums),
+        }
+        a += POWERS;
+    }
+}
+
 /// sums[a] = Σ_n3 n3^a Y(n3) e^{i n3 θ} for a in `a0 .. a0 + A`.
 #[inline(always)]
-fn accumulate<T: Scalar, const A: usize, const FMA: bool>(
+fn accumulate<T: Scalar, const A: usize, const B: usize, const FMA: bool>(
     phases: &Phases<T>,
-    pack: usize,
+    packs: [usize; B],
     field: &[[T; 4]],
     n_powers: usize,
     a0: usize,
-    sums: &mut [[T::Pack; 2]],
+    sums: &mut [Sums<T::Pack>; SHARED],
 ) {
-    let mut acc = [[T::Pack::zero(); 2]; A];
+    let mut acc = [[[T::Pack::zero(); 2]; A]; B];
     for (n, row) in field.chunks_exact(n_powers).enumerate() {
-        let [cos, sin] = phases.tables[2][n * phases.n_packs + pack];
+        let table = &phases.tables[2][n * phases.n_packs..(n + 1) * phases.n_packs];
         let row = &row[a0..a0 + A];
-        for a in 0..A {
-            let [sum_re, sum_im, difference_re, difference_im] = row[a].map(T::Pack::splat);
-            let re = sum_re.mul_add::<FMA>(cos, acc[a][0]);
-            let im = sum_im.mul_add::<FMA>(cos, acc[a][1]);
-            acc[a][0] = difference_im.neg_mul_add::<FMA>(sin, re);
-            acc[a][1] = difference_re.mul_add::<FMA>(sin, im);
+        for b in 0..B {
+            let [cos, sin] = table[packs[b]];
+            for a in 0..A {
+                let [sum_re, sum_im, difference_re, difference_im] = row[a].map(T::Pack::splat);
+                let re = sum_re.mul_add::<FMA>(cos, acc[b][a][0]);
+                let im = sum_im.mul_add::<FMA>(cos, acc[b][a][1]);
+                acc[b][a][0] = difference_im.neg_mul_add::<FMA>(sin, re);
+                acc[b][a][1] = difference_re.mul_add::<FMA>(sin, im);
+            }
         }
     }
-    sums[a0..a0 + A].copy_from_slice(&acc);
+    for b in 0..B {
+        sums[b][a0..a0 + A].copy_from_slice(&acc[b]);
+    }
+}
+
+/// Turns one column's sums into potentials and gradients of one pack.
+#[inline(always)]
+fn finish<T: Scalar, const L: usize, const FMA: bool>(
+    input: &Input<'_, T>,
+    place: usize,
+    column: usize,
+    sums: &mut Sums<T::Pack>,
+    output: &mut PackOutput<T>,
+    harmonics: &mut [[T::Pack; 3]; 3],
+) {
+    let max_l = degree_or::<L>(input.group.max_l);
+    let pack = input.group.packs[place] as usize;
+    let phase = input
+        .phases
+        .base::<FMA>(input.columns.columns[column].n, pack);
+    let n_powers = if input.gradients {
+        max_l + 2
+    } else {
+        max_l + 1
+    };
+    for [re, im] in &mut sums[..n_powers] {
+        let rotated = [
+            im.neg_mul_add::<FMA>(phase[1], re.mul(phase[0])),
+            re.mul_add::<FMA>(phase[1], im.mul(phase[0])),
+        ];
+        (*re, *im) = (rotated[0], rotated[1]);
+    }
+    add_potential::<T, L, FMA>(input, column, sums, &mut output.potential);
+    if input.gradients {
+        add_force::<T, L, FMA>(input, column, place, sums, &mut output.position);
+        if max_l > 0 {
+            add_harmonics::<T, L, FMA>(input, column, place, sums, harmonics);
+        }
+    }
 }
 
 /// Adds Σ_a c_a Re[i^l Z_a], without the parity sign and (2l-1)!!, which the caller applies once.
 #[inline(always)]
-fn add_potential<T: Scalar, const FMA: bool>(
-    columns: &Columns<T>,
+fn add_potential<T: Scalar, const L: usize, const FMA: bool>(
+    input: &Input<'_, T>,
     column: usize,
-    n_lm: usize,
-    sums: &[[T::Pack; 2]],
+    sums: &Sums<T::Pack>,
     potential: &mut [T::Pack],
 ) {
+    let max_l = degree_or::<L>(input.group.max_l);
+    let potential = &mut potential[..count(max_l)];
     potential[0] = potential[0].add(sums[0][0]);
-    for lm in 1..n_lm {
-        let l = degree(lm);
-        let polynomial = columns.polynomial(column, lm);
-        for a in 0..=l {
-            potential[lm] =
-                sums[a][l % 2].mul_add::<FMA>(T::Pack::splat(polynomial[a]), potential[lm]);
+    for l in 1..=max_l {
+        for lm in l * l..(l + 1) * (l + 1) {
+            let polynomial = input.columns.polynomial(column, lm);
+            for a in 0..=l {
+                let coefficient = T::Pack::splat(polynomial[a]);
+                potential[lm] = sums[a][l % 2].mul_add::<FMA>(coefficient, potential[lm]);
+            }
         }
     }
 }
 
 /// Adds dU/dr = Re[i k conj(F) Z] = -k Im[conj(F) Z].
 #[inline(always)]
-fn add_force<T: Scalar, const FMA: bool>(
+fn add_force<T: Scalar, const L: usize, const FMA: bool>(
     input: &Input<'_, T>,
     column: usize,
-    source: &[[T::Pack; 2]],
-    sums: &[[T::Pack; 2]],
+    place: usize,
+    sums: &Sums<T::Pack>,
     position: &mut [T::Pack; 3],
 ) {
-    let (mut along_base, mut along_step) = (T::Pack::zero(), T::Pack::zero());
-    for a in 0..=input.group.max_l {
+    let max_l = degree_or::<L>(input.group.max_l);
+    let zero = T::Pack::zero();
+    let mut source = [[zero; 2]; MAX_L + 1];
+    multipole_polynomial::<T, L, FMA>(input.columns, input.group, place, column, &mut source);
+    let (mut along_base, mut along_step) = (zero, zero);
+    for a in 0..=max_l {
         let [re, im] = source[a];
         let [z_re, z_im] = sums[a];
         along_base = im.mul_add::<FMA>(z_re, re.neg_mul_add::<FMA>(z_im, along_base));
@@ -222,44 +244,48 @@ fn add_force<T: Scalar, const FMA: bool>(
 }
 
 /// Adds Re[conj(∂F/∂k) Z], weighted by n1, n2, n3.
+///
+/// ∂C_of/∂k is a combination of harmonics one degree lower, so each of those is contracted with Z once.
 #[inline(always)]
-fn add_harmonics<T: Scalar, const FMA: bool>(
+fn add_harmonics<T: Scalar, const L: usize, const FMA: bool>(
     input: &Input<'_, T>,
     column: usize,
     place: usize,
-    sums: &[[T::Pack; 2]],
+    sums: &Sums<T::Pack>,
     harmonics: &mut [[T::Pack; 3]; 3],
 ) {
-    let max_l = input.group.max_l;
-    let n_lm = count(max_l);
-    let coefficients = &input.group.coefficients[place * n_lm..(place + 1) * n_lm];
+    let max_l = degree_or::<L>(input.group.max_l);
+    let coefficients = &input.group.coefficients[place * count(max_l)..(place + 1) * count(max_l)];
     let zero = T::Pack::zero();
-    // gradient[axis][a]: coefficients of n3^a in ∂F/∂k_axis
-    let mut gradient = [[[zero; 2]; MAX_L]; 3];
-    for term in gradients(max_l) {
-        let l = degree(term.of as usize);
-        let polynomial = input.columns.polynomial(column, term.lower as usize);
-        let weight = coefficients[term.of as usize];
-        for a in 0..l {
-            let part = &mut gradient[term.axis as usize][a][l % 2];
-            let factor = T::Pack::splat(polynomial[a] * term.coefficient);
-            *part = weight.mul_add::<FMA>(factor, *part);
+    let mut lowered = [[zero; 2]; count(MAX_L - 1)];
+    for l in 0..max_l {
+        for lm in l * l..(l + 1) * (l + 1) {
+            let polynomial = input.columns.polynomial(column, lm);
+            let (mut flat, mut weighted) = (zero, zero);
+            for a in 0..=l {
+                let coefficient = T::Pack::splat(polynomial[a]);
+                flat = sums[a][(l + 1) % 2].mul_add::<FMA>(coefficient, flat);
+                weighted = sums[a + 1][(l + 1) % 2].mul_add::<FMA>(coefficient, weighted);
+            }
+            lowered[lm] = [flat, weighted];
         }
     }
-    let n = input.columns.columns[column].n;
-    for axis in 0..3 {
-        let (mut flat, mut weighted) = (zero, zero);
-        for a in 0..max_l {
-            let [re, im] = gradient[axis][a];
-            let [z_re, z_im] = sums[a];
-            flat = im.mul_add::<FMA>(z_im, re.mul_add::<FMA>(z_re, flat));
-            let [z_re, z_im] = sums[a + 1];
-            weighted = im.mul_add::<FMA>(z_im, re.mul_add::<FMA>(z_re, weighted));
+    let mut flat = [zero; 3];
+    for term in input.columns.gradients() {
+        if degree(term.of as usize) > max_l {
+            break;
         }
-        for (row, n) in n.into_iter().enumerate() {
-            let n = T::Pack::splat(T::constant(n as f64));
-            harmonics[row][axis] = flat.mul_add::<FMA>(n, harmonics[row][axis]);
+        let weight =
+            coefficients[term.of as usize].mul(T::Pack::splat(T::constant(term.coefficient)));
+        let [plain, weighted] = lowered[term.lower as usize];
+        let axis = term.axis as usize;
+        flat[axis] = weight.mul_add::<FMA>(plain, flat[axis]);
+        harmonics[2][axis] = weight.mul_add::<FMA>(weighted, harmonics[2][axis]);
+    }
+    for (row, n) in input.columns.columns[column].n.into_iter().enumerate() {
+        let n = T::Pack::splat(T::constant(n as f64));
+        for axis in 0..3 {
+            harmonics[row][axis] = flat[axis].mul_add::<FMA>(n, harmonics[row][axis]);
         }
-        harmonics[2][axis] = harmonics[2][axis].add(weighted);
     }
 }

@@ -3,7 +3,7 @@
 //! k = n1 b_u + n2 b_v + n3 b_w; a column has fixed (n1, n2) in a half plane and holds n3 = 0, ±1, ±2, ... so that
 //! every pair ±k is met once.
 
-use crate::harmonics::{Ring, count, solid_harmonics};
+use crate::harmonics::{GradientTerm, Ring, count, gradients, solid_harmonics};
 use crate::lattice::Lattice;
 use crate::scalar::Scalar;
 use crate::vector::{Vector, add_scaled, dot, values, zero_vector};
@@ -88,6 +88,7 @@ pub struct Columns<T> {
     /// Coefficients of n3^a in C_lm(k): `[column][lm][a]`, a ≤ max_l.
     polynomials: Vec<T>,
     pub max_l: usize,
+    gradients: &'static [GradientTerm],
 }
 
 impl<T: Scalar> Columns<T> {
@@ -147,6 +148,7 @@ impl<T: Scalar> Columns<T> {
             n_entries,
             polynomials: Vec::new(),
             max_l,
+            gradients: gradients(max_l),
         };
         out.fill_polynomials(lattice);
         out
@@ -170,6 +172,12 @@ impl<T: Scalar> Columns<T> {
                 self.polynomials.extend_from_slice(&polynomial.0[..stride]);
             }
         }
+    }
+
+    /// Gradients of the harmonics up to max_l, by ascending degree.
+    #[inline(always)]
+    pub fn gradients(&self) -> &'static [GradientTerm] {
+        self.gradients
     }
 
     /// Coefficients of n3^a, a ≤ l, in C_lm along a column.

@@ -2,9 +2,9 @@
 
 use super::columns::Columns;
 use super::sites::{Group, Phases};
-use crate::harmonics::degree;
+use crate::harmonics::count;
 use crate::scalar::{Pack, Scalar};
-use crate::simd::dispatch;
+use crate::simd::{degree_or, dispatch};
 use crate::vector::{Vector, add_scaled, dot};
 use std::ops::Range;
 
@@ -49,23 +49,25 @@ const TILE: usize = 32;
 const DEGREES: usize = 3;
 
 dispatch! {
-    /// Structure factors of one block of columns.
-    fn structure_factor<T>(input: &Input<'_, T>) -> StructureFactor<T> => body
+    /// Structure factors of one block of columns, of multipoles up to degree L.
+    fn structure_factor<T, L>(input: &Input<'_, T>) -> StructureFactor<T> => body
 }
 
 #[inline(always)]
-fn body<T: Scalar, const FMA: bool>(input: &Input<'_, T>) -> StructureFactor<T> {
+fn body<T: Scalar, const L: usize, const FMA: bool>(input: &Input<'_, T>) -> StructureFactor<T> {
     let columns = &input.columns.columns[input.block.clone()];
     let first = columns.first().map_or(0, |column| column.offset);
     let n_entries: usize = columns.iter().map(|column| column.count).sum();
     let mut value = Spectrum::zero(n_entries);
     let mut by_width = Spectrum::zero(n_entries);
-    let max_l = input
-        .groups
-        .iter()
-        .map(|group| group.max_l)
-        .max()
-        .unwrap_or(0);
+    let max_l = degree_or::<L>(
+        input
+            .groups
+            .iter()
+            .map(|group| group.max_l)
+            .max()
+            .unwrap_or(0),
+    );
     let stride = max_l + 1;
     let mut raw = vec![[T::zero(); 4]; n_entries * stride];
     let mut amplitudes = vec![[T::Pack::zero(); 2]; TILE * stride];
@@ -78,7 +80,7 @@ fn body<T: Scalar, const FMA: bool>(input: &Input<'_, T>) -> StructureFactor<T> 
                     continue;
                 }
                 for (slot, &place) in places.iter().enumerate() {
-                    amplitude::<T, FMA>(
+                    amplitude::<T, L, FMA>(
                         input,
                         group,
                         place as usize,
@@ -89,8 +91,8 @@ fn body<T: Scalar, const FMA: bool>(input: &Input<'_, T>) -> StructureFactor<T> 
                 let start = (column.offset - first) * stride;
                 let out = &mut raw[start..start + count * stride];
                 let mut a = 0;
-                while a <= group.max_l {
-                    match (group.max_l + 1 - a).min(DEGREES) {
+                while a <= max_l {
+                    match (max_l + 1 - a).min(DEGREES) {
                         1 => accumulate::<T, 1, FMA>(
                             (input.phases, group, places),
                             &amplitudes,
@@ -132,7 +134,7 @@ fn body<T: Scalar, const FMA: bool>(input: &Input<'_, T>) -> StructureFactor<T> 
                     let decay = (dot(&k, &k) * half_width2).exp();
                     let mut power = 1.0;
                     let (mut re, mut im) = (T::zero(), T::zero());
-                    for [rc, ic, rs, is] in &sums[..=group.max_l] {
+                    for [rc, ic, rs, is] in &sums[..=max_l] {
                         // (re + i im)(cos - i sign sin)
                         re += (*rc + *is * sign) * power;
                         im += (*ic - *rs * sign) * power;
@@ -153,17 +155,18 @@ fn body<T: Scalar, const FMA: bool>(input: &Input<'_, T>) -> StructureFactor<T> 
 
 /// Coefficients of n3^a of a pack's multipoles along a column, times the column's phase e^{-iθ}.
 #[inline(always)]
-fn amplitude<T: Scalar, const FMA: bool>(
+fn amplitude<T: Scalar, const L: usize, const FMA: bool>(
     input: &Input<'_, T>,
     group: &Group<T>,
     place: usize,
     column: usize,
     out: &mut [[T::Pack; 2]],
 ) {
+    let max_l = degree_or::<L>(group.max_l);
     let n = input.columns.columns[column].n;
     let phase = input.phases.base::<FMA>(n, group.packs[place] as usize);
-    multipole_polynomial::<T, FMA>(input.columns, group, place, column, out);
-    for [re, im] in &mut out[..=group.max_l] {
+    multipole_polynomial::<T, L, FMA>(input.columns, group, place, column, out);
+    for [re, im] in &mut out[..=max_l] {
         let rotated = [
             re.mul(phase[0]).add(im.mul(phase[1])),
             re.neg_mul_add::<FMA>(phase[1], im.mul(phase[0])),
@@ -174,25 +177,25 @@ fn amplitude<T: Scalar, const FMA: bool>(
 
 /// Coefficients of n3^a in Σ p_lm (-i)^l C_lm(k) / (2l-1)!! for one pack.
 #[inline(always)]
-pub fn multipole_polynomial<T: Scalar, const FMA: bool>(
+pub fn multipole_polynomial<T: Scalar, const L: usize, const FMA: bool>(
     columns: &Columns<T>,
     group: &Group<T>,
     place: usize,
     column: usize,
     out: &mut [[T::Pack; 2]],
 ) {
-    let n_lm = group.n_lm();
-    let coefficients = &group.coefficients[place * n_lm..(place + 1) * n_lm];
-    for entry in &mut out[..=group.max_l] {
-        *entry = [T::Pack::zero(); 2];
-    }
+    let max_l = degree_or::<L>(group.max_l);
+    let coefficients = &group.coefficients[place * count(max_l)..(place + 1) * count(max_l)];
+    let out = &mut out[..=max_l];
+    out.fill([T::Pack::zero(); 2]);
     out[0][0] = coefficients[0];
-    for lm in 1..n_lm {
-        let l = degree(lm);
-        let polynomial = columns.polynomial(column, lm);
-        for a in 0..=l {
-            let part = &mut out[a][l % 2];
-            *part = coefficients[lm].mul_add::<FMA>(T::Pack::splat(polynomial[a]), *part);
+    for l in 1..=max_l {
+        for lm in l * l..(l + 1) * (l + 1) {
+            let polynomial = columns.polynomial(column, lm);
+            for a in 0..=l {
+                let part = &mut out[a][l % 2];
+                *part = coefficients[lm].mul_add::<FMA>(T::Pack::splat(polynomial[a]), *part);
+            }
         }
     }
 }

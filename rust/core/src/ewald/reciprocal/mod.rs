@@ -8,12 +8,11 @@ mod columns;
 mod forward;
 mod sites;
 
-pub use crate::simd::{Instructions, instructions};
-
 use super::density::{Density, Gradient, Want};
 use super::kernel::Kernel;
 use crate::lattice::Lattice;
 use crate::scalar::{LANES, Scalar};
+use crate::simd::with_degree;
 use crate::units::COULOMB_CONSTANT;
 use crate::vector::{Matrix, Vector, add_scaled, dot, scale, zero_matrix};
 use backward::{Field, PackOutput};
@@ -93,26 +92,32 @@ impl<T: Scalar> Reciprocal<T> {
             .map(|groups| self.counts(groups, source.smallest_width()));
         let receiver_phases = self.receiver_phases.as_ref().unwrap_or(&self.source_phases);
 
-        let forward = |phases, groups: &[Group<T>], counts: &[Vec<u32>]| {
+        let forward = |phases, max_l: usize, groups: &[Group<T>], counts: &[Vec<u32>]| {
             self.blocks()
                 .into_par_iter()
                 .map(|block| {
-                    forward::structure_factor(&forward::Input {
+                    let input = forward::Input {
                         phases,
                         columns: &self.columns,
                         block,
                         groups,
                         counts,
                         step: self.step(),
-                    })
+                    };
+                    with_degree!(max_l, forward::structure_factor, T, &input)
                 })
                 .collect::<Vec<StructureFactor<T>>>()
         };
-        let source_factor = forward(&self.source_phases, &source_groups, &source_counts);
+        let source_factor = forward(
+            &self.source_phases,
+            source.max_l,
+            &source_groups,
+            &source_counts,
+        );
         // Potentials alone do not need the receivers' structure factor.
         let receiver_factor = match (&receiver_groups, &receiver_counts) {
             (Some(groups), Some(counts)) if want != Want::RECEIVER => {
-                Some(forward(receiver_phases, groups, counts))
+                Some(forward(receiver_phases, rec.max_l, groups, counts))
             }
             _ => None,
         };
@@ -153,19 +158,20 @@ impl<T: Scalar> Reciprocal<T> {
                 &mut reciprocal,
             );
         }
-        if !symmetric && (want.source || want.positions || want.cell) {
-            if let Some(factor) = &receiver_factor {
-                let positions = want.positions || want.cell;
-                self.backward(
-                    &self.source_phases,
-                    &source_groups,
-                    &source_counts,
-                    (factor, &weights, positions),
-                    &mut out.source,
-                    &mut out.source_positions,
-                    &mut reciprocal,
-                );
-            }
+        if !symmetric
+            && (want.source || want.positions || want.cell)
+            && let Some(factor) = &receiver_factor
+        {
+            let positions = want.positions || want.cell;
+            self.backward(
+                &self.source_phases,
+                &source_groups,
+                &source_counts,
+                (factor, &weights, positions),
+                &mut out.source,
+                &mut out.source_positions,
+                &mut reciprocal,
+            );
         }
         if want.cell {
             // The phases k·r: ∂U/∂b_j ∋ Σ_i r_i (h_j · ∂U/∂r_i) / 2π.
@@ -354,7 +360,7 @@ impl<T: Scalar> Reciprocal<T> {
             let outputs: Vec<_> = tiles
                 .par_iter()
                 .map(|tile| {
-                    backward::potentials(&backward::Input {
+                    let input = backward::Input {
                         phases,
                         columns: &self.columns,
                         group,
@@ -363,7 +369,8 @@ impl<T: Scalar> Reciprocal<T> {
                         counts,
                         step: self.step(),
                         gradients,
-                    })
+                    };
+                    with_degree!(group.max_l, backward::potentials, T, &input)
                 })
                 .collect();
             for (tile, output) in tiles.into_iter().zip(outputs) {
