@@ -1,9 +1,24 @@
 """Typed face of the Rust extension. Arrays are C-contiguous; anything else is refused by the binding."""
 
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
+
+__all__ = [
+    "COULOMB_CONSTANT",
+    "ElectretError",
+    "Geometry",
+    "InputError",
+    "__version__",
+    "coulomb",
+    "coulomb_tangent",
+    "features",
+    "features_gradient",
+    "features_tangent",
+    "neighbor_list",
+    "potential",
+]
 
 __version__: str
 COULOMB_CONSTANT: float
@@ -114,9 +129,10 @@ def potential(
     accuracy: float = 1e-8,
 ) -> NDArray[np.float64]: ...
 
+@final
 class Geometry:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         positions: NDArray[np.float64],
         sigma: NDArray[np.float64],
         widths: NDArray[np.float64],
@@ -131,7 +147,7 @@ class Geometry:
         accuracy: float = 1e-8,
         self_interaction: bool = True,
         features_self_interaction: bool = False,
-    ) -> None: ...
+    ) -> Geometry: ...
     def energy(self, multipoles: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
     def features(self, multipoles: NDArray[np.float64]) -> NDArray[np.float64]: ...
     def coulomb_matrix(self, system: int) -> NDArray[np.float64]: ...
