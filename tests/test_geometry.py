@@ -69,10 +69,22 @@ def test_matrices_of_one_system_in_a_batch():
     assert len(g.methods) == 2
 
 
+def test_lower_orders_count_as_zero():
+    positions, charges = [[0, 0, 0], [0, 1, 2]], np.array([[1.0], [-0.6]])
+    g = electret.Geometry(positions, sigma=0.8, max_l=1, accuracy=TIGHT)
+    exact = electret.coulomb(positions, charges, sigma=0.8, accuracy=TIGHT)
+    energy, potential = g.energy_and_potential(charges)
+    assert potential.shape == (2, 1)
+    assert relative(energy, exact.energy) < BAR
+    assert relative(potential, exact.potential) < BAR
+    features = electret.features(positions, charges, sigma=0.8, accuracy=TIGHT)
+    assert relative(g.features(charges), features) < BAR
+
+
 def test_errors():
     g = electret.Geometry([[0, 0, 0]], max_l=1)
-    with pytest.raises(electret.InputError, match="max_l = 1, so give 4"):
-        g.energy([[1.0]])
+    with pytest.raises(electret.InputError, match="max_l = 1, so give at most 4, or make it with max_l=2"):
+        g.energy(np.ones((1, 9)))
     with pytest.raises(electret.InputError, match=r"multipoles\[0, 2\] is nan"):
         g.features([[1.0, 0.0, np.nan, 0.0]])
     with pytest.raises(electret.InputError, match="system = 1"):

@@ -15,9 +15,10 @@ from electret.inputs import FloatArray
 class Geometry:
     """Operators from multipoles to energy, potential and features at fixed positions.
 
-    Arguments are those of :func:`electret.coulomb` and :func:`electret.features`; `max_l` is the order of the
-    multipoles, `features_max_l` that of the receivers (default: the same), `features_self_interaction`
-    belongs to the features. `widths` may be empty where no features are needed.
+    Arguments are those of :func:`electret.coulomb` and :func:`electret.features`; `max_l` is the highest order
+    of the multipoles to come (missing orders count as zero), `features_max_l` that of the receivers (default:
+    the same), `features_self_interaction` belongs to the features. `widths` may be empty where no features are
+    needed.
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.
@@ -82,13 +83,14 @@ class Geometry:
 
     def energy_and_potential(self, multipoles: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Energy ``[n_systems]`` in eV and potential dE/dp ``[n_atoms, n_lm]`` of one evaluation."""
-        energy, potential = self._native.energy(self._multipoles(multipoles))
+        padded, n_lm = self._multipoles(multipoles)
+        energy, potential = self._native.energy(padded)
         inputs.require_finite("energy", energy)
-        return energy, potential
+        return energy, np.ascontiguousarray(potential[:, :n_lm])
 
     def features(self, multipoles: ArrayLike) -> FloatArray:
         """Features ``[n_atoms, n_widths, (features_max_l + 1)**2]``, as :func:`electret.features`."""
-        values = self._native.features(self._multipoles(multipoles))
+        values = self._native.features(self._multipoles(multipoles)[0])
         inputs.require_finite("features", values)
         return values
 
@@ -112,15 +114,18 @@ class Geometry:
         """The methods that serve the energy and the features (None without widths) of each system."""
         return self._native.methods
 
-    def _multipoles(self, values: ArrayLike) -> FloatArray:
+    def _multipoles(self, values: ArrayLike) -> tuple[FloatArray, int]:
+        """Multipoles up to the geometry's order, and how many coefficients per atom were given."""
         p = inputs.multipoles(values, self._systems.n_atoms)
-        n_lm = (self.max_l + 1) ** 2
-        if p.shape[1] != n_lm:
+        given, expected = p.shape[1], (self.max_l + 1) ** 2
+        if given > expected:
             raise InputError(
-                f"multipoles has {p.shape[1]} coefficients per atom; "
-                f"this Geometry has max_l = {self.max_l}, so give {n_lm}"
+                f"multipoles has {given} coefficients per atom; this Geometry has max_l = {self.max_l}, so give "
+                f"at most {expected}, or make it with max_l={int(np.sqrt(given)) - 1}"
             )
-        return p
+        if given < expected:
+            p = np.ascontiguousarray(np.pad(p, ((0, 0), (0, expected - given))))
+        return p, given
 
     def _index(self, system: int) -> int:
         if not isinstance(system, (int, np.integer)) or not 0 <= system < self._systems.n_systems:
