@@ -15,10 +15,10 @@ from electret.inputs import FloatArray
 class Geometry:
     """Operators from multipoles to energy, potential and features at fixed positions.
 
-    Arguments are those of :func:`electret.coulomb` and :func:`electret.features`; `max_l` is the highest order
-    of the multipoles to come (missing orders count as zero), `features_max_l` that of the receivers (default:
-    the same), `features_self_interaction` belongs to the features. `widths` may be empty where no features are
-    needed.
+    Arguments are those of :func:`electret.coulomb` and :func:`electret.features`; `max_l` is the highest
+    order of the multipoles to come (missing orders count as zero), `features_max_l` that of the receivers
+    (default: the same), `features_self_interaction` belongs to the features. `widths` may be empty where no
+    features are needed.
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.
@@ -120,8 +120,8 @@ class Geometry:
         given, expected = p.shape[1], (self.max_l + 1) ** 2
         if given > expected:
             raise InputError(
-                f"multipoles has {given} coefficients per atom; this Geometry has max_l = {self.max_l}, so give "
-                f"at most {expected}, or make it with max_l={int(np.sqrt(given)) - 1}"
+                f"multipoles has {given} coefficients per atom; this Geometry has max_l = {self.max_l}, so "
+                f"give at most {expected}, or make it with max_l={int(np.sqrt(given)) - 1}"
             )
         if given < expected:
             p = np.ascontiguousarray(np.pad(p, ((0, 0), (0, expected - given))))
