@@ -223,7 +223,10 @@ fn accumulate<T: Scalar, const A: usize, const FMA: bool>(
                 acc[a][3] = im.mul_add::<FMA>(sin, acc[a][3]);
             }
         }
-        add_sums::<T::Pack, A>(&acc, &mut sums[a0..a0 + A]);
+        // A copy: lent out itself, `acc` would live in memory instead of registers.
+        let lanes: [[T::Pack; 4]; A] =
+            std::array::from_fn(|a| std::array::from_fn(|part| acc[a][part]));
+        add_sums::<T::Pack, A>(&lanes, &mut sums[a0..a0 + A]);
     }
 }
 
