@@ -15,7 +15,7 @@ pytest.importorskip("typer")
 pytest.importorskip("mace")
 
 import yaml
-from ase.io import read
+from ase.io import read, write
 from typer.testing import CliRunner, Result
 
 import electret
@@ -79,6 +79,22 @@ def test_eval_writes_predictions_json_and_plots(folder: Path, tmp_path: Path) ->
     assert np.abs(energies).mean() == pytest.approx(errors["energy"]["mae"], rel=1e-6)
     assert {"electret_charges", "electret_multipoles"} <= set(frames[0].arrays)
     assert (tmp_path / "plots" / "parity_forces.png").stat().st_size > 1000
+
+
+def test_eval_keeps_what_else_the_file_holds(folder: Path, tmp_path: Path) -> None:
+    frames = read(folder / "data.xyz", index=":2")
+    for number, atoms in enumerate(frames):
+        atoms.info["distance"] = 3.5 + number
+        atoms.set_array("monomer", np.arange(len(atoms)) % 2)
+    write(tmp_path / "tagged.xyz", frames, format="extxyz")
+    result = call(
+        "eval", folder / "run" / "model.electret", tmp_path / "tagged.xyz", "--output", tmp_path / "out.xyz"
+    )
+    assert result.exit_code == 0, everything(result)
+    for before, after in zip(frames, read(tmp_path / "out.xyz", index=":"), strict=True):
+        assert after.info["distance"] == before.info["distance"]
+        assert np.array_equal(after.arrays["monomer"], before.arrays["monomer"])
+        assert "electret_energy" in after.info
 
 
 def test_eval_with_other_keys(folder: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from ase.io import write
+from ase.io import read, write
 from rich.console import Console
 
 from electret import InputError
@@ -55,6 +55,7 @@ def run_evaluation(
             "no frame carries a label that the model predicts; see --key for other names", highlight=False
         )
     if output is not None:
+        _restore_other_entries(frames, data_file)
         write(output, [frame.atoms for frame in frames], format="extxyz")
         console.print(f"predictions written to {output}", highlight=False, soft_wrap=True)
     return metrics
@@ -71,6 +72,16 @@ def parse_keys(assignments: list[str]) -> DataKeys:
             )
         chosen[name] = key
     return DataKeys(**chosen)
+
+
+def _restore_other_entries(frames: list[Frame], data_file: Path) -> None:
+    """Put back what a file holds besides labels (`distance`, tags, ...): it identifies the frames."""
+    for frame, original in zip(frames, read(data_file, index=":"), strict=True):
+        for name in frame.other_keys:
+            if name in original.info:
+                frame.atoms.info.setdefault(name, original.info[name])
+            elif name in original.arrays and not frame.atoms.has(name):
+                frame.atoms.set_array(name, original.arrays[name])
 
 
 def _store(frames: list[Frame], graph: Graph, predicted: dict[str, torch.Tensor]) -> None:
