@@ -137,8 +137,8 @@ class Model(torch.nn.Module):
         Args:
             graph: the batch, with the model's dtype, device and cutoff.
             forces: give `forces`.
-            stress: give `stress`, dE/dstrain / |det cell| with the sign of ASE. Slabs and wires need a cell
-                of full rank for it, as ASE has them with vacuum.
+            stress: give `stress`, dE/dstrain / abs(det cell) with the sign of ASE. Slabs and wires need a
+                cell of full rank for it, as ASE has them with vacuum.
             training: keep the autograd graph, so that losses of forces have parameter gradients. Systems
                 without a volume then get a stress of zero, as they have no label, instead of an error.
 
@@ -283,7 +283,7 @@ def _strained(
 
 
 def _volumes(graph: Graph, training: bool) -> torch.Tensor:
-    """|det cell| per system in Å³; infinite in training where there is none, so that the stress is zero."""
+    """Volume per system in Å³; infinite in training where there is none, so that the stress is zero."""
     volume = torch.linalg.det(graph.cell.double()).abs().to(graph.dtype)
     flat = volume < 1e-6
     if bool(flat.any()) and not training:

@@ -157,7 +157,7 @@ def check_forces(model: Model, atoms: Atoms, tolerance: float = 1e-7, step: floa
 
 
 def check_stress(model: Model, atoms: Atoms, tolerance: float = 1e-8, step: float = 1e-3) -> None:
-    """Stress is dE/dstrain / |det cell| by finite differences for all six components (eV/Å³)."""
+    """Stress is dE/dstrain / abs(det cell) by finite differences for all six components (eV/Å³)."""
     volume = abs(np.linalg.det(atoms.cell.array))
     found = evaluate(model, atoms, stress=True)["stress"][0]
     expected = np.zeros((3, 3))
