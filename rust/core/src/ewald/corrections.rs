@@ -111,9 +111,8 @@ pub fn add_correction<T: Scalar>(
     let other = second.as_ref().unwrap_or(&first);
     let half = if receiver.is_none() { 0.5 } else { 1.0 };
     let inverse = volume.recip();
-    // V dU/dV, and dU/dh beyond the volume
-    let mut by_volume;
-    let value;
+    // V dU/dV; what U depends on beyond moments and volume is added to the cell at once.
+    let (value, by_volume);
     let apply: Response<T> = match correction {
         Correction::SlabDipole => {
             let open = (0..3).find(|&axis| !pbc[axis]).unwrap_or(2);
@@ -171,7 +170,7 @@ pub fn add_correction<T: Scalar>(
     };
     out.value += value * half;
     pull_back(
-        rec_or(source, receiver),
+        receiver.unwrap_or(source),
         &apply(&first),
         &mut out.receiver,
         &mut out.receiver_positions,
@@ -184,15 +183,7 @@ pub fn add_correction<T: Scalar>(
             &mut out.source_positions,
         );
     }
-    by_volume = by_volume * half;
     for (row, inverse) in out.cell.iter_mut().zip(reciprocal_rows(cell)) {
-        add_scaled(row, &inverse, by_volume);
+        add_scaled(row, &inverse, by_volume * half);
     }
-}
-
-fn rec_or<'r, 'a, T>(
-    source: &'r Density<'a, T>,
-    receiver: Option<&'r Density<'a, T>>,
-) -> &'r Density<'a, T> {
-    receiver.unwrap_or(source)
 }

@@ -245,8 +245,8 @@ fn split(
     }
 }
 
-/// Nanoseconds per (k-vector, atom) and coefficient, and per pair and product of coefficients (calibrated by
-/// `benches/electrostatics.rs` on one core).
+/// Nanoseconds per (k-vector, atom) and coefficient, and per pair and product of coefficients: estimates from
+/// operation counts, good enough to choose a split and not calibrated machine by machine.
 const RECIPROCAL_COST: f64 = 0.7;
 const PAIR_COST: f64 = 60.0;
 

@@ -152,7 +152,7 @@ impl<T: Scalar> RealSpace<T> {
         }
     }
 
-    /// Potentials from cached tensors, sites' own terms included.
+    /// Potentials of the pairs from cached tensors, without sites' terms with themselves.
     fn cached_potentials(
         &self,
         tensors: &Tensors<T>,
@@ -188,7 +188,7 @@ impl<T: Scalar> RealSpace<T> {
         out
     }
 
-    /// Adds U(p, q) (or ½ U(p, p) without a receiver) over the pairs, sites' own terms excluded.
+    /// U(p, q) (or ½ U(p, p) without a receiver) over the pairs, and each site's terms with itself.
     pub fn evaluate(
         &self,
         source: &Density<T>,
@@ -207,7 +207,6 @@ impl<T: Scalar> RealSpace<T> {
             return out;
         }
         let positions = want.positions || want.cell;
-        let only_potential = receiver.is_some() && want == Want::RECEIVER;
         // U is counted once per direction, so the energy gets a half.
         let half = if symmetric { 0.5 } else { 1.0 };
         let same_sites = receiver.is_none_or(|r| std::ptr::eq(r.positions, source.positions));
@@ -263,7 +262,7 @@ impl<T: Scalar> RealSpace<T> {
                 add_scaled(&mut out.cell[axis], &row.cell[axis], T::constant(1.0));
             }
         }
-        if !symmetric && !only_potential && (want.source || positions) {
+        if !symmetric && (want.source || positions) {
             self.source_side(source, rec, same_sites, &table, positions, &mut out);
         }
         if same_sites {
