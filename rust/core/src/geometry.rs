@@ -222,8 +222,13 @@ impl Geometry {
     /// The symmetric matrix A of one system, rows and columns `[atom][lm]`, row after row. Kept for later calls.
     pub fn coulomb_matrix(&self, system: usize) -> Result<&[f64]> {
         self.check_system(system)?;
-        Ok(cached(&self.operators[system].coulomb_matrix, || {
-            self.columns(system, |column| self.apply_coulomb(system, column))
+        let operators = &self.operators[system];
+        Ok(cached(&operators.coulomb_matrix, || {
+            let zeros = vec![0.0; self.n_columns(system)];
+            operators
+                .coulomb
+                .matrix(&self.source(system, &zeros), None)
+                .unwrap_or_else(|| self.columns(system, |unit| self.apply_coulomb(system, unit)))
         }))
     }
 
@@ -231,8 +236,26 @@ impl Geometry {
     /// for later calls.
     pub fn features_matrix(&self, system: usize) -> Result<&[f64]> {
         self.check_system(system)?;
-        Ok(cached(&self.operators[system].features_matrix, || {
-            self.columns(system, |column| self.apply_features(system, column))
+        let operators = &self.operators[system];
+        Ok(cached(&operators.features_matrix, || {
+            let Some(prepared) = &operators.features else {
+                return Vec::new();
+            };
+            let zeros = vec![0.0; self.n_columns(system)];
+            let receiver = vec![0.0; operators.positions.len() * self.factors.len()];
+            let receiver = self.receiver(system, &receiver);
+            let mut out = prepared.matrix(&self.source(system, &zeros), Some(&receiver));
+            if let Some(matrix) = &mut out {
+                let n = zeros.len().max(1);
+                matrix
+                    .par_chunks_exact_mut(n * self.factors.len())
+                    .for_each(|rows| {
+                        for (row, factor) in rows.chunks_exact_mut(n).zip(&self.factors) {
+                            row.iter_mut().for_each(|value| *value *= factor);
+                        }
+                    });
+            }
+            out.unwrap_or_else(|| self.columns(system, |unit| self.apply_features(system, unit)))
         }))
     }
 
@@ -286,6 +309,17 @@ impl Geometry {
         }
     }
 
+    fn receiver<'a>(&'a self, system: usize, coefficients: &'a [f64]) -> Density<'a, f64> {
+        let operators = &self.operators[system];
+        Density {
+            positions: &operators.positions,
+            widths: &operators.widths,
+            n_channels: self.n_widths,
+            max_l: self.features_max_l,
+            coefficients,
+        }
+    }
+
     pub(crate) fn apply_coulomb(&self, system: usize, multipoles: &[f64]) -> Vec<f64> {
         let source = self.source(system, multipoles);
         let result: Gradient<f64> =
@@ -301,13 +335,8 @@ impl Geometry {
             return Vec::new();
         };
         let source = self.source(system, multipoles);
-        let receiver = Density {
-            positions: &operators.positions,
-            widths: &operators.widths,
-            n_channels: self.n_widths,
-            max_l: self.features_max_l,
-            coefficients: &vec![0.0; operators.positions.len() * self.factors.len()],
-        };
+        let zeros = vec![0.0; operators.positions.len() * self.factors.len()];
+        let receiver = self.receiver(system, &zeros);
         let mut out = prepared
             .evaluate(&source, Some(&receiver), Want::RECEIVER)
             .receiver;
@@ -324,13 +353,7 @@ impl Geometry {
         let source = self.source(system, &zeros);
         let mut coefficients = cotangent.to_vec();
         scale_rows(&mut coefficients, &self.factors);
-        let receiver = Density {
-            positions: &operators.positions,
-            widths: &operators.widths,
-            n_channels: self.n_widths,
-            max_l: self.features_max_l,
-            coefficients: &coefficients,
-        };
+        let receiver = self.receiver(system, &coefficients);
         prepared
             .evaluate(&source, Some(&receiver), Want::SOURCE)
             .source
