@@ -283,8 +283,6 @@ class SelfConsistent(Model):
         }
 
 
-
-
 def _systems(graph: Graph) -> Systems:
     level = graph.fermi_level.double()
     constrained = torch.isnan(level)
