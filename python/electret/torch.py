@@ -139,14 +139,17 @@ def potential(
         InputError: an argument cannot be used; the message names array, index, value and remedy.
     """
     if not isinstance(points, Tensor) or points.dim() != 2 or points.shape[1] != 3:
-        raise InputError(f"points is {getattr(points, 'shape', points)}; expected a tensor [n_points, 3] in Å")
+        shape = list(points.shape) if isinstance(points, Tensor) else type(points).__name__
+        raise InputError(f"points is {shape}; expected a tensor [n_points, 3] in Å")
     n_points = points.shape[0]
     if batch is None:
         batch = torch.zeros(positions.shape[0], dtype=torch.int64, device=positions.device)
     if points_batch is None:
         points_batch = torch.zeros(n_points, dtype=torch.int64, device=positions.device)
     if points_batch.shape != (n_points,):
-        raise InputError(f"points_batch has shape {list(points_batch.shape)}; expected [n_points = {n_points}]")
+        raise InputError(
+            f"points_batch has shape {list(points_batch.shape)}; expected [n_points = {n_points}]"
+        )
     widths = _constant("sigma", sigma, positions).expand(positions.shape[0])
     values = features(
         torch.cat([positions, points.to(positions.dtype)]),
