@@ -439,3 +439,30 @@ def test_configuration_names_update_without_stability(data: Path, tmp_path: Path
     with pytest.raises(InputError, match=r"stages\.0\.loss\.stability.*one-body"):
         TrainingConfig.from_dict(options)
     assert ModelConfig.parse({"family": "fixed_point"}).fixed_point.update == "one_body"
+
+
+@pytest.mark.parametrize("solver", ["newton", "mixing", "anderson"])
+def test_densities_that_run_away_give_finite_results_and_no_gradient(
+    solver: str, data: Path, tmp_path: Path
+) -> None:
+    """An update a thousand times too strong, whose iterations would overflow."""
+    stage = {"epochs": 1, "loss": {"energy": 1.0, "forces": 1.0, "stability": 1.0}}
+    options = options_of("fixed_point", data, tmp_path, stage)
+    options["model"]["scf"] = {"solver": solver}
+    config, model, dataset = prepared(options)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("update"):
+                parameter.mul_(1e3)
+    indices = range(len(dataset))
+    graph = dataset.batch(indices)
+    arguments = {"forces": True, "training": True, **scf_options("fixed_point")}
+    output = compute(model, dataset, indices, graph, ["stability"], **arguments)
+    assert not output["scf_converged"].any()
+    for name in ("energy", "forces", "charges", "stability"):
+        assert torch.isfinite(output[name]).all(), name
+    loss = Loss(config.stages[0].loss)
+    assert loss.total(loss.terms(output, graph), graph) is None
+    metrics = evaluate(model, dataset, loss=config.stages[0].loss)
+    assert metrics.loss == np.inf
+    assert metrics.convergence.unconverged == len(dataset)

@@ -105,9 +105,7 @@ def _add_stationarity(
     labelled = [indices[position] for position in chosen]
     there = dataset.batch(labelled).to(device=graph.device)
     direct = scf_options(model.family, mode="direct")
-    # With `training` the model lets pass the NaN of components without a label.
-    found = compute(model, dataset, labelled, there, forces=False, training=True, **direct)
-    values = found["stationarity"].detach()
+    values = compute(model, dataset, labelled, there, forces=False, **direct)["stationarity"]
     rows = torch.isin(graph.batch, torch.tensor(chosen, device=graph.device))
     output["stationarity"] = values.new_full((graph.n_atoms, values.shape[1]), torch.nan)
     output["stationarity"][rows] = values

@@ -15,6 +15,7 @@ import torch
 from electret.data.dataset import GraphDataset
 from electret.graph import Graph
 from electret.models import Model
+from electret.models.base import NOT_FINITE
 from electret.training.checkpoint import (
     Checkpoint,
     optimizer_state,
@@ -42,9 +43,6 @@ from electret.training.self_consistency import frames_with_density, scf_options
 from electret.training.targets import resolved_mode
 
 __all__ = ["Trainer"]
-
-_WITH_NAN = ("scf_history", "stationarity")
-"""Outputs with NaN where there is nothing to say."""
 
 
 class Trainer:
@@ -196,7 +194,7 @@ class Trainer:
             bad = [
                 name
                 for name, value in output.items()
-                if name not in _WITH_NAN and not bool(torch.isfinite(value).all())
+                if name not in NOT_FINITE and not bool(torch.isfinite(value).all())
             ]
             if bad:
                 places.append(f"{self.train_set.frames[index].where} ({', '.join(bad)})")
