@@ -21,10 +21,23 @@ from electret.models.statistics import Statistics
 from electret.scf.state import ScfRequest
 from electret.torch import coulomb_energy, features
 
-__all__ = ["DIFFERENTIATED", "Call", "Density", "Model", "Structure", "cartesian_dipoles", "per_element"]
+__all__ = [
+    "DIFFERENTIATED",
+    "NOT_FINITE",
+    "Call",
+    "Density",
+    "Model",
+    "Structure",
+    "cartesian_dipoles",
+    "per_element",
+]
 
 DIFFERENTIATED = frozenset({"polarizability", "born_effective_charges", "charge_stiffness"})
 """Properties that are derivatives of the dipole and the energy through the density."""
+
+NOT_FINITE = frozenset({"scf_history", "scf_residual", "stationarity"})
+"""Results that may hold NaN or infinity: after the last iteration, of diverged systems, at components without
+a label."""
 
 
 @dataclass
@@ -408,7 +421,11 @@ def _volumes(graph: Graph, training: bool) -> torch.Tensor:
 
 def _check_finite(result: dict[str, torch.Tensor], structure: Structure) -> None:
     """Names the cause of a result that is not finite."""
-    bad = [name for name, value in result.items() if not bool(torch.isfinite(value).all())]
+    bad = [
+        name
+        for name, value in result.items()
+        if name not in NOT_FINITE and not bool(torch.isfinite(value).all())
+    ]
     if not bad:
         return
     lengths = torch.linalg.vector_norm(structure.edge_vectors.detach(), dim=1)
