@@ -77,13 +77,48 @@ def evaluate(
     from electret.cli.evaluation import run_evaluation
     from electret.training.run_log import default_console
 
-    metrics = run_evaluation(model, data, output, batch_size, device, dtype, keys or [], default_console())
+    assessment = run_evaluation(model, data, output, batch_size, device, dtype, keys or [], default_console())
     if plots is not None:
         from electret.training.plots import plot_parity
 
-        plot_parity({data.stem: metrics}, plots)
+        plot_parity({data.stem: assessment.metrics}, plots)
     if json_file is not None:
-        json_file.write_text(json.dumps(metrics.as_dict(), indent=1), encoding="utf-8")
+        json_file.write_text(json.dumps(assessment.as_dict(), indent=1), encoding="utf-8")
+
+
+@application.command()
+@reported
+def compare(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Model files, folders of runs or YAML files of runs, each also as NAME=PATH; "
+            "or one YAML file with `models` and `data`."
+        ),
+    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", metavar="[NAME=]FILE", help="Labelled frames; may be repeated."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for tables and plots.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Frames computed at once.")] = None,
+    device: Annotated[str, typer.Option(help="Device of torch.")] = "cpu",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or float64; by default that of each model.")
+    ] = None,
+    keys: Annotated[
+        list[str] | None,
+        typer.Option("--key", metavar="NAME=KEY", help="Key of a label, e.g. energy=dft_energy."),
+    ] = None,
+    plots: Annotated[bool, typer.Option(help="Draw the plots.")] = True,
+) -> None:
+    """Compare models side by side on the same data; train what a YAML file asks for first."""
+    from electret.cli.comparison import run_comparison
+    from electret.training.run_log import default_console
+
+    run_comparison(
+        models, data or [], output, batch_size, device, dtype, keys or [], plots, default_console()
+    )
 
 
 @application.command()
