@@ -20,7 +20,7 @@ $(STAMPS)/venv:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.10 or later, or set PYTHON=..."; exit 1; }
 	@command -v cargo >/dev/null || { echo "cargo not found: install Rust 1.89 or later (https://rustup.rs)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip "maturin>=1.9,<2"
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel "maturin>=1.9,<2"
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/dependencies: $(STAMPS)/venv pyproject.toml

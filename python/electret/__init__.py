@@ -6,6 +6,7 @@ from electret._native import ElectretError, InputError, __version__
 from electret.electrostatics import CoulombResult, coulomb, features, potential
 from electret.geometry import Geometry
 from electret.neighbors import neighbor_list
+from electret.response import Jacobian
 
 if TYPE_CHECKING:
     from electret.calculator import Calculator
@@ -16,6 +17,7 @@ __all__ = [
     "ElectretError",
     "Geometry",
     "InputError",
+    "Jacobian",
     "__version__",
     "coulomb",
     "features",

@@ -94,6 +94,17 @@ class Geometry:
         inputs.require_finite("features", values)
         return values
 
+    def features_transpose(self, cotangent: ArrayLike) -> FloatArray:
+        """Transpose of :meth:`features`: the potential ``[n_atoms, n_lm]`` at the sources, of densities with
+        coefficients `cotangent` ``[n_atoms, n_widths, (features_max_l + 1)**2]`` on the receivers.
+
+        For all p and g: ``sum(features(p) * g) == sum(p * features_transpose(g))``.
+        """
+        shape = (self._systems.n_atoms, self.widths.size, (self.features_max_l + 1) ** 2)
+        values = self._native.features_transpose(inputs.array("cotangent", cotangent, shape))
+        inputs.require_finite("features_transpose", values)
+        return values
+
     def matrix(self, system: int = 0) -> FloatArray:
         """Feature operator B of one system: ``features.ravel() = B @ multipoles.ravel()`` over its atoms in
         order.
@@ -108,6 +119,16 @@ class Geometry:
         ``[n_atoms * n_lm, n_atoms * n_lm]``.
         """
         return self._native.coulomb_matrix(self._index(system))
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms of all systems together."""
+        return self._systems.n_atoms
+
+    @property
+    def n_systems(self) -> int:
+        """Number of systems."""
+        return self._systems.n_systems
 
     @property
     def methods(self) -> list[tuple[str, str | None]]:

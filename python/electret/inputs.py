@@ -81,6 +81,14 @@ def numbers(name: str, values: ArrayLike) -> FloatArray:
     return array
 
 
+def array(name: str, values: ArrayLike, shape: tuple[int, ...]) -> FloatArray:
+    """Finite numbers of exactly this shape."""
+    found = numbers(name, values)
+    if found.shape != shape:
+        raise InputError(f"{name} has shape {list(found.shape)}; expected {list(shape)}")
+    return found
+
+
 def points(name: str, values: ArrayLike) -> FloatArray:
     """Cartesian points ``[n, 3]`` in Å; an empty list is zero points."""
     array = numbers(name, values)
@@ -207,14 +215,14 @@ def field(values: ArrayLike | None, n_systems: int) -> FloatArray | None:
     return np.broadcast_to(array, (n_systems, 3))
 
 
-def tolerance(value: Any) -> float:
+def tolerance(value: Any, name: str = "accuracy") -> float:
     """The requested relative accuracy as a float between 0 and 1 (both excluded)."""
     try:
         accuracy = float(value)
     except (TypeError, ValueError) as error:
-        raise InputError(f"accuracy = {value!r}; give a number such as 1e-8") from error
+        raise InputError(f"{name} = {value!r}; give a number such as 1e-8") from error
     if not 0.0 < accuracy < 1.0:
-        raise InputError(f"accuracy = {accuracy}; give a relative accuracy between 0 and 1, such as 1e-8")
+        raise InputError(f"{name} = {accuracy}; give a relative {name} between 0 and 1, such as 1e-8")
     return accuracy
 
 

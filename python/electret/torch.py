@@ -25,7 +25,7 @@ from electret.external_field import CARTESIAN_OF_L1, L1_OF_CARTESIAN
 from electret.torch_operators import coulomb as coulomb_operator
 from electret.torch_operators import features as features_operator
 
-__all__ = ["coulomb_energy", "dipole", "features"]
+__all__ = ["coulomb_energy", "dipole", "features", "field_features"]
 
 HIGHEST_ORDER = 16
 """Highest multipole order l that is looked for in the shape of `multipoles`."""
@@ -107,7 +107,7 @@ def features(
     )
     if external_field is not None:
         f = _field(external_field, x, h.shape[0])
-        values = values + _field_features(x, f[index], w, max_l, normalization)
+        values = values + field_features(x, f[index], w, max_l, normalization)
     return values.to(dtype)
 
 
@@ -248,7 +248,22 @@ def _dipole(positions: Tensor, multipoles: Tensor, batch: Tensor, n_systems: int
     return atomic.new_zeros((n_systems, 3)).index_add(0, batch, atomic)
 
 
-def _field_features(x: Tensor, local_field: Tensor, widths: Tensor, max_l: int, normalization: str) -> Tensor:
+def field_features(
+    positions: Tensor, local_field: Tensor, widths: Tensor, max_l: int, normalization: str
+) -> Tensor:
+    """Projections of the potential -F·r of a uniform field on the receivers.
+
+    Args:
+        positions: ``[n_atoms, 3]`` in Å.
+        local_field: the field at each atom, ``[n_atoms, 3]`` in V/Å.
+        widths: of the receivers, ``[n_widths]`` in Å.
+        max_l: highest order of the receivers.
+        normalization: as in :func:`features`.
+
+    Returns:
+        ``[n_atoms, n_widths, (max_l + 1)**2]``; zero from l=2 on.
+    """
+    x = positions
     n_atoms, n_widths, n_lm = x.shape[0], widths.shape[0], (max_l + 1) ** 2
     if normalization == "receiver":  # see electret.external_field.receiver_scale
         scale0 = torch.full_like(widths, math.sqrt(4.0 * math.pi))

@@ -6,7 +6,8 @@ its density is (`Model.density`), and which conditions it honours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -17,9 +18,13 @@ from electret.graph import Graph
 from electret.models.backbone import Backbone
 from electret.models.config import ModelConfig
 from electret.models.statistics import Statistics
-from electret.torch import coulomb_energy
+from electret.scf.state import ScfRequest
+from electret.torch import coulomb_energy, features
 
-__all__ = ["Density", "Model", "Structure", "cartesian_dipoles", "per_element"]
+__all__ = ["DIFFERENTIATED", "Call", "Density", "Model", "Structure", "cartesian_dipoles", "per_element"]
+
+DIFFERENTIATED = frozenset({"polarizability", "born_effective_charges", "charge_stiffness"})
+"""Properties that are derivatives of the dipole and the energy through the density."""
 
 
 @dataclass
@@ -28,6 +33,16 @@ class Density:
 
     multipoles: torch.Tensor  # [n_atoms, n_lm] e Å^l
     polarization: torch.Tensor | None = None  # [n_systems, 3] e Å, where it is not simply the dipole
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one evaluation of a model is for."""
+
+    training: bool = False
+    """Keep the graph, so that losses of derivatives have gradients."""
+    scf: ScfRequest | None = None
+    properties: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -81,6 +96,8 @@ class Model(torch.nn.Module):
     """Whether the multipoles stand for physical charges and dipoles, so that labels apply to them."""
     field_couples_to_polarization: ClassVar[bool] = False
     """Whether a field along a periodic axis is meaningful."""
+    self_consistent: ClassVar[bool] = False
+    """Whether the density is the solution of equations."""
     sigma: torch.Tensor
 
     def __init__(self, config: ModelConfig, statistics: Statistics) -> None:
@@ -129,8 +146,21 @@ class Model(torch.nn.Module):
         """The charge density, or None for a family without one."""
         raise NotImplementedError
 
+    @property
+    def available_properties(self) -> frozenset[str]:
+        """What `properties` of a call may name."""
+        if not self.labelled_density or self.family == "mace":
+            return frozenset()
+        return frozenset({"polarizability", "born_effective_charges", "potentials"})
+
     def forward(
-        self, graph: Graph, forces: bool = True, stress: bool = False, training: bool = False
+        self,
+        graph: Graph,
+        forces: bool = True,
+        stress: bool = False,
+        training: bool = False,
+        scf: ScfRequest | None = None,
+        properties: Collection[str] = (),
     ) -> dict[str, torch.Tensor]:
         """Energy and its derivatives, and the density.
 
@@ -141,13 +171,24 @@ class Model(torch.nn.Module):
                 cell of full rank for it, as ASE has them with vacuum.
             training: keep the autograd graph, so that losses of forces have parameter gradients. Systems
                 without a volume then get a stress of zero, as they have no label, instead of an error.
+            scf: how a self-consistent density is found; None where the density is explicit.
+            properties: further results, among `available_properties`: `polarizability [n_systems, 3, 3]` (e Å²/V,
+                dD_a/dF_b), `born_effective_charges [n_atoms, 3, 3]` (e, dD_a/dR_ib), `potentials [n_atoms]`
+                (V, of the density and the field at the atoms, smeared by their widths, own density left
+                out); and of self-consistent families `fukui [n_atoms]` (dq_i/dQ), `capacitance [n_systems]`
+                (-dQ/dmu, e/V), `charge_stiffness [n_systems]` (dE/dQ, eV/e) and, of fixed points, `stability
+                [n_systems]` (spectral radius of D B). Dipoles, and so their derivatives, are meaningful along
+                open axes.
 
         Returns:
             `energy [n_systems]` (float64, as its parts `energy_short_range`, `energy_electrostatic` and
             `energy_field`), `forces [n_atoms, 3]`, `stress [n_systems, 3, 3]`; with a density
             `multipoles [n_atoms, n_lm]`, `charges [n_atoms]`, `dipole [n_systems, 3]` (x, y, z; e Å),
             `total_charge [n_systems]`, and `polarization [n_systems, 3]` where the family defines it.
-            `latent_ewald` gives `latent_multipoles` instead.
+            `latent_ewald` gives `latent_multipoles` instead. Self-consistent families add `fermi_level`,
+            `grand_potential` (E + mu Q at constant Fermi level, whose derivatives forces and stress then are;
+            else E), `energy_density` (all `[n_systems]`, eV) and `scf_converged`, `scf_iterations`,
+            `scf_residual` (`[n_systems]`), `scf_history [n_systems, n]` (nan after the end).
 
         Raises:
             InputError: unknown elements, wrong dtype or device, no atoms, conditions that the family cannot
@@ -155,19 +196,31 @@ class Model(torch.nn.Module):
         """
         self._check_tensors(graph)
         self._check_conditions(graph)
+        call = Call(training, scf, frozenset(properties))
+        self._check_call(call)
         elements = self.backbone.elements_of(graph)
         volume = _volumes(graph, training) if stress else None
-        with torch.set_grad_enabled(training or forces or stress):
+        derived = bool(DIFFERENTIATED & call.properties)
+        with torch.set_grad_enabled(training or forces or stress or derived):
             positions = graph.positions
             if not positions.requires_grad:
-                positions = positions.detach().clone().requires_grad_(forces)
+                wanted = forces or "born_effective_charges" in call.properties
+                positions = positions.detach().clone().requires_grad_(wanted)
             strain = graph.cell.new_zeros(graph.n_systems, 3, 3).requires_grad_(stress)
+            if derived:
+                graph = replace(
+                    graph,
+                    external_field=graph.external_field.detach().clone().requires_grad_(),
+                    total_charge=graph.total_charge.detach().clone().requires_grad_(),
+                )
             structure = _strained(graph, elements, positions, strain)
-            result = self._energies(structure)
+            result = self._energies(structure, call)
+            result.update(_differentiated(result, call, positions, graph, retain=forces or stress))
             leaves = [positions] * forces + [strain] * stress
+            objective = result.get("grand_potential", result["energy"])
             gradients = list(
                 torch.autograd.grad(
-                    result["energy"].sum(), leaves, create_graph=training, materialize_grads=True
+                    objective.sum(), leaves, create_graph=training, materialize_grads=True
                 )
                 if leaves
                 else ()
@@ -181,7 +234,7 @@ class Model(torch.nn.Module):
             _check_finite(result, structure)
         return result
 
-    def _energies(self, structure: Structure) -> dict[str, torch.Tensor]:
+    def _energies(self, structure: Structure, call: Call) -> dict[str, torch.Tensor]:
         """Short-range, electrostatic and field energy, and what is known of the density."""
         graph = structure.graph
         short_range, features = self.backbone(
@@ -221,10 +274,47 @@ class Model(torch.nn.Module):
             result["total_charge"] = charges.new_zeros(graph.n_systems).index_add(0, graph.batch, charges)
             if density.polarization is not None:
                 result["polarization"] = density.polarization
+            if "potentials" in call.properties:
+                result["potentials"] = self._potentials(structure, density.multipoles)
         else:
             result["latent_multipoles"] = density.multipoles
         result["energy"] = short_range + result["energy_electrostatic"] + result["energy_field"]
         return result
+
+    def _potentials(self, structure: Structure, multipoles: torch.Tensor) -> torch.Tensor:
+        """Potential of the density and the field at each atom, `[n_atoms]` V."""
+        graph, options = structure.graph, self.config.electrostatics
+        sigma = self.sigma[structure.elements]
+        widths, index = torch.unique(sigma, return_inverse=True)
+        values = features(
+            structure.positions.to(multipoles.dtype),
+            multipoles,
+            sigma,
+            widths,
+            0,
+            "multipoles",
+            False,
+            cell=structure.cell.to(multipoles.dtype),
+            pbc=graph.pbc,
+            batch=graph.batch,
+            external_field=graph.external_field.to(multipoles.dtype),
+            boundary=options.boundary,
+            method=options.method,
+            accuracy=options.accuracy,
+        )
+        return values[torch.arange(len(index), device=values.device), index, 0]
+
+    def _check_call(self, call: Call) -> None:
+        """Refuses what the family has no meaning for."""
+        if call.scf is not None and not self.self_consistent:
+            raise InputError(
+                f"scf is given, but the density of family {self.family!r} is explicit; leave it out"
+            )
+        for name in sorted(call.properties - self.available_properties):
+            known = ", ".join(sorted(self.available_properties)) or "none"
+            raise InputError(
+                f"property {name!r} is not defined by family {self.family!r} (it defines {known})"
+            )
 
     def _check_tensors(self, graph: Graph) -> None:
         if graph.n_atoms == 0:
@@ -280,6 +370,29 @@ def _strained(
         cell = cell + cell @ symmetric
     shifts = torch.einsum("ek,eki->ei", graph.unit_shifts, cell[graph.batch[sender]])
     return Structure(graph, elements, positions, cell, shifts)
+
+
+def _differentiated(
+    result: dict[str, torch.Tensor], call: Call, positions: torch.Tensor, graph: Graph, retain: bool
+) -> dict[str, torch.Tensor]:
+    """Derivatives of dipole and energy; in the graph in training."""
+    found: dict[str, torch.Tensor] = {}
+
+    def gradients(value: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(
+            value.sum(), leaf, create_graph=call.training, retain_graph=True, materialize_grads=True
+        )[0]
+
+    for name, leaf in (("polarizability", graph.external_field), ("born_effective_charges", positions)):
+        if name in call.properties:
+            dipole = result.get("polarization", result["dipole"])
+            if not dipole.requires_grad:
+                raise AssertionError("the dipole has lost its graph")
+            # [n, 3 (component of the dipole), 3 (component of field or position)]
+            found[name] = torch.stack([gradients(dipole[:, axis], leaf) for axis in range(3)], dim=1)
+    if "charge_stiffness" in call.properties:
+        found["energy_charge_derivative"] = gradients(result["energy"], graph.total_charge)
+    return found
 
 
 def _volumes(graph: Graph, training: bool) -> torch.Tensor:

@@ -10,16 +10,29 @@ from electret.models.backbone import Backbone, describe_mace, load_tensors, mace
 from electret.models.base import Model
 from electret.models.config import ModelConfig
 from electret.models.fixed_charges import FixedCharges
+from electret.models.fixed_point import FixedPoint
+from electret.models.functional import EnergyFunctional
 from electret.models.latent_ewald import LatentEwald
 from electret.models.local_charges import LocalCharges
 from electret.models.mace import ShortRange
+from electret.models.qeq import Qeq
 from electret.models.split_charges import SplitCharges
 from electret.models.statistics import Statistics
 
 __all__ = ["MODEL_CLASSES", "build", "from_mace"]
 
 MODEL_CLASSES: dict[str, type[Model]] = {
-    model.family: model for model in (ShortRange, FixedCharges, LocalCharges, SplitCharges, LatentEwald)
+    model.family: model
+    for model in (
+        ShortRange,
+        FixedCharges,
+        LocalCharges,
+        SplitCharges,
+        LatentEwald,
+        Qeq,
+        EnergyFunctional,
+        FixedPoint,
+    )
 }
 
 

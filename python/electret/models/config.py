@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -11,16 +11,33 @@ from electret import InputError
 
 __all__ = [
     "FAMILIES",
+    "SELF_CONSISTENT",
     "BackboneConfig",
     "ElectrostaticsConfig",
+    "FixedPointConfig",
+    "FunctionalConfig",
     "ModelConfig",
+    "QeqConfig",
+    "ScfConfig",
     "SplitChargesConfig",
     "StrictConfig",
 ]
 
-FAMILIES = ("mace", "fixed_charges", "local_charges", "split_charges", "latent_ewald")
+Family = Literal[
+    "mace",
+    "fixed_charges",
+    "local_charges",
+    "split_charges",
+    "latent_ewald",
+    "qeq",
+    "energy_functional",
+    "fixed_point",
+]
 
-Family = Literal["mace", "fixed_charges", "local_charges", "split_charges", "latent_ewald"]
+FAMILIES: tuple[str, ...] = get_args(Family)
+
+SELF_CONSISTENT = ("qeq", "energy_functional", "fixed_point")
+"""Families whose density is the solution of equations, not an explicit function of the geometry."""
 Condition = Literal["total_charge", "external_field", "fermi_level"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Config = TypeVar("Config", bound="StrictConfig")
@@ -179,6 +196,68 @@ class SplitChargesConfig(StrictConfig):
     """Width of the hidden layer of the flux network."""
 
 
+class QeqConfig(StrictConfig):
+    """Electronegativity and hardness of `qeq`."""
+
+    hidden: int = Field(default=16, gt=0)
+    """Width of the hidden layer of the readouts of hardness and polarisability."""
+    minimum_hardness: Positive = 0.1
+    """Lower bound of the hardness in eV/e² (and of its counterparts for dipoles, in eV/(e Å)²)."""
+
+
+class FunctionalConfig(StrictConfig):
+    """The local energy of `energy_functional`."""
+
+    channels: int = Field(default=16, gt=0)
+    """Vectors g_c of features whose products g_c g_c^T make the quadratic block."""
+    convex: int = Field(default=16, ge=0)
+    """Convex functions of linear forms of the multipoles per atom; 0 keeps the functional quadratic."""
+    hidden: int = Field(default=16, gt=0)
+    """Width of the hidden layer of the scalar readouts."""
+    minimum_hardness: Positive = 0.05
+    """Lower bound of the curvature in eV/(e Å^l)², which makes the functional strictly convex."""
+
+
+class FixedPointConfig(StrictConfig):
+    """The update p = n0(h) + Delta(h, v) of `fixed_point`."""
+
+    update: Literal["one_body", "many_body"] = "one_body"
+    """`one_body`: the potential at an atom changes its own multipoles; `many_body`: its neighbours' too,
+    through one more interaction."""
+    nonlinearity: Literal["none", "mlp", "residual_mlp"] = "none"
+    """What is done with the scalars s = <h, u>: nothing (then the update is affine in the potential, and is
+    solved without iteration), an MLP of them, or s + MLP(s)."""
+    channels: int = Field(default=16, gt=0)
+    """Channels of the features and of the embedded potential."""
+    hidden: int = Field(default=16, gt=0)
+    """Width of hidden layers."""
+    potential_embedding: Literal["linear", "features", "species"] = "linear"
+    """`linear`: u = W v; `features`: + W' h; `species`: weights W of each element."""
+    isotropic_response: bool = True
+    """Adds a response of each atom along the potential itself, with a coefficient of its features."""
+    energy: Literal["none", "quadratic", "mlp"] = "quadratic"
+    """Energy of the density beside its electrostatics: h·[A(p - n0) x B v], or an MLP of invariants."""
+    self_interaction: bool = False
+    """Whether the potential features contain the atom's own density."""
+
+
+class ScfConfig(StrictConfig):
+    """How the density is found."""
+
+    solver: Literal["newton", "newton_cg", "anderson", "mixing"] = "newton"
+    """`newton` (which solves affine updates in one step), `newton_cg` (the same with matrix-free solves),
+    `anderson`, or `mixing` (the reference scheme)."""
+    tolerance: Positive = 1e-8
+    """Mean absolute residual per multipole component at which a system has converged, e Å^l."""
+    max_iterations: int = Field(default=100, gt=0)
+    mixing: float = Field(default=0.25, gt=0, le=1)
+    """Part of the update that `mixing` and `anderson` take, and each step of unrolled training."""
+    depth: int = Field(default=8, gt=0)
+    """Earlier states that `anderson` keeps."""
+    linear_solver: Literal["auto", "dense", "krylov"] = "auto"
+    """Factor the Jacobian, or apply it matrix-free."""
+
+
 class ModelConfig(StrictConfig):
     """A model: its family, backbone, electrostatics and the options of its family."""
 
@@ -193,6 +272,10 @@ class ModelConfig(StrictConfig):
     """Charge per chemical symbol in e: the charges of `fixed_charges` (None takes the mean labelled charge of
     each element), the reference charges q0 of `split_charges` (None is 0 for every element)."""
     split: SplitChargesConfig = SplitChargesConfig()
+    qeq: QeqConfig = QeqConfig()
+    functional: FunctionalConfig = FunctionalConfig()
+    fixed_point: FixedPointConfig = FixedPointConfig()
+    scf: ScfConfig = ScfConfig()
     ignored_conditions: tuple[Condition, ...] = ()
     """Conditions the family cannot honour that may be present nevertheless, as when `mace` is trained on data
     in fields for comparison. Any other request that cannot be honoured is an error."""
@@ -203,6 +286,10 @@ class ModelConfig(StrictConfig):
             "conserve_charge": ("fixed_charges", "local_charges"),
             "charges": ("fixed_charges", "split_charges"),
             "split": ("split_charges",),
+            "qeq": ("qeq",),
+            "functional": ("energy_functional",),
+            "fixed_point": ("fixed_point",),
+            "scf": SELF_CONSISTENT,
         }
         for option, families in belongs.items():
             if option in self.model_fields_set and self.family not in families:

@@ -10,7 +10,7 @@ from e3nn import o3
 
 from electret import InputError
 
-__all__ = ["MultipoleReadout", "NodeReadout", "e3nn_to_electret"]
+__all__ = ["MultipoleReadout", "NodeReadout", "ScalarReadout", "e3nn_to_electret", "electret_to_e3nn"]
 
 
 @cache
@@ -41,6 +41,15 @@ def e3nn_to_electret(components: torch.Tensor, max_l: int) -> torch.Tensor:
     return torch.cat(blocks, dim=1)
 
 
+def electret_to_e3nn(multipoles: torch.Tensor, max_l: int) -> torch.Tensor:
+    """The inverse of `e3nn_to_electret`, on the last dimension `(max_l+1)^2`."""
+    blocks = []
+    for l in range(max_l + 1):
+        block = multipoles[..., l * l : (l + 1) ** 2]
+        blocks.append(block @ _basis_change(l).to(multipoles))
+    return torch.cat(blocks, dim=-1)
+
+
 class NodeReadout(torch.nn.Module):
     """Linear map of the features of all layers, sum_t W_t h_i^t, to the wanted irreps.
 
@@ -65,6 +74,27 @@ class NodeReadout(torch.nn.Module):
         """`[n_atoms, irreps_out.dim]` in e3nn's order."""
         terms = [linear(layer) for linear, layer in zip(self.linears, features, strict=True)]
         return torch.stack(terms).sum(dim=0)
+
+
+class ScalarReadout(torch.nn.Module):
+    """Scalars of each atom: an MLP with one hidden layer of the linear readout of all layers' scalars.
+
+    The output starts small, so that a fresh model is near the values that its family adds.
+    """
+
+    INITIAL_SCALE = 0.1
+
+    def __init__(self, layer_irreps: Sequence[o3.Irreps], n_outputs: int, hidden: int, purpose: str) -> None:
+        super().__init__()
+        self.linear = NodeReadout(layer_irreps, o3.Irreps(f"{hidden}x0e"), purpose)
+        self.bias = torch.nn.Parameter(torch.zeros(hidden))
+        self.last = torch.nn.Linear(hidden, n_outputs, bias=False)
+        with torch.no_grad():
+            self.last.weight.mul_(self.INITIAL_SCALE)
+
+    def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
+        """`[n_atoms, n_outputs]`."""
+        return self.last(torch.nn.functional.silu(self.linear(features) + self.bias))
 
 
 class MultipoleReadout(NodeReadout):

@@ -32,6 +32,13 @@ class Statistics(StrictConfig):
     """Mean number of neighbours of an atom inside the cutoff."""
     charges: dict[int, float] | None = None
     """Mean labelled charge of each element in e, where the data has charges."""
+    charge_spread: dict[int, float] | None = None
+    """Standard deviation of the labelled charges of each element in e."""
+    feature_norms: tuple[tuple[float, ...], ...] | None = None
+    """RMS per component of the potential features of the labelled densities, `[l][width]` in V Å^l; what
+    `fixed_point` divides them by."""
+    fermi_level: float = 0.0
+    """Mean labelled Fermi level in eV, the origin of the Fermi level inside the models."""
 
     @model_validator(mode="after")
     def _check_elements(self) -> Statistics:

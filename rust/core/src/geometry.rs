@@ -8,6 +8,7 @@ use crate::ewald::{Density, Gradient, Options, Prepared, Want};
 use crate::harmonics::count;
 use crate::vector::Vector;
 use rayon::prelude::*;
+use std::sync::OnceLock;
 
 /// Numbers cached per system for the real-space part (128 MiB).
 const CACHE_LIMIT: usize = 1 << 24;
@@ -19,6 +20,9 @@ struct Operators {
     widths: Vec<f64>,
     coulomb: Prepared<f64>,
     features: Option<Prepared<f64>>,
+    /// Made when first asked for: solvers come back to them with other blocks around them.
+    coulomb_matrix: OnceLock<Vec<f64>>,
+    features_matrix: OnceLock<Vec<f64>>,
 }
 
 /// Cached operators of a batch: multipoles to energies and potentials, multipoles to features.
@@ -91,6 +95,8 @@ impl Geometry {
                     widths,
                     coulomb: energy,
                     features: operator,
+                    coulomb_matrix: OnceLock::new(),
+                    features_matrix: OnceLock::new(),
                 })
             })
             .collect::<Result<_>>()?;
@@ -187,29 +193,94 @@ impl Geometry {
         Ok(out)
     }
 
-    /// The symmetric matrix A of one system, rows and columns `[atom][lm]`, row after row.
-    pub fn coulomb_matrix(&self, system: usize) -> Result<Vec<f64>> {
-        self.columns(system, |column| self.apply_coulomb(system, column))
-    }
-
-    /// The operator of one system from multipoles (columns `[atom][lm]`) to features (rows `[atom][width][lm]`).
-    pub fn features_matrix(&self, system: usize) -> Result<Vec<f64>> {
-        self.columns(system, |column| self.apply_features(system, column))
-    }
-
-    fn columns(
-        &self,
-        system: usize,
-        apply: impl Fn(&[f64]) -> Vec<f64> + Sync,
-    ) -> Result<Vec<f64>> {
-        if system >= self.n_systems() {
-            return Err(Error::Value {
-                array: "system",
-                index: 0,
-                value: system as f64,
-                remedy: "give a number below the number of systems",
+    /// Bᵀ: the potentials `[atom][lm]` at the sources of densities `[atom][width][lm]` placed on the receivers.
+    pub fn features_transpose(&self, cotangent: &[f64]) -> Result<Vec<f64>> {
+        let n_rows = self.factors.len();
+        let expected = self.n_atoms * n_rows;
+        if cotangent.len() != expected {
+            return Err(Error::Shape {
+                array: "cotangent",
+                found: format!("{} entries", cotangent.len()),
+                expected: format!("{expected}: [{}, {n_rows}]", self.n_atoms),
             });
         }
+        check_finite("cotangent", cotangent)?;
+        let results: Vec<Vec<f64>> = (0..self.n_systems())
+            .into_par_iter()
+            .map(|system| {
+                let local = self.members.gather(system, cotangent, n_rows);
+                self.apply_features_transpose(system, &local)
+            })
+            .collect();
+        let mut out = vec![0.0; self.n_atoms * self.n_lm()];
+        for (system, local) in results.iter().enumerate() {
+            self.members.scatter(system, local, self.n_lm(), &mut out);
+        }
+        Ok(out)
+    }
+
+    /// The symmetric matrix A of one system, rows and columns `[atom][lm]`, row after row. Kept for later calls.
+    pub fn coulomb_matrix(&self, system: usize) -> Result<&[f64]> {
+        self.check_system(system)?;
+        let operators = &self.operators[system];
+        Ok(cached(&operators.coulomb_matrix, || {
+            let zeros = vec![0.0; self.n_columns(system)];
+            operators
+                .coulomb
+                .matrix(&self.source(system, &zeros), None)
+                .unwrap_or_else(|| self.columns(system, |unit| self.apply_coulomb(system, unit)))
+        }))
+    }
+
+    /// The operator of one system from multipoles (columns `[atom][lm]`) to features (rows `[atom][width][lm]`). Kept
+    /// for later calls.
+    pub fn features_matrix(&self, system: usize) -> Result<&[f64]> {
+        self.check_system(system)?;
+        let operators = &self.operators[system];
+        Ok(cached(&operators.features_matrix, || {
+            let Some(prepared) = &operators.features else {
+                return Vec::new();
+            };
+            let zeros = vec![0.0; self.n_columns(system)];
+            let receiver = vec![0.0; operators.positions.len() * self.factors.len()];
+            let receiver = self.receiver(system, &receiver);
+            let mut out = prepared.matrix(&self.source(system, &zeros), Some(&receiver));
+            if let Some(matrix) = &mut out {
+                let n = zeros.len().max(1);
+                matrix
+                    .par_chunks_exact_mut(n * self.factors.len())
+                    .for_each(|rows| {
+                        for (row, factor) in rows.chunks_exact_mut(n).zip(&self.factors) {
+                            row.iter_mut().for_each(|value| *value *= factor);
+                        }
+                    });
+            }
+            out.unwrap_or_else(|| self.columns(system, |unit| self.apply_features(system, unit)))
+        }))
+    }
+
+    pub fn n_atoms(&self) -> usize {
+        self.n_atoms
+    }
+
+    /// The atoms of each system.
+    pub(crate) fn members(&self) -> &Members {
+        &self.members
+    }
+
+    fn check_system(&self, system: usize) -> Result<()> {
+        if system < self.n_systems() {
+            return Ok(());
+        }
+        Err(Error::Value {
+            array: "system",
+            index: 0,
+            value: system as f64,
+            remedy: "give a number below the number of systems",
+        })
+    }
+
+    fn columns(&self, system: usize, apply: impl Fn(&[f64]) -> Vec<f64> + Sync) -> Vec<f64> {
         let n = self.operators[system].positions.len() * self.n_lm();
         let columns: Vec<Vec<f64>> = (0..n)
             .into_par_iter()
@@ -224,7 +295,7 @@ impl Geometry {
         for row in 0..n_rows {
             out.extend(columns.iter().map(|column| column[row]));
         }
-        Ok(out)
+        out
     }
 
     fn source<'a>(&'a self, system: usize, multipoles: &'a [f64]) -> Density<'a, f64> {
@@ -238,7 +309,18 @@ impl Geometry {
         }
     }
 
-    fn apply_coulomb(&self, system: usize, multipoles: &[f64]) -> Vec<f64> {
+    fn receiver<'a>(&'a self, system: usize, coefficients: &'a [f64]) -> Density<'a, f64> {
+        let operators = &self.operators[system];
+        Density {
+            positions: &operators.positions,
+            widths: &operators.widths,
+            n_channels: self.n_widths,
+            max_l: self.features_max_l,
+            coefficients,
+        }
+    }
+
+    pub(crate) fn apply_coulomb(&self, system: usize, multipoles: &[f64]) -> Vec<f64> {
         let source = self.source(system, multipoles);
         let result: Gradient<f64> =
             self.operators[system]
@@ -247,23 +329,45 @@ impl Geometry {
         result.receiver
     }
 
-    fn apply_features(&self, system: usize, multipoles: &[f64]) -> Vec<f64> {
+    pub(crate) fn apply_features(&self, system: usize, multipoles: &[f64]) -> Vec<f64> {
         let operators = &self.operators[system];
         let Some(prepared) = &operators.features else {
             return Vec::new();
         };
         let source = self.source(system, multipoles);
-        let receiver = Density {
-            positions: &operators.positions,
-            widths: &operators.widths,
-            n_channels: self.n_widths,
-            max_l: self.features_max_l,
-            coefficients: &vec![0.0; operators.positions.len() * self.factors.len()],
-        };
+        let zeros = vec![0.0; operators.positions.len() * self.factors.len()];
+        let receiver = self.receiver(system, &zeros);
         let mut out = prepared
             .evaluate(&source, Some(&receiver), Want::RECEIVER)
             .receiver;
         scale_rows(&mut out, &self.factors);
         out
     }
+
+    pub(crate) fn apply_features_transpose(&self, system: usize, cotangent: &[f64]) -> Vec<f64> {
+        let operators = &self.operators[system];
+        let Some(prepared) = &operators.features else {
+            return vec![0.0; self.n_columns(system)];
+        };
+        let zeros = vec![0.0; self.n_columns(system)];
+        let source = self.source(system, &zeros);
+        let mut coefficients = cotangent.to_vec();
+        scale_rows(&mut coefficients, &self.factors);
+        let receiver = self.receiver(system, &coefficients);
+        prepared
+            .evaluate(&source, Some(&receiver), Want::SOURCE)
+            .source
+    }
+}
+
+/// What the slot holds, computed first where it is empty.
+///
+/// Two threads may compute it at the same time, with the same result: waiting for one another inside the thread pool
+/// could lock up, since a waiting thread takes up other work.
+fn cached(slot: &OnceLock<Vec<f64>>, compute: impl FnOnce() -> Vec<f64>) -> &[f64] {
+    if let Some(values) = slot.get() {
+        return values;
+    }
+    let values = compute();
+    slot.get_or_init(|| values)
 }

@@ -9,6 +9,7 @@ pub mod harmonics;
 pub mod lattice;
 pub mod neighbors;
 pub mod radial;
+pub mod response;
 pub mod scalar;
 pub mod simd;
 pub mod units;

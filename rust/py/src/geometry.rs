@@ -4,13 +4,14 @@ use crate::arrays::{Flags, Floats, Integers, contiguous, detached, slice};
 use crate::electrostatics::{Raw, options, receivers, two};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArray3, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
+use std::sync::Arc;
 
 /// Energies and potentials.
 type EnergyArrays<'py> = (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray2<f64>>);
 
 /// Cached operators at fixed atoms.
 #[pyclass(frozen, module = "electret._native")]
-pub struct Geometry(electret_core::geometry::Geometry);
+pub struct Geometry(pub Arc<electret_core::geometry::Geometry>);
 
 #[pymethods]
 impl Geometry {
@@ -44,7 +45,7 @@ impl Geometry {
                 &systems, sigma, max_l, &receivers, &coulomb, &features,
             )
         })
-        .map(Self)
+        .map(|geometry| Self(Arc::new(geometry)))
     }
 
     fn energy<'py>(&self, py: Python<'py>, multipoles: Floats<'py>) -> PyResult<EnergyArrays<'py>> {
@@ -65,12 +66,22 @@ impl Geometry {
         out.into_pyarray(py).reshape([n_atoms, n_widths, n_lm])
     }
 
+    fn features_transpose<'py>(
+        &self,
+        py: Python<'py>,
+        cotangent: Floats<'py>,
+    ) -> PyResult<Bound<'py, PyArray2<f64>>> {
+        let flat = contiguous(py, "cotangent", &cotangent)?;
+        let out = detached(py, || self.0.features_transpose(flat))?;
+        two(py, out, self.0.n_lm())
+    }
+
     fn coulomb_matrix<'py>(
         &self,
         py: Python<'py>,
         system: usize,
     ) -> PyResult<Bound<'py, PyArray2<f64>>> {
-        let out = detached(py, || self.0.coulomb_matrix(system))?;
+        let out = detached(py, || self.0.coulomb_matrix(system).map(<[f64]>::to_vec))?;
         let columns = out.len().isqrt();
         two(py, out, columns)
     }
@@ -80,7 +91,7 @@ impl Geometry {
         py: Python<'py>,
         system: usize,
     ) -> PyResult<Bound<'py, PyArray2<f64>>> {
-        let out = detached(py, || self.0.features_matrix(system))?;
+        let out = detached(py, || self.0.features_matrix(system).map(<[f64]>::to_vec))?;
         let columns = self.0.n_columns(system);
         two(py, out, columns)
     }

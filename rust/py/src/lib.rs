@@ -5,6 +5,7 @@ mod electrostatics;
 mod errors;
 mod geometry;
 mod neighbors;
+mod response;
 
 use pyo3::prelude::*;
 
@@ -27,6 +28,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(electrostatics::features_tangent, module)?)?;
     module.add_function(wrap_pyfunction!(electrostatics::potential, module)?)?;
     module.add_class::<geometry::Geometry>()?;
+    module.add_class::<response::Jacobian>()?;
     module.add_function(wrap_pyfunction!(neighbors::neighbor_list, module)?)?;
     Ok(())
 }

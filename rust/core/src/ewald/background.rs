@@ -19,7 +19,7 @@ pub fn add_background<T: Scalar>(
 ) {
     let rec = receiver.unwrap_or(source);
     let half = if receiver.is_none() { 0.5 } else { 1.0 };
-    let raised = |width: f64| width.max(split).powi(2) - width * width;
+    let raised = |width| raised(width, split);
     let charge = |d: &Density<T>| d.weighted_charge(|_, _| 1.0);
     let excess = |d: &Density<T>| d.weighted_charge(|site, channel| raised(d.width(site, channel)));
     let (source_charge, source_excess) = (charge(source), excess(source));
@@ -39,6 +39,17 @@ pub fn add_background<T: Scalar>(
     for (row, inverse) in out.cell.iter_mut().zip(reciprocal_rows(cell)) {
         add_scaled(row, &inverse, -value);
     }
+}
+
+/// What raising a width to the split adds to its square.
+fn raised(width: f64, split: f64) -> f64 {
+    width.max(split).powi(2) - width * width
+}
+
+/// The potential of a unit charge of width σ on one of width s.
+pub fn between(sigma: f64, s: f64, split: f64, volume: f64) -> f64 {
+    let factor = -2.0 * std::f64::consts::PI * COULOMB_CONSTANT / volume;
+    factor * (raised(sigma, split) + raised(s, split))
 }
 
 fn add_potential<T: Scalar>(

@@ -158,4 +158,11 @@ impl Want {
         positions: false,
         cell: false,
     };
+    /// Only the potentials at the sources, of what is on the receivers.
+    pub const SOURCE: Want = Want {
+        source: true,
+        receiver: false,
+        positions: false,
+        cell: false,
+    };
 }

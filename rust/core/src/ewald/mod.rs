@@ -8,6 +8,7 @@ mod background;
 pub mod corrections;
 pub mod density;
 mod kernel;
+mod matrix;
 mod pair;
 pub mod plan;
 mod real;

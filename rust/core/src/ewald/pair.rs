@@ -112,6 +112,26 @@ impl PairTable {
         }
     }
 
+    /// (index of C_LM, power of the Laplacian) of each component.
+    pub fn kinds(&self) -> Vec<(usize, usize)> {
+        let kind = |c: &Component| (c.product, c.power);
+        self.components.iter().map(kind).collect()
+    }
+
+    /// Adds a pair's tensors to its block of a matrix, rows of receivers `stride` apart. With `reversed`, the tensors
+    /// are those of the opposite vector.
+    #[inline]
+    pub fn add_block(&self, tensors: &[f64], reversed: bool, block: &mut [f64], stride: usize) {
+        for (&tensor, component) in tensors.iter().zip(&self.components) {
+            let odd = reversed && component.degree % 2 == 1;
+            let tensor = if odd { -tensor } else { tensor };
+            for term in &component.terms {
+                let place = term.receiver as usize * stride + term.source as usize;
+                block[place] += tensor * term.coefficient;
+            }
+        }
+    }
+
     fn radial<T: Scalar>(&self, d: &Vector<T>, parts: &[Part], max_a: usize) -> RadialTable<T> {
         let mut radial: RadialTable<T> = [[T::zero(); MAX_DEGREE + 3]; MAX_L + 1];
         let r2 = dot(d, d);

@@ -72,16 +72,16 @@ pub struct RealSpace<T: Scalar> {
     pub split: Option<f64>,
     pub cell: Matrix<T>,
     /// Tensors of every pair, once cached: `[pair][source channel][receiver channel][component]`.
-    tensors: Option<Tensors<T>>,
+    pub(super) tensors: Option<Tensors<T>>,
 }
 
-struct Tensors<T> {
+pub(super) struct Tensors<T> {
     table: PairTable,
-    values: Vec<T>,
+    pub(super) values: Vec<T>,
 }
 
 /// Radial parts for widths σ and s: the interaction, less what the reciprocal sum has.
-fn parts(sigma: f64, s: f64, split: Option<f64>) -> Vec<Part> {
+pub(super) fn parts(sigma: f64, s: f64, split: Option<f64>) -> Vec<Part> {
     let gamma2 = sigma * sigma + s * s;
     match split {
         None => vec![(gamma2, 1.0)],
@@ -142,7 +142,7 @@ impl<T: Scalar> RealSpace<T> {
     }
 
     /// First pair of each receiver.
-    fn row_starts(&self, source: &Density<T>, rec: &Density<T>) -> Vec<usize> {
+    pub(super) fn row_starts(&self, source: &Density<T>, rec: &Density<T>) -> Vec<usize> {
         match &self.pairs {
             Pairs::All => {
                 let per_row = source.n_sites().saturating_sub(1);
@@ -356,7 +356,7 @@ impl<T: Scalar> RealSpace<T> {
     }
 
     /// Calls `f(source site, d from source to receiver, shift)` for the pairs of one receiver.
-    fn for_pairs(
+    pub(super) fn for_pairs(
         &self,
         source: &Density<T>,
         rec: &Density<T>,

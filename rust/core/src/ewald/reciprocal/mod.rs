@@ -7,6 +7,7 @@ mod backward;
 mod columns;
 mod forward;
 mod sites;
+mod tensors;
 
 use super::density::{Density, Gradient, Want};
 use super::kernel::Kernel;
@@ -21,6 +22,7 @@ use forward::{Spectrum, StructureFactor};
 use rayon::prelude::*;
 use sites::{Group, NOBODY, Phases, lm_factor};
 use std::ops::Range;
+pub use tensors::{LatticeSums, MAX_TOTAL};
 
 /// Columns in one parallel task.
 const BLOCK: usize = 16;
@@ -206,27 +208,30 @@ impl<T: Scalar> Reciprocal<T> {
 
     /// n3 beyond which each group is negligible, per column.
     fn counts(&self, groups: &[Group<T>], partner: f64) -> Vec<Vec<u32>> {
-        let step = self.step().map(|x| x.value());
-        let step2 = dot(&step, &step);
         groups
             .iter()
-            .map(|group| {
-                let width2 = group.width.powi(2) + partner.max(self.floor).powi(2);
-                let cutoff2 = 2.0 * self.exponent / width2;
-                self.columns
-                    .columns
-                    .iter()
-                    .map(|column| {
-                        let base = column.base.map(|x| x.value());
-                        let along = dot(&base, &step).abs();
-                        let rest = along * along - step2 * (dot(&base, &base) - cutoff2);
-                        if rest < 0.0 {
-                            return 0;
-                        }
-                        let count = ((rest.sqrt() + along) / step2) as usize + 1;
-                        count.min(column.count) as u32
-                    })
-                    .collect()
+            .map(|group| self.counts_of(group.width, partner))
+            .collect()
+    }
+
+    /// n3 beyond which Gaussians of one width are negligible, whose narrowest `partner` has another.
+    fn counts_of(&self, width: f64, partner: f64) -> Vec<u32> {
+        let step = self.step().map(|x| x.value());
+        let step2 = dot(&step, &step);
+        let width2 = width.powi(2) + partner.max(self.floor).powi(2);
+        let cutoff2 = 2.0 * self.exponent / width2;
+        self.columns
+            .columns
+            .iter()
+            .map(|column| {
+                let base = column.base.map(|x| x.value());
+                let along = dot(&base, &step).abs();
+                let rest = along * along - step2 * (dot(&base, &base) - cutoff2);
+                if rest < 0.0 {
+                    return 0;
+                }
+                let count = ((rest.sqrt() + along) / step2) as usize + 1;
+                count.min(column.count) as u32
             })
             .collect()
     }
@@ -369,18 +374,7 @@ impl<T: Scalar> Reciprocal<T> {
                             * (dot(&k_minus, &k_minus) * half_width2).exp();
                         let plus = factor.value.plus[entry - first].map(|s| s * plus);
                         let minus = factor.value.minus[entry - first].map(|s| s * minus);
-                        let mut power = 1.0;
-                        let mut sign = 1.0;
-                        for _ in 0..n_powers {
-                            part.push([
-                                (plus[0] + minus[0] * sign) * power,
-                                (plus[1] + minus[1] * sign) * power,
-                                (plus[0] - minus[0] * sign) * power,
-                                (plus[1] - minus[1] * sign) * power,
-                            ]);
-                            power *= n3 as f64;
-                            sign = -sign;
-                        }
+                        push_combinations(&mut part, plus, minus, n3, n_powers);
                     }
                 }
                 part
@@ -390,6 +384,28 @@ impl<T: Scalar> Reciprocal<T> {
             combinations: parts.concat(),
             n_powers,
         }
+    }
+}
+
+/// Adds the combinations of Y₊ and Y₋ for the powers of one n3.
+fn push_combinations<T: Scalar>(
+    out: &mut Vec<[T; 4]>,
+    plus: [T; 2],
+    minus: [T; 2],
+    n3: usize,
+    n_powers: usize,
+) {
+    let mut power = 1.0;
+    let mut sign = 1.0;
+    for _ in 0..n_powers {
+        out.push([
+            (plus[0] + minus[0] * sign) * power,
+            (plus[1] + minus[1] * sign) * power,
+            (plus[0] - minus[0] * sign) * power,
+            (plus[1] - minus[1] * sign) * power,
+        ]);
+        power *= n3 as f64;
+        sign = -sign;
     }
 }
 

@@ -1,0 +1,45 @@
+"""Where fresh models start: parameters with which the mean charges of the data are about the answer, so that
+training does not begin with charges of the wrong size."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from electret.models.statistics import Statistics
+from electret.units import COULOMB_CONSTANT
+
+__all__ = ["INITIAL_HARDNESS", "element_charges", "hardness_bias", "linear_bias", "mean_density", "orders"]
+
+INITIAL_HARDNESS = 5.0
+"""Curvature of the local energy of a fresh model, eV/(e Å^l)²: a polarisability of about 3 Å³ per atom."""
+
+
+def orders(max_l: int) -> list[int]:
+    """The order l of each coefficient."""
+    return [l for l in range(max_l + 1) for _ in range(2 * l + 1)]
+
+
+def element_charges(statistics: Statistics) -> torch.Tensor:
+    """Mean labelled charge of each element of the model in e, zero where there is no label."""
+    charges = statistics.charges or {}
+    return torch.tensor([charges.get(number, 0.0) for number in statistics.elements], dtype=torch.float64)
+
+
+def hardness_bias(max_l: int, statistics: Statistics) -> torch.Tensor:
+    """`[n_elements, max_l + 1]`, what softplus takes to the initial hardness."""
+    inverse = INITIAL_HARDNESS + math.log(-math.expm1(-INITIAL_HARDNESS))
+    return torch.full((len(statistics.elements), max_l + 1), inverse, dtype=torch.float64)
+
+
+def linear_bias(max_l: int, sigma: torch.Tensor, statistics: Statistics) -> torch.Tensor:
+    """`[n_elements]` eV/e: an atom alone has its mean charge at the mean Fermi level."""
+    stiffness = INITIAL_HARDNESS + COULOMB_CONSTANT / (math.sqrt(math.pi) * sigma.double())
+    return -stiffness * element_charges(statistics) - statistics.fermi_level
+
+
+def mean_density(max_l: int, elements: torch.Tensor, statistics: Statistics) -> torch.Tensor:
+    """Mean charge of the element of each atom, no higher multipoles, `[n_atoms, n_lm]`."""
+    charges = element_charges(statistics)[elements]
+    return torch.nn.functional.pad(charges[:, None], (0, (max_l + 1) ** 2 - 1))

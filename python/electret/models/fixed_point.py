@@ -1,0 +1,322 @@
+"""Family `fixed_point`: the multipoles are a fixed point p = n0(h) + Delta(h, v[p] + mu) of a learned update."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from electret.models.backbone import construction_dtype
+from electret.models.base import Structure
+from electret.models.config import ModelConfig
+from electret.models.density_energies import InvariantEnergy, QuadraticEnergy
+from electret.models.element_start import element_charges
+from electret.models.readouts import MultipoleReadout
+from electret.models.self_consistent import Parameters, SelfConsistent
+from electret.models.statistics import Statistics
+from electret.models.updates import ManyBodyUpdate, OneBodyUpdate
+from electret.scf.electrostatics import Electrostatics, Operator
+from electret.scf.linear import NativeJacobian, OperatorJacobian
+from electret.scf.problem import LinearSolver, Problem, Residual, Systems
+from electret.scf.reference import ReferenceDensity
+from electret.scf.state import State
+
+__all__ = ["FixedPoint", "FixedPointProblem"]
+
+
+class FixedPointProblem:
+    """p - F(v) = 0 with v = (B p + features of the field + mu) / norms.
+
+    Args:
+        update: F's change Delta of the density.
+        parameters: its parameters and `density`, n0 `[n_atoms, n_lm]`.
+        electrostatics: of the batch.
+        systems: conditions.
+        features: p to B p, with derivatives or without.
+        norms: `[n_widths, n_features_lm]`.
+        origin: Fermi level that counts as zero, eV.
+        linear_solver: `auto`, `dense` or `krylov`.
+    """
+
+    def __init__(
+        self,
+        update: OneBodyUpdate,
+        parameters: Parameters,
+        electrostatics: Electrostatics,
+        systems: Systems,
+        features: Operator,
+        norms: torch.Tensor,
+        origin: float,
+        linear_solver: str,
+    ) -> None:
+        self.update = update
+        self.parameters = parameters
+        self.electrostatics = electrostatics
+        self.systems = systems
+        self.features = features
+        self.norms = norms
+        self.origin = origin
+        self.linear_solver = linear_solver
+        self.affine = update.affine
+        self._constant_derivative: torch.Tensor | None = None
+
+    @cached_property
+    def _constant(self) -> torch.Tensor:
+        return self.electrostatics.constant_features()
+
+    @cached_property
+    def _field(self) -> torch.Tensor:
+        return self.electrostatics.field_features()
+
+    def effective(self, state: State) -> torch.Tensor:
+        """Normalised effective potential `[n_atoms, n_widths, n_features_lm]`."""
+        level = (state.fermi_level - self.origin)[self.systems.batch]
+        raw = self.features(state.multipoles) + self._field + self._constant * level[:, None, None]
+        return raw / self.norms
+
+    def density(self, v: torch.Tensor) -> torch.Tensor:
+        """F(v), `[n_atoms, n_lm]`."""
+        return self.parameters["density"] + self.update(self.parameters, v)
+
+    def residual(self, state: State) -> Residual:
+        """p - F(v) in e Å^l, and the charge condition."""
+        return Residual(
+            state.multipoles - self.density(self.effective(state)), self.systems.condition(state)
+        )
+
+    def derivative(self, state: State) -> torch.Tensor:
+        """D = dF/dv of a one-body update at a state, `[n_atoms, n_lm, n_widths * n_features_lm]`, in raw
+        features, without a graph."""
+        if self._constant_derivative is not None:
+            return self._constant_derivative
+        v = self.effective(state.detach()).detach()
+        with torch.enable_grad():
+            variable = v.requires_grad_()
+            density = self.density(variable)
+            rows = [
+                torch.autograd.grad(
+                    density[:, k].sum(), variable, retain_graph=True, materialize_grads=True
+                )[0]
+                for k in range(density.shape[1])
+            ]
+        derivative = (torch.stack(rows, dim=1) / self.norms).flatten(start_dim=2).detach()
+        if self.affine:
+            self._constant_derivative = derivative
+        return derivative
+
+    def jacobian(self, state: State, held: torch.Tensor | None = None) -> LinearSolver:
+        """1 - D B with the charge border; D is block diagonal for one-body updates, and known through its
+        products otherwise."""
+        constrained = self.systems.constrained
+        if held is not None:
+            constrained = torch.zeros_like(constrained)
+        if not self.update.local:
+            return self._operator_jacobian(state, held, constrained)
+        right = -self.derivative(state)
+        if held is not None:
+            right = torch.where(held[:, :, None], 0.0, right)
+        column = right @ self._constant.flatten()
+        return NativeJacobian(
+            self.electrostatics.geometry, "features", None, right, column, constrained, self.linear_solver
+        )
+
+    def _operator_jacobian(
+        self, state: State, held: torch.Tensor | None, constrained: torch.Tensor
+    ) -> OperatorJacobian:
+        geometry, batch = self.electrostatics.geometry, self.systems.batch
+        tangent, cotangent = self.products(state)
+        free = None if held is None else (~held).double()
+
+        def masked(values: torch.Tensor) -> torch.Tensor:
+            return values if free is None else values * free
+
+        def apply(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            v = torch.from_numpy(geometry.features(x.contiguous().numpy()))
+            v = v + self._constant * y[batch][:, None, None]
+            charge = self.systems.sum(x[:, 0])
+            return x - masked(tangent(v)), torch.where(constrained, charge, y)
+
+        def apply_transpose(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            v = cotangent(masked(x))
+            r = x - torch.from_numpy(geometry.features_transpose(v.contiguous().numpy()))
+            r[:, 0] += torch.where(constrained, y, 0.0)[batch]
+            s = -self.systems.sum((v * self._constant).sum(dim=(1, 2)))
+            return r, torch.where(constrained, s, s + y)
+
+        return OperatorJacobian(self.systems, apply, apply_transpose)
+
+    def tangent(self, state: State, features: torch.Tensor) -> torch.Tensor:
+        """D of raw features `[n_atoms, n_widths, n_features_lm]`, `[n_atoms, n_lm]`, in the graph of the
+        parameters."""
+        wanted = torch.is_grad_enabled()
+        with torch.enable_grad():
+            variable = self.effective(state).detach().requires_grad_()
+            density = self.density(variable)
+            probe = torch.zeros_like(density, requires_grad=True)
+            (linear,) = torch.autograd.grad(
+                density, variable, probe, create_graph=True, materialize_grads=True
+            )
+            (x,) = torch.autograd.grad(
+                linear, probe, features / self.norms, create_graph=wanted, materialize_grads=True
+            )
+        return x
+
+    def products(self, state: State) -> tuple[Operator, Operator]:
+        """The products of D (raw features `[n_atoms, n_widths, n_features_lm]` to multipoles) and of its
+        transpose, from one evaluation of the update."""
+        with torch.enable_grad():
+            variable = self.effective(state.detach()).detach().requires_grad_()
+            density = self.density(variable)
+            probe = torch.zeros_like(density, requires_grad=True)
+            (linear,) = torch.autograd.grad(
+                density, variable, probe, create_graph=True, materialize_grads=True
+            )
+
+        def cotangent(x: torch.Tensor) -> torch.Tensor:
+            (v,) = torch.autograd.grad(density, variable, x, retain_graph=True, materialize_grads=True)
+            return v / self.norms
+
+        def tangent(v: torch.Tensor) -> torch.Tensor:
+            # the derivative of a vector-Jacobian product in its vector is a Jacobian-vector product
+            (x,) = torch.autograd.grad(
+                linear, probe, v / self.norms, retain_graph=True, materialize_grads=True
+            )
+            return x
+
+        return tangent, cotangent
+
+    def local_step(self, state: State, residual: Residual) -> torch.Tensor:
+        """F(v) - p."""
+        return -residual.multipoles
+
+    def local_response(self, state: State) -> torch.Tensor:
+        """D of a constant potential."""
+        if self.update.local:
+            return self.derivative(state) @ self._constant.flatten()
+        tangent, _ = self.products(state)
+        return tangent(self._constant.expand(len(state.multipoles), -1, -1)).detach()
+
+
+class FixedPoint(SelfConsistent):
+    """n0 and Delta come from the surroundings of the atom; v is the potential of all the others.
+
+    `fixed_point.update` chooses Delta (one-body: affine or nonlinear; many-body), `fixed_point.energy` the
+    energy beside E_SR + ½ pᵀAp - F·D. The update is not the derivative of an energy, so forces contain the
+    response of the density.
+    """
+
+    family = "fixed_point"
+    variational = False
+
+    def __init__(self, config: ModelConfig, statistics: Statistics) -> None:
+        super().__init__(config, statistics)
+        options, electrostatics = config.fixed_point, config.electrostatics
+        irreps, n_widths = self.backbone.layer_irreps, len(electrostatics.widths)
+        sizes = (self.max_l, electrostatics.features_max_l, n_widths)
+        n_elements = len(statistics.elements)
+        with construction_dtype(torch.float64):
+            self.readout = MultipoleReadout(irreps, self.max_l)
+            self.charge_bias = torch.nn.Parameter(element_charges(statistics))
+            self.update: OneBodyUpdate
+            if options.update == "one_body":
+                self.update = OneBodyUpdate(irreps, options, *sizes, n_elements)
+            else:
+                self.update = ManyBodyUpdate(
+                    irreps, options, *sizes, n_elements, config.backbone, statistics.avg_num_neighbors
+                )
+            self.energy: QuadraticEnergy | InvariantEnergy | None = None
+            if options.energy != "none":
+                kind = QuadraticEnergy if options.energy == "quadratic" else InvariantEnergy
+                self.energy = kind(irreps, options.channels, *sizes, options.hidden)
+        self.register_buffer("norms", _norms(config, statistics), persistent=False)
+
+    norms: torch.Tensor
+
+    @property
+    def _widths(self) -> tuple[float, ...]:
+        return tuple(self.config.electrostatics.widths)
+
+    def parameters_of(self, structure: Structure, features: list[torch.Tensor]) -> Parameters:
+        """n0 as `density [n_atoms, n_lm]`, and what update and energy need."""
+        density = self.readout(features)
+        bias = self.charge_bias[structure.elements]
+        found = {"density": torch.cat([density[:, :1] + bias[:, None], density[:, 1:]], dim=1)}
+        found |= self.update.parameters_of(structure, features)
+        if self.energy is not None:
+            found |= self.energy.parameters_of(features)
+        return found
+
+    def guess(self, parameters: Parameters, elements: torch.Tensor) -> torch.Tensor:
+        """n0, the density without a potential."""
+        return parameters["density"]
+
+    def problem(
+        self,
+        parameters: Parameters,
+        electrostatics: Electrostatics,
+        systems: Systems,
+        cached: bool,
+        linear_solver: str,
+    ) -> FixedPointProblem:
+        """The fixed point of the update."""
+        features = electrostatics.cached_features if cached else electrostatics.features
+        return FixedPointProblem(
+            self.update,
+            parameters,
+            electrostatics,
+            systems,
+            features,
+            self.norms,
+            self.statistics.fermi_level,
+            linear_solver,
+        )
+
+    def density_energy(
+        self, state: State, parameters: Parameters, problem: Problem, systems: Systems
+    ) -> torch.Tensor:
+        """sum_i eps(h_i, p_i, v_i)."""
+        if self.energy is None:
+            return torch.zeros_like(systems.total_charge)
+        v = _as_fixed_point(problem).effective(state)
+        return systems.sum(self.energy(parameters, state.multipoles - parameters["density"], v))
+
+    def evaluate_at(
+        self, problem: Problem, state: State, reference: ReferenceDensity
+    ) -> tuple[State, dict[str, torch.Tensor]]:
+        """F at the reference density and Fermi level.
+
+        Where no Fermi level is labelled, the one at which the charges of F add up stands for it (one Newton
+        step, exact for affine updates).
+        """
+        equations = _as_fixed_point(problem)
+        systems = equations.systems
+        with torch.no_grad():
+            charges = equations.density(equations.effective(state))[:, 0]
+            response = systems.sum(equations.local_response(state)[:, 0])
+            missing = systems.total_charge - systems.sum(charges)
+            usable = ~reference.level_known & (response.abs() > 1e-12)
+            step = torch.where(usable, missing / torch.where(usable, response, 1.0), 0.0)
+            level = state.fermi_level + step.clamp(-1.0, 1.0)
+        at = State(state.multipoles, level)
+        return State(equations.density(equations.effective(at)), level), {}
+
+
+def _as_fixed_point(problem: Any) -> FixedPointProblem:
+    return problem
+
+
+def _norms(config: ModelConfig, statistics: Statistics) -> torch.Tensor:
+    """What features are divided by, `[n_widths, n_features_lm]`; without statistics a potential of 1 V and a
+    field of 1 V/Å count as one."""
+    widths, max_l = config.electrostatics.widths, config.electrostatics.features_max_l
+    given = statistics.feature_norms
+    rows = []
+    for index, width in enumerate(widths):
+        row = []
+        for l in range(max_l + 1):
+            default = math.sqrt(4 * math.pi / (2 * l + 1)) * width**l
+            row += [default if given is None else given[l][index]] * (2 * l + 1)
+        rows.append(row)
+    return torch.tensor(rows, dtype=torch.float64)

@@ -1,0 +1,91 @@
+"""Family `energy_functional`: the multipoles minimise a learned, strictly convex energy of the density."""
+
+from __future__ import annotations
+
+import torch
+from e3nn import o3
+
+from electret.models.backbone import construction_dtype
+from electret.models.base import Structure
+from electret.models.config import ModelConfig
+from electret.models.readouts import MultipoleReadout, NodeReadout, ScalarReadout, e3nn_to_electret
+from electret.models.self_consistent import Parameters
+from electret.models.statistics import Statistics
+from electret.models.variational import Variational
+from electret.models.element_start import hardness_bias, linear_bias, orders
+
+__all__ = ["EnergyFunctional"]
+
+
+class EnergyFunctional(Variational):
+    """eps(p) = chi·p + ½ sum_l eta_l |p_l|² + ½ sum_c w_c t_c² + sum_k a_k softplus(b_k·t + c_k) with t_c = g_c·p.
+
+    chi, eta, w, g, a and c come from the surroundings of the atom. The g_c are features of all orders, so each
+    t_c is an invariant linear in p, and w_c g_c g_cᵀ a positive semidefinite equivariant block that couples
+    charge and dipole. Softplus of a linear form is convex, and a_k >= 0: with eta > 0 the whole is strictly
+    convex, so the minimum exists and is unique. A sharp softplus is a kink: a preference for a charge state,
+    with an energy that is piecewise straight.
+    """
+
+    family = "energy_functional"
+
+    def __init__(self, config: ModelConfig, statistics: Statistics) -> None:
+        super().__init__(config, statistics)
+        irreps, options = self.backbone.layer_irreps, config.functional
+        self.n_channels, self.n_convex = options.channels, options.convex
+        with construction_dtype(torch.float64):
+            self.linear = MultipoleReadout(irreps, self.max_l)
+            self.hardness = ScalarReadout(irreps, self.max_l + 1, options.hidden, "the hardness")
+            self.linear_bias = torch.nn.Parameter(linear_bias(self.max_l, self.sigma, statistics))
+            self.hardness_bias = torch.nn.Parameter(hardness_bias(self.max_l, statistics))
+            vectors = o3.Irreps([(self.n_channels, (l, (-1) ** l)) for l in range(self.max_l + 1)])
+            self.vectors = NodeReadout(irreps, vectors, f"multipoles up to l={self.max_l}")
+            self.stiffness = ScalarReadout(irreps, self.n_channels, options.hidden, "the stiffness")
+            if self.n_convex:
+                self.amplitude = ScalarReadout(irreps, self.n_convex, options.hidden, "the amplitudes")
+                self.offset = ScalarReadout(irreps, self.n_convex, options.hidden, "the offsets")
+                self.slopes = torch.nn.Parameter(torch.randn(self.n_convex, self.n_channels))
+
+    @property
+    def quadratic(self) -> bool:
+        """Without convex functions beside the quadratic ones."""
+        return self.n_convex == 0
+
+    def parameters_of(self, structure: Structure, features: list[torch.Tensor]) -> Parameters:
+        """See the class: `linear`, `hardness [n_atoms, n_lm]`, `vectors [n_atoms, channels, n_lm]`, `stiffness
+        [n_atoms, channels]`, `amplitude`, `offset [n_atoms, convex]`, `slopes [convex, channels]`."""
+        softplus = torch.nn.functional.softplus
+        n_atoms, elements = len(structure.elements), structure.elements
+        linear = self.linear(features)
+        linear = torch.cat([linear[:, :1] + self.linear_bias[elements][:, None], linear[:, 1:]], dim=1)
+        hardness = softplus(self.hardness(features) + self.hardness_bias[elements])
+        hardness = hardness + self.config.functional.minimum_hardness
+        raw = self.vectors(features)  # [n_atoms, channels x 0e + channels x 1o + ...]
+        blocks, first = [], 0
+        for l in range(self.max_l + 1):
+            width = self.n_channels * (2 * l + 1)
+            blocks.append(raw[:, first : first + width].reshape(n_atoms, self.n_channels, 2 * l + 1))
+            first += width
+        flat = torch.cat(blocks, dim=2).reshape(n_atoms * self.n_channels, -1)
+        vectors = e3nn_to_electret(flat, self.max_l).reshape(n_atoms, self.n_channels, -1)
+        parameters = {
+            "linear": linear,
+            "hardness": hardness[:, orders(self.max_l)],
+            "vectors": vectors,
+            "stiffness": softplus(self.stiffness(features)),
+        }
+        if self.n_convex:
+            parameters["amplitude"] = softplus(self.amplitude(features))
+            parameters["offset"] = self.offset(features)
+            parameters["slopes"] = self.slopes
+        return parameters
+
+    def local_energy(self, parameters: Parameters, p: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        invariants = torch.einsum("acm,am->ac", parameters["vectors"], p)  # [n_atoms, channels]
+        energy = (parameters["linear"] * p + 0.5 * parameters["hardness"] * p.square()).sum(dim=1)
+        energy = energy + 0.5 * (parameters["stiffness"] * invariants.square()).sum(dim=1)
+        if self.n_convex:
+            forms = invariants @ parameters["slopes"].T + parameters["offset"]  # [n_atoms, convex]
+            energy = energy + (parameters["amplitude"] * torch.nn.functional.softplus(forms)).sum(dim=1)
+        return energy

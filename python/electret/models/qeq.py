@@ -1,0 +1,54 @@
+"""Family `qeq`: charge equilibration, the charges minimise chi·q + ½ q·(A + diag eta)·q at fixed charge."""
+
+from __future__ import annotations
+
+import torch
+
+from electret.models.backbone import construction_dtype
+from electret.models.base import Structure
+from electret.models.config import ModelConfig
+from electret.models.readouts import MultipoleReadout, ScalarReadout
+from electret.models.self_consistent import Parameters
+from electret.models.statistics import Statistics
+from electret.models.variational import Variational
+from electret.models.element_start import hardness_bias, linear_bias, orders
+
+__all__ = ["Qeq"]
+
+
+class Qeq(Variational):
+    """Electronegativity chi_i and hardness eta_i > 0 of each atom come from its surroundings.
+
+    With `electrostatics.max_l` = 1 (2) each atom has a dipole (quadrupole) too, with a linear term and an
+    isotropic stiffness; `max_l` = 0 is charge equilibration proper (Rappé and Goddard, J. Phys. Chem. 95,
+    3358 (1991)). The quadratic energy lets charge flow over any distance, insulators included.
+    """
+
+    family = "qeq"
+
+    def __init__(self, config: ModelConfig, statistics: Statistics) -> None:
+        super().__init__(config, statistics)
+        irreps = self.backbone.layer_irreps
+        with construction_dtype(torch.float64):
+            self.linear = MultipoleReadout(irreps, self.max_l)
+            self.hardness = ScalarReadout(irreps, self.max_l + 1, config.qeq.hidden, "the hardness")
+            self.linear_bias = torch.nn.Parameter(linear_bias(self.max_l, self.sigma, statistics))
+            self.hardness_bias = torch.nn.Parameter(hardness_bias(self.max_l, statistics))
+
+    @property
+    def quadratic(self) -> bool:
+        """Always."""
+        return True
+
+    def parameters_of(self, structure: Structure, features: list[torch.Tensor]) -> Parameters:
+        """`linear [n_atoms, n_lm]` eV/(e Å^l), `hardness [n_atoms, n_lm]` eV/(e Å^l)²."""
+        linear = self.linear(features)
+        bias = self.linear_bias[structure.elements]
+        linear = torch.cat([linear[:, :1] + bias[:, None], linear[:, 1:]], dim=1)
+        raw = self.hardness(features) + self.hardness_bias[structure.elements]
+        hardness = torch.nn.functional.softplus(raw) + self.config.qeq.minimum_hardness
+        return {"linear": linear, "hardness": hardness[:, orders(self.max_l)]}
+
+    def local_energy(self, parameters: Parameters, p: torch.Tensor) -> torch.Tensor:
+        """chi_i·p_i + ½ eta_i p_i²."""
+        return (parameters["linear"] * p + 0.5 * parameters["hardness"] * p.square()).sum(dim=1)

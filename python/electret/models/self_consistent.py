@@ -1,0 +1,307 @@
+"""Base of the self-consistent families: finds the density, and gives energies and derivatives there.
+
+The density part of these models is float64 whatever the dtype of the backbone: a residual cannot be converged
+below the rounding of its own evaluation, and its cost is small beside the backbone's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from electret import InputError
+from electret.graph import Graph
+from electret.models.base import DIFFERENTIATED, Call, Model, Structure
+from electret.models.config import ModelConfig
+from electret.models.element_start import mean_density
+from electret.models.statistics import Statistics
+from electret.scf.electrostatics import Electrostatics
+from electret.scf.implicit import chord_steps
+from electret.scf.problem import LinearSolver, Problem, Systems
+from electret.scf.reference import ReferenceDensity, clamped_solution
+from electret.scf.response import RESPONSES, linear_responses
+from electret.scf.solvers import Anderson, Mixing, Newton, Solution, mixing_step
+from electret.scf.state import Record, ScfRequest, State
+
+__all__ = ["Parameters", "SelfConsistent"]
+
+Parameters = dict[str, torch.Tensor]
+"""What a family's equations take from the geometry through the backbone, by name."""
+
+Solver = Newton | Anderson | Mixing
+
+
+@dataclass
+class Solved:
+    """A density of a batch with what is known about it."""
+
+    state: State  # in the graph where derivatives are wanted
+    record: Record
+    jacobian: LinearSolver | None = None  # at the solution, where it was needed
+
+
+class SelfConsistent(Model):
+    """A family whose density solves equations R(p, mu) = 0 at constant charge or constant Fermi level.
+
+    Subclasses implement `parameters_of`, `problem`, `density_energy` and `evaluate_at`.
+    """
+
+    self_consistent = True
+    variational: ClassVar[bool]
+    """Whether the equations are the stationarity of the energy, so that forces need no response of the
+    density (Hellmann-Feynman)."""
+
+    def __init__(self, config: ModelConfig, statistics: Statistics) -> None:
+        super().__init__(config, statistics)
+        self.max_l = config.electrostatics.max_l
+
+    @property
+    def honours(self) -> frozenset[str]:
+        """Total charge or Fermi level, and field."""
+        return frozenset({"total_charge", "external_field", "fermi_level"})
+
+    @property
+    def available_properties(self) -> frozenset[str]:
+        """Derivatives through the density, and responses at the solution."""
+        fixed_point = frozenset() if self.variational else frozenset({"stability"})
+        own = {"potentials", "fukui", "capacitance"}
+        return DIFFERENTIATED | own | fixed_point
+
+    # --- what a family is made of ---
+
+    def parameters_of(self, structure: Structure, features: list[torch.Tensor]) -> Parameters:
+        """The learned quantities of the equations, float64 `[n_atoms, ...]`."""
+        raise NotImplementedError
+
+    def guess(self, parameters: Parameters, elements: torch.Tensor) -> torch.Tensor:
+        """First multipoles `[n_atoms, n_lm]`: the mean charges of the elements."""
+        return mean_density(self.max_l, elements, self.statistics)
+
+    def problem(
+        self,
+        parameters: Parameters,
+        electrostatics: Electrostatics,
+        systems: Systems,
+        cached: bool,
+        linear_solver: str,
+    ) -> Problem:
+        """The equations, with differentiable operators or with the cached ones of the solver's loop."""
+        raise NotImplementedError
+
+    def density_energy(
+        self, state: State, parameters: Parameters, problem: Problem, systems: Systems
+    ) -> torch.Tensor:
+        """The local energy of the density beside its electrostatics, `[n_systems]` eV."""
+        raise NotImplementedError
+
+    # --- the calculation ---
+
+    def _energies(self, structure: Structure, call: Call) -> dict[str, torch.Tensor]:
+        """Short-range, electrostatic, field and density energy at the self-consistent density."""
+        graph = structure.graph
+        request = call.scf or ScfRequest()
+        short_range, features = self.backbone(
+            graph, structure.positions, structure.shifts, structure.elements
+        )
+        parameters = self.parameters_of(structure, [layer.double() for layer in features])
+        systems = _systems(graph)
+        electrostatics = self.electrostatics_of(structure)
+        method = self.linear_solver(request)
+        problem = self.problem(parameters, electrostatics, systems, False, method)
+        with torch.no_grad():
+            fixed = {name: value.detach() for name, value in parameters.items()}
+            constants = _detached(systems)
+            loop = self.problem(fixed, electrostatics.detach(), constants, True, method)
+            start = self._start(request, self.guess(fixed, structure.elements), constants)
+        if request.mode == "direct":
+            solved, extra = self._at_reference(graph, problem, loop, start, request)
+        elif request.mode == "unrolled":
+            solved, extra = self._unrolled(problem, start, request), {}
+        else:
+            solved, extra = self._converged(problem, loop, start, call, request), {}
+        result = self._results(short_range, electrostatics, problem, parameters, solved, systems)
+        result.update(extra)
+        if "potentials" in call.properties:
+            result["potentials"] = self._potentials(structure, solved.state.multipoles)
+        wanted = RESPONSES.intersection(call.properties)
+        if wanted:
+            if solved.jacobian is None:
+                with torch.no_grad():
+                    solved.jacobian = loop.jacobian(solved.state.detach())
+            result.update(linear_responses(wanted, problem, loop, solved.state, solved.jacobian))
+        return result
+
+    def electrostatics_of(self, structure: Structure) -> Electrostatics:
+        """The operators between density and potential of a batch."""
+        options, graph = self.config.electrostatics, structure.graph
+        return Electrostatics(
+            positions=structure.positions.double(),
+            cell=structure.cell.double(),
+            pbc=graph.pbc,
+            batch=graph.batch,
+            external_field=graph.external_field.double(),
+            sigma=self.sigma.double()[structure.elements],
+            max_l=self.max_l,
+            widths=self._widths,
+            features_max_l=options.features_max_l,
+            features_self_interaction=self.config.fixed_point.self_interaction,
+            boundary=options.boundary,
+            method=options.method,
+            accuracy=options.accuracy,
+        )
+
+    @property
+    def _widths(self) -> tuple[float, ...]:
+        """Widths of the receivers that the equations use."""
+        return ()
+
+    def solver(self, request: ScfRequest) -> Solver:
+        """The solver that a request and the configuration ask for."""
+        options = self.config.scf
+        name = request.solver or options.solver
+        tolerance = request.tolerance or options.tolerance
+        iterations = request.max_iterations or options.max_iterations
+        if name in ("newton", "newton_cg"):
+            return Newton(tolerance, iterations)
+        if name == "anderson":
+            return Anderson(tolerance, iterations, options.mixing, options.depth)
+        if name == "mixing":
+            return Mixing(tolerance, iterations, options.mixing)
+        raise InputError(f"solver = {name!r}; use 'newton', 'newton_cg', 'anderson' or 'mixing'")
+
+    def linear_solver(self, request: ScfRequest) -> str:
+        """How Jacobians are solved with: `auto`, `dense` or `krylov`."""
+        name = request.solver or self.config.scf.solver
+        return "krylov" if name == "newton_cg" else self.config.scf.linear_solver
+
+    def _start(self, request: ScfRequest, guess: torch.Tensor, systems: Systems) -> State:
+        """The first state, which has the charge or the Fermi level that is asked for."""
+        state = State(guess, torch.full_like(systems.total_charge, self.statistics.fermi_level))
+        if request.start is not None:
+            given = request.start.detach()
+            if given.multipoles.shape != state.multipoles.shape or given.fermi_level.shape != (
+                systems.n_systems,
+            ):
+                raise InputError(
+                    f"scf.start has multipoles {tuple(given.multipoles.shape)} and fermi_level "
+                    f"{tuple(given.fermi_level.shape)}; this batch needs {tuple(state.multipoles.shape)} and "
+                    f"({systems.n_systems},)"
+                )
+            state = State(given.multipoles.double(), given.fermi_level.double())
+        p = state.multipoles
+        atoms = systems.sum(torch.ones_like(p[:, 0]))
+        missing = torch.where(systems.constrained, systems.total_charge - systems.sum(p[:, 0]), 0.0)
+        p = torch.cat([p[:, :1] + (missing / atoms)[systems.batch][:, None], p[:, 1:]], dim=1)
+        level = torch.where(systems.constrained, state.fermi_level, systems.fermi_level)
+        return State(p, level)
+
+    def _converged(
+        self, problem: Problem, loop: Problem, start: State, call: Call, request: ScfRequest
+    ) -> Solved:
+        """Converges without a graph, then steps in the graph as often as derivatives are wanted."""
+        with torch.no_grad():
+            solution = self.solver(request).solve(loop, start)
+        steps = self._chord_steps(call)
+        if steps == 0:
+            return Solved(solution.state, solution.record)
+        with torch.no_grad():
+            jacobian = loop.jacobian(solution.state)
+        state = chord_steps(problem, solution.state, jacobian, solution.record.converged, steps)
+        return Solved(state, solution.record, jacobian)
+
+    def _chord_steps(self, call: Call) -> int:
+        if call.training:
+            return 2
+        response = bool(set(call.properties) & DIFFERENTIATED)
+        return 0 if self.variational and not response else 1
+
+    def _unrolled(self, problem: Problem, start: State, request: ScfRequest) -> Solved:
+        """Mixing steps in the graph."""
+        state, alpha = start, self.config.scf.mixing
+        for _ in range(request.unrolled_steps):
+            p, mu = mixing_step(problem, state, problem.residual(state))
+            state = State(state.multipoles + alpha * p, state.fermi_level + mu)
+        with torch.no_grad():
+            at_end = State(state.multipoles.detach(), state.fermi_level.detach())
+            size = problem.systems.mean(problem.local_step(at_end, problem.residual(at_end)).abs())
+        count = torch.full((problem.systems.n_systems,), request.unrolled_steps)
+        finite = torch.isfinite(size)
+        return Solved(state, Record(finite, count, size.detach(), size.detach()[:, None]))
+
+    def _at_reference(
+        self, graph: Graph, problem: Problem, loop: Problem, start: State, request: ScfRequest
+    ) -> tuple[Solved, dict[str, torch.Tensor]]:
+        """One evaluation at the labelled density."""
+        reference = ReferenceDensity.from_labels(graph, start)
+        with torch.no_grad():
+            solution: Solution = clamped_solution(loop, reference, self.solver(request))
+        state, extra = self.evaluate_at(problem, solution.state, reference)
+        return Solved(state, solution.record), extra
+
+    def evaluate_at(
+        self, problem: Problem, state: State, reference: ReferenceDensity
+    ) -> tuple[State, dict[str, torch.Tensor]]:
+        """What `direct` training compares at the reference density: the state whose energy and multipoles
+        count, and further results."""
+        raise NotImplementedError
+
+    def _results(
+        self,
+        short_range: torch.Tensor,
+        electrostatics: Electrostatics,
+        problem: Problem,
+        parameters: Parameters,
+        solved: Solved,
+        systems: Systems,
+    ) -> dict[str, torch.Tensor]:
+        state, record = solved.state, solved.record
+        p, level = state.multipoles, state.fermi_level
+        dipole = electrostatics.dipole(p)
+        charge = systems.sum(p[:, 0])
+        result = {
+            "energy_short_range": short_range,
+            "energy_electrostatic": electrostatics.energy(p),
+            "energy_field": -(electrostatics.external_field * dipole).sum(dim=1),
+            "energy_density": self.density_energy(state, parameters, problem, systems),
+        }
+        energy = torch.stack(list(result.values())).sum(dim=0)
+        return {
+            "energy": energy,
+            "grand_potential": energy + torch.where(systems.constrained, 0.0, level * charge),
+            **result,
+            "multipoles": p,
+            "charges": p[:, 0],
+            "dipole": dipole,
+            "total_charge": charge,
+            "fermi_level": level,
+            "scf_converged": record.converged,
+            "scf_iterations": record.iterations,
+            "scf_residual": record.residual,
+            "scf_history": record.history,
+        }
+
+
+
+
+def _systems(graph: Graph) -> Systems:
+    level = graph.fermi_level.double()
+    constrained = torch.isnan(level)
+    return Systems(
+        batch=graph.batch,
+        n_systems=graph.n_systems,
+        constrained=constrained,
+        total_charge=graph.total_charge.double(),
+        fermi_level=torch.where(constrained, 0.0, level),
+    )
+
+
+def _detached(systems: Systems) -> Systems:
+    return Systems(
+        systems.batch,
+        systems.n_systems,
+        systems.constrained,
+        systems.total_charge.detach(),
+        systems.fermi_level.detach(),
+    )

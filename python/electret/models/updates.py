@@ -1,0 +1,279 @@
+"""How the density of an atom answers the potential: the updates Delta(h, v) of `fixed_point`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from e3nn import o3
+from mace.modules.blocks import (
+    EquivariantProductBasisBlock,
+    RadialEmbeddingBlock,
+    RealAgnosticInteractionBlock,
+)
+
+from electret.models.base import Structure
+from electret.models.config import BackboneConfig, FixedPointConfig
+from electret.models.readouts import NodeReadout, ScalarReadout, e3nn_to_electret, electret_to_e3nn
+
+__all__ = ["ManyBodyUpdate", "OneBodyUpdate", "channel_irreps"]
+
+INITIAL_RESPONSE = 0.05
+"""Isotropic response of a fresh model, e Å^l per normalised feature."""
+
+Parameters = dict[str, torch.Tensor]
+
+
+def channel_irreps(channels: int, max_l: int) -> o3.Irreps:
+    """`channels` of every order up to `max_l` with the parity of multipoles."""
+    return o3.Irreps([(channels, (l, (-1) ** l)) for l in range(max_l + 1)])
+
+
+def split_channels(values: torch.Tensor, channels: int, max_l: int) -> list[torch.Tensor]:
+    """`[n_atoms, channels, 2l+1]` for each l of a tensor in e3nn's layout."""
+    blocks, first = [], 0
+    for l in range(max_l + 1):
+        width = channels * (2 * l + 1)
+        blocks.append(values[:, first : first + width].reshape(-1, channels, 2 * l + 1))
+        first += width
+    return blocks
+
+
+class PotentialEmbedding(torch.nn.Module):
+    """u = W v (+ W' h), `[n_atoms, channels]` of each order, from normalised features of the potential.
+
+    With `species` every element has a W of its own.
+    """
+
+    def __init__(self, options: FixedPointConfig, n_widths: int, max_l: int, n_elements: int) -> None:
+        super().__init__()
+        self.max_l, self.channels = max_l, options.channels
+        copies = n_elements if options.potential_embedding == "species" else 1
+        self.weights = torch.nn.Parameter(
+            torch.randn(copies, max_l + 1, options.channels, n_widths) / n_widths**0.5
+        )
+        self.from_features = (
+            torch.nn.Parameter(torch.randn(max_l + 1, options.channels) / options.channels**0.5)
+            if options.potential_embedding == "features"
+            else None
+        )
+
+    def forward(
+        self, v: torch.Tensor, elements: torch.Tensor, features: list[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """u `[n_atoms, channels, 2l+1]` for each l of v `[n_atoms, n_widths, n_lm]` (e3nn's order)."""
+        species = elements if len(self.weights) > 1 else torch.zeros_like(elements)
+        blocks = []
+        for l in range(self.max_l + 1):
+            block = v[:, :, l * l : (l + 1) ** 2]  # [n_atoms, n_widths, 2l+1]
+            u = torch.einsum("acn,anm->acm", self.weights[species, l], block)
+            if self.from_features is not None:
+                u = u + self.from_features[l][None, :, None] * features[l]
+            blocks.append(u)
+        return blocks
+
+
+class _Response(torch.nn.Module):
+    """Delta = W_species (h s'), s = <h, u> per channel and order, and the isotropic response.
+
+    Nonlinear functions act on the invariants s only.
+    """
+
+    def __init__(
+        self, options: FixedPointConfig, max_l: int, features_max_l: int, n_widths: int, n_elements: int
+    ) -> None:
+        super().__init__()
+        self.max_l, self.features_max_l = max_l, features_max_l
+        self.channels, self.kind = options.channels, options.nonlinearity
+        n_scalars = options.channels * (features_max_l + 1)
+        self.output = torch.nn.Parameter(
+            0.1 * torch.randn(n_elements, max_l + 1, options.channels, features_max_l + 1) / n_scalars**0.5
+        )
+        if self.kind != "none":
+            self.mlp = torch.nn.Sequential(
+                torch.nn.Linear(n_scalars, options.hidden),
+                torch.nn.SiLU(),
+                torch.nn.Linear(options.hidden, n_scalars),
+            )
+
+    def forward(
+        self, features: list[torch.Tensor], u: list[torch.Tensor], elements: torch.Tensor
+    ) -> torch.Tensor:
+        """`[n_atoms, n_lm]` in e3nn's order."""
+        s = torch.stack(
+            [(h * w).sum(dim=2) for h, w in zip(features, u, strict=False)], dim=2
+        )  # [n_atoms, channels, features_max_l + 1]
+        if self.kind != "none":
+            nonlinear = self.mlp(s.flatten(start_dim=1)).reshape(s.shape)
+            s = s + nonlinear if self.kind == "residual_mlp" else nonlinear
+        weights = torch.einsum("alcs,acs->alc", self.output[elements], s)  # [n_atoms, max_l + 1, channels]
+        blocks = [
+            torch.einsum("ac,acm->am", weights[:, l], features[l]) for l in range(self.max_l + 1)
+        ]
+        return torch.cat(blocks, dim=1)
+
+
+class OneBodyUpdate(torch.nn.Module):
+    """The potential at an atom changes its own multipoles, given features of its surroundings.
+
+    Args:
+        layer_irreps: of the backbone.
+        options: of the family.
+        max_l: highest multipole.
+        features_max_l: highest order of the potential features.
+        n_widths: receiver widths.
+        n_elements: of the model.
+    """
+
+    local = True
+    """The derivative of the density in the potential is block diagonal."""
+
+    def __init__(
+        self,
+        layer_irreps: Sequence[o3.Irreps],
+        options: FixedPointConfig,
+        max_l: int,
+        features_max_l: int,
+        n_widths: int,
+        n_elements: int,
+    ) -> None:
+        super().__init__()
+        self.max_l, self.features_max_l, self.channels = max_l, features_max_l, options.channels
+        self.affine = options.nonlinearity == "none"
+        self.highest = max(max_l, features_max_l)
+        irreps = channel_irreps(options.channels, self.highest)
+        self.features = NodeReadout(layer_irreps, irreps, f"potential features up to l={self.highest}")
+        self.embedding = PotentialEmbedding(options, n_widths, features_max_l, n_elements)
+        self.response = _Response(options, max_l, features_max_l, n_widths, n_elements)
+        common = min(max_l, features_max_l) + 1
+        self.isotropic = (
+            ScalarReadout(layer_irreps, common * n_widths, options.hidden, "the response")
+            if options.isotropic_response
+            else None
+        )
+        self.isotropic_bias = torch.nn.Parameter(torch.full((n_elements, common * n_widths), -1.0))
+
+    def parameters_of(self, structure: Structure, features: Sequence[torch.Tensor]) -> Parameters:
+        """`update_features [n_atoms, irreps]`, `isotropic [n_atoms, l, n_widths]` (not positive)."""
+        found = {"update_features": self.features(features), "elements": structure.elements}
+        if self.isotropic is not None:
+            raw = self.isotropic(features) + self.isotropic_bias[structure.elements]
+            n_widths = self.embedding.weights.shape[3]
+            # A higher potential draws electrons: charges and dipoles answer against it.
+            response = -INITIAL_RESPONSE * torch.nn.functional.softplus(raw)
+            found["isotropic"] = response.reshape(len(raw), -1, n_widths)
+        return found
+
+    def forward(self, parameters: Parameters, v: torch.Tensor) -> torch.Tensor:
+        """Delta `[n_atoms, n_lm]` for normalised features `[n_atoms, n_widths, n_features_lm]`."""
+        elements = parameters["elements"]
+        features = split_channels(parameters["update_features"], self.channels, self.highest)
+        u = self._potential(parameters, v, features)
+        delta = e3nn_to_electret(self.response(features, u, elements), self.max_l)
+        if "isotropic" in parameters:
+            delta = delta + isotropic_part(parameters["isotropic"], v, self.max_l)
+        return delta
+
+    def _potential(
+        self, parameters: Parameters, v: torch.Tensor, features: list[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """u `[n_atoms, channels, 2l+1]` for each l."""
+        theirs = electret_to_e3nn(v, self.features_max_l)
+        return self.embedding(theirs, parameters["elements"], features)
+
+
+class ManyBodyUpdate(OneBodyUpdate):
+    """The potential at an atom changes the multipoles of its neighbours too.
+
+    The embedded potential joins the features, goes through one more interaction (edges up to l = 2) and
+    product basis of MACE, and the result takes the place of u in the one-body update.
+    """
+
+    local = False
+    EDGE_MAX_L = 2
+    CORRELATION = 2
+
+    def __init__(
+        self,
+        layer_irreps: Sequence[o3.Irreps],
+        options: FixedPointConfig,
+        max_l: int,
+        features_max_l: int,
+        n_widths: int,
+        n_elements: int,
+        backbone: BackboneConfig,
+        avg_num_neighbors: float,
+    ) -> None:
+        super().__init__(layer_irreps, options, max_l, features_max_l, n_widths, n_elements)
+        self.affine = False
+        self.n_elements = n_elements
+        irreps = channel_irreps(options.channels, self.highest)
+        edges = o3.Irreps.spherical_harmonics(self.EDGE_MAX_L)
+        self.harmonics = o3.SphericalHarmonics(edges, normalize=True, normalization="component")
+        self.radial = RadialEmbeddingBlock(
+            r_max=backbone.r_max,
+            num_bessel=backbone.num_radial_basis,
+            num_polynomial_cutoff=backbone.num_cutoff_basis,
+        )
+        attributes = o3.Irreps(f"{n_elements}x0e")
+        messages = o3.Irreps(
+            [(options.channels, (l, (-1) ** l)) for l in range(max(self.EDGE_MAX_L, self.highest) + 1)]
+        )
+        self.interaction = RealAgnosticInteractionBlock(
+            node_attrs_irreps=attributes,
+            node_feats_irreps=irreps,
+            edge_attrs_irreps=edges,
+            edge_feats_irreps=o3.Irreps(f"{backbone.num_radial_basis}x0e"),
+            target_irreps=messages,
+            hidden_irreps=irreps,
+            avg_num_neighbors=avg_num_neighbors,
+            radial_MLP=[options.hidden],
+        )
+        self.product = EquivariantProductBasisBlock(
+            node_feats_irreps=messages,
+            target_irreps=irreps,
+            correlation=self.CORRELATION,
+            use_sc=False,
+            num_elements=n_elements,
+        )
+
+    def parameters_of(self, structure: Structure, features: Sequence[torch.Tensor]) -> Parameters:
+        """Those of the one-body update, and `edge_harmonics`, `edge_radial` and `edge_index` of the batch."""
+        found = super().parameters_of(structure, features)
+        vectors = structure.edge_vectors.double()
+        lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+        radial, _ = self.radial(lengths, None, None, None)
+        return {
+            **found,
+            "edge_harmonics": self.harmonics(vectors),
+            "edge_radial": radial,
+            "edge_index": structure.graph.edge_index,
+        }
+
+    def _potential(
+        self, parameters: Parameters, v: torch.Tensor, features: list[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        u = super()._potential(parameters, v, features)
+        joined = [h + u[l] if l < len(u) else h for l, h in enumerate(features)]
+        attributes = torch.nn.functional.one_hot(parameters["elements"], self.n_elements).to(v.dtype)
+        messages, _ = self.interaction(
+            attributes,
+            torch.cat([block.flatten(start_dim=1) for block in joined], dim=1),
+            parameters["edge_harmonics"],
+            parameters["edge_radial"],
+            parameters["edge_index"],
+        )
+        mixed = self.product(messages, None, attributes)
+        return split_channels(mixed, self.channels, self.highest)[: self.features_max_l + 1]
+
+
+def isotropic_part(coefficients: torch.Tensor, v: torch.Tensor, max_l: int) -> torch.Tensor:
+    """sum_n alpha_ln v_nlm, `[n_atoms, n_lm]`, of coefficients `[n_atoms, l, n_widths]`."""
+    blocks = []
+    for l in range(max_l + 1):
+        if l < coefficients.shape[1] and l * l < v.shape[2]:
+            block = v[:, :, l * l : (l + 1) ** 2]
+            blocks.append(torch.einsum("an,anm->am", coefficients[:, l], block))
+        else:
+            blocks.append(v.new_zeros(len(v), 2 * l + 1))
+    return torch.cat(blocks, dim=1)

@@ -1,0 +1,183 @@
+"""Families whose density minimises an energy E[p] = sum_i eps_i(p_i) + ½ pᵀAp - F·D at given charge or Fermi
+level. The stationarity dE/dp + mu = 0 is their equation, and dE/dQ = -mu."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+
+from electret.models.self_consistent import Parameters, SelfConsistent
+from electret.scf.electrostatics import Electrostatics, Operator
+from electret.scf.linear import NativeJacobian
+from electret.scf.problem import LinearSolver, Problem, Residual, Systems
+from electret.scf.reference import ReferenceDensity
+from electret.scf.state import State
+
+__all__ = ["Variational", "VariationalProblem"]
+
+LocalEnergy = Callable[[Parameters, torch.Tensor], torch.Tensor]
+"""Energy of each atom `[n_atoms]` in eV of parameters and multipoles; convex in the multipoles."""
+
+
+class VariationalProblem:
+    """d eps/dp + A p + potential of the field + mu = 0.
+
+    Args:
+        local_energy: eps.
+        parameters: its parameters.
+        electrostatics: of the batch.
+        systems: conditions.
+        potential: p to A p, with derivatives or without.
+        quadratic: eps is a quadratic function of p.
+        linear_solver: `auto`, `dense` or `krylov`.
+    """
+
+    def __init__(
+        self,
+        local_energy: LocalEnergy,
+        parameters: Parameters,
+        electrostatics: Electrostatics,
+        systems: Systems,
+        potential: Operator,
+        quadratic: bool,
+        linear_solver: str,
+    ) -> None:
+        self.local_energy = local_energy
+        self.parameters = parameters
+        self.electrostatics = electrostatics
+        self.systems = systems
+        self.potential = potential
+        self.affine = quadratic
+        self.linear_solver = linear_solver
+        self._constant_hessian: torch.Tensor | None = None
+
+    @cached_property
+    def _field(self) -> torch.Tensor:
+        return self.electrostatics.field_potential()
+
+    def gradient(self, p: torch.Tensor) -> torch.Tensor:
+        """d eps/dp, `[n_atoms, n_lm]`, in the graph of p and the parameters where gradients are enabled."""
+        wanted = torch.is_grad_enabled()
+        with torch.enable_grad():
+            variable = p if p.requires_grad else p.detach().requires_grad_()
+            energy = self.local_energy(self.parameters, variable).sum()
+            (gradient,) = torch.autograd.grad(energy, variable, create_graph=wanted)
+        return gradient
+
+    def hessian(self, p: torch.Tensor) -> torch.Tensor:
+        """d² eps/dp², `[n_atoms, n_lm, n_lm]`, without a graph."""
+        if self._constant_hessian is not None:
+            return self._constant_hessian
+        with torch.enable_grad():
+            variable = p.detach().requires_grad_()
+            parameters = {name: value.detach() for name, value in self.parameters.items()}
+            energy = self.local_energy(parameters, variable).sum()
+            (gradient,) = torch.autograd.grad(energy, variable, create_graph=True)
+            rows = [
+                torch.autograd.grad(
+                    gradient[:, k].sum(), variable, retain_graph=True, materialize_grads=True
+                )[0]
+                for k in range(p.shape[1])
+            ]
+        hessian = torch.stack(rows, dim=1)
+        if self.affine:
+            self._constant_hessian = hessian
+        return hessian
+
+    def residual(self, state: State) -> Residual:
+        """dE/dp + mu in eV/(e Å^l), and the charge condition."""
+        p = state.multipoles
+        residual = self.gradient(p) + self.potential(p) + self._field
+        level = state.fermi_level[self.systems.batch][:, None]
+        residual = torch.cat([residual[:, :1] + level, residual[:, 1:]], dim=1)
+        return Residual(residual, self.systems.condition(state))
+
+    def jacobian(self, state: State, held: torch.Tensor | None = None) -> LinearSolver:
+        """[[C + A, 1], [1ᵀ, 0]] with the block-diagonal Hessian C of the local energies."""
+        left, right = self.hessian(state.multipoles), None
+        column = torch.zeros_like(state.multipoles)
+        column[:, 0] = 1.0
+        constrained = self.systems.constrained
+        if held is not None:
+            identity = torch.eye(left.shape[1], dtype=left.dtype)
+            left = torch.where(held[:, :, None], identity, left)
+            right = identity * (~held)[:, :, None]
+            column = torch.where(held, 0.0, column)
+            constrained = torch.zeros_like(constrained)
+        return NativeJacobian(
+            self.electrostatics.geometry, "coulomb", left, right, column, constrained, self.linear_solver
+        )
+
+    def _local_hessian(self, state: State) -> torch.Tensor:
+        return self.hessian(state.multipoles) + torch.diag_embed(self.electrostatics.self_interaction())
+
+    def local_step(self, state: State, residual: Residual) -> torch.Tensor:
+        """-(C_i + A_ii)^-1 R_i."""
+        return -torch.linalg.solve(self._local_hessian(state), residual.multipoles)
+
+    def local_response(self, state: State) -> torch.Tensor:
+        """-(C_i + A_ii)^-1 of a constant potential."""
+        constant = torch.zeros_like(state.multipoles)
+        constant[:, 0] = 1.0
+        return -torch.linalg.solve(self._local_hessian(state), constant)
+
+
+class Variational(SelfConsistent):
+    """Base of `qeq` and `energy_functional`: subclasses give the local energy."""
+
+    variational = True
+
+    def local_energy(self, parameters: Parameters, p: torch.Tensor) -> torch.Tensor:
+        """eps_i(p_i) `[n_atoms]` in eV, strictly convex in p_i."""
+        raise NotImplementedError
+
+    @property
+    def quadratic(self) -> bool:
+        """Whether the local energy is quadratic: then one linear solve gives the density."""
+        raise NotImplementedError
+
+    def problem(
+        self,
+        parameters: Parameters,
+        electrostatics: Electrostatics,
+        systems: Systems,
+        cached: bool,
+        linear_solver: str,
+    ) -> VariationalProblem:
+        """Stationarity of the energy."""
+        potential = electrostatics.cached_potential if cached else electrostatics.potential
+        return VariationalProblem(
+            self.local_energy,
+            parameters,
+            electrostatics,
+            systems,
+            potential,
+            self.quadratic,
+            linear_solver,
+        )
+
+    def density_energy(
+        self, state: State, parameters: Parameters, problem: Problem, systems: Systems
+    ) -> torch.Tensor:
+        """sum_i eps_i."""
+        return systems.sum(self.local_energy(parameters, state.multipoles))
+
+    def evaluate_at(
+        self, problem: Problem, state: State, reference: ReferenceDensity
+    ) -> tuple[State, dict[str, torch.Tensor]]:
+        """`stationarity [n_atoms, n_lm]`: dE/dp + mu at the reference, nan where there is no label.
+
+        Where no Fermi level is labelled, the mean over the atoms stands for it.
+        """
+        residual = problem.residual(state).multipoles
+        systems = problem.systems
+        counts = systems.sum(torch.ones_like(residual[:, 0]))
+        mean = systems.sum(residual[:, 0]) / counts
+        shift = torch.where(reference.level_known, 0.0, mean)
+        charge = residual[:, :1] - shift[systems.batch][:, None]
+        stationarity = torch.cat([charge, residual[:, 1:]], dim=1)
+        stationarity = torch.where(reference.known, stationarity, torch.nan)
+        level = state.fermi_level - shift
+        return State(state.multipoles, level), {"stationarity": stationarity}

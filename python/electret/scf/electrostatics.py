@@ -1,0 +1,148 @@
+"""The operators between a density and its potential for the atoms of a batch, differentiable or cached."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+
+from electret.geometry import Geometry
+from electret.torch import coulomb_energy, dipole, features, field_features
+from electret.units import COULOMB_CONSTANT
+
+__all__ = ["Electrostatics", "Operator"]
+
+Operator = Callable[[torch.Tensor], torch.Tensor]
+"""From multipoles `[n_atoms, n_lm]` to features or potentials."""
+
+
+@dataclass(frozen=True)
+class Electrostatics:
+    """Positions, widths and settings of a batch. All tensors are float64 on the CPU."""
+
+    positions: torch.Tensor  # [n_atoms, 3] Å
+    cell: torch.Tensor  # [n_systems, 3, 3] Å
+    pbc: torch.Tensor  # [n_systems, 3]
+    batch: torch.Tensor  # [n_atoms]
+    external_field: torch.Tensor  # [n_systems, 3] V/Å
+    sigma: torch.Tensor  # [n_atoms] Å
+    max_l: int
+    widths: tuple[float, ...] = ()
+    features_max_l: int = 0
+    features_self_interaction: bool = False
+    boundary: str | None = None
+    method: str = "auto"
+    accuracy: float = 1e-8
+
+    @property
+    def n_systems(self) -> int:
+        """Systems of the batch."""
+        return self.cell.shape[0]
+
+    def detach(self) -> Electrostatics:
+        """The same without a graph."""
+        tensors = {name: getattr(self, name).detach() for name in ("positions", "cell", "external_field")}
+        return replace(self, **tensors)
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """What evaluations at these atoms reuse; without derivatives in positions."""
+        return Geometry(
+            self.positions.detach().numpy(),
+            self.sigma.numpy(),
+            self.widths,
+            max_l=self.max_l,
+            features_max_l=self.features_max_l,
+            cell=self.cell.detach().numpy(),
+            pbc=self.pbc.numpy(),
+            batch=self.batch.numpy(),
+            features_self_interaction=self.features_self_interaction,
+            boundary=self.boundary,
+            method=self.method,
+            accuracy=self.accuracy,
+        )
+
+    @property
+    def _settings(self) -> dict:
+        return {
+            "cell": self.cell,
+            "pbc": self.pbc,
+            "batch": self.batch,
+            "boundary": self.boundary,
+            "method": self.method,
+            "accuracy": self.accuracy,
+        }
+
+    def energy(self, multipoles: torch.Tensor) -> torch.Tensor:
+        """½ pᵀAp of each system, eV."""
+        return coulomb_energy(self.positions, multipoles, self.sigma, self_interaction=True, **self._settings)
+
+    def dipole(self, multipoles: torch.Tensor) -> torch.Tensor:
+        """Total dipole of each system, `[n_systems, 3]` (x, y, z) e Å."""
+        return dipole(self.positions, multipoles, self.batch, self.n_systems)
+
+    def features(self, multipoles: torch.Tensor) -> torch.Tensor:
+        """B p, `[n_atoms, n_widths, n_features_lm]`; differentiable twice."""
+        return features(
+            self.positions,
+            multipoles,
+            self.sigma,
+            self.widths,
+            self.features_max_l,
+            "receiver",
+            self.features_self_interaction,
+            **self._settings,
+        )
+
+    def cached_features(self, multipoles: torch.Tensor) -> torch.Tensor:
+        """The same without derivatives, from the cached geometry."""
+        return torch.from_numpy(self.geometry.features(multipoles.detach().contiguous().numpy()))
+
+    def potential(self, multipoles: torch.Tensor) -> torch.Tensor:
+        """A p = d(½ pᵀAp)/dp, `[n_atoms, n_lm]`; differentiable twice.
+
+        The features at the widths of the sources are dE/dp, so the derivatives of this are those of the
+        features, where a gradient of the energy could be differentiated only once more.
+        """
+        widths, index = torch.unique(self.sigma, return_inverse=True)
+        values = features(
+            self.positions, multipoles, self.sigma, widths, self.max_l, "multipoles", True, **self._settings
+        )
+        return values[torch.arange(len(index)), index]
+
+    def cached_potential(self, multipoles: torch.Tensor) -> torch.Tensor:
+        """The same without derivatives, from the cached geometry."""
+        return torch.from_numpy(self.geometry.potential(multipoles.detach().contiguous().numpy()))
+
+    def field_features(self) -> torch.Tensor:
+        """Features of the external field, `[n_atoms, n_widths, n_features_lm]`."""
+        widths = torch.tensor(self.widths, dtype=torch.float64)
+        return field_features(
+            self.positions, self.external_field[self.batch], widths, self.features_max_l, "receiver"
+        )
+
+    def field_potential(self) -> torch.Tensor:
+        """Potential of the external field on multipoles, `[n_atoms, n_lm]`: -F·r, -F."""
+        width = torch.ones(1, dtype=torch.float64)
+        local = self.external_field[self.batch]
+        return field_features(self.positions, local, width, self.max_l, "multipoles")[:, 0]
+
+    def constant_features(self) -> torch.Tensor:
+        """Features of a potential of one volt everywhere, `[n_widths, n_features_lm]`."""
+        values = torch.zeros(len(self.widths), (self.features_max_l + 1) ** 2, dtype=torch.float64)
+        values[:, 0] = math.sqrt(4.0 * math.pi)
+        return values
+
+    def self_interaction(self) -> torch.Tensor:
+        """Diagonal of A of each atom alone, `[n_atoms, n_lm]`: K (2/pi) Γ(l+½) / (2 sigma^(2l+1) (2l+1)
+        ((2l-1)!!)²)."""
+        columns = []
+        for l in range(self.max_l + 1):
+            double_factorial = math.prod(range(1, 2 * l, 2))
+            factor = (2 / math.pi) * math.gamma(l + 0.5) / (2 * (2 * l + 1) * double_factorial**2)
+            value = COULOMB_CONSTANT * factor / self.sigma ** (2 * l + 1)
+            columns += [value] * (2 * l + 1)
+        return torch.stack(columns, dim=1)

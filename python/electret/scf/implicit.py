@@ -1,0 +1,59 @@
+"""Derivatives of a self-consistent state without differentiating the iteration that found it.
+
+At the converged, detached state the chord-Newton step x <- x - K0^-1 R(x, theta) with the constant Jacobian K0
+changes nothing in value, but carries the dependence on parameters and positions: one step gives exact first
+derivatives, two give exact second derivatives, which losses of forces need. Each costs one evaluation of the
+residual and one solve; the backward pass is a solve with the transpose.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from electret.scf.problem import LinearSolver, Problem
+from electret.scf.state import State
+
+__all__ = ["chord_steps", "linear_solve"]
+
+
+class _Solve(torch.autograd.Function):
+    """K^-1 as a linear operator, differentiable any number of times in its right-hand side."""
+
+    @staticmethod
+    def forward(ctx, multipoles, condition, solver, transpose):
+        ctx.solver, ctx.transpose = solver, transpose
+        return solver.solve(multipoles, condition, transpose)
+
+    @staticmethod
+    def backward(ctx, multipoles_bar, condition_bar):
+        x, y = _Solve.apply(multipoles_bar, condition_bar, ctx.solver, not ctx.transpose)
+        return x, y, None, None
+
+
+def linear_solve(
+    multipoles: torch.Tensor, condition: torch.Tensor, solver: LinearSolver, transpose: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """K^-1 (multipoles, condition), or with the transpose, as a differentiable operation of its arguments."""
+    return _Solve.apply(multipoles, condition, solver, transpose)
+
+
+def chord_steps(
+    problem: Problem, state: State, solver: LinearSolver, active: torch.Tensor, steps: int
+) -> State:
+    """The state after `steps` chord-Newton steps in the graph of `problem`.
+
+    Args:
+        problem: with differentiable parameters.
+        state: the self-consistent state, detached here.
+        solver: Jacobian there.
+        active: systems to step, `[n_systems]` bool; the others keep their detached state.
+        steps: 1 for first derivatives, 2 for second ones.
+    """
+    state = state.detach()
+    weight = active.to(state.multipoles.dtype)
+    per_atom = weight[problem.systems.batch][:, None]
+    for _ in range(steps):
+        residual = problem.residual(state)
+        x, y = linear_solve(residual.multipoles * per_atom, residual.condition * weight, solver)
+        state = State(state.multipoles - x, state.fermi_level - y)
+    return state

@@ -1,0 +1,94 @@
+"""The equations of a self-consistent density, as the solvers see them.
+
+Unknowns are the multipoles p and the Fermi level mu of each system. A problem gives its residual and, at any
+state, the Jacobian K of the residual as a linear solver. It is written once for the two kinds of operator
+behind it: the differentiable torch operators (chord steps, unrolled steps) and the cached geometry of the
+solver's loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from electret.scf.state import State
+
+__all__ = ["LinearSolver", "Problem", "Residual", "Systems"]
+
+
+@dataclass(frozen=True)
+class Systems:
+    """The conditions of each system of a batch: constant charge, or constant Fermi level."""
+
+    batch: torch.Tensor  # [n_atoms] int64
+    n_systems: int
+    constrained: torch.Tensor  # [n_systems] bool: the total charge is given
+    total_charge: torch.Tensor  # [n_systems] e, used where constrained
+    fermi_level: torch.Tensor  # [n_systems] eV, used where not constrained
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over the atoms of each system, `[n_systems, ...]` of `[n_atoms, ...]`."""
+        return values.new_zeros(self.n_systems, *values.shape[1:]).index_add(0, self.batch, values)
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Mean over atoms and components of each system, `[n_systems]` of `[n_atoms, ...]`."""
+        flat = values.reshape(len(values), -1).mean(dim=1)
+        return self.sum(flat) / self.sum(torch.ones_like(flat)).clamp(min=1)
+
+    def condition(self, state: State) -> torch.Tensor:
+        """Charge minus total charge, or Fermi level minus the given one, `[n_systems]`."""
+        charge = self.sum(state.multipoles[:, 0]) - self.total_charge
+        return torch.where(self.constrained, charge, state.fermi_level - self.fermi_level)
+
+
+@dataclass(frozen=True)
+class Residual:
+    """Zero at the self-consistent state."""
+
+    multipoles: torch.Tensor  # [n_atoms, n_lm], eV/(e Å^l) or e Å^l
+    condition: torch.Tensor  # [n_systems]
+
+
+class LinearSolver(Protocol):
+    """The Jacobian K of the residual at one state, ready to solve with."""
+
+    def solve(
+        self, multipoles: torch.Tensor, condition: torch.Tensor, transpose: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """x `[n_atoms, n_lm]` and y `[n_systems]` with K (x, y) = (multipoles, condition); zero for systems
+        that `failed`."""
+        ...
+
+    @property
+    def failed(self) -> torch.Tensor:
+        """Systems for which a solve so far did not succeed, `[n_systems]` bool."""
+        ...
+
+
+class Problem(Protocol):
+    """Equations R(p, mu) = 0 of a batch."""
+
+    systems: Systems
+    affine: bool
+    """The residual is linear in the state: one step with the Jacobian solves it."""
+
+    def residual(self, state: State) -> Residual:
+        """R at a state."""
+        ...
+
+    def jacobian(self, state: State, held: torch.Tensor | None = None) -> LinearSolver:
+        """dR at a state. With components `held [n_atoms, n_lm]` their rows are those of the identity and
+        every Fermi level is held too."""
+        ...
+
+    def local_step(self, state: State, residual: Residual) -> torch.Tensor:
+        """Change of the multipoles of each atom that removes its own residual at fixed potential,
+        `[n_atoms, n_lm]` e Å^l."""
+        ...
+
+    def local_response(self, state: State) -> torch.Tensor:
+        """Change of the multipoles of each atom per unit of the Fermi level at fixed potential,
+        `[n_atoms, n_lm]` e Å^l/eV."""
+        ...

@@ -1,0 +1,94 @@
+"""The labelled density of a training frame, and the equations with its components held fixed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from electret import InputError
+from electret.graph import Graph
+from electret.scf.problem import LinearSolver, Problem, Residual, Systems
+from electret.scf.solvers import Newton, Solution
+from electret.scf.state import State
+
+__all__ = ["ReferenceDensity", "clamped_solution"]
+
+
+@dataclass(frozen=True)
+class ReferenceDensity:
+    """Labelled multipoles and Fermi level; what has no label keeps the guess of the model."""
+
+    state: State
+    known: torch.Tensor  # [n_atoms, n_lm] bool
+    level_known: torch.Tensor  # [n_systems] bool
+
+    @classmethod
+    def from_labels(cls, graph: Graph, guess: State) -> ReferenceDensity:
+        """From the labels `multipoles` or `charges`, and `fermi_level`, of a graph.
+
+        Raises:
+            InputError: an atom without a labelled charge.
+        """
+        p = guess.multipoles.clone()
+        known = torch.zeros_like(p, dtype=torch.bool)
+        charges = graph.labels.get("charges")
+        if charges is not None:
+            p[:, 0] = charges.double()
+            known[:, 0] = True
+        multipoles = graph.labels.get("multipoles")
+        if multipoles is not None:
+            n = min(multipoles.shape[1], p.shape[1])
+            given = torch.isfinite(multipoles[:, :n])
+            p[:, :n] = torch.where(given, multipoles[:, :n].double(), p[:, :n])
+            known[:, :n] |= given
+        known = known & torch.isfinite(p)
+        if not bool(known[:, 0].all()):
+            atom = int(torch.nonzero(~known[:, 0])[0])
+            raise InputError(
+                f"mode 'direct' evaluates the model at the labelled density, but atom {atom} of system "
+                f"{int(graph.batch[atom])} has no labelled charge; label charges or multipoles, or use mode "
+                "'implicit'"
+            )
+        level = graph.labels.get("fermi_level", torch.full((graph.n_systems,), torch.nan)).double()
+        level_known = torch.isfinite(level)
+        level = torch.where(level_known, level, guess.fermi_level)
+        return cls(State(p, level), known, level_known)
+
+
+def clamped_solution(problem: Problem, reference: ReferenceDensity, solver: object) -> Solution:
+    """The state in which the labelled components have their labels and the others solve their equations.
+
+    With every component labelled that is the reference itself. An unknown Fermi level stays at its guess.
+    """
+    newton = solver if isinstance(solver, Newton) else Newton()
+    return newton.solve(_Clamped(problem, reference), reference.state)
+
+
+class _Clamped:
+    """A problem whose known multipoles and Fermi levels are held."""
+
+    def __init__(self, problem: Problem, reference: ReferenceDensity) -> None:
+        self.problem, self.reference = problem, reference
+        inner = problem.systems
+        free = torch.zeros_like(inner.constrained)
+        level = reference.state.fermi_level
+        self.systems = Systems(inner.batch, inner.n_systems, free, inner.total_charge, level)
+        self.affine = problem.affine
+
+    def residual(self, state: State) -> Residual:
+        inner = self.problem.residual(state).multipoles
+        held = state.multipoles - self.reference.state.multipoles
+        return Residual(
+            torch.where(self.reference.known, held, inner), self.systems.condition(state)
+        )
+
+    def jacobian(self, state: State) -> LinearSolver:
+        return self.problem.jacobian(state, held=self.reference.known)
+
+    def local_step(self, state: State, residual: Residual) -> torch.Tensor:
+        step = self.problem.local_step(state, residual)
+        return torch.where(self.reference.known, -residual.multipoles, step)
+
+    def local_response(self, state: State) -> torch.Tensor:
+        return torch.where(self.reference.known, 0.0, self.problem.local_response(state))

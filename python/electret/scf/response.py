@@ -1,0 +1,109 @@
+"""Response of a self-consistent density from the Jacobian at the solution, without finite differences."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+
+from electret.geometry import Geometry
+from electret.scf.linear import NativeJacobian
+from electret.scf.problem import LinearSolver, Problem
+from electret.scf.state import State
+
+__all__ = ["RESPONSES", "linear_responses"]
+
+RESPONSES = frozenset({"fukui", "capacitance", "stability"})
+"""Properties that follow from solves with the Jacobian alone."""
+
+
+def linear_responses(
+    names: Collection[str],
+    problem: Problem,
+    loop: Problem,
+    state: State,
+    jacobian: LinearSolver,
+) -> dict[str, torch.Tensor]:
+    """Response properties of a batch.
+
+    Args:
+        names: `fukui` (dq_i/dQ, `[n_atoms]`), `capacitance` (-dQ/dmu, `[n_systems]` e/V), `stability` (largest
+            modulus of an eigenvalue of D B, `[n_systems]`; fixed points).
+        problem: in the graph, for the derivative of the stability in parameters.
+        loop: without a graph.
+        state: the solution.
+        jacobian: at the solution.
+    """
+    found = {}
+    systems = loop.systems
+    if {"fukui", "capacitance"} & set(names):
+        zeros = torch.zeros_like(state.multipoles).detach()
+        # at constant charge the last row asks for one more charge, at constant Fermi level for one more eV
+        x, y = jacobian.solve(zeros, torch.ones_like(systems.total_charge))
+        charge = systems.sum(x[:, 0])
+        per_charge = x[:, 0] / torch.where(charge == 0, 1.0, charge)[systems.batch]
+        if "fukui" in names:
+            found["fukui"] = per_charge
+        if "capacitance" in names:
+            stiffness = torch.where(y == 0, torch.inf, y)
+            found["capacitance"] = -torch.where(systems.constrained, 1.0 / stiffness, charge)
+    if "stability" in names:
+        found["stability"] = _stability(problem, loop, state, jacobian)
+    return found
+
+
+def _stability(problem: Problem, loop: Problem, state: State, jacobian: LinearSolver) -> torch.Tensor:
+    """|lambda| of the dominant eigenvalue, with its derivative in the parameters: d lambda = uᴴ dD B w."""
+    systems, geometry = loop.systems, electrostatics_geometry(loop)
+    if isinstance(jacobian, NativeJacobian):
+        _, right, left = jacobian.dominant_eigenpair()
+    else:
+        right, left = _dense_eigenpair(loop, state.detach())
+    parts = []
+    for vector in (right.real, right.imag):
+        v = torch.from_numpy(geometry.features(vector.contiguous().numpy()))
+        parts.append(problem.tangent(state.detach(), v))  # D B w, in the graph of the parameters
+    values = systems.sum((left.conj() * torch.complex(parts[0], parts[1])).sum(dim=1))
+    return values.abs()
+
+
+def electrostatics_geometry(problem: Problem) -> Geometry:
+    """The cached operators behind a problem."""
+    return problem.electrostatics.geometry
+
+
+def _dense_eigenpair(loop: Problem, state: State) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right and left eigenvectors of the dominant eigenvalue of D B per system, from its columns.
+
+    One product per unknown of the largest system serves all systems at once.
+    """
+    systems, geometry = loop.systems, electrostatics_geometry(loop)
+    n_atoms, n_lm = state.multipoles.shape
+    counts = torch.bincount(systems.batch, minlength=systems.n_systems)
+    order = torch.argsort(systems.batch, stable=True)
+    first = torch.cumsum(counts, 0) - counts
+    columns = []
+    for index in range(int(counts.max()) * n_lm):
+        atom, component = divmod(index, n_lm)
+        unit = torch.zeros(n_atoms, n_lm, dtype=torch.float64)
+        present = counts > atom
+        unit[order[first[present] + atom], component] = 1.0
+        v = torch.from_numpy(geometry.features(unit.numpy()))
+        columns.append(loop.tangent(state, v).detach())
+    matrix = torch.stack(columns, dim=2)  # [n_atoms, n_lm, unknowns of the largest system]
+    right = torch.zeros(n_atoms, n_lm, dtype=torch.complex128)
+    left = torch.zeros_like(right)
+    for system in range(systems.n_systems):
+        atoms = order[first[system] : first[system] + counts[system]]
+        size = len(atoms) * n_lm
+        if size == 0:
+            continue
+        block = matrix[atoms].reshape(size, -1)[:, :size]
+        values, vectors = torch.linalg.eig(block)
+        k = int(values.abs().argmax())
+        theirs, transposed = torch.linalg.eig(block.T)
+        u = transposed[:, int((theirs - values[k]).abs().argmin())].conj()
+        w = vectors[:, k]
+        u = u / (u.conj() @ w).conj()
+        right[atoms], left[atoms] = w.reshape(-1, n_lm), u.reshape(-1, n_lm)
+    return right, left

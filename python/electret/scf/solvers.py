@@ -1,0 +1,260 @@
+"""Solvers: from a problem and a first state to the self-consistent state of every system.
+
+Each takes x = (p, mu) and knows no physics: a residual, a step, a convergence test. Systems converge one by
+one; a system that has converged or failed is left as it is, and none waits for or spoils another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from electret.scf.problem import Problem, Residual
+from electret.scf.state import Record, State
+
+__all__ = ["SOLVERS", "Anderson", "Mixing", "Newton", "Solution", "mixing_step"]
+
+FERMI_LEVEL_STEP = 1.0
+"""Largest change of the Fermi level in one mixing step, eV (the reference scheme clamps it so)."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The last state of every system and how it was reached."""
+
+    state: State
+    record: Record
+
+
+class _Progress:
+    """Convergence of every system, in the mean absolute local step per component (e Å^l)."""
+
+    def __init__(self, problem: Problem, tolerance: float) -> None:
+        self.problem, self.tolerance = problem, tolerance
+        n = problem.systems.n_systems
+        self.converged = torch.zeros(n, dtype=torch.bool)
+        self.stopped = torch.zeros(n, dtype=torch.bool)
+        self.iterations = torch.zeros(n, dtype=torch.int64)
+        self.residual = torch.full((n,), math.inf, dtype=torch.float64)
+        self.history: list[torch.Tensor] = []
+
+    @property
+    def active(self) -> torch.Tensor:
+        return ~(self.converged | self.stopped)
+
+    def measure(self, size: torch.Tensor) -> bool:
+        """Takes in the size of the local step of every system; whether any goes on."""
+        active = self.active
+        self.history.append(torch.where(active, size, math.nan))
+        self.residual = torch.where(active, size, self.residual)
+        self.stopped = self.stopped | (active & ~torch.isfinite(size))
+        self.converged = self.converged | (active & (size <= self.tolerance))
+        return bool(self.active.any())
+
+    def count(self) -> None:
+        """One update of the active systems."""
+        self.iterations = self.iterations + self.active.long()
+
+    def stop(self, systems: torch.Tensor) -> None:
+        """Gives up on systems."""
+        self.stopped = self.stopped | (systems & self.active)
+
+    def record(self) -> Record:
+        return Record(self.converged, self.iterations, self.residual, torch.stack(self.history, dim=1))
+
+
+def _size(problem: Problem, local: torch.Tensor, residual: Residual) -> torch.Tensor:
+    """Mean |local step| per system, with the defect of the charge shared out over its atoms."""
+    systems = problem.systems
+    atoms = systems.sum(torch.ones_like(local[:, 0])).clamp(min=1)
+    defect = torch.where(systems.constrained, residual.condition.abs() / atoms, 0.0)
+    return systems.mean(local.abs()) + defect
+
+
+def _blend(problem: Problem, active: torch.Tensor, new: State, old: State) -> State:
+    """`new` where active, `old` elsewhere."""
+    rows = active[problem.systems.batch][:, None]
+    return State(
+        torch.where(rows, new.multipoles, old.multipoles),
+        torch.where(active, new.fermi_level, old.fermi_level),
+    )
+
+
+@dataclass(frozen=True)
+class Newton:
+    """x <- x - t K(x)^-1 R(x), t = 1 or halved until the residual falls.
+
+    One step solves an affine problem, and the next evaluation confirms it. A Jacobian that cannot be inverted
+    ends the iteration of its system.
+    """
+
+    tolerance: float = 1e-8
+    max_iterations: int = 50
+    halvings: int = 10
+
+    def solve(self, problem: Problem, start: State) -> Solution:
+        """See the class."""
+        progress = _Progress(problem, self.tolerance)
+        state = start
+        residual = problem.residual(state)
+        solver = None
+        for _ in range(self.max_iterations + 1):
+            local = problem.local_step(state, residual)
+            if not progress.measure(_size(problem, local, residual)):
+                break
+            if int(progress.iterations.max()) >= self.max_iterations:
+                break
+            if solver is None or not problem.affine:
+                solver = problem.jacobian(state)
+            x, y = solver.solve(residual.multipoles, residual.condition)
+            progress.stop(solver.failed)
+            progress.count()
+            state, residual = self._search(problem, state, residual, State(x, y), progress.active)
+        return Solution(state, progress.record())
+
+    def _search(
+        self, problem: Problem, state: State, residual: Residual, step: State, active: torch.Tensor
+    ) -> tuple[State, Residual]:
+        """The longest of the steps 1, 1/2, 1/4, ... that lowers the norm of the residual, per system."""
+        before = _norm(problem, residual)
+        length = torch.ones_like(before)
+        for halving in range(self.halvings + 1):
+            per_atom = length[problem.systems.batch][:, None]
+            moved = State(
+                state.multipoles - per_atom * step.multipoles, state.fermi_level - length * step.fermi_level
+            )
+            moved = _blend(problem, active, moved, state)
+            after = problem.residual(moved)
+            norm = _norm(problem, after)
+            # below this the residual is rounding, and no step lowers it further
+            floor = 1e-13 * (1.0 + problem.systems.sum(moved.multipoles.square().sum(dim=1)).sqrt())
+            worse = active & ~((norm <= (1.0 - 1e-4 * length) * before) | (norm <= floor))
+            if problem.affine or not bool(worse.any()) or halving == self.halvings:
+                return moved, after
+            length = torch.where(worse, length / 2, length)
+        raise AssertionError("unreachable")
+
+
+def _norm(problem: Problem, residual: Residual) -> torch.Tensor:
+    """2-norm per system."""
+    squares = problem.systems.sum(residual.multipoles.square().sum(dim=1)) + residual.condition.square()
+    return squares.sqrt()
+
+
+def mixing_step(problem: Problem, state: State, residual: Residual) -> tuple[torch.Tensor, torch.Tensor]:
+    """The full local update at fixed potential, `[n_atoms, n_lm]` and `[n_systems]`.
+
+    Every atom goes where its residual vanishes at the present potential; the Fermi level takes the Newton step
+    (clamped to 1 eV) that makes the charges add up, and the missing charge is shared out with the local
+    response dp/dmu, so that it is exact.
+    """
+    systems = problem.systems
+    local, per_fermi_level = problem.local_step(state, residual), problem.local_response(state)
+    missing = systems.total_charge - systems.sum((state.multipoles + local)[:, 0])  # [n_systems]
+    response = systems.sum(per_fermi_level[:, 0])
+    bound = torch.finfo(response.dtype).eps
+    usable = systems.constrained & (response.abs() > bound)
+    level = torch.where(usable, missing / torch.where(usable, response, 1.0), 0.0)
+    shared = local + per_fermi_level * level[systems.batch][:, None]
+    step = torch.where(systems.constrained, level.clamp(-FERMI_LEVEL_STEP, FERMI_LEVEL_STEP), 0.0)
+    return shared, torch.where(systems.constrained, step, -residual.condition)
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """p <- p + alpha (local update): the reference scheme of arXiv:2603.14700."""
+
+    tolerance: float = 1e-6
+    max_iterations: int = 100
+    alpha: float = 0.25
+
+    def solve(self, problem: Problem, start: State) -> Solution:
+        """See the class."""
+
+        def step(state: State, p: torch.Tensor, mu: torch.Tensor, active: torch.Tensor) -> State:
+            return State(state.multipoles + self.alpha * p, state.fermi_level + mu)
+
+        return _iterate(problem, start, self.tolerance, self.max_iterations, step)
+
+
+@dataclass(frozen=True)
+class Anderson:
+    """Anderson's (Pulay's) extrapolation of the local updates of the last `depth` states, per system.
+
+    Source: D. G. Anderson, J. ACM 12, 547 (1965). The weights minimise the extrapolated update.
+    """
+
+    tolerance: float = 1e-8
+    max_iterations: int = 100
+    alpha: float = 0.25
+    depth: int = 8
+
+    def solve(self, problem: Problem, start: State) -> Solution:
+        """See the class."""
+        systems = problem.systems
+        past: list[tuple[State, torch.Tensor, torch.Tensor]] = []
+
+        def step(state: State, p: torch.Tensor, mu: torch.Tensor, active: torch.Tensor) -> State:
+            past.append((state, p, mu))
+            del past[: -self.depth - 1]
+            differences = [
+                (
+                    p - earlier_p,
+                    mu - earlier_mu,
+                    state.multipoles - earlier.multipoles,
+                    state.fermi_level - earlier.fermi_level,
+                )
+                for earlier, earlier_p, earlier_mu in past[:-1]
+            ]
+            new_p, new_mu = state.multipoles + self.alpha * p, state.fermi_level + mu
+            if not differences:
+                return State(new_p, new_mu)
+            m = len(differences)
+            gram = p.new_zeros(systems.n_systems, m, m)
+            right = p.new_zeros(systems.n_systems, m)
+            for i, first in enumerate(differences):
+                right[:, i] = systems.sum((first[0] * p).sum(dim=1))
+                for j, second in enumerate(differences[: i + 1]):
+                    gram[:, i, j] = gram[:, j, i] = systems.sum((first[0] * second[0]).sum(dim=1))
+            scale = gram.diagonal(dim1=1, dim2=2).amax(dim=1).clamp(min=torch.finfo(p.dtype).tiny)
+            gram = gram / scale[:, None, None] + 1e-13 * torch.eye(m, dtype=p.dtype)
+            right = right / scale[:, None]
+            finite = torch.isfinite(gram).all(dim=(1, 2)) & torch.isfinite(right).all(dim=1)
+            gram = torch.where(finite[:, None, None], gram, torch.eye(m, dtype=p.dtype))
+            weights = torch.linalg.lstsq(gram, torch.where(finite[:, None], right, 0.0)[:, :, None])
+            for i, (dp, dmu, dx, dlevel) in enumerate(differences):
+                gamma = weights.solution[:, i, 0]  # [n_systems]
+                new_p = new_p - gamma[systems.batch][:, None] * (dx + self.alpha * dp)
+                new_mu = new_mu - gamma * (dlevel + dmu)
+            return State(new_p, new_mu)
+
+        return _iterate(problem, start, self.tolerance, self.max_iterations, step)
+
+
+def _iterate(
+    problem: Problem,
+    start: State,
+    tolerance: float,
+    max_iterations: int,
+    step: Callable[[State, torch.Tensor, torch.Tensor, torch.Tensor], State],
+) -> Solution:
+    """Repeats a step made of local updates until every system has converged or the limit is reached."""
+    progress = _Progress(problem, tolerance)
+    state = start
+    for iteration in range(max_iterations + 1):
+        residual = problem.residual(state)
+        p, mu = mixing_step(problem, state, residual)
+        if not progress.measure(_size(problem, p, residual)) or iteration == max_iterations:
+            break
+        progress.count()
+        finite = progress.active[problem.systems.batch][:, None]
+        p, mu = torch.where(finite, p, 0.0), torch.where(progress.active, mu, 0.0)
+        state = _blend(problem, progress.active, step(state, p, mu, progress.active), state)
+    return Solution(state, progress.record())
+
+
+SOLVERS = ("newton", "newton_cg", "anderson", "mixing")
+"""Names of solvers in a configuration: `newton_cg` is Newton with matrix-free solves."""

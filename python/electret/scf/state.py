@@ -1,0 +1,69 @@
+"""What a self-consistent calculation solves for, how it is asked for, and what it reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from electret import InputError
+
+__all__ = ["MODES", "Record", "ScfRequest", "State"]
+
+MODES = ("implicit", "unrolled", "direct")
+
+
+@dataclass(frozen=True)
+class State:
+    """A density and the Fermi level that belongs to it."""
+
+    multipoles: torch.Tensor  # [n_atoms, n_lm] e Å^l
+    fermi_level: torch.Tensor  # [n_systems] eV
+
+    def detach(self) -> State:
+        """The same numbers without a graph."""
+        return State(self.multipoles.detach(), self.fermi_level.detach())
+
+
+@dataclass(frozen=True)
+class ScfRequest:
+    """How the density of one call is to be found; None leaves the choice to the model's `config.scf`.
+
+    Args:
+        mode: `implicit` converges without a graph and differentiates the converged point; `unrolled` keeps
+            `unrolled_steps` mixing steps in the graph; `direct` evaluates the model once at the labelled
+            density and Fermi level (training).
+        unrolled_steps: for `unrolled`.
+        start: first density, as of the previous step of a trajectory.
+        tolerance: mean absolute residual per multipole component at which a system counts as converged, e.
+        max_iterations: of the solver.
+        solver: `newton`, `newton_cg`, `anderson` or `mixing`.
+    """
+
+    mode: Literal["implicit", "unrolled", "direct"] = "implicit"
+    unrolled_steps: int = 10
+    start: State | None = None
+    tolerance: float | None = None
+    max_iterations: int | None = None
+    solver: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InputError(f"mode = {self.mode!r} of the self-consistency; use one of {', '.join(MODES)}")
+        if self.unrolled_steps < 1:
+            raise InputError(f"unrolled_steps = {self.unrolled_steps}; give at least 1")
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise InputError(f"tolerance = {self.tolerance} of the self-consistency; give a positive number")
+        if self.max_iterations is not None and self.max_iterations < 1:
+            raise InputError(f"max_iterations = {self.max_iterations}; give at least 1")
+
+
+@dataclass(frozen=True)
+class Record:
+    """How the self-consistency of each system of a batch went."""
+
+    converged: torch.Tensor  # [n_systems] bool
+    iterations: torch.Tensor  # [n_systems] int64, updates of the density
+    residual: torch.Tensor  # [n_systems] mean |local step| at the end, e
+    history: torch.Tensor  # [n_systems, n_iterations + 1] the same before each update, nan after the last

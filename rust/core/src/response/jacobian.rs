@@ -1,0 +1,554 @@
+//! The Jacobian of a residual in multipoles and Fermi level, one bordered system per member of a batch.
+//!
+//! K = [[L + R M, c], [1_q^T, 0]] at constant charge, [[L + R M, c], [0, 1]] at constant Fermi level.
+
+use super::dense::{Factors, Singular, add_scaled, dot, multiply, multiply_transpose};
+use super::eigen::{self, Eigenpair};
+use super::krylov;
+use super::operator::{Operator, check_operator};
+use crate::error::{Error, Result, check_finite};
+use crate::geometry::Geometry;
+use rayon::prelude::*;
+use std::sync::{Arc, OnceLock};
+
+/// How systems are solved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Auto,
+    Dense,
+    Krylov,
+}
+
+impl std::str::FromStr for Method {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "dense" => Ok(Self::Dense),
+            "krylov" => Ok(Self::Krylov),
+            _ => Err(Error::Unsupported {
+                what: format!("method {name:?} is unknown"),
+                remedy: "use \"auto\", \"dense\" or \"krylov\"".into(),
+            }),
+        }
+    }
+}
+
+/// Unknowns up to which `auto` takes the dense solver.
+pub const DENSE_LIMIT: usize = 3000;
+
+/// What the user chooses.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub method: Method,
+    /// Relative residual at which Krylov iterations stop.
+    pub tolerance: f64,
+    pub max_iterations: Option<usize>,
+}
+
+/// The blocks of a batch, in the order of its atoms.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocks<'a> {
+    /// L `[atom][lm][lm]`; none is the identity.
+    pub left: Option<&'a [f64]>,
+    /// R `[atom][lm][row]`; none is the identity, for [`Operator::Coulomb`] only.
+    pub right: Option<&'a [f64]>,
+    /// c `[atom][lm]`; none is 1_q.
+    pub column: Option<&'a [f64]>,
+    /// Whether the charge of each system is constant, `[system]`.
+    pub constrained: &'a [bool],
+}
+
+/// How a system's solve went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Ok = 0,
+    Singular = 1,
+    NotConverged = 2,
+}
+
+/// Solutions of a batch; zero where the status is not [`Status::Ok`].
+#[derive(Clone, Debug)]
+pub struct Solution {
+    /// `[atom][lm]`.
+    pub x: Vec<f64>,
+    /// `[system]`.
+    pub y: Vec<f64>,
+    pub status: Vec<Status>,
+}
+
+/// Dominant eigenvalues of T = -R M, as (real, imaginary) parts.
+#[derive(Clone, Debug)]
+pub struct Eigenpairs {
+    /// `[system]`.
+    pub values: Vec<[f64; 2]>,
+    /// T w = λ w with |w| = 1, `[atom][lm]`.
+    pub right: Vec<[f64; 2]>,
+    /// uᴴ T = λ uᴴ with uᴴ w = 1, `[atom][lm]`.
+    pub left: Vec<[f64; 2]>,
+}
+
+/// Jacobians of a batch over one geometry.
+pub struct Jacobian {
+    geometry: Arc<Geometry>,
+    operator: Operator,
+    settings: Settings,
+    systems: Vec<System>,
+}
+
+/// The blocks of one system.
+struct System {
+    index: usize,
+    n_atoms: usize,
+    n_lm: usize,
+    n_rows: usize,
+    left: Option<Vec<f64>>,
+    right: Option<Vec<f64>>,
+    column: Vec<f64>,
+    constrained: bool,
+    dense: bool,
+    factors: OnceLock<std::result::Result<Factors, Singular>>,
+}
+
+fn check_entries(array: &'static str, values: &[f64], shape: &[usize]) -> Result<()> {
+    let expected: usize = shape.iter().product();
+    if values.len() != expected {
+        return Err(Error::Shape {
+            array,
+            found: format!("{} entries", values.len()),
+            expected: format!("{expected}: {shape:?}"),
+        });
+    }
+    check_finite(array, values)
+}
+
+impl Jacobian {
+    pub fn new(
+        geometry: Arc<Geometry>,
+        operator: Operator,
+        blocks: &Blocks,
+        settings: Settings,
+    ) -> Result<Self> {
+        check_operator(operator, &geometry)?;
+        let (n_atoms, n_lm) = (geometry.n_atoms(), geometry.n_lm());
+        let n_rows = operator.n_rows(&geometry);
+        if let Some(left) = blocks.left {
+            check_entries("left", left, &[n_atoms, n_lm, n_lm])?;
+        }
+        match blocks.right {
+            Some(right) => check_entries("right", right, &[n_atoms, n_lm, n_rows])?,
+            None if operator == Operator::Coulomb => {}
+            None => {
+                return Err(Error::Unsupported {
+                    what:
+                        "right is missing, but the rows of operator \"features\" are not multipoles"
+                            .into(),
+                    remedy: "give right [n_atoms, n_lm, n_widths * n_features_lm]".into(),
+                });
+            }
+        }
+        if let Some(column) = blocks.column {
+            check_entries("column", column, &[n_atoms, n_lm])?;
+        }
+        if blocks.constrained.len() != geometry.n_systems() {
+            return Err(Error::Shape {
+                array: "constrained",
+                found: format!("{} entries", blocks.constrained.len()),
+                expected: format!("{}: one per system", geometry.n_systems()),
+            });
+        }
+        if !(settings.tolerance > 0.0 && settings.tolerance < 1.0) {
+            return Err(Error::Value {
+                array: "tolerance",
+                index: 0,
+                value: settings.tolerance,
+                remedy: "give a relative residual between 0 and 1, such as 1e-12",
+            });
+        }
+        let members = geometry.members();
+        let systems = (0..geometry.n_systems())
+            .map(|index| {
+                let n_atoms = members.of(index).len();
+                let gather = |values: &[f64], width| members.gather(index, values, width);
+                let column = match blocks.column {
+                    Some(column) => gather(column, n_lm),
+                    None => charges(n_atoms, n_lm, 1.0),
+                };
+                System {
+                    index,
+                    n_atoms,
+                    n_lm,
+                    n_rows,
+                    left: blocks.left.map(|left| gather(left, n_lm * n_lm)),
+                    right: blocks.right.map(|right| gather(right, n_lm * n_rows)),
+                    column,
+                    constrained: blocks.constrained[index],
+                    dense: match settings.method {
+                        Method::Auto => n_atoms * n_lm <= DENSE_LIMIT,
+                        Method::Dense => true,
+                        Method::Krylov => false,
+                    },
+                    factors: OnceLock::new(),
+                }
+            })
+            .collect();
+        Ok(Self {
+            geometry,
+            operator,
+            settings,
+            systems,
+        })
+    }
+
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// "dense" or "krylov" for each system.
+    pub fn methods(&self) -> Vec<&'static str> {
+        self.systems
+            .iter()
+            .map(|system| if system.dense { "dense" } else { "krylov" })
+            .collect()
+    }
+
+    /// Solves K (x, y) = (residual, constraint), or with Kᵀ. A system that fails gets zeros and its status.
+    pub fn solve(&self, residual: &[f64], constraint: &[f64], transpose: bool) -> Result<Solution> {
+        self.check("residual", residual, "constraint", constraint)?;
+        let results: Vec<_> = self
+            .systems
+            .par_iter()
+            .map(|system| {
+                let r = self
+                    .geometry
+                    .members()
+                    .gather(system.index, residual, system.n_lm);
+                self.solve_system(system, &r, constraint[system.index], transpose)
+            })
+            .collect();
+        let mut out = Solution {
+            x: vec![0.0; residual.len()],
+            y: vec![0.0; constraint.len()],
+            status: vec![Status::Ok; constraint.len()],
+        };
+        for (system, result) in self.systems.iter().zip(results) {
+            match result {
+                Ok((x, y)) => {
+                    let members = self.geometry.members();
+                    members.scatter(system.index, &x, system.n_lm, &mut out.x);
+                    out.y[system.index] = y;
+                }
+                Err(status) => out.status[system.index] = status,
+            }
+        }
+        Ok(out)
+    }
+
+    /// (r, s) = K (x, y), or Kᵀ (x, y).
+    pub fn apply(&self, x: &[f64], y: &[f64], transpose: bool) -> Result<(Vec<f64>, Vec<f64>)> {
+        self.check("x", x, "y", y)?;
+        let results: Vec<_> = self
+            .systems
+            .par_iter()
+            .map(|system| {
+                let local = self.geometry.members().gather(system.index, x, system.n_lm);
+                self.apply_system(system, &local, y[system.index], transpose)
+            })
+            .collect();
+        let (mut r, mut s) = (vec![0.0; x.len()], vec![0.0; y.len()]);
+        for (system, (local, value)) in self.systems.iter().zip(&results) {
+            let members = self.geometry.members();
+            members.scatter(system.index, local, system.n_lm, &mut r);
+            s[system.index] = *value;
+        }
+        Ok((r, s))
+    }
+
+    /// The eigenvalue of largest modulus of T = -R M with its eigenvectors, per system.
+    pub fn eigenpairs(&self) -> Result<Eigenpairs> {
+        let n = self.geometry.n_atoms() * self.geometry.n_lm();
+        let pairs: Vec<Eigenpair> = self
+            .systems
+            .par_iter()
+            .map(|system| self.eigenpair(system, true))
+            .collect::<Result<_>>()?;
+        let mut out = Eigenpairs {
+            values: pairs.iter().map(|pair| pair.value).collect(),
+            right: vec![[0.0; 2]; n],
+            left: vec![[0.0; 2]; n],
+        };
+        for (system, pair) in self.systems.iter().zip(&pairs) {
+            let members = self.geometry.members();
+            members.scatter(system.index, &pair.right, system.n_lm, &mut out.right);
+            members.scatter(system.index, &pair.left, system.n_lm, &mut out.left);
+        }
+        Ok(out)
+    }
+
+    /// Largest modulus of the eigenvalues of T = -R M, `[system]`.
+    pub fn spectral_radius(&self) -> Result<Vec<f64>> {
+        self.systems
+            .par_iter()
+            .map(|system| {
+                let [re, im] = self.eigenpair(system, false)?.value;
+                Ok(re.hypot(im))
+            })
+            .collect()
+    }
+
+    fn check(&self, array: &'static str, x: &[f64], scalar: &'static str, y: &[f64]) -> Result<()> {
+        check_entries(array, x, &[self.geometry.n_atoms(), self.geometry.n_lm()])?;
+        check_entries(scalar, y, &[self.geometry.n_systems()])
+    }
+
+    fn solve_system(
+        &self,
+        system: &System,
+        r: &[f64],
+        s: f64,
+        transpose: bool,
+    ) -> std::result::Result<(Vec<f64>, f64), Status> {
+        let mut b = r.to_vec();
+        if system.constrained {
+            b.push(s);
+        } else if !transpose {
+            // The last row says y = s.
+            add_scaled(&mut b, &system.column, -s);
+        }
+        let mut x = if b.is_empty() {
+            b
+        } else if system.dense {
+            let factors = self.factors(system).ok_or(Status::Singular)?;
+            factors
+                .solve(&b, transpose)
+                .map_err(|Singular| Status::Singular)?
+        } else {
+            self.iterate(system, &b, transpose)?
+        };
+        let y = if system.constrained {
+            x.pop().unwrap_or(0.0)
+        } else if transpose {
+            s - dot(&system.column, &x)
+        } else {
+            s
+        };
+        Ok((x, y))
+    }
+
+    fn iterate(
+        &self,
+        system: &System,
+        b: &[f64],
+        transpose: bool,
+    ) -> std::result::Result<Vec<f64>, Status> {
+        let apply = |v: &[f64]| {
+            if system.constrained {
+                let (x, y) = v.split_at(v.len() - 1);
+                let (mut r, s) = self.apply_system(system, x, y[0], transpose);
+                r.push(s);
+                r
+            } else {
+                self.apply_system(system, v, 0.0, transpose).0
+            }
+        };
+        let limit = self
+            .settings
+            .max_iterations
+            .unwrap_or(b.len().clamp(20, 1000));
+        krylov::gmres(apply, |v| v.to_vec(), b, self.settings.tolerance, limit)
+            .ok_or(Status::NotConverged)
+    }
+
+    fn apply_system(&self, system: &System, x: &[f64], y: f64, transpose: bool) -> (Vec<f64>, f64) {
+        let mut out = system.left_product(x, transpose);
+        if transpose {
+            add_scaled(&mut out, &self.fixed_product(system, x, true), 1.0);
+            let mut s = dot(&system.column, x);
+            if system.constrained {
+                for row in out.chunks_exact_mut(system.n_lm) {
+                    row[0] += y;
+                }
+            } else {
+                s += y;
+            }
+            (out, s)
+        } else {
+            add_scaled(&mut out, &self.fixed_product(system, x, false), 1.0);
+            add_scaled(&mut out, &system.column, y);
+            let s = if system.constrained {
+                x.chunks_exact(system.n_lm).map(|row| row[0]).sum()
+            } else {
+                y
+            };
+            (out, s)
+        }
+    }
+
+    /// R M x, or Mᵀ Rᵀ x.
+    fn fixed_product(&self, system: &System, x: &[f64], transpose: bool) -> Vec<f64> {
+        if x.is_empty() {
+            return Vec::new();
+        }
+        let matrix = self.matrix(system);
+        if transpose {
+            let g = system.right_transpose(x);
+            match matrix {
+                Some(matrix) => multiply_transpose(matrix, x.len(), &g),
+                None => self
+                    .operator
+                    .apply_transpose(&self.geometry, system.index, &g),
+            }
+        } else {
+            let v = match matrix {
+                Some(matrix) => multiply(matrix, x),
+                None => self.operator.apply(&self.geometry, system.index, x),
+            };
+            system.right_product(&v)
+        }
+    }
+
+    /// M by rows, for systems that are solved with it.
+    fn matrix(&self, system: &System) -> Option<&[f64]> {
+        if !system.dense {
+            return None;
+        }
+        self.operator.matrix(&self.geometry, system.index).ok()
+    }
+
+    /// LU factors of one system, kept for later solves.
+    fn factors<'a>(&self, system: &'a System) -> Option<&'a Factors> {
+        let factors = match system.factors.get() {
+            Some(factors) => factors,
+            None => {
+                // Outside the lock: a thread that waits inside the pool may take up work that waits for this one.
+                let matrix = self.matrix(system)?;
+                let factors = Factors::new(system.assemble(matrix));
+                system.factors.get_or_init(|| factors)
+            }
+        };
+        factors.as_ref().ok()
+    }
+
+    fn eigenpair(&self, system: &System, vectors: bool) -> Result<Eigenpair> {
+        let n = system.n_atoms * system.n_lm;
+        let apply = |x: &[f64], transpose: bool| {
+            let mut out = self.fixed_product(system, x, transpose);
+            for value in &mut out {
+                *value = -*value;
+            }
+            out
+        };
+        eigen::dominant(n, apply, vectors)
+    }
+}
+
+/// `value` at the charge of each atom.
+fn charges(n_atoms: usize, n_lm: usize, value: f64) -> Vec<f64> {
+    let mut out = vec![0.0; n_atoms * n_lm];
+    for row in out.chunks_exact_mut(n_lm) {
+        row[0] = value;
+    }
+    out
+}
+
+impl System {
+    /// L x, or Lᵀ x.
+    fn left_product(&self, x: &[f64], transpose: bool) -> Vec<f64> {
+        let Some(left) = &self.left else {
+            return x.to_vec();
+        };
+        let n = self.n_lm;
+        let mut out = vec![0.0; x.len()];
+        for ((block, x), out) in left
+            .chunks_exact(n * n)
+            .zip(x.chunks_exact(n))
+            .zip(out.chunks_exact_mut(n))
+        {
+            for a in 0..n {
+                for b in 0..n {
+                    if transpose {
+                        out[b] += block[a * n + b] * x[a];
+                    } else {
+                        out[a] += block[a * n + b] * x[b];
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    fn right_product(&self, v: &[f64]) -> Vec<f64> {
+        let Some(right) = &self.right else {
+            return v.to_vec();
+        };
+        right
+            .chunks_exact(self.n_rows)
+            .enumerate()
+            .map(|(row, block)| {
+                let atom = row / self.n_lm;
+                dot(block, &v[atom * self.n_rows..(atom + 1) * self.n_rows])
+            })
+            .collect()
+    }
+
+    fn right_transpose(&self, x: &[f64]) -> Vec<f64> {
+        let Some(right) = &self.right else {
+            return x.to_vec();
+        };
+        let mut out = vec![0.0; self.n_atoms * self.n_rows];
+        for (row, (block, &value)) in right.chunks_exact(self.n_rows).zip(x).enumerate() {
+            let atom = row / self.n_lm;
+            add_scaled(
+                &mut out[atom * self.n_rows..(atom + 1) * self.n_rows],
+                block,
+                value,
+            );
+        }
+        out
+    }
+
+    /// K by rows; without the last row and column at constant Fermi level.
+    fn assemble(&self, matrix: &[f64]) -> Vec<f64> {
+        let n = self.n_atoms * self.n_lm;
+        let size = n + usize::from(self.constrained);
+        let mut out = vec![0.0; size * size];
+        out[..n * size]
+            .par_chunks_mut(self.n_lm * size)
+            .with_min_len(4)
+            .enumerate()
+            .for_each(|(atom, rows)| {
+                let panel = &matrix[atom * self.n_rows * n..(atom + 1) * self.n_rows * n];
+                for (a, row) in rows.chunks_exact_mut(size).enumerate() {
+                    match &self.right {
+                        None => row[..n].copy_from_slice(&panel[a * n..(a + 1) * n]),
+                        Some(right) => {
+                            let start = (atom * self.n_lm + a) * self.n_rows;
+                            let block = &right[start..start + self.n_rows];
+                            for (factor, m) in block.iter().zip(panel.chunks_exact(n)) {
+                                add_scaled(&mut row[..n], m, *factor);
+                            }
+                        }
+                    }
+                    let start = atom * self.n_lm;
+                    match &self.left {
+                        None => row[start + a] += 1.0,
+                        Some(left) => {
+                            let block = (start + a) * self.n_lm;
+                            let block = &left[block..block + self.n_lm];
+                            add_scaled(&mut row[start..start + self.n_lm], block, 1.0);
+                        }
+                    }
+                    if self.constrained {
+                        row[n] = self.column[start + a];
+                    }
+                }
+            });
+        if self.constrained {
+            for atom in 0..self.n_atoms {
+                out[n * size + atom * self.n_lm] = 1.0;
+            }
+        }
+        out
+    }
+}

@@ -1,0 +1,132 @@
+//! Binding of `electret_core::response`.
+
+use crate::arrays::{Flags, Floats, contiguous, detached};
+use crate::electrostatics::two;
+use crate::errors::to_python;
+use crate::geometry::Geometry;
+use electret_core::response::{self, Blocks, Settings, Solution};
+use numpy::{IntoPyArray, PyArray1, PyArray2};
+use pyo3::prelude::*;
+
+/// x, y and the status of each system.
+type SolutionArrays<'py> = (
+    Bound<'py, PyArray2<f64>>,
+    Bound<'py, PyArray1<f64>>,
+    Bound<'py, PyArray1<i64>>,
+);
+type Pair<'py> = (Bound<'py, PyArray2<f64>>, Bound<'py, PyArray1<f64>>);
+/// Eigenvalues `[n_systems, 2]`, right and left vectors `[n_atoms * n_lm, 2]`: real and imaginary parts.
+type EigenArrays<'py> = (
+    Bound<'py, PyArray2<f64>>,
+    Bound<'py, PyArray2<f64>>,
+    Bound<'py, PyArray2<f64>>,
+);
+
+/// Jacobians of a batch over one geometry.
+#[pyclass(frozen, module = "electret._native")]
+pub struct Jacobian(response::Jacobian);
+
+impl Jacobian {
+    fn two<'py>(&self, py: Python<'py>, flat: Vec<f64>) -> PyResult<Bound<'py, PyArray2<f64>>> {
+        two(py, flat, self.0.geometry().n_lm())
+    }
+}
+
+#[pymethods]
+impl Jacobian {
+    #[new]
+    #[pyo3(signature = (geometry, operator, left, right, column, constrained, method="auto", tolerance=1e-12, max_iterations=None))]
+    fn new(
+        py: Python<'_>,
+        geometry: &Geometry,
+        operator: &str,
+        left: Option<Floats<'_>>,
+        right: Option<Floats<'_>>,
+        column: Option<Floats<'_>>,
+        constrained: Flags<'_>,
+        method: &str,
+        tolerance: f64,
+        max_iterations: Option<usize>,
+    ) -> PyResult<Self> {
+        let error = |error| to_python(py, &error);
+        let operator = operator.parse().map_err(error)?;
+        let settings = Settings {
+            method: method.parse().map_err(error)?,
+            tolerance,
+            max_iterations,
+        };
+        let block = |name, array| contiguous(py, name, array);
+        let blocks = Blocks {
+            left: left
+                .as_ref()
+                .map(|array| block("left", array))
+                .transpose()?,
+            right: right
+                .as_ref()
+                .map(|array| block("right", array))
+                .transpose()?,
+            column: column
+                .as_ref()
+                .map(|array| block("column", array))
+                .transpose()?,
+            constrained: contiguous(py, "constrained", &constrained)?,
+        };
+        let geometry = geometry.0.clone();
+        detached(py, || {
+            response::Jacobian::new(geometry, operator, &blocks, settings)
+        })
+        .map(Self)
+    }
+
+    #[pyo3(signature = (residual, constraint, transpose=false))]
+    fn solve<'py>(
+        &self,
+        py: Python<'py>,
+        residual: Floats<'py>,
+        constraint: Floats<'py>,
+        transpose: bool,
+    ) -> PyResult<SolutionArrays<'py>> {
+        let residual = contiguous(py, "residual", &residual)?;
+        let constraint = contiguous(py, "constraint", &constraint)?;
+        let Solution { x, y, status } =
+            detached(py, || self.0.solve(residual, constraint, transpose))?;
+        let status: Vec<i64> = status.into_iter().map(|status| status as i64).collect();
+        Ok((
+            self.two(py, x)?,
+            y.into_pyarray(py),
+            status.into_pyarray(py),
+        ))
+    }
+
+    #[pyo3(signature = (x, y, transpose=false))]
+    fn apply<'py>(
+        &self,
+        py: Python<'py>,
+        x: Floats<'py>,
+        y: Floats<'py>,
+        transpose: bool,
+    ) -> PyResult<Pair<'py>> {
+        let (x, y) = (contiguous(py, "x", &x)?, contiguous(py, "y", &y)?);
+        let (r, s) = detached(py, || self.0.apply(x, y, transpose))?;
+        Ok((self.two(py, r)?, s.into_pyarray(py)))
+    }
+
+    fn eigenpair<'py>(&self, py: Python<'py>) -> PyResult<EigenArrays<'py>> {
+        let pairs = detached(py, || self.0.eigenpairs())?;
+        Ok((
+            two(py, pairs.values.into_flattened(), 2)?,
+            two(py, pairs.right.into_flattened(), 2)?,
+            two(py, pairs.left.into_flattened(), 2)?,
+        ))
+    }
+
+    fn spectral_radius<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<f64>>> {
+        Ok(detached(py, || self.0.spectral_radius())?.into_pyarray(py))
+    }
+
+    /// "dense" or "krylov" of each system.
+    #[getter]
+    fn methods(&self) -> Vec<&'static str> {
+        self.0.methods()
+    }
+}
