@@ -1,5 +1,6 @@
 """Assessment of models on data: SCF statistics, frames left out, response of the dipole to a field."""
 
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -9,11 +10,15 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("mace")
 pytest.importorskip("electret.scf")
 from ase import Atoms  # noqa: E402
+from rich.console import Console  # noqa: E402
 
+from electret import InputError  # noqa: E402
 from electret.analysis import FieldDipoles, assess  # noqa: E402
+from electret.analysis.scf_convergence import convergence_table, plot_convergence, run_solvers  # noqa: E402
 from electret.analysis.scf_statistics import without_unconverged  # noqa: E402
 from electret.data import GraphDataset, wrap_atoms  # noqa: E402
 from electret.graph import Graph  # noqa: E402
+from electret.models import ModelConfig, Statistics, build  # noqa: E402
 from toy_qeq import ToyQeq  # noqa: E402
 
 
@@ -150,3 +155,33 @@ def test_field_dipoles_take_neutral_frames_open_along_the_field() -> None:
     unconverged = replace(graph)
     dipoles.add({**model(graph), "scf_converged": torch.zeros(5, dtype=torch.bool)}, unconverged)
     assert len(dipoles) == 2
+
+
+def test_convergence_of_solvers_is_recorded_frame_by_frame(tmp_path) -> None:
+    frames = wrap_atoms([frame(seed, total_charge=float(seed % 2)) for seed in range(3)])
+    runs = run_solvers(ToyQeq(), frames, ["newton", "mixing"], tolerance=1e-6, batch_size=2)
+    assert [run.solver for run in runs] == ["newton", "mixing"]
+    for run in runs:
+        assert run.converged == [True] * 3
+        assert run.iterations == [len(history) - 1 for history in run.histories]
+        for history in run.histories:
+            assert history[0] > 0.01
+            assert history[-1] <= 1e-6 < history[-2]
+    picture = plot_convergence(runs, tmp_path / "scf.png")
+    assert picture.stat().st_size > 5000
+    (failed,) = run_solvers(ToyQeq(), frames, ["newton"], max_iterations=3)
+    assert failed.converged == [False] * 3
+    assert failed.iterations == []
+    console = Console(file=io.StringIO(), width=120)
+    console.print(convergence_table([runs[0], failed]))
+    text = console.file.getvalue()
+    assert "3 of 3" in text
+    assert "0 of 3" in text
+    plot_convergence([failed], tmp_path / "failed.png")
+
+
+def test_solvers_need_a_self_consistent_model() -> None:
+    config = ModelConfig.parse({"family": "mace", "backbone": {"hidden_irreps": "2x0e + 2x1o", "max_ell": 1}})
+    model = build(config, Statistics(elements=(1, 8), e0s={1: 0.0, 8: 0.0}, avg_num_neighbors=2.0))
+    with pytest.raises(InputError, match="family 'mace'"):
+        run_solvers(model, wrap_atoms([frame(0)]))

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from electret._native import ElectretError, InputError, __version__
 from electret.electrostatics import CoulombResult, coulomb, features, potential
+from electret.errors import ConvergenceError
 from electret.geometry import Geometry
 from electret.neighbors import neighbor_list
 from electret.response import Jacobian
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Calculator",
+    "ConvergenceError",
     "CoulombResult",
     "ElectretError",
     "Geometry",

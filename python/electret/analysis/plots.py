@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from electret.analysis.assessment import Assessment
 from electret.analysis.comparison import Comparison
@@ -90,11 +91,9 @@ def _parity(
     figure = Figure(figsize=(2.4 * len(entries) + 0.6, 2.4 * len(targets)), layout="constrained")
     grid = figure.subplots(len(targets), len(entries), squeeze=False)
     for row, target in zip(grid, targets, strict=True):
-        labels = [
-            entry.metrics.parity[target][0] for entry in entries.values() if target in entry.metrics.parity
-        ]
-        low, high = (float(pick(np.concatenate(labels))) for pick in (np.min, np.max))
-        margin = 0.05 * (high - low) or 1.0
+        pairs = [entry.metrics.parity[target] for entry in entries.values() if target in entry.metrics.parity]
+        limits = [_limits(np.concatenate(values)) for values in ([pair[0] for pair in pairs], sum(pairs, ()))]
+        low, high = limits[1]
         for axes, (name, entry) in zip(row, entries.items(), strict=True):
             axes.plot([low, high], [low, high], color="0.4", linewidth=0.8, zorder=0)
             if target in entry.metrics.parity:
@@ -109,7 +108,8 @@ def _parity(
                 )
             else:
                 axes.text(0.5, 0.5, "not predicted", transform=axes.transAxes, fontsize=7, ha="center")
-            axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin))
+            axes.set(xlim=limits[0], ylim=limits[1])
+            axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.tick_params(labelsize=6)
         row[0].set_ylabel(f"{target.replace('_', ' ')}\npredicted", fontsize=8)
     for axes, name in zip(grid[0], entries, strict=True):
@@ -117,6 +117,13 @@ def _parity(
     for axes in grid[-1]:
         axes.set_xlabel("reference", fontsize=8)
     return save_figure(figure, path)
+
+
+def _limits(values: np.ndarray) -> tuple[float, float]:
+    """Range of an axis that shows all values."""
+    low, high = float(values.min()), float(values.max())
+    margin = 0.05 * (high - low) or 1.0
+    return low - margin, high + margin
 
 
 def _dipoles(entries: Mapping[str, Assessment], colours: Mapping[str, str], path: Path) -> Path:

@@ -161,15 +161,14 @@ def _scf_cells(entry: Assessment) -> list[Cell]:
 
 def _with_best(rows: Sequence[Sequence[Cell]], mark: Callable[[str], str]) -> list[list[str]]:
     """Texts, the lowest number of each column marked where there is a choice."""
-    marked = []
-    for row in rows:
-        texts = []
-        for column, (text, number) in enumerate(row):
-            others = [other[column][1] for other in rows if math.isfinite(other[column][1])]
-            best = math.isfinite(number) and len(others) > 1 and number == min(others)
-            texts.append(mark(text) if best else text)
-        marked.append(texts)
-    return marked
+    columns = [_marked(column, mark) for column in zip(*rows, strict=True)]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _marked(cells: Sequence[Cell], mark: Callable[[str], str]) -> list[str]:
+    """Texts, that of the lowest number marked where there are several."""
+    numbers = [number for _, number in cells if math.isfinite(number)]
+    return [mark(text) if len(numbers) > 1 and number == min(numbers) else text for text, number in cells]
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -199,9 +198,8 @@ def _grouped(title: str, errors: dict[str, dict[str, dict[str, ErrorSums]]]) -> 
         for target in TARGETS:
             cells = [_error_cell(entry.get(group, {}), target) for entry in errors.values()]
             if any(math.isfinite(number) for _, number in cells):
-                best = min(number for _, number in cells if math.isfinite(number))
-                texts = [f"**{text}**" if number == best else text for text, number in cells]
-                rows.append([group, f"{_title(target)} / {TARGETS[target].unit}", *texts])
+                label = f"{_title(target)} / {TARGETS[target].unit}"
+                rows.append([group, label, *_marked(cells, lambda text: f"**{text}**")])
     return [f"### {title}", "", *_table(["group", "MAE of", *errors], rows)]
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from electret import InputError
+from electret.cli.groups import RunByDefault
 from electret.cli.reporting import reported, show_tracebacks
 
 __all__ = ["application"]
@@ -21,6 +22,13 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+plots = typer.Typer(
+    cls=RunByDefault,
+    help="Draw the learning curve of a run, or the convergence of the SCF.",
+    no_args_is_help=True,
+)
+application.add_typer(plots, name="plot")
 
 
 @application.callback()
@@ -132,9 +140,9 @@ def info(
     Console().print(system_table() if model is None else model_table(model))
 
 
-@application.command()
+@plots.command("run")
 @reported
-def plot(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+def plot_run(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """Draw the learning curve of a run again, also of a running one."""
     from electret.training.plots import plot_history
     from electret.training.run_log import CSV_FILE, read_history
@@ -145,6 +153,32 @@ def plot(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     if not history:
         raise InputError(f"'{run / CSV_FILE}' has no epoch yet; wait for the first one")
     Console().print(f"wrote {plot_history(history, run / 'plots' / 'learning_curve.png')}", soft_wrap=True)
+
+
+@plots.command("scf")
+@reported
+def plot_scf(
+    model: Annotated[Path, typer.Argument(help="Model file (.electret) of a self-consistent family.")],
+    data: Annotated[Path, typer.Argument(help="Frames (extended XYZ or any format of ASE).")],
+    output: Annotated[Path, typer.Option(help="Picture to write.")] = Path("scf.png"),
+    solvers: Annotated[
+        list[str] | None,
+        typer.Option("--solver", help="newton, newton_cg, anderson or mixing; may be repeated."),
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames from the start of the file.")] = 20,
+    tolerance: Annotated[float | None, typer.Option(help="By default that of the model.")] = None,
+    max_iterations: Annotated[int | None, typer.Option(min=1, help="By default those of the model.")] = None,
+) -> None:
+    """Draw the residual of the SCF against the iteration, and compare solvers."""
+    from electret.analysis.scf_convergence import SOLVERS, convergence_table, plot_convergence, run_solvers
+    from electret.data import read_frames
+    from electret.models import load
+    from electret.training.run_log import default_console
+
+    runs = run_solvers(load(model), read_frames(data)[:frames], solvers or SOLVERS, tolerance, max_iterations)
+    console = default_console()
+    console.print(convergence_table(runs))
+    console.print(f"wrote {plot_convergence(runs, output, model.stem)}", soft_wrap=True, highlight=False)
 
 
 @application.command()

@@ -1,0 +1,27 @@
+"""Errors beside those of the native layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from electret._native import ElectretError
+
+__all__ = ["ConvergenceError"]
+
+
+class ConvergenceError(ElectretError):
+    """A self-consistent density was not found.
+
+    Attributes:
+        history: residual before each iteration and at the end.
+        iterations: spent.
+        system: index of the system in its batch.
+    """
+
+    def __init__(
+        self, message: str, history: Sequence[float] = (), iterations: int = 0, system: int = 0
+    ) -> None:
+        super().__init__(message)
+        self.history = list(history)
+        self.iterations = iterations
+        self.system = system
