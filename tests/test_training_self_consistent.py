@@ -411,6 +411,17 @@ def test_grid_potentials_are_those_of_the_multipoles(data: Path, tmp_path: Path)
         np.testing.assert_allclose(output["grid_potentials"][own].numpy(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["implicit", "direct"])
+def test_float32(mode: str, data: Path, tmp_path: Path) -> None:
+    """The backbone in single precision; the density is found in double, or its residual would not converge."""
+    weights = weights_of("fixed_point", mode)
+    options = options_of("fixed_point", data, tmp_path / "run", {"epochs": 1, "mode": mode, "loss": weights})
+    result = run({**options, "dtype": "float32"})
+    assert result.model.dtype == torch.float32
+    assert result.metrics["valid"].convergence.unconverged == 0
+    assert {f"train_{name}_loss" for name in weights} <= result.history[0].keys()
+
+
 def test_explicit_densities_train_on_potentials_and_born_charges(data: Path, tmp_path: Path) -> None:
     loss = {"potentials": 0.1, "grid_potentials": 0.1, "born_effective_charges": 1.0}
     options = run_options(data, tmp_path / "run")
