@@ -185,13 +185,13 @@ class Model(torch.nn.Module):
             training: keep the autograd graph, so that losses of forces have parameter gradients. Systems
                 without a volume then get a stress of zero, as they have no label, instead of an error.
             scf: how a self-consistent density is found; None where the density is explicit.
-            properties: further results, among `available_properties`: `polarizability [n_systems, 3, 3]` (e Å²/V,
-                dD_a/dF_b), `born_effective_charges [n_atoms, 3, 3]` (e, dD_a/dR_ib), `potentials [n_atoms]`
-                (V, of the density and the field at the atoms, smeared by their widths, own density left
-                out); and of self-consistent families `fukui [n_atoms]` (dq_i/dQ), `capacitance [n_systems]`
-                (-dQ/dmu, e/V), `charge_stiffness [n_systems]` (dE/dQ, eV/e) and, of fixed points, `stability
-                [n_systems]` (spectral radius of D B). Dipoles, and so their derivatives, are meaningful along
-                open axes.
+            properties: further results, among `available_properties`: `polarizability [n_systems, 3, 3]`
+                (e Å²/V, dD_a/dF_b), `born_effective_charges [n_atoms, 3, 3]` (e, dD_a/dR_ib),
+                `potentials [n_atoms]` (V, of the density and the field at the atoms, smeared by their widths,
+                own density left out); and of self-consistent families `fukui [n_atoms]` (dq_i/dQ),
+                `capacitance [n_systems]` (-dQ/dmu, e/V), `charge_stiffness [n_systems]` (dE/dQ, eV/e) and, of
+                fixed points, `stability [n_systems]` (spectral radius of D B). Dipoles, and so their
+                derivatives, are meaningful along open axes.
 
         Returns:
             `energy [n_systems]` (float64, as its parts `energy_short_range`, `energy_electrostatic` and

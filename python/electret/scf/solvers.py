@@ -150,8 +150,8 @@ def _norm(problem: Problem, residual: Residual) -> torch.Tensor:
 def mixing_step(problem: Problem, state: State, residual: Residual) -> tuple[torch.Tensor, torch.Tensor]:
     """The full local update at fixed potential, `[n_atoms, n_lm]` and `[n_systems]`.
 
-    Every atom goes where its residual vanishes at the present potential; the Fermi level takes the Newton step
-    (clamped to 1 eV) that makes the charges add up, and the missing charge is shared out with the local
+    Every atom goes where its residual vanishes at the present potential; the Fermi level takes the Newton
+    step (clamped to 1 eV) that makes the charges add up, and the missing charge is shared out with the local
     response dp/dmu, so that it is exact.
     """
     systems = problem.systems

@@ -45,6 +45,7 @@ from electret.training.resumption import (
 from electret.training.run_log import CSV_FILE, RunLog, default_console, read_history
 from electret.training.summary import print_summary, write_summary
 from electret.training.targets import DENSITY_LABELS, TARGETS, resolved_mode
+from electret.training_ranges import training_ranges
 
 __all__ = ["MODEL_FILE", "TrainingData", "TrainingResult", "load_data", "statistics", "train"]
 
@@ -322,6 +323,7 @@ def _finish(
             "name": config.name,
             "best_epoch": trainer.progress.best_epoch,
             "epochs": trainer.progress.epoch,
+            "training_ranges": training_ranges(datasets["train"].graphs),
             "errors": {name: entry.as_dict()["errors"]["all"] for name, entry in metrics.items()},
         },
     )
