@@ -410,7 +410,15 @@ def _volumes(graph: Graph, training: bool) -> torch.Tensor:
 
 def _check_finite(result: dict[str, torch.Tensor], structure: Structure) -> None:
     """Names the cause of a result that is not finite."""
-    bad = [name for name, value in result.items() if not bool(torch.isfinite(value).all())]
+    graph = structure.graph
+    # Histories are padded with nan, and what did not converge is flagged instead.
+    good = result.get("scf_converged", torch.ones(graph.n_systems, dtype=torch.bool, device=graph.device))
+    bad = [
+        name
+        for name, value in result.items()
+        if name != "scf_history"
+        and not bool(torch.isfinite(value[good[graph.batch] if len(value) == graph.n_atoms else good]).all())
+    ]
     if not bad:
         return
     lengths = torch.linalg.vector_norm(structure.edge_vectors.detach(), dim=1)
