@@ -117,11 +117,15 @@ def test_field_response_measures_what_a_model_has_of_the_induced_dipole() -> Non
     assert clean.slope == pytest.approx(4.0)
     assert clean.ratio == pytest.approx(0.4)
     assert clean.ratio_error < 1e-12
+    assert clean.difference == pytest.approx(-6.0)
     assert set(synthetic(10.0, 4.0).responses()) == {"all"}  # one group needs no row of its own
     noisy = synthetic(10.0, 4.0).responses()["all"]
     assert 0.01 < noisy.ratio_error < 0.3
     assert abs(noisy.ratio - 0.4) < 3 * noisy.ratio_error
     assert abs(noisy.ratio - 1.0) > 3 * noisy.ratio_error  # tells the model from the right one
+    # what labels and predictions share cancels in the difference
+    assert noisy.difference == pytest.approx(-6.0)
+    assert noisy.difference_error < 1e-12
     few = synthetic(10.0, 4.0, n=2).responses()["all"]
     assert few.n_frames == 2
     assert np.isnan(few.ratio)

@@ -246,15 +246,15 @@ class ConstantFermiLevel(MolecularDynamics):
             atoms = self.atoms
             before = atoms.get_kinetic_energy()
             keep = math.exp(-self.friction * duration)
-            noise = np.sqrt((1.0 - keep**2) * self.temperature * atoms.get_masses())[:, None]
-            kicks = noise * self.rng.standard_normal((len(atoms), 3))
+            width = np.sqrt((1.0 - keep**2) * self.temperature * atoms.get_masses())[:, None]
+            kicks = width * self.rng.standard_normal((len(atoms), 3))
             atoms.set_momenta(keep * atoms.get_momenta() + kicks)
             self.heat += atoms.get_kinetic_energy() - before
         if self.charge_friction:
             before = self.charge_kinetic_energy
             keep = math.exp(-self.charge_friction * duration)
-            noise = math.sqrt((1.0 - keep**2) * self.temperature * self.charge_mass)
-            self.charge_momentum = keep * self.charge_momentum + noise * float(self.rng.standard_normal())
+            kick = math.sqrt((1.0 - keep**2) * self.temperature * self.charge_mass)
+            self.charge_momentum = keep * self.charge_momentum + kick * float(self.rng.standard_normal())
             self.heat += self.charge_kinetic_energy - before
 
     def _write_log(self) -> None:
