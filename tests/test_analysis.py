@@ -15,7 +15,6 @@ from rich.console import Console  # noqa: E402
 from electret import InputError  # noqa: E402
 from electret.analysis import FieldDipoles, assess  # noqa: E402
 from electret.analysis.scf_convergence import convergence_table, plot_convergence, run_solvers  # noqa: E402
-from electret.analysis.scf_statistics import without_unconverged  # noqa: E402
 from electret.data import GraphDataset, wrap_atoms  # noqa: E402
 from electret.graph import Graph  # noqa: E402
 from electret.models import ModelConfig, Statistics, build  # noqa: E402
@@ -69,19 +68,6 @@ def test_statistics_count_iterations_and_name_the_unconverged() -> None:
     assert short.metrics.overall["energy"].mae == pytest.approx(0.1 / 4, abs=1e-8)
     assert complete.metrics.overall["energy"].count == 3
     assert short.as_dict()["scf"]["unconverged"][0]["frame"] == lost.where
-
-
-def test_without_unconverged_takes_labels_of_those_systems_only() -> None:
-    model = ToyQeq()
-    graphs = [Graph.from_atoms(labelled(model, frame(seed)), model.cutoff) for seed in range(2)]
-    graph = Graph.collate(graphs)
-    output = {"scf_converged": torch.tensor([True, False])}
-    labels = without_unconverged(graph, output).labels
-    for name, rows in (("energy", 1), ("dipole", 1), ("forces", 4), ("charges", 4)):
-        assert torch.equal(labels[name][:rows], graph.labels[name][:rows])
-        assert torch.isnan(labels[name][rows:]).all()
-    assert without_unconverged(graph, {"scf_converged": torch.tensor([True, True])}) is graph
-    assert without_unconverged(graph, {}) is graph
 
 
 def test_errors_per_charge_state() -> None:

@@ -89,7 +89,8 @@ def test_eval_names_unconverged_frames_and_uses_none(folder: Path, tmp_path: Pat
 def test_eval_of_a_converging_model(folder: Path) -> None:
     result = call("eval", folder / "good.electret", folder / "data.xyz")
     assert result.exit_code == 0, everything(result)
-    assert "all converged" in everything(result)
+    assert "Self-consistency" in everything(result)
+    assert "NOT CONVERGED" not in everything(result)
 
 
 def test_plot_scf_compares_solvers(folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Errors beside those of the native layer."""
+"""Exceptions beside those of the native layer."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ __all__ = ["ConvergenceError"]
 
 
 class ConvergenceError(ElectretError):
-    """A self-consistent density was not found.
+    """A self-consistent density did not converge.
 
     Attributes:
-        history: residual before each iteration and at the end.
-        iterations: spent.
+        history: mean absolute residual before each iteration, e Å^l.
+        iterations: updates made.
         system: index of the system in its batch.
     """
 
-    def __init__(
-        self, message: str, history: Sequence[float] = (), iterations: int = 0, system: int = 0
-    ) -> None:
+    def __init__(self, message: str, history: Sequence[float], iterations: int, system: int = 0) -> None:
         super().__init__(message)
         self.history = list(history)
         self.iterations = iterations

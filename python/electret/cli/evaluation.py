@@ -21,7 +21,9 @@ __all__ = ["PREFIX", "parse_keys", "run_evaluation"]
 PREFIX = "electret_"
 """Before the names of predictions in the output, so that they stand beside the labels."""
 
-_PER_ATOM = ("forces", "charges", "multipoles", "latent_multipoles")
+_PER_ATOM = ("forces", "charges", "multipoles", "latent_multipoles", "born_effective_charges", "potentials")
+_NOT_STORED = ("scf_history",)
+"""Lengths that differ from batch to batch."""
 
 
 def run_evaluation(
@@ -53,7 +55,7 @@ def run_evaluation(
         console.print(
             "no frame carries a label that the model predicts; see --key for other names", highlight=False
         )
-    if assessment.scf is not None:
+    if assessment.scf is not None and assessment.scf.unconverged:
         for line in assessment.scf.lines():
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     if output is not None:
@@ -92,10 +94,18 @@ def _store(frames: list[Frame], graph: Graph, predicted: dict[str, torch.Tensor]
     for position, frame in enumerate(frames):
         rows = slice(int(graph.ptr[position]), int(graph.ptr[position + 1]))
         for name, value in predicted.items():
-            if name == "scf_history" or (not good[position] and not name.startswith("scf_")):
+            if name in _NOT_STORED or (not good[position] and not name.startswith("scf_")):
                 continue
-            if name in _PER_ATOM:
-                frame.atoms.set_array(PREFIX + name, value[rows].cpu().numpy())
+            if name == "grid_potentials":
+                own = graph.labels["grid_batch"] == position
+                if bool(own.any()):
+                    frame.atoms.info[PREFIX + name] = value[own].cpu().numpy()
+            elif name in _PER_ATOM:
+                entry = value[rows].cpu().numpy()
+                # Columns of extended XYZ have one index: a tensor per atom is written row by row.
+                frame.atoms.set_array(
+                    PREFIX + name, entry.reshape(len(entry), -1) if entry.ndim > 2 else entry
+                )
             else:
                 entry = value[position].cpu().numpy()
                 frame.atoms.info[PREFIX + name] = entry if entry.ndim else entry.item()
