@@ -21,9 +21,16 @@ __all__ = ["PREFIX", "parse_keys", "run_evaluation"]
 PREFIX = "electret_"
 """Before the names of predictions in the output, so that they stand beside the labels."""
 
-_PER_ATOM = ("forces", "charges", "multipoles", "latent_multipoles", "born_effective_charges", "potentials")
-_NOT_STORED = ("scf_history",)
-"""Lengths that differ from batch to batch."""
+_PER_ATOM = (
+    "forces",
+    "charges",
+    "multipoles",
+    "latent_multipoles",
+    "potentials",
+    "born_effective_charges",
+)
+_NOT_STORED = ("scf_history", "grid_potentials", "stationarity")
+"""What is neither of an atom nor of a frame, or belongs to another density than the rest."""
 
 
 def run_evaluation(
