@@ -5,11 +5,11 @@ fictitious mass M (eV·time²/e²), beside positions r and momenta p of the atom
 
     H = sum_i p_i²/2m_i + M (dQ/dt)²/2 + E(r, Q) + mu Q,        M d²Q/dt² = -(dE/dQ + mu),
 
-where dE/dQ = -mu_system is the exact derivative of the energy at self-consistency: the charge is driven until
-the Fermi level of the system is mu on average. With a thermostat on Q the ensemble is the grand-canonical one
-of E + mu Q. Source: Bonnet, Morishita, Sugino, Otani, Phys. Rev. Lett. 109, 266101 (2012); for the
-grand-canonical ensemble of charge see Melander, Kuisma, Christensen, Honkala, J. Chem. Phys. 150, 041706
-(2019).
+where dE/dQ = -mu_system is the exact derivative of the energy at self-consistency (of a variational model,
+minus its Fermi level): the charge is driven until the Fermi level of the system is mu on average. With a
+thermostat on Q the ensemble is the grand-canonical one of E + mu Q. Source: Bonnet, Morishita, Sugino, Otani,
+Phys. Rev. Lett. 109, 266101 (2012); for the grand-canonical ensemble of charge see Melander, Kuisma,
+Christensen, Honkala, J. Chem. Phys. 150, 041706 (2019).
 
 The alternative without a fictitious variable is any dynamics of ASE with `atoms.info["fermi_level"]`: the
 charge then follows the atoms at once, and `free_energy` plus kinetic energy is conserved. It has no

@@ -240,7 +240,7 @@ def _scf(entries: dict[str, Assessment]) -> list[str]:
     lines: list[str] = []
     for name, entry in entries.items():
         if entry.scf is not None:
-            lines += [f"- `{name}`: {line.strip()}" for line in entry.scf.lines()]
+            lines += [f"- `{name}`: {line.strip().removeprefix('SCF: ')}" for line in entry.scf.lines()]
     return ["### SCF", "", *lines, ""] if lines else []
 
 

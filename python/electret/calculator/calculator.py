@@ -269,7 +269,7 @@ class Calculator(ASECalculator):
         assert self.atoms is not None
         requests = tuple(RESPONSE_REQUESTS.get(name, name) for name in names)
         values = self._values(self.atoms, forces=False, properties=requests)
-        return responses(values, names, self.atoms)
+        return responses(values, names, self.atoms, self.model)
 
     def export_properties(self) -> Any:
         """Results that ASE has a definition of; it has none of the polarisability."""

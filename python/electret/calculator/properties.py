@@ -55,7 +55,7 @@ def refusal(name: str, atoms: Atoms, model: Model, defined: Collection[str]) -> 
         return reason
     if name == "stress":
         return stress_refusal(atoms)
-    if name in _NORMALS and atoms.pbc.any():
+    if _needs_open_axes(name, model) and atoms.pbc.any():
         axes = ", ".join(axis for axis, periodic in zip("abc", atoms.pbc, strict=True) if periodic)
         place = "state" if name == "dipole" else "response(atoms)"
         return (
@@ -90,14 +90,22 @@ def state(values: Mapping[str, np.ndarray], atoms: Atoms) -> dict[str, Any]:
     return found
 
 
-def responses(values: Mapping[str, np.ndarray], names: Collection[str], atoms: Atoms) -> dict[str, Any]:
+def _needs_open_axes(name: str, model: Model) -> bool:
+    """Whether a property is a derivative of the dipole, or itself the dipole, and no polarisation stands for
+    it."""
+    return name == "dipole" or (name in _NORMALS and not model.field_couples_to_polarization)
+
+
+def responses(
+    values: Mapping[str, np.ndarray], names: Collection[str], atoms: Atoms, model: Model
+) -> dict[str, Any]:
     """Numbers and arrays of the one system, for its boundary; what that does not define is left out."""
     found: dict[str, Any] = {}
     normal = slab_normal(atoms)
     for name in names:
         per_atom = name in ("fukui", "born_effective_charges")
         value = values[name] if per_atom else values[name][0]
-        if name in _NORMALS and atoms.pbc.any():
+        if _needs_open_axes(name, model) and atoms.pbc.any():
             if normal is not None and name == "polarizability":
                 found[_NORMALS[name]] = float(normal @ value @ normal)
             elif normal is not None:
