@@ -293,10 +293,10 @@ def _calculator(atoms: Atoms) -> _ChargeCalculator:
             "electret.Calculator with a self-consistent model"
         )
     model = getattr(calculator, "model", None)
-    if model is not None and not model.self_consistent:
+    if model is not None and "fermi_level" not in model.honours:
         raise InputError(
-            f"the energy of family {model.family!r} has no self-consistent charge; use 'qeq', "
-            "'energy_functional' or 'fixed_point'"
+            f"the charges of this {model.family!r} model do not answer a Fermi level; use 'qeq', "
+            "'energy_functional' or 'fixed_point' with responding charges"
         )
     return calculator
 

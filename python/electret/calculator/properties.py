@@ -30,7 +30,14 @@ RESPONSE_REQUESTS: Mapping[str, str] = {
     "energy_charge_derivative": "charge_stiffness",
     **{
         name: name
-        for name in ("polarizability", "born_effective_charges", "fukui", "capacitance", "stability")
+        for name in (
+            "polarizability",
+            "born_effective_charges",
+            "fukui",
+            "capacitance",
+            "stability",
+            "dielectric_tensor",
+        )
     },
 }
 """What `Calculator.response` gives, with the name by which a model is asked for it."""
@@ -48,13 +55,16 @@ def refusal(name: str, atoms: Atoms, model: Model, defined: Collection[str]) -> 
         reason = f"the model family {model.family!r} does not define it; it defines {', '.join(defined)}"
         if name == "dielectric_tensor":
             reason += (
-                ". A field inside a periodic system acts on its polarisation, which this family does not have"
+                ". It belongs to insulators whose dipoles answer the field and whose charges do not: "
+                "'fixed_point' with responding: dipoles"
             )
         if name == "polarization" and model.self_consistent:
             reason += ". Charges of atoms do not say how they got there; 'split_charges' has a polarisation"
         return reason
     if name == "stress":
         return stress_refusal(atoms)
+    if name == "dielectric_tensor" and not atoms.pbc.all():
+        return "it is defined for crystals; of open systems ask for the polarizability"
     if _needs_open_axes(name, model) and atoms.pbc.any():
         axes = ", ".join(axis for axis, periodic in zip("abc", atoms.pbc, strict=True) if periodic)
         place = "state" if name == "dipole" else "response(atoms)"
