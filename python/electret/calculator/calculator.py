@@ -50,7 +50,8 @@ class Calculator(ASECalculator):
     a density `charges` [n_atoms] (e), `dipole` [3] (e·Å, x y z; open boundaries; of a charged system it is
     about the origin) and `polarization` [3] (e·Å; split charges). At constant Fermi level `free_energy` is
     the grand potential E + mu Q, of which forces and stress are the derivatives. Only when asked for:
-    `polarizability` [3, 3] (e·Å²/V), `born_effective_charges` [n_atoms, 3, 3] (e), `dielectric_tensor` [3, 3].
+    `polarizability` [3, 3] (e·Å²/V), `born_effective_charges` [n_atoms, 3, 3] (e), `dielectric_tensor`
+    [3, 3].
 
     `state` holds the rest of the last calculation: `energy_short_range`, `energy_electrostatic`,
     `energy_field` (eV), `multipoles` [n_atoms, (max_l + 1)²] (`latent_multipoles` where they stand for no
