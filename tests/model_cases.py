@@ -37,6 +37,9 @@ FAMILY_OPTIONS = {
     "local_charges": {},
     "split_charges": {"charges": {"H": 0.3, "O": -0.6, "Na": 1.0}},
     "latent_ewald": {},
+    "qeq": {"scf": {"tolerance": 1e-11}},
+    "energy_functional": {"scf": {"tolerance": 1e-11}},
+    "fixed_point": {"scf": {"tolerance": 1e-11}},
 }
 
 

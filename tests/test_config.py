@@ -11,6 +11,7 @@ import yaml
 pytest.importorskip("mace")
 
 from electret import InputError
+from electret.models.config import FAMILIES
 from electret.training import TrainingConfig
 from electret.training.aliases import STAGE_ALIASES, TOP_LEVEL_ALIASES
 from electret.training.config_file import write_config
@@ -36,9 +37,14 @@ def test_examples_are_valid(path: Path) -> None:
     assert config.stages[-1].loss.weights["energy"] > 0
 
 
-def test_examples_cover_four_families() -> None:
+def test_examples_cover_every_family_that_is_trained_on_a_density() -> None:
     families = {TrainingConfig.from_yaml(path).model.family for path in EXAMPLES}
-    assert families == {"local_charges", "latent_ewald", "mace", "split_charges"}
+    assert families == set(FAMILIES) - {"fixed_charges"}
+
+
+def test_examples_show_every_mode_but_the_expensive_one() -> None:
+    stages = [stage for path in EXAMPLES for stage in TrainingConfig.from_yaml(path).stages]
+    assert {stage.mode for stage in stages} == {None, "direct", "implicit"}
 
 
 def test_mace_names(tmp_path: Path) -> None:
@@ -237,6 +243,50 @@ def test_unknown_names_suggest_the_nearest(
             {"stages": [{"mode": "implicit", "epochs": 1}], "max_num_epochs": 1},
             ["stages.0.mode", "does not define mode"],
         ),
+        (
+            {"stages": [{"mode": "direkt", "epochs": 1}], "model": "qeq", "max_num_epochs": 1},
+            ["stages.0.mode", "its modes are implicit, unrolled, direct"],
+        ),
+        (
+            {"stages": [{"unrolled_steps": 5, "epochs": 1}], "model": "qeq", "max_num_epochs": 1},
+            ["stages.0.unrolled_steps does nothing in mode 'implicit'"],
+        ),
+        (
+            {"stages": [{"loss": {"stationarity": 1}, "epochs": 1}], "model": "qeq", "max_num_epochs": 1},
+            ["stages.0.loss.stationarity", "no loss in mode 'implicit'", "mode: direct"],
+        ),
+        (
+            {"stages": [{"loss": {"stability": 1}, "epochs": 1}], "model": "qeq", "max_num_epochs": 1},
+            ["stages.0.loss.stability", "'qeq' cannot be trained on 'stability'"],
+        ),
+        (
+            {
+                "stages": [{"loss": {"total_charge": 1}, "epochs": 1}],
+                "model": "fixed_point",
+                "max_num_epochs": 1,
+            },
+            ["stages.0.loss.total_charge", "exact at self-consistency"],
+        ),
+        *(
+            (
+                {
+                    "stages": [{"mode": "direct", "loss": {name: 1}, "epochs": 1}],
+                    "model": "fixed_point",
+                    "max_num_epochs": 1,
+                },
+                [f"stages.0.loss.{name}", "no loss in mode 'direct'"],
+            )
+            for name in ("fermi_level", "polarizability", "born_effective_charges")
+        ),
+        (
+            {
+                "stages": [{"mode": "direct", "loss": {"charges": 1}, "epochs": 1}],
+                "model": "qeq",
+                "max_num_epochs": 1,
+            },
+            ["stages.0.loss.charges", "weight the stationarity instead"],
+        ),
+        ({"model": "local_charges", "polarizability_weight": 1}, ["cannot be trained on 'polarizability'"]),
         ({"stages": "all"}, ["stages: expected a list"]),
         ({"stages": []}, ["at least one stage"]),
         ({"stages": [{"name": "a", "epochs": 1}, {"name": "a", "epochs": 1}]}, ["stage names must differ"]),

@@ -259,3 +259,76 @@ def test_written_frames_read_back(tmp_path: Path) -> None:
     frames = read_frames(write_frames(tmp_path / "clusters.xyz", clusters(3)))
     assert [frame.chain for frame in frames] == ["chain0"] * 3
     assert key_counts(frames)["dipole"] == 3
+
+
+def response_frame(n_points: int = 9) -> Atoms:
+    """A frame with every response and potential label; nine points are what ASE reads as a matrix."""
+    rng = np.random.default_rng(0)
+    atoms = Atoms("OH", positions=[[0, 0, 0], [0, 0, 1.0]])
+    tensor = rng.normal(size=(3, 3))
+    atoms.info["REF_polarizability"] = tensor + tensor.T
+    atoms.arrays["REF_born_effective_charges"] = rng.normal(size=(2, 9))
+    atoms.arrays["REF_potentials"] = rng.normal(size=2)
+    atoms.info["REF_grid_points"] = rng.normal(size=(n_points, 3))
+    atoms.info["REF_grid_potentials"] = rng.normal(size=n_points)
+    return atoms
+
+
+@pytest.mark.parametrize("n_points", [2, 3, 9])
+def test_response_and_potential_labels_survive_a_file(tmp_path: Path, n_points: int) -> None:
+    atoms = response_frame(n_points)
+    path = write_frames(tmp_path / "response.xyz", [atoms])
+    for frame in (read_frames(path)[0], wrap_atoms([atoms])[0]):
+        for name in ("polarizability", "grid_points", "grid_potentials"):
+            np.testing.assert_allclose(frame.value(name), atoms.info[f"REF_{name}"], rtol=1e-7, atol=1e-7)
+        for name in ("born_effective_charges", "potentials"):
+            np.testing.assert_allclose(frame.value(name), atoms.arrays[f"REF_{name}"], rtol=1e-7, atol=1e-7)
+    graph = GraphDataset([frame], 2.0, torch.float64).graphs[0]
+    assert graph.labels["born_effective_charges"].shape == (2, 3, 3)
+    assert graph.labels["born_effective_charges"][1, 0, 2] == atoms.arrays["REF_born_effective_charges"][1, 2]
+    assert graph.labels["polarizability"].shape == (1, 3, 3)
+
+
+def test_response_keys_can_be_renamed() -> None:
+    atoms = response_frame()
+    atoms.info["alpha"] = atoms.info.pop("REF_polarizability")
+    assert not wrap_atoms([atoms])[0].has("polarizability")
+    assert wrap_atoms([atoms], DataKeys(polarizability="alpha"))[0].has("polarizability")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda a: a.info.update(REF_polarizability=np.arange(9.0)), "not a symmetric tensor"),
+        (lambda a: a.info.update(REF_polarizability=np.arange(6.0)), r"shape \(6,\), expected \(9,\)"),
+        (lambda a: a.info.pop("REF_grid_points"), "'REF_grid_potentials' is given without 'REF_grid_points'"),
+        (lambda a: a.info.update(REF_grid_potentials=np.ones(4)), "differ in number"),
+        (lambda a: a.info.update(REF_grid_points=np.ones((9, 2))), r"expected \(n_points, 3\)"),
+        (lambda a: a.info.update(REF_grid_potentials=np.full(9, np.inf)), "REF_grid_potentials.*inf"),
+    ],
+)
+def test_bad_response_labels_are_refused(change: Callable[[Atoms], object], expected: str) -> None:
+    atoms = response_frame()
+    change(atoms)
+    with pytest.raises(InputError, match=expected):
+        wrap_atoms([atoms])
+
+
+def test_grids_of_a_batch_keep_their_systems() -> None:
+    """Frames without a grid have no rows, not rows of NaN."""
+    frames = wrap_atoms([response_frame(2), Atoms("H"), response_frame(5)])
+    graph = GraphDataset(frames, 2.0, torch.float32).batch([1, 0, 2])
+    assert graph.labels["grid_batch"].tolist() == [1, 1, 2, 2, 2, 2, 2]
+    assert graph.labels["grid_points"].dtype == torch.float32
+    assert graph.to(dtype=torch.float64).labels["grid_batch"].dtype == torch.int64
+    expected = frames[0].value("grid_potentials")
+    np.testing.assert_allclose(graph.labels["grid_potentials"][:2], expected, rtol=1e-6)
+    assert torch.isnan(graph.labels["potentials"][0])
+
+
+def test_batches_can_be_drawn_from_some_frames() -> None:
+    dataset = GraphDataset(wrap_atoms(clusters(10)), 2.0, torch.float64)
+    everything = dataset.shuffled_batches(3, 5, 1)
+    assert dataset.shuffled_batches(3, 5, 1, range(10)) == everything
+    some = dataset.shuffled_batches(3, 5, 1, [1, 4, 7, 8])
+    assert sorted(index for batch in some for index in batch) == [1, 4, 7, 8]

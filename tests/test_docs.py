@@ -37,8 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     write(folder / "train.xyz", water[:6], format="extxyz")
     write(folder / "valid.xyz", water[6:8], format="extxyz")
-    (text,) = blocks("docs/guide/training.md", "yaml")
+    text, self_consistent = blocks("docs/guide/training.md", "yaml")
     (folder / "config.yaml").write_text(text.replace("32x0e + 32x1o", "4x0e + 4x1o"), encoding="utf-8")
+    (folder / "self_consistent.yaml").write_text(self_consistent, encoding="utf-8")
     return folder
 
 
@@ -53,7 +54,11 @@ def test_examples_run(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_configurations_are_valid(folder: Path) -> None:
-    files = [folder / "config.yaml", Path(electret.demo.__file__).parent / "train.yaml"]
+    files = [
+        folder / "config.yaml",
+        folder / "self_consistent.yaml",
+        Path(electret.demo.__file__).parent / "train.yaml",
+    ]
     files += sorted((ROOT / "examples/train").glob("*.yaml"))
     assert len(files) > 2
     for file in files:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from electret.models import FAMILIES, Density, build
+from electret.models import FAMILIES, SELF_CONSISTENT, Density, build
 from electret.models.local_charges import LocalCharges
 from electret.models.mace import ShortRange
 from electret.testing import (
@@ -16,11 +16,13 @@ from electret.testing import (
     check_permutation,
     check_precision,
     check_rotation,
+    check_self_consistency,
     check_stress,
     check_total_charge,
     check_training_gradients,
     check_translation,
 )
+from electret.testing.evaluation import graph_of
 from model_cases import STATISTICS, bulk, in_field, model_config, molecule, slab, small_model
 
 
@@ -37,27 +39,61 @@ def test_family_keeps_the_contract(family):
     assert sum(name.startswith("stress") for name in checked) == 2
     assert sum(name.startswith("forces") for name in checked) == 3
     assert any(name.startswith("total charge") for name in checked) == (
-        family in ("fixed_charges", "local_charges", "split_charges")
+        family in ("fixed_charges", "local_charges", "split_charges", *SELF_CONSISTENT)
     )
+    n_self_consistent = 3 if family in SELF_CONSISTENT else 0
+    assert sum(name.startswith("constant Fermi level") for name in checked) == n_self_consistent
+    assert any(name.startswith("responses") for name in checked) == bool(n_self_consistent)
 
 
-def test_quadrupoles_keep_the_contract():
+FIXED_POINT_VARIANTS = {
+    "nonlinear": {"nonlinearity": "residual_mlp", "potential_embedding": "features", "energy": "mlp"},
+    "mlp": {"nonlinearity": "mlp", "potential_embedding": "species", "self_interaction": True},
+    "many_body": {"update": "many_body", "channels": 4, "hidden": 8, "energy": "none"},
+}
+
+
+@pytest.mark.parametrize("name", FIXED_POINT_VARIANTS)
+def test_fixed_point_variants_keep_the_contract(name):
+    config = model_config("fixed_point", fixed_point=FIXED_POINT_VARIANTS[name])
+    checked = check_model(build(config, STATISTICS, seed=4), [in_field(molecule(), charge=1.0), bulk()])
+    assert sum(name.startswith("stress") for name in checked) == 1
+    assert sum(name.startswith("constant Fermi level") for name in checked) == 2
+
+
+@pytest.mark.parametrize("family", ["local_charges", *SELF_CONSISTENT])
+@pytest.mark.parametrize("max_l", [0, 2])
+def test_other_orders_keep_the_contract(family, max_l):
     config = model_config(
-        "local_charges",
+        family,
         backbone={"hidden_irreps": "4x0e + 4x1o + 4x2e"},
-        electrostatics={"max_l": 2, "sigma": 1.0, "accuracy": 1e-10},
+        electrostatics={"max_l": max_l, "features_max_l": max_l, "sigma": 1.0, "accuracy": 1e-10},
     )
     model = build(config, STATISTICS, seed=2)
-    assert model(graph_of(model, molecule()))["multipoles"].shape == (4, 9)
-    check_rotation(model, in_field(molecule(), 1.0))
+    atoms = in_field(molecule(), 1.0)
+    assert model(graph_of(model, atoms))["multipoles"].shape == (4, (max_l + 1) ** 2)
+    check_rotation(model, atoms)
     check_forces(model, bulk())
     check_stress(model, bulk())
+    if family in SELF_CONSISTENT:
+        check_self_consistency(model, atoms, "molecule")
 
 
-def graph_of(model, atoms):
-    from electret.graph import Graph
-
-    return Graph.from_atoms(atoms, model.cutoff, model.dtype, labels=False)
+@pytest.mark.parametrize("family", SELF_CONSISTENT)
+def test_boundaries_and_charge_control_mix_in_a_batch(family):
+    model = small_model(family)
+    wire = slab()
+    cell = wire.cell.array.copy()
+    cell[1] *= 3.0
+    wire.set_cell(cell, scale_atoms=False)
+    wire.pbc = [True, False, False]
+    systems = [in_field(molecule(), 1.0), wire, slab(), bulk()]
+    for atoms, level in zip((slab(), molecule()), (4.0, -1.0), strict=True):
+        atoms.info["fermi_level"] = level
+        systems.append(atoms)
+    check_batch(model, systems)
+    check_forces(model, wire)
+    check_stress(model, wire)
 
 
 class PlantedEnergy(ShortRange):
@@ -68,8 +104,8 @@ class PlantedEnergy(ShortRange):
         self.bug = bug
         self.gain = torch.nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
 
-    def _energies(self, structure):
-        result = super()._energies(structure)
+    def _energies(self, structure, call):
+        result = super()._energies(structure, call)
         graph, x = structure.graph, structure.positions
         per_atom = {
             "position": x[:, 0],

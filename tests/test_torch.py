@@ -12,7 +12,7 @@ from random_systems import BOUNDARIES, random_system, relative
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from electret import torch_operators  # noqa: E402
-from electret.torch import coulomb_energy, dipole, features  # noqa: E402
+from electret.torch import coulomb_energy, dipole, features, potential  # noqa: E402
 
 TIGHT = 1e-12
 
@@ -103,6 +103,52 @@ def test_gradcheck_of_a_batch_and_of_the_field():
     assert torch.autograd.gradgradcheck(energy, inputs)
     (slope,) = torch.autograd.grad(energy(*inputs).sum(), field)
     assert torch.allclose(slope, -dipole(t["positions"], t["multipoles"], t["batch"]))
+
+
+@pytest.mark.parametrize("axes", ["", "xy", "xyz"])
+def test_potential_at_points_is_that_of_numpy_and_is_differentiable(axes):
+    """Points are narrow receivers: they may not see their own width, nor each other, nor care for coinciding
+    with an atom or another point."""
+    system = random_system(77, axes, max_l=1)
+    rng = np.random.default_rng(3)
+    points = rng.uniform(-2.0, 4.0, (6, 3))
+    points[0], points[1] = system["positions"][0], points[2]
+    field = np.array([0.1, -0.2, 0.3])
+    t = tensors(system)
+    values = potential(torch.from_numpy(points), **t, external_field=torch.from_numpy(field), accuracy=TIGHT)
+    wanted = electret.potential(points, **system, external_field=field, accuracy=TIGHT)
+    assert np.abs(wanted).min() > 1e-3
+    assert np.abs(values.detach().numpy() - wanted).max() < 1e-6
+    # the potential of unit multipoles is its derivative in the multipoles, since it is linear
+    (gradient,) = torch.autograd.grad(values[3], t["multipoles"], retain_graph=True)
+    unit = np.zeros_like(system["multipoles"])
+    unit[1, 2] = 1.0
+    column = electret.potential(points[3:4], **{**system, "multipoles": unit}, accuracy=TIGHT)
+    assert gradient[1, 2].item() == pytest.approx(column[0], abs=1e-6)
+    step = 1e-4
+    moved = [points + sign * step * np.eye(1, 3, 1) for sign in (1, -1)]
+    up, down = (electret.potential(p, **system, external_field=field, accuracy=TIGHT) for p in moved)
+    at = torch.from_numpy(points).requires_grad_()
+    values = potential(at, **tensors(system), external_field=torch.from_numpy(field), accuracy=TIGHT)
+    (slope,) = torch.autograd.grad(values.sum(), at)
+    np.testing.assert_allclose(slope[:, 1].numpy(), (up - down) / (2 * step), atol=1e-5)
+
+
+def test_potential_at_points_of_a_batch():
+    system = batched(41)
+    points = torch.tensor([[0.3, 0.2, 1.0], [1.0, 0.4, 0.2], [0.1, 0.8, 0.7]], dtype=torch.float64)
+    belongs = torch.tensor([2, 0, 2])
+    together = potential(points, **tensors(system), points_batch=belongs)
+    for number in range(3):
+        atoms = system["batch"] == number
+        own = {key: system[key][atoms] for key in ("positions", "multipoles", "sigma")}
+        own |= {key: system[key][number] for key in ("cell", "pbc")}
+        alone = electret.potential(points[belongs == number].numpy(), **own)
+        np.testing.assert_allclose(together[belongs == number].detach().numpy(), alone, atol=1e-6)
+    with pytest.raises(electret.InputError, match="points_batch has shape"):
+        potential(points, **tensors(system), points_batch=belongs[:2])
+    with pytest.raises(electret.InputError, match="points is"):
+        potential(points[0], **tensors(system))
 
 
 def test_force_training_differentiates_through_the_charges():

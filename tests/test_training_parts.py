@@ -29,6 +29,7 @@ from electret.training.checkpoint import (
     write_checkpoint,
 )
 from electret.training.config import LossConfig, OptimizerConfig, SchedulerConfig, StageConfig
+from electret.training.convergence import Convergence, count_convergence, epoch_columns
 from electret.training.loss import Loss
 from electret.training.metrics import MetricsAccumulator
 from electret.training.optimization import (
@@ -38,6 +39,7 @@ from electret.training.optimization import (
     build_optimizer,
     parameter_groups,
 )
+from electret.training.plots import plot_convergence
 from electret.training.residuals import open_components
 
 
@@ -166,6 +168,158 @@ def test_metrics_by_hand() -> None:
     np.testing.assert_allclose(labels, [0.5, -1.0, 0.5])
     np.testing.assert_allclose(predicted, [0.7, -1.5, 0.7])
     assert metrics.as_dict()["errors"]["all"]["energy"]["rmse"] == energy.rmse
+
+
+def response_systems() -> list[Atoms]:
+    """A pair and a crystal of one atom, with every label of responses and potentials."""
+    pair = Atoms("H2", positions=[[0, 0, 0], [0, 0, 2.0]], info={"fermi_level": -4.0})
+    crystal = Atoms("H", cell=[3, 3, 3], pbc=True)
+    for atoms in (pair, crystal):
+        n = len(atoms)
+        atoms.info["REF_polarizability"] = np.diag([1.0, 2.0, 3.0])
+        atoms.arrays["REF_born_effective_charges"] = np.arange(9.0 * n).reshape(n, 9)
+        atoms.arrays["REF_potentials"] = np.arange(1.0, n + 1)
+        atoms.info["REF_grid_points"] = np.zeros((n + 1, 3))
+        atoms.info["REF_grid_potentials"] = np.arange(1.0, n + 2)
+    return [pair, crystal]
+
+
+def response_predictions() -> dict[str, torch.Tensor]:
+    charges = torch.arange(27.0, dtype=torch.float64).reshape(3, 3, 3)
+    charges[2] -= 18.0
+    charges[0, 0, 1] += 0.3  # row a, column b: dD_x/dy
+    polarizability = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)).repeat(2, 1, 1)
+    polarizability[0, 0, 0] += 0.2
+    stationarity = torch.full((3, 4), torch.nan, dtype=torch.float64)
+    stationarity[0], stationarity[2, 0] = 0.5, -1.0
+    return {
+        "fermi_level": torch.tensor([-4.5, 99.0], dtype=torch.float64),
+        "polarizability": polarizability,
+        "born_effective_charges": charges,
+        "potentials": torch.tensor([1.5, 2.0, 1.0], dtype=torch.float64),
+        # the offset of 10 V counts for the molecule, but not for the crystal
+        "grid_potentials": torch.tensor([11.0, 12.0, 13.0, 11.0, 12.5], dtype=torch.float64),
+        "stationarity": stationarity.requires_grad_(),
+        "stability": torch.tensor([1.2, 0.3], dtype=torch.float64, requires_grad=True),
+    }
+
+
+RESPONSES_BY_HAND = [
+    ("fermi_level", 0.5**2),
+    ("polarizability", (0.2 / 2) ** 2 / 18),
+    ("born_effective_charges", 0.3**2 / 27),
+    ("potentials", 0.5**2 / 3),
+    ("grid_potentials", (3 * 10.0**2 + 2 * 0.25**2) / 5),
+    ("stationarity", (4 * 0.5**2 + 1.0**2) / 5),
+    ("stability", (1.2 - 0.7) ** 2 / 2),
+]
+
+
+@pytest.mark.parametrize(("name", "expected"), RESPONSES_BY_HAND)
+def test_terms_of_self_consistent_families_by_hand(name: str, expected: float) -> None:
+    loss = Loss(LossConfig(**{name: 3.0}, stability_limit=0.7))
+    terms = loss.terms(response_predictions(), batch(response_systems()))
+    assert float(terms[name]) == pytest.approx(3.0 * expected, rel=1e-12)
+
+
+def test_gradients_of_hinge_and_stationarity() -> None:
+    """Nothing below the limit, nothing where there is no label, no NaN from there."""
+    output = response_predictions()
+    loss = Loss(LossConfig(stationarity=1.0, stability=1.0, stability_limit=0.7))
+    graph = batch(response_systems())
+    loss.total(loss.terms(output, graph), graph).backward()
+    assert output["stability"].grad.tolist() == pytest.approx([2 * 0.5 / 2, 0.0])
+    expected = [[0.2] * 4, [0.0] * 4, [-0.4, 0.0, 0.0, 0.0]]
+    np.testing.assert_allclose(output["stationarity"].grad.numpy(), expected)
+
+
+def unconverged(output: dict[str, torch.Tensor], converged: list[bool]) -> dict[str, torch.Tensor]:
+    n = len(converged)
+    history = torch.full((n, 3), torch.nan, dtype=torch.float64)
+    history[:, 0] = 0.1
+    return {
+        **output,
+        "scf_converged": torch.tensor(converged),
+        "scf_iterations": torch.arange(1, n + 1) * 2,
+        "scf_residual": torch.tensor([1e-9, 0.5][:n], dtype=torch.float64),
+        "scf_history": history,
+    }
+
+
+def test_unconverged_systems_are_in_no_term() -> None:
+    """The second system has diverged: errors and gradients are those of the first one alone."""
+    graph = batch(two_systems())
+    output = unconverged(predictions(), [True, False])
+    with torch.no_grad():
+        output["energy"][1] = 1e30
+    weights = dict.fromkeys(("energy", "forces", "charges", "dipole", "total_charge"), 1.0)
+    loss = Loss(LossConfig(**weights))
+    terms = loss.terms(output, graph)
+    alone = loss.terms(
+        {
+            name: value[: 1 if name in ("energy", "dipole", "total_charge") else 2]
+            for name, value in predictions().items()
+        },
+        batch(two_systems()[:1]),
+    )
+    assert terms.keys() == alone.keys() == weights.keys()
+    for name in weights:
+        assert float(terms[name]) == pytest.approx(float(alone[name]), rel=1e-12)
+    terms["energy"].backward()
+    assert output["energy"].grad.tolist() == pytest.approx([2 * 0.2 / 2, 0.0])
+    nothing = loss.terms(unconverged(predictions(), [False, False]), graph)
+    assert loss.total(nothing, graph) is None
+
+
+def test_metrics_count_unconverged_systems_against_the_loss() -> None:
+    """Two batches: losses 3 over one of two frames, 5 over one of one."""
+    accumulator = MetricsAccumulator(parity=True)
+    accumulator.add(unconverged(predictions(), [True, False]), batch(two_systems()), loss=3.0)
+    one = {
+        name: value[: 2 if name in ("forces", "charges", "multipoles") else 1]
+        for name, value in predictions().items()
+    }
+    accumulator.add(unconverged(one, [True]), batch(two_systems()[:1]), loss=5.0)
+    metrics = accumulator.result()
+    assert metrics.n_frames == 3
+    assert metrics.loss == pytest.approx((3.0 + 5.0) / 2 / (2 / 3))
+    assert metrics.overall["energy"].count == 2
+    assert "b" not in metrics.errors
+    assert len(metrics.parity["energy"][0]) == 2
+    found = metrics.as_dict()["self_consistency"]
+    assert (found["frames"], found["unconverged"]) == (3, 1)
+    assert found["iterations_mean"] == pytest.approx((2 + 4 + 2) / 3)
+    assert (found["iterations_max"], found["residual_max"]) == (4, 0.5)
+    assert found["iterations_of_converged"] == {"2": 2}
+    assert [history.tolist() for history in metrics.convergence.histories] == [[0.1]] * 3
+    none = MetricsAccumulator()
+    none.add(unconverged(predictions(), [False, False]), batch(two_systems()), loss=0.0)
+    assert none.result().loss == math.inf
+
+
+def test_plot_of_the_convergence(tmp_path: Path) -> None:
+    found = Convergence()
+    assert plot_convergence(None, tmp_path / "none.png") is None
+    assert plot_convergence(found, tmp_path / "none.png") is None
+    for _ in range(20):
+        found.add(unconverged({}, [True, False]), 2, keep_history=True)
+    path = plot_convergence(found, tmp_path / "scf.png")
+    assert path.stat().st_size > 5000
+
+
+def test_epochs_count_what_did_not_converge() -> None:
+    sums: dict[str, float] = {}
+    assert count_convergence(sums, {}, 3) == 3
+    assert epoch_columns(sums, None) == {}
+    assert count_convergence(sums, unconverged({}, [True, False]), 2) == 1
+    assert count_convergence(sums, unconverged({}, [True]), 1) == 1
+    columns = epoch_columns(sums, None)
+    assert columns == {
+        "train_unconverged": 1.0,
+        "train_scf_iterations": pytest.approx(8 / 3),
+        "train_scf_iterations_max": 4.0,
+        "train_scf_residual_max": 0.5,
+    }
 
 
 class Toy(torch.nn.Module):

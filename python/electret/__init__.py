@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from electret._native import ElectretError, InputError, __version__
 from electret.electrostatics import CoulombResult, coulomb, features, potential
+from electret.equilibration import ChargeEquilibration, charge_equilibration
+from electret.errors import ConvergenceError
 from electret.geometry import Geometry
 from electret.neighbors import neighbor_list
 from electret.response import Jacobian
@@ -13,12 +15,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Calculator",
+    "ChargeEquilibration",
+    "ConvergenceError",
     "CoulombResult",
     "ElectretError",
     "Geometry",
     "InputError",
     "Jacobian",
     "__version__",
+    "charge_equilibration",
     "coulomb",
     "features",
     "neighbor_list",

@@ -128,6 +128,27 @@ def potential(
     method: str = "auto",
     accuracy: float = 1e-8,
 ) -> NDArray[np.float64]: ...
+def charge_equilibration(
+    positions: NDArray[np.float64],
+    electronegativity: NDArray[np.float64],
+    hardness: NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    held: NDArray[np.float64],
+    fixed_fermi_level: bool,
+    external_field: NDArray[np.float64],
+    cell: NDArray[np.float64],
+    pbc: NDArray[np.bool_],
+    batch: NDArray[np.int64],
+    boundary: str | None = None,
+    method: str = "auto",
+    accuracy: float = 1e-8,
+) -> tuple[
+    NDArray[np.float64],
+    NDArray[np.float64],
+    NDArray[np.float64],
+    NDArray[np.float64],
+    NDArray[np.float64],
+]: ...
 
 @final
 class Geometry:

@@ -26,6 +26,11 @@ DEFAULT_KEYS: dict[str, str] = {
     "dipole": "REF_dipole",
     "charges": "REF_charges",
     "multipoles": "REF_multipoles",
+    "polarizability": "REF_polarizability",
+    "born_effective_charges": "REF_born_effective_charges",
+    "potentials": "REF_potentials",
+    "grid_points": "REF_grid_points",
+    "grid_potentials": "REF_grid_potentials",
     "total_charge": "total_charge",
     "fermi_level": "fermi_level",
     "external_field": "external_field",
@@ -36,13 +41,19 @@ LABEL_KINDS: dict[str, str] = {
     "energy": "system",
     "stress": "system",
     "dipole": "system",
+    "polarizability": "system",
     "total_charge": "system",
     "fermi_level": "system",
     "forces": "atom",
     "charges": "atom",
     "multipoles": "atom",
+    "born_effective_charges": "atom",
+    "potentials": "atom",
+    "grid_points": "point",
+    "grid_potentials": "point",
 }
-"""Whether a label has one row per system or one per atom."""
+"""Whether a label has one row per system, one per atom, or one per point of the grid of a system.
+`labels["grid_batch"]` (int64) has the system of each point where there are any."""
 
 _PER_ATOM_FIELDS = ("positions", "atomic_numbers")
 _PER_SYSTEM_FIELDS = ("cell", "pbc", "total_charge", "external_field", "fermi_level")
@@ -163,11 +174,7 @@ class Graph:
             total_charge=real([_total_charge(atoms, names["total_charge"])]),
             external_field=real(external_field[None]),
             fermi_level=real([fermi_level]),
-            labels={
-                # Total energies of 1e5 eV need more than the 7 digits of float32, so these stay float64.
-                name: torch.as_tensor(values) if name == "energy" else real(values)
-                for name, values in found.items()
-            },
+            labels=_label_tensors(found, dtype),
             weights={name: real([value]) for name, value in _weights(atoms).items()},
             config_type=[str(atoms.info.get("config_type", "Default"))],
         )
@@ -290,12 +297,15 @@ def _read_labels(atoms: Atoms, names: Mapping[str, str]) -> dict[str, NDArray[np
         "fermi_level": (1,),
         "forces": (n_atoms, 3),
         "charges": (n_atoms,),
+        "polarizability": (1, 3, 3),
+        "born_effective_charges": (n_atoms, 3, 3),
+        "potentials": (n_atoms,),
     }
     results = getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
     found: dict[str, NDArray[np.float64]] = {}
     for name, kind in LABEL_KINDS.items():
         key = names[name]
-        source = atoms.info if kind == "system" else atoms.arrays
+        source = atoms.arrays if kind == "atom" else atoms.info
         if key in source:
             raw = source[key]
         elif key in _CALCULATOR_RESULTS and key in results:
@@ -307,15 +317,32 @@ def _read_labels(atoms: Atoms, names: Mapping[str, str]) -> dict[str, NDArray[np
         if name == "stress" and values.size == 6:
             xx, yy, zz, yz, xz, xy = values.reshape(6)
             values = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-        shape = shapes.get(name, (n_atoms, values.size // n_atoms))
+        if name == "multipoles":
+            shape: tuple[int, ...] = (n_atoms, values.size // n_atoms)
+        elif kind == "point":
+            shape = (values.size // 3, 3) if name == "grid_points" else (values.size,)
+        else:
+            shape = shapes[name]
         if values.size != int(np.prod(shape)):
             raise InputError(f"label {key!r} has shape {values.shape}; expected {shape}")
         if name == "multipoles" and round(shape[1] ** 0.5) ** 2 != shape[1]:
             raise InputError(f"label {key!r} has {shape[1]} columns; expected (max_l + 1)^2, as 1, 4, 9")
         found[name] = values.reshape(shape)
+    if len(found.get("grid_points", ())) != len(found.get("grid_potentials", ())):
+        raise InputError("grid_points and grid_potentials of a frame must come together, one row per point")
     if "total_charge" not in found and "charge" in atoms.info:
         found["total_charge"] = np.array([_total_charge(atoms, names["total_charge"])])
     return found
+
+
+def _label_tensors(found: Mapping[str, NDArray[np.float64]], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The labels of one system as tensors."""
+    tensors = {name: torch.as_tensor(np.array(values, dtype=np.float64)) for name, values in found.items()}
+    # Total energies of 1e5 eV need more than the 7 digits of float32, so these stay float64.
+    tensors = {name: value if name == "energy" else value.to(dtype) for name, value in tensors.items()}
+    if "grid_points" in tensors:
+        tensors["grid_batch"] = torch.zeros(len(tensors["grid_points"]), dtype=torch.int64)
+    return tensors
 
 
 def _weights(atoms: Atoms) -> dict[str, float]:
@@ -333,8 +360,8 @@ def _weights(atoms: Atoms) -> dict[str, float]:
 
 def _join_labels(graphs: Sequence[Graph]) -> dict[str, torch.Tensor]:
     """Labels of all graphs in one tensor each, nan where a graph lacks one."""
-    joined = {}
-    for name in sorted({name for graph in graphs for name in graph.labels}):
+    joined = _join_points(graphs)
+    for name in sorted({name for graph in graphs for name in graph.labels} - set(joined)):
         present = next(graph.labels[name] for graph in graphs if name in graph.labels)
         parts = []
         for index, graph in enumerate(graphs):
@@ -350,3 +377,20 @@ def _join_labels(graphs: Sequence[Graph]) -> dict[str, torch.Tensor]:
             parts.append(part)
         joined[name] = torch.cat(parts)
     return joined
+
+
+def _join_points(graphs: Sequence[Graph]) -> dict[str, torch.Tensor]:
+    """The points of all systems that have a grid, one after the other, and the system of each."""
+    systems_before = np.cumsum([0] + [graph.n_systems for graph in graphs])
+    found = [
+        (graph.labels, int(n))
+        for graph, n in zip(graphs, systems_before, strict=False)
+        if "grid_points" in graph.labels
+    ]
+    if not found:
+        return {}
+    return {
+        "grid_points": torch.cat([labels["grid_points"] for labels, _ in found]),
+        "grid_potentials": torch.cat([labels["grid_potentials"] for labels, _ in found]),
+        "grid_batch": torch.cat([labels["grid_batch"] + n for labels, n in found]),
+    }

@@ -202,6 +202,14 @@ def widths(name: str, values: ArrayLike, n: int | None = None) -> FloatArray:
     return full
 
 
+def per(name: str, values: ArrayLike, n: int, unit: str) -> FloatArray:
+    """One number or ``[n]`` numbers as ``[n]``; `unit` says what n counts, for messages."""
+    found = numbers(name, values)
+    if found.shape not in ((), (n,)):
+        raise InputError(f"{name} has shape {list(found.shape)}; expected one number or [{unit} = {n}]")
+    return np.ascontiguousarray(np.broadcast_to(found, (n,)))
+
+
 def field(values: ArrayLike | None, n_systems: int) -> FloatArray | None:
     """External field ``[n_systems, 3]`` in V/Å from ``[3]`` or ``[n_systems, 3]``; None stays None."""
     if values is None:

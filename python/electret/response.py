@@ -152,7 +152,9 @@ def _optional(name: str, values: ArrayLike | None, shape: tuple[int, ...]) -> Fl
 def _flags(constrained: ArrayLike, n_systems: int) -> NDArray[np.bool_]:
     flags = np.asarray(constrained)
     if flags.dtype != bool:
-        raise InputError(f"constrained = {constrained!r} is not a flag; give True, False or [n_systems] flags")
+        raise InputError(
+            f"constrained = {constrained!r} is not a flag; give True, False or [n_systems] flags"
+        )
     if flags.shape not in ((), (n_systems,)):
         raise InputError(
             f"constrained has shape {list(flags.shape)}; expected one flag or [n_systems = {n_systems}]"

@@ -25,10 +25,13 @@ from electret.external_field import CARTESIAN_OF_L1, L1_OF_CARTESIAN
 from electret.torch_operators import coulomb as coulomb_operator
 from electret.torch_operators import features as features_operator
 
-__all__ = ["coulomb_energy", "dipole", "features", "field_features"]
+__all__ = ["coulomb_energy", "dipole", "features", "field_features", "potential"]
 
 HIGHEST_ORDER = 16
 """Highest multipole order l that is looked for in the shape of `multipoles`."""
+
+POINT_WIDTH = 1e-5
+"""Width in Å of the receivers that stand for points: they see the potential to 2 pi K rho width² (1e-8 V)."""
 
 
 def coulomb_energy(
@@ -109,6 +112,61 @@ def features(
         f = _field(external_field, x, h.shape[0])
         values = values + field_features(x, f[index], w, max_l, normalization)
     return values.to(dtype)
+
+
+def potential(
+    points: Tensor,
+    positions: Tensor,
+    multipoles: Tensor,
+    sigma: float | Tensor = 1.0,
+    cell: Tensor | None = None,
+    pbc: bool | Sequence[bool] | Tensor = False,
+    batch: Tensor | None = None,
+    points_batch: Tensor | None = None,
+    external_field: Tensor | None = None,
+    boundary: str | None = None,
+    method: str = "auto",
+    accuracy: float = 1e-8,
+) -> Tensor:
+    """Electrostatic potential of the density at arbitrary points, ``[n_points]`` in V.
+
+    Arguments, units and conventions are those of :func:`electret.potential`. Differentiable twice in
+    `positions`, `multipoles`, `cell` and `external_field`. Points are receivers without a charge of their own
+    and so narrow that their width does not matter. Pairs of points cost time as pairs of atoms do, so this is
+    for some hundred points per system; :func:`electret.potential` has no such limit and no derivatives.
+
+    Raises:
+        InputError: an argument cannot be used; the message names array, index, value and remedy.
+    """
+    if not isinstance(points, Tensor) or points.dim() != 2 or points.shape[1] != 3:
+        shape = list(points.shape) if isinstance(points, Tensor) else type(points).__name__
+        raise InputError(f"points is {shape}; expected a tensor [n_points, 3] in Å")
+    n_points = points.shape[0]
+    if batch is None:
+        batch = torch.zeros(positions.shape[0], dtype=torch.int64, device=positions.device)
+    if points_batch is None:
+        points_batch = torch.zeros(n_points, dtype=torch.int64, device=positions.device)
+    if points_batch.shape != (n_points,):
+        raise InputError(
+            f"points_batch has shape {list(points_batch.shape)}; expected [n_points = {n_points}]"
+        )
+    widths = _constant("sigma", sigma, positions).expand(positions.shape[0])
+    values = features(
+        torch.cat([positions, points.to(positions.dtype)]),
+        torch.cat([multipoles, multipoles.new_zeros(n_points, multipoles.shape[1])]),
+        torch.cat([widths, widths.new_full((n_points,), POINT_WIDTH)]),
+        widths=[POINT_WIDTH],
+        max_l=0,
+        normalization="multipoles",
+        cell=cell,
+        pbc=pbc,
+        batch=torch.cat([batch, points_batch]),
+        external_field=external_field,
+        boundary=boundary,
+        method=method,
+        accuracy=accuracy,
+    )
+    return values[positions.shape[0] :, 0, 0]
 
 
 def dipole(

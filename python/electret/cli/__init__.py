@@ -1,4 +1,4 @@
-"""Command line of electret: `electret train | eval | info | plot | demo`."""
+"""Command line of electret: `electret train | eval | compare | info | plot | demo`."""
 
 import sys
 

@@ -9,11 +9,11 @@ from ase.io import read, write
 from rich.console import Console
 
 from electret import InputError
+from electret.analysis.assessment import Assessment, assess
+from electret.analysis.scf_statistics import converged
 from electret.data import DataKeys, Frame, GraphDataset, key_table, read_frames
 from electret.graph import Graph
 from electret.models import load
-from electret.training.evaluation import comparable, predictions
-from electret.training.metrics import Metrics, MetricsAccumulator
 from electret.training.summary import print_summary
 
 __all__ = ["PREFIX", "parse_keys", "run_evaluation"]
@@ -21,7 +21,9 @@ __all__ = ["PREFIX", "parse_keys", "run_evaluation"]
 PREFIX = "electret_"
 """Before the names of predictions in the output, so that they stand beside the labels."""
 
-_PER_ATOM = ("forces", "charges", "multipoles", "latent_multipoles")
+_PER_ATOM = ("forces", "charges", "multipoles", "latent_multipoles", "born_effective_charges", "potentials")
+_NOT_STORED = ("scf_history",)
+"""Lengths that differ from batch to batch."""
 
 
 def run_evaluation(
@@ -33,32 +35,34 @@ def run_evaluation(
     dtype: str | None,
     keys: list[str],
     console: Console,
-) -> Metrics:
-    """Evaluate, print the key report and the errors, write predictions to `output` if given."""
+) -> Assessment:
+    """Evaluate, print the key report, the errors and how the SCF fared, write predictions to `output` if
+    given. Frames whose SCF did not converge are named, and are in no error and no prediction."""
     if dtype not in (None, "float32", "float64"):
         raise InputError(f"dtype is '{dtype}', expected float32 or float64")
     names = parse_keys(keys)
     model = load(model_file, device=device, dtype=None if dtype is None else getattr(torch, dtype))
     frames = read_frames(data_file, names)
     console.print(key_table({data_file.stem: frames}, names))
-    accumulator = MetricsAccumulator(parity=True)
-    for indices, graph, predicted in predictions(
-        model, GraphDataset(frames, model.cutoff, model.dtype), batch_size
-    ):
-        accumulator.add(comparable(model, predicted), graph)
+
+    def store(indices: list[int], graph: Graph, predicted: dict[str, torch.Tensor]) -> None:
         _store([frames[index] for index in indices], graph, predicted)
-    metrics = accumulator.result()
-    if metrics.overall:
-        print_summary({data_file.stem: metrics}, console)
+
+    assessment = assess(model, GraphDataset(frames, model.cutoff, model.dtype), batch_size, store)
+    if assessment.metrics.overall:
+        print_summary({data_file.stem: assessment.metrics}, console)
     else:
         console.print(
             "no frame carries a label that the model predicts; see --key for other names", highlight=False
         )
+    if assessment.scf is not None:
+        for line in assessment.scf.lines():
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     if output is not None:
         _restore_other_entries(frames, data_file)
         write(output, [frame.atoms for frame in frames], format="extxyz")
         console.print(f"predictions written to {output}", highlight=False, soft_wrap=True)
-    return metrics
+    return assessment
 
 
 def parse_keys(assignments: list[str]) -> DataKeys:
@@ -85,12 +89,23 @@ def _restore_other_entries(frames: list[Frame], data_file: Path) -> None:
 
 
 def _store(frames: list[Frame], graph: Graph, predicted: dict[str, torch.Tensor]) -> None:
-    """Put the predictions of a batch into its frames."""
+    """Put the predictions of a batch into its frames; of an unconverged one, only that it did not."""
+    good = converged(graph, predicted).tolist()
     for position, frame in enumerate(frames):
         rows = slice(int(graph.ptr[position]), int(graph.ptr[position + 1]))
         for name, value in predicted.items():
-            if name in _PER_ATOM:
-                frame.atoms.set_array(PREFIX + name, value[rows].cpu().numpy())
+            if name in _NOT_STORED or (not good[position] and not name.startswith("scf_")):
+                continue
+            if name == "grid_potentials":
+                own = graph.labels["grid_batch"] == position
+                if bool(own.any()):
+                    frame.atoms.info[PREFIX + name] = value[own].cpu().numpy()
+            elif name in _PER_ATOM:
+                entry = value[rows].cpu().numpy()
+                # Columns of extended XYZ have one index: a tensor per atom is written row by row.
+                frame.atoms.set_array(
+                    PREFIX + name, entry.reshape(len(entry), -1) if entry.ndim > 2 else entry
+                )
             else:
                 entry = value[position].cpu().numpy()
-                frame.atoms.info[PREFIX + name] = entry if entry.ndim else float(entry)
+                frame.atoms.info[PREFIX + name] = entry if entry.ndim else entry.item()

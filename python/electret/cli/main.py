@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from electret import InputError
+from electret.cli.groups import RunByDefault
 from electret.cli.reporting import reported, show_tracebacks
 
 __all__ = ["application"]
@@ -21,6 +22,13 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+plots = typer.Typer(
+    cls=RunByDefault,
+    help="Draw the learning curve of a run, or the convergence of the SCF.",
+    no_args_is_help=True,
+)
+application.add_typer(plots, name="plot")
 
 
 @application.callback()
@@ -77,13 +85,48 @@ def evaluate(
     from electret.cli.evaluation import run_evaluation
     from electret.training.run_log import default_console
 
-    metrics = run_evaluation(model, data, output, batch_size, device, dtype, keys or [], default_console())
+    assessment = run_evaluation(model, data, output, batch_size, device, dtype, keys or [], default_console())
     if plots is not None:
         from electret.training.plots import plot_parity
 
-        plot_parity({data.stem: metrics}, plots)
+        plot_parity({data.stem: assessment.metrics}, plots)
     if json_file is not None:
-        json_file.write_text(json.dumps(metrics.as_dict(), indent=1), encoding="utf-8")
+        json_file.write_text(json.dumps(assessment.as_dict(), indent=1), encoding="utf-8")
+
+
+@application.command()
+@reported
+def compare(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Model files, folders of runs or YAML files of runs, each also as NAME=PATH; "
+            "or one YAML file with `models` and `data`."
+        ),
+    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", metavar="[NAME=]FILE", help="Labelled frames; may be repeated."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for tables and plots.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Frames computed at once.")] = None,
+    device: Annotated[str, typer.Option(help="Device of torch.")] = "cpu",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or float64; by default that of each model.")
+    ] = None,
+    keys: Annotated[
+        list[str] | None,
+        typer.Option("--key", metavar="NAME=KEY", help="Key of a label, e.g. energy=dft_energy."),
+    ] = None,
+    plots: Annotated[bool, typer.Option(help="Draw the plots.")] = True,
+) -> None:
+    """Compare models side by side on the same data; train what a YAML file asks for first."""
+    from electret.cli.comparison import run_comparison
+    from electret.training.run_log import default_console
+
+    run_comparison(
+        models, data or [], output, batch_size, device, dtype, keys or [], plots, default_console()
+    )
 
 
 @application.command()
@@ -97,9 +140,9 @@ def info(
     Console().print(system_table() if model is None else model_table(model))
 
 
-@application.command()
+@plots.command("run")
 @reported
-def plot(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+def plot_run(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """Draw the learning curve of a run again, also of a running one."""
     from electret.training.plots import plot_history
     from electret.training.run_log import CSV_FILE, read_history
@@ -110,6 +153,32 @@ def plot(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     if not history:
         raise InputError(f"'{run / CSV_FILE}' has no epoch yet; wait for the first one")
     Console().print(f"wrote {plot_history(history, run / 'plots' / 'learning_curve.png')}", soft_wrap=True)
+
+
+@plots.command("scf")
+@reported
+def plot_scf(
+    model: Annotated[Path, typer.Argument(help="Model file (.electret) of a self-consistent family.")],
+    data: Annotated[Path, typer.Argument(help="Frames (extended XYZ or any format of ASE).")],
+    output: Annotated[Path, typer.Option(help="Picture to write.")] = Path("scf.png"),
+    solvers: Annotated[
+        list[str] | None,
+        typer.Option("--solver", help="newton, newton_cg, anderson or mixing; may be repeated."),
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames from the start of the file.")] = 20,
+    tolerance: Annotated[float | None, typer.Option(help="By default that of the model.")] = None,
+    max_iterations: Annotated[int | None, typer.Option(min=1, help="By default those of the model.")] = None,
+) -> None:
+    """Draw the residual of the SCF against the iteration, and compare solvers."""
+    from electret.analysis.scf_convergence import SOLVERS, convergence_table, plot_convergence, run_solvers
+    from electret.data import read_frames
+    from electret.models import load
+    from electret.training.run_log import default_console
+
+    runs = run_solvers(load(model), read_frames(data)[:frames], solvers or SOLVERS, tolerance, max_iterations)
+    console = default_console()
+    console.print(convergence_table(runs))
+    console.print(f"wrote {plot_convergence(runs, output, model.stem)}", soft_wrap=True, highlight=False)
 
 
 @application.command()

@@ -53,14 +53,18 @@ class GraphDataset:
             for start in range(0, len(chosen), batch_size):
                 yield chosen[start : start + batch_size]
 
-    def shuffled_batches(self, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    def shuffled_batches(
+        self, batch_size: int, seed: int, epoch: int, among: Sequence[int] | None = None
+    ) -> list[list[int]]:
         """Indices of the batches of a training epoch; the order depends on `seed` and `epoch` alone.
 
-        So a resumed run draws the same batches with no sampler state to restore.
+        So a resumed run draws the same batches with no sampler state to restore. `among` are the frames to
+        draw from; None is all.
         """
+        frames = range(len(self)) if among is None else among
         digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        order = torch.randperm(len(self), generator=generator).tolist()
+        order = [frames[index] for index in torch.randperm(len(frames), generator=generator).tolist()]
         return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
     def fingerprint(self) -> str:

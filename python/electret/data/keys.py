@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -11,29 +12,48 @@ __all__ = ["LABELS", "DataKeys", "Label", "known_names"]
 
 @dataclass(frozen=True)
 class Label:
-    """One quantity a frame may carry: `per_atom` ones have a leading axis of atoms."""
+    """One quantity a frame may carry.
+
+    Attributes:
+        name: name in `DataKeys`.
+        shapes: allowed shapes of one row.
+        rows: whether there is one row per system, per atom (a column of the file) or per point of a grid that
+            the frame brings along.
+        unit: unit of the numbers.
+    """
 
     name: str
     shapes: tuple[tuple[int, ...], ...]
-    per_atom: bool
+    rows: Literal["system", "atom", "point"]
     unit: str
+
+    @property
+    def per_atom(self) -> bool:
+        """Whether the quantity is a column of the file."""
+        return self.rows == "atom"
 
 
 LABELS: dict[str, Label] = {
     label.name: label
     for label in (
-        Label("energy", ((),), False, "eV"),
-        Label("forces", ((3,),), True, "eV/Å"),
-        Label("stress", ((6,), (9,), (3, 3)), False, "eV/Å³"),
-        Label("charges", ((), (1,)), True, "e"),
-        Label("multipoles", (), True, "e·Å^l"),
-        Label("dipole", ((3,),), False, "e·Å"),
-        Label("total_charge", ((),), False, "e"),
-        Label("external_field", ((3,),), False, "V/Å"),
-        Label("fermi_level", ((),), False, "eV"),
+        Label("energy", ((),), "system", "eV"),
+        Label("forces", ((3,),), "atom", "eV/Å"),
+        Label("stress", ((6,), (9,), (3, 3)), "system", "eV/Å³"),
+        Label("charges", ((), (1,)), "atom", "e"),
+        Label("multipoles", (), "atom", "e·Å^l"),
+        Label("dipole", ((3,),), "system", "e·Å"),
+        Label("polarizability", ((9,), (3, 3)), "system", "e·Å²/V"),
+        Label("born_effective_charges", ((9,), (3, 3)), "atom", "e"),
+        Label("potentials", ((), (1,)), "atom", "V"),
+        Label("grid_points", ((3,),), "point", "Å"),
+        Label("grid_potentials", ((), (1,)), "point", "V"),
+        Label("total_charge", ((),), "system", "e"),
+        Label("external_field", ((3,),), "system", "V/Å"),
+        Label("fermi_level", ((),), "system", "eV"),
     )
 }
-"""Every key of `DataKeys`. `multipoles` may have any square number of columns."""
+"""Every key of `DataKeys`. `multipoles` may have any square number of columns. Row a, column b of
+`born_effective_charges` is dD_a/dR_b, of `polarizability` dD_a/dF_b."""
 
 
 class DataKeys(BaseModel):
@@ -48,6 +68,11 @@ class DataKeys(BaseModel):
     charges: str = "REF_charges"
     multipoles: str = "REF_multipoles"
     dipole: str = "REF_dipole"
+    polarizability: str = "REF_polarizability"
+    born_effective_charges: str = "REF_born_effective_charges"
+    potentials: str = "REF_potentials"
+    grid_points: str = "REF_grid_points"
+    grid_potentials: str = "REF_grid_potentials"
     total_charge: str = "total_charge"
     external_field: str = "external_field"
     fermi_level: str = "fermi_level"

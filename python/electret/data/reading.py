@@ -22,7 +22,8 @@ __all__ = ["ISOLATED_ATOM", "Frame", "read_frames", "wrap_atoms"]
 ISOLATED_ATOM = "IsolatedAtom"
 """`config_type` of the single-atom frames that hold the atomic energies (MACE's convention)."""
 
-_WEIGHT_KEYS = ("energy", "forces", "stress", "charges", "multipoles", "dipole", "total_charge")
+_INPUTS = ("external_field", "grid_points")
+_WEIGHT_KEYS = tuple(name for name in LABELS if name not in _INPUTS)
 _EXTXYZ_SUFFIXES = (".xyz", ".extxyz")
 
 
@@ -213,6 +214,7 @@ def _normalised(atoms: Atoms, keys: DataKeys, file: str, index: int) -> Frame:
             clean.set_array(known_names(name), value)
         else:
             clean.info[known_names(name)] = value if value.ndim else float(value)
+    _check_grid(clean, keys, where)
     for key in ("config_type", "chain"):
         if key in atoms.info:
             clean.info[key] = str(atoms.info[key])
@@ -257,6 +259,10 @@ def _checked(raw: Any, label: Label, n_atoms: int, what: str) -> NDArray[np.floa
         n_lm = value.shape[1] if value.ndim == 2 else 0
         fits = value.ndim == 2 and len(value) == n_atoms and n_lm > 0 and int(np.sqrt(n_lm)) ** 2 == n_lm
         expected = f"({n_atoms}, (max_l + 1)**2)"
+    elif label.rows == "point":
+        value = _grid_rows(value, label)
+        fits = len(value) > 0 and value.shape[1:] in label.shapes
+        expected = " or ".join(str(("n_points", *shape)).replace("'", "") for shape in label.shapes)
     else:
         lead = (n_atoms,) if label.per_atom else ()
         shapes = [lead + shape for shape in label.shapes]
@@ -265,18 +271,48 @@ def _checked(raw: Any, label: Label, n_atoms: int, what: str) -> NDArray[np.floa
     if not fits:
         raise InputError(f"{what} has shape {value.shape}, expected {expected}")
     _check_finite(value, what, per_atom=label.per_atom)
-    if label.name == "charges":
+    if label.name in ("charges", "potentials"):
         return value.reshape(n_atoms)
+    if label.name == "born_effective_charges":
+        return value.reshape(n_atoms, 9)
+    if label.name == "grid_potentials":
+        return value.reshape(-1)
+    if label.name == "polarizability":
+        return _symmetric(value.reshape(3, 3), what)
     if label.name == "stress" and value.size == 9:
         return _voigt(value.reshape(3, 3), what)
     return value
 
 
+def _grid_rows(value: NDArray[np.float64], label: Label) -> NDArray[np.float64]:
+    """Rows of a grid quantity; ASE reads nine numbers of a frame as a matrix, column by column."""
+    if label.name == "grid_potentials" and value.shape == (3, 3):
+        return value.reshape(-1, order="F")
+    if label.name == "grid_points" and value.ndim == 1 and value.size % 3 == 0:
+        return value.reshape(-1, 3)
+    return value if value.ndim else value.reshape(1)
+
+
+def _check_grid(atoms: Atoms, keys: DataKeys, where: str) -> None:
+    """Potentials on a grid need their points, one each."""
+    found = {name: atoms.info.get(known_names(name)) for name in ("grid_points", "grid_potentials")}
+    lengths = {getattr(keys, name): len(value) for name, value in found.items() if value is not None}
+    if len(lengths) == 1:
+        (missing,) = {keys.grid_points, keys.grid_potentials} - set(lengths)
+        raise InputError(f"{where}: key '{next(iter(lengths))}' is given without '{missing}'; give both")
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"{where}: grid points and potentials differ in number, {lengths}")
+
+
+def _symmetric(tensor: NDArray[np.float64], what: str) -> NDArray[np.float64]:
+    if not np.allclose(tensor, tensor.T, atol=1e-6 + 1e-4 * np.abs(tensor).max()):
+        raise InputError(f"{what} is not a symmetric tensor: {tensor.tolist()}")
+    return (tensor + tensor.T) / 2
+
+
 def _voigt(stress: NDArray[np.float64], what: str) -> NDArray[np.float64]:
     """ASE's order xx, yy, zz, yz, xz, xy."""
-    if not np.allclose(stress, stress.T, atol=1e-6 + 1e-4 * np.abs(stress).max()):
-        raise InputError(f"{what} is not a symmetric tensor: {stress.tolist()}")
-    stress = (stress + stress.T) / 2
+    stress = _symmetric(stress, what)
     return np.array([stress[0, 0], stress[1, 1], stress[2, 2], stress[1, 2], stress[0, 2], stress[0, 1]])
 
 

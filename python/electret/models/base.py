@@ -21,10 +21,23 @@ from electret.models.statistics import Statistics
 from electret.scf.state import ScfRequest
 from electret.torch import coulomb_energy, features
 
-__all__ = ["DIFFERENTIATED", "Call", "Density", "Model", "Structure", "cartesian_dipoles", "per_element"]
+__all__ = [
+    "DIFFERENTIATED",
+    "NOT_FINITE",
+    "Call",
+    "Density",
+    "Model",
+    "Structure",
+    "cartesian_dipoles",
+    "per_element",
+]
 
 DIFFERENTIATED = frozenset({"polarizability", "born_effective_charges", "charge_stiffness"})
 """Properties that are derivatives of the dipole and the energy through the density."""
+
+NOT_FINITE = frozenset({"scf_history", "scf_residual", "stationarity"})
+"""Results that may hold NaN or infinity: after the last iteration, of diverged systems, at components without
+a label."""
 
 
 @dataclass
@@ -172,13 +185,13 @@ class Model(torch.nn.Module):
             training: keep the autograd graph, so that losses of forces have parameter gradients. Systems
                 without a volume then get a stress of zero, as they have no label, instead of an error.
             scf: how a self-consistent density is found; None where the density is explicit.
-            properties: further results, among `available_properties`: `polarizability [n_systems, 3, 3]` (e Å²/V,
-                dD_a/dF_b), `born_effective_charges [n_atoms, 3, 3]` (e, dD_a/dR_ib), `potentials [n_atoms]`
-                (V, of the density and the field at the atoms, smeared by their widths, own density left
-                out); and of self-consistent families `fukui [n_atoms]` (dq_i/dQ), `capacitance [n_systems]`
-                (-dQ/dmu, e/V), `charge_stiffness [n_systems]` (dE/dQ, eV/e) and, of fixed points, `stability
-                [n_systems]` (spectral radius of D B). Dipoles, and so their derivatives, are meaningful along
-                open axes.
+            properties: further results, among `available_properties`: `polarizability [n_systems, 3, 3]`
+                (e Å²/V, dD_a/dF_b), `born_effective_charges [n_atoms, 3, 3]` (e, dD_a/dR_ib),
+                `potentials [n_atoms]` (V, of the density and the field at the atoms, smeared by their widths,
+                own density left out); and of self-consistent families `fukui [n_atoms]` (dq_i/dQ),
+                `capacitance [n_systems]` (-dQ/dmu, e/V), `charge_stiffness [n_systems]` (dE/dQ, eV/e) and, of
+                fixed points, `stability [n_systems]` (spectral radius of D B). Dipoles, and so their
+                derivatives, are meaningful along open axes.
 
         Returns:
             `energy [n_systems]` (float64, as its parts `energy_short_range`, `energy_electrostatic` and
@@ -219,9 +232,7 @@ class Model(torch.nn.Module):
             leaves = [positions] * forces + [strain] * stress
             objective = result.get("grand_potential", result["energy"])
             gradients = list(
-                torch.autograd.grad(
-                    objective.sum(), leaves, create_graph=training, materialize_grads=True
-                )
+                torch.autograd.grad(objective.sum(), leaves, create_graph=training, materialize_grads=True)
                 if leaves
                 else ()
             )
@@ -410,7 +421,11 @@ def _volumes(graph: Graph, training: bool) -> torch.Tensor:
 
 def _check_finite(result: dict[str, torch.Tensor], structure: Structure) -> None:
     """Names the cause of a result that is not finite."""
-    bad = [name for name, value in result.items() if not bool(torch.isfinite(value).all())]
+    bad = [
+        name
+        for name, value in result.items()
+        if name not in NOT_FINITE and not bool(torch.isfinite(value).all())
+    ]
     if not bad:
         return
     lengths = torch.linalg.vector_norm(structure.edge_vectors.detach(), dim=1)

@@ -1,4 +1,4 @@
-"""Family `fixed_point`: the multipoles are a fixed point p = n0(h) + Delta(h, v[p] + mu) of a learned update."""
+"""Family `fixed_point`: the multipoles are a fixed point p = n0(h) + Delta(h, v[p] + mu) of an update."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ from electret.scf.reference import ReferenceDensity
 from electret.scf.state import State
 
 __all__ = ["FixedPoint", "FixedPointProblem"]
+
+LEVEL_BOUND = 10.0
+"""Farthest that an unlabelled Fermi level may lie from its guess in direct evaluation, eV: an update that
+hardly answers would put it anywhere."""
 
 
 class FixedPointProblem:
@@ -82,9 +86,7 @@ class FixedPointProblem:
 
     def residual(self, state: State) -> Residual:
         """p - F(v) in e Å^l, and the charge condition."""
-        return Residual(
-            state.multipoles - self.density(self.effective(state)), self.systems.condition(state)
-        )
+        return Residual(state.multipoles - self.density(self.effective(state)), self.systems.condition(state))
 
     def derivative(self, state: State) -> torch.Tensor:
         """D = dF/dv of a one-body update at a state, `[n_atoms, n_lm, n_widths * n_features_lm]`, in raw
@@ -96,9 +98,9 @@ class FixedPointProblem:
             variable = v.requires_grad_()
             density = self.density(variable)
             rows = [
-                torch.autograd.grad(
-                    density[:, k].sum(), variable, retain_graph=True, materialize_grads=True
-                )[0]
+                torch.autograd.grad(density[:, k].sum(), variable, retain_graph=True, materialize_grads=True)[
+                    0
+                ]
                 for k in range(density.shape[1])
             ]
         derivative = (torch.stack(rows, dim=1) / self.norms).flatten(start_dim=2).detach()
@@ -298,7 +300,7 @@ class FixedPoint(SelfConsistent):
             missing = systems.total_charge - systems.sum(charges)
             usable = ~reference.level_known & (response.abs() > 1e-12)
             step = torch.where(usable, missing / torch.where(usable, response, 1.0), 0.0)
-            level = state.fermi_level + step.clamp(-1.0, 1.0)
+            level = state.fermi_level + step.clamp(-LEVEL_BOUND, LEVEL_BOUND)
         at = State(state.multipoles, level)
         return State(equations.density(equations.effective(at)), level), {}
 

@@ -8,23 +8,23 @@ from e3nn import o3
 from electret.models.backbone import construction_dtype
 from electret.models.base import Structure
 from electret.models.config import ModelConfig
+from electret.models.element_start import hardness_bias, linear_bias, orders
 from electret.models.readouts import MultipoleReadout, NodeReadout, ScalarReadout, e3nn_to_electret
 from electret.models.self_consistent import Parameters
 from electret.models.statistics import Statistics
 from electret.models.variational import Variational
-from electret.models.element_start import hardness_bias, linear_bias, orders
 
 __all__ = ["EnergyFunctional"]
 
 
 class EnergyFunctional(Variational):
-    """eps(p) = chi·p + ½ sum_l eta_l |p_l|² + ½ sum_c w_c t_c² + sum_k a_k softplus(b_k·t + c_k) with t_c = g_c·p.
+    """eps(p) = chi·p + ½ sum_l eta_l |p_l|² + ½ sum_c w_c t_c² + sum_k a_k softplus(b_k·t + c_k).
 
-    chi, eta, w, g, a and c come from the surroundings of the atom. The g_c are features of all orders, so each
-    t_c is an invariant linear in p, and w_c g_c g_cᵀ a positive semidefinite equivariant block that couples
-    charge and dipole. Softplus of a linear form is convex, and a_k >= 0: with eta > 0 the whole is strictly
-    convex, so the minimum exists and is unique. A sharp softplus is a kink: a preference for a charge state,
-    with an energy that is piecewise straight.
+    Here t_c = g_c·p; chi, eta, w, g, a and c come from the surroundings of the atom. The g_c are features of
+    all orders, so each t_c is an invariant linear in p, and w_c g_c g_cᵀ a positive semidefinite equivariant
+    block that couples charge and dipole. Softplus of a linear form is convex, and a_k >= 0: with eta > 0 the
+    whole is strictly convex, so the minimum exists and is unique. A sharp softplus is a kink: a preference
+    for a charge state, with an energy that is piecewise straight.
     """
 
     family = "energy_functional"
@@ -52,8 +52,9 @@ class EnergyFunctional(Variational):
         return self.n_convex == 0
 
     def parameters_of(self, structure: Structure, features: list[torch.Tensor]) -> Parameters:
-        """See the class: `linear`, `hardness [n_atoms, n_lm]`, `vectors [n_atoms, channels, n_lm]`, `stiffness
-        [n_atoms, channels]`, `amplitude`, `offset [n_atoms, convex]`, `slopes [convex, channels]`."""
+        """See the class: `linear`, `hardness [n_atoms, n_lm]`, `vectors [n_atoms, channels, n_lm]`,
+        `stiffness [n_atoms, channels]`, `amplitude`, `offset [n_atoms, convex]`, `slopes
+        [convex, channels]`."""
         softplus = torch.nn.functional.softplus
         n_atoms, elements = len(structure.elements), structure.elements
         linear = self.linear(features)

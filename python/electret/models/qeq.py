@@ -7,11 +7,11 @@ import torch
 from electret.models.backbone import construction_dtype
 from electret.models.base import Structure
 from electret.models.config import ModelConfig
+from electret.models.element_start import hardness_bias, linear_bias, orders
 from electret.models.readouts import MultipoleReadout, ScalarReadout
 from electret.models.self_consistent import Parameters
 from electret.models.statistics import Statistics
 from electret.models.variational import Variational
-from electret.models.element_start import hardness_bias, linear_bias, orders
 
 __all__ = ["Qeq"]
 

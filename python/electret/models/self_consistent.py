@@ -22,7 +22,7 @@ from electret.scf.implicit import chord_steps
 from electret.scf.problem import LinearSolver, Problem, Systems
 from electret.scf.reference import ReferenceDensity, clamped_solution
 from electret.scf.response import RESPONSES, linear_responses
-from electret.scf.solvers import Anderson, Mixing, Newton, Solution, mixing_step
+from electret.scf.solvers import LOST, Anderson, Mixing, Newton, Solution, mixing_step
 from electret.scf.state import Record, ScfRequest, State
 
 __all__ = ["Parameters", "SelfConsistent"]
@@ -203,12 +203,13 @@ class SelfConsistent(Model):
         """Converges without a graph, then steps in the graph as often as derivatives are wanted."""
         with torch.no_grad():
             solution = self.solver(request).solve(loop, start)
+            state = _within_reach(solution.state, start, loop.systems)
         steps = self._chord_steps(call)
         if steps == 0:
-            return Solved(solution.state, solution.record)
+            return Solved(state, solution.record)
         with torch.no_grad():
-            jacobian = loop.jacobian(solution.state)
-        state = chord_steps(problem, solution.state, jacobian, solution.record.converged, steps)
+            jacobian = loop.jacobian(state)
+        state = chord_steps(problem, state, jacobian, solution.record.converged, steps)
         return Solved(state, solution.record, jacobian)
 
     def _chord_steps(self, call: Call) -> int:
@@ -283,6 +284,16 @@ class SelfConsistent(Model):
         }
 
 
+def _within_reach(state: State, start: State, systems: Systems) -> State:
+    """The state, and the start of systems that ran away, whose Jacobian and energy would not be finite and
+    spoil the batch."""
+    p = state.multipoles
+    far = ~(p.abs() < LOST).all(dim=1)
+    lost = (systems.sum(far.to(p.dtype)) > 0) | ~(state.fermi_level.abs() < LOST)
+    return State(
+        torch.where(lost[systems.batch][:, None], start.multipoles, p),
+        torch.where(lost, start.fermi_level, state.fermi_level),
+    )
 
 
 def _systems(graph: Graph) -> Systems:

@@ -107,9 +107,7 @@ class _Response(torch.nn.Module):
             nonlinear = self.mlp(s.flatten(start_dim=1)).reshape(s.shape)
             s = s + nonlinear if self.kind == "residual_mlp" else nonlinear
         weights = torch.einsum("alcs,acs->alc", self.output[elements], s)  # [n_atoms, max_l + 1, channels]
-        blocks = [
-            torch.einsum("ac,acm->am", weights[:, l], features[l]) for l in range(self.max_l + 1)
-        ]
+        blocks = [torch.einsum("ac,acm->am", weights[:, l], features[l]) for l in range(self.max_l + 1)]
         return torch.cat(blocks, dim=1)
 
 

@@ -1,9 +1,10 @@
 """Derivatives of a self-consistent state without differentiating the iteration that found it.
 
-At the converged, detached state the chord-Newton step x <- x - K0^-1 R(x, theta) with the constant Jacobian K0
-changes nothing in value, but carries the dependence on parameters and positions: one step gives exact first
-derivatives, two give exact second derivatives, which losses of forces need. Each costs one evaluation of the
-residual and one solve; the backward pass is a solve with the transpose.
+At the converged, detached state the chord-Newton step x <- x - K0^-1 R(x, theta) with the constant
+Jacobian K0 changes nothing in value, but carries the dependence on parameters and positions:
+one step gives exact first derivatives, two give exact second derivatives, which losses of
+forces need. Each costs one evaluation of the residual and one solve; the backward pass is a solve with the
+transpose.
 """
 
 from __future__ import annotations

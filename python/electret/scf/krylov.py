@@ -97,8 +97,7 @@ def gmres(
     n_steps = len(rotations)
     converged = solved_after <= limit
     # Systems solved earlier use their own number of basis vectors: the rest of the triangle becomes identity.
-    index = torch.arange(n_steps)
-    used = (index[None] < solved_after[:, None]) & converged[:, None]  # [n_systems, n_steps]
+    used = (torch.arange(n_steps)[None] < solved_after[:, None]) & converged[:, None]  # [n_systems, n_steps]
     block = triangle[:, :n_steps, :n_steps]
     block = torch.where(used[:, None, :] & used[:, :, None], block, torch.eye(n_steps, dtype=block.dtype))
     right = torch.where(used, reduced[:, :n_steps], 0.0)

@@ -1,4 +1,4 @@
-"""Jacobians of self-consistency as linear solvers: native for block-diagonal updates, matrix-free otherwise."""
+"""Jacobians of self-consistency as linear solvers: native for block-diagonal updates, else matrix-free."""
 
 from __future__ import annotations
 

@@ -13,9 +13,10 @@ from typing import Protocol
 
 import torch
 
+from electret.scf.electrostatics import Electrostatics
 from electret.scf.state import State
 
-__all__ = ["LinearSolver", "Problem", "Residual", "Systems"]
+__all__ = ["FixedPointEquations", "LinearSolver", "Problem", "Residual", "Systems"]
 
 
 @dataclass(frozen=True)
@@ -91,4 +92,14 @@ class Problem(Protocol):
     def local_response(self, state: State) -> torch.Tensor:
         """Change of the multipoles of each atom per unit of the Fermi level at fixed potential,
         `[n_atoms, n_lm]` e Å^l/eV."""
+        ...
+
+
+class FixedPointEquations(Problem, Protocol):
+    """A problem of the form p = F(B p + ...), whose iteration has a stability."""
+
+    electrostatics: Electrostatics
+
+    def tangent(self, state: State, features: torch.Tensor) -> torch.Tensor:
+        """D = dF/dv of features `[n_atoms, n_widths, n_features_lm]`, `[n_atoms, n_lm]`."""
         ...

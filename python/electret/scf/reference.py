@@ -79,12 +79,11 @@ class _Clamped:
     def residual(self, state: State) -> Residual:
         inner = self.problem.residual(state).multipoles
         held = state.multipoles - self.reference.state.multipoles
-        return Residual(
-            torch.where(self.reference.known, held, inner), self.systems.condition(state)
-        )
+        return Residual(torch.where(self.reference.known, held, inner), self.systems.condition(state))
 
-    def jacobian(self, state: State) -> LinearSolver:
-        return self.problem.jacobian(state, held=self.reference.known)
+    def jacobian(self, state: State, held: torch.Tensor | None = None) -> LinearSolver:
+        known = self.reference.known
+        return self.problem.jacobian(state, known if held is None else known | held)
 
     def local_step(self, state: State, residual: Residual) -> torch.Tensor:
         step = self.problem.local_step(state, residual)

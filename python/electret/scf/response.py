@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import cast
 
 import torch
 
-from electret.geometry import Geometry
 from electret.scf.linear import NativeJacobian
-from electret.scf.problem import LinearSolver, Problem
+from electret.scf.problem import FixedPointEquations, LinearSolver, Problem
 from electret.scf.state import State
 
 __all__ = ["RESPONSES", "linear_responses"]
@@ -27,8 +27,8 @@ def linear_responses(
     """Response properties of a batch.
 
     Args:
-        names: `fukui` (dq_i/dQ, `[n_atoms]`), `capacitance` (-dQ/dmu, `[n_systems]` e/V), `stability` (largest
-            modulus of an eigenvalue of D B, `[n_systems]`; fixed points).
+        names: `fukui` (dq_i/dQ, `[n_atoms]`), `capacitance` (-dQ/dmu, `[n_systems]` e/V), `stability`
+            (largest modulus of an eigenvalue of D B, `[n_systems]`; fixed points).
         problem: in the graph, for the derivative of the stability in parameters.
         loop: without a graph.
         state: the solution.
@@ -48,13 +48,17 @@ def linear_responses(
             stiffness = torch.where(y == 0, torch.inf, y)
             found["capacitance"] = -torch.where(systems.constrained, 1.0 / stiffness, charge)
     if "stability" in names:
-        found["stability"] = _stability(problem, loop, state, jacobian)
+        found["stability"] = _stability(
+            cast(FixedPointEquations, problem), cast(FixedPointEquations, loop), state, jacobian
+        )
     return found
 
 
-def _stability(problem: Problem, loop: Problem, state: State, jacobian: LinearSolver) -> torch.Tensor:
+def _stability(
+    problem: FixedPointEquations, loop: FixedPointEquations, state: State, jacobian: LinearSolver
+) -> torch.Tensor:
     """|lambda| of the dominant eigenvalue, with its derivative in the parameters: d lambda = uᴴ dD B w."""
-    systems, geometry = loop.systems, electrostatics_geometry(loop)
+    systems, geometry = loop.systems, loop.electrostatics.geometry
     if isinstance(jacobian, NativeJacobian):
         _, right, left = jacobian.dominant_eigenpair()
     else:
@@ -67,17 +71,12 @@ def _stability(problem: Problem, loop: Problem, state: State, jacobian: LinearSo
     return values.abs()
 
 
-def electrostatics_geometry(problem: Problem) -> Geometry:
-    """The cached operators behind a problem."""
-    return problem.electrostatics.geometry
-
-
-def _dense_eigenpair(loop: Problem, state: State) -> tuple[torch.Tensor, torch.Tensor]:
+def _dense_eigenpair(loop: FixedPointEquations, state: State) -> tuple[torch.Tensor, torch.Tensor]:
     """Right and left eigenvectors of the dominant eigenvalue of D B per system, from its columns.
 
     One product per unknown of the largest system serves all systems at once.
     """
-    systems, geometry = loop.systems, electrostatics_geometry(loop)
+    systems, geometry = loop.systems, loop.electrostatics.geometry
     n_atoms, n_lm = state.multipoles.shape
     counts = torch.bincount(systems.batch, minlength=systems.n_systems)
     order = torch.argsort(systems.batch, stable=True)

@@ -20,6 +20,9 @@ __all__ = ["SOLVERS", "Anderson", "Mixing", "Newton", "Solution", "mixing_step"]
 FERMI_LEVEL_STEP = 1.0
 """Largest change of the Fermi level in one mixing step, eV (the reference scheme clamps it so)."""
 
+LOST = 1e6
+"""Residuals and multipoles (e Å^l), and Fermi levels (eV), beyond which a system has diverged."""
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -50,7 +53,7 @@ class _Progress:
         active = self.active
         self.history.append(torch.where(active, size, math.nan))
         self.residual = torch.where(active, size, self.residual)
-        self.stopped = self.stopped | (active & ~torch.isfinite(size))
+        self.stopped = self.stopped | (active & ~(size < LOST))  # before numbers overflow
         self.converged = self.converged | (active & (size <= self.tolerance))
         return bool(self.active.any())
 
@@ -147,8 +150,8 @@ def _norm(problem: Problem, residual: Residual) -> torch.Tensor:
 def mixing_step(problem: Problem, state: State, residual: Residual) -> tuple[torch.Tensor, torch.Tensor]:
     """The full local update at fixed potential, `[n_atoms, n_lm]` and `[n_systems]`.
 
-    Every atom goes where its residual vanishes at the present potential; the Fermi level takes the Newton step
-    (clamped to 1 eV) that makes the charges add up, and the missing charge is shared out with the local
+    Every atom goes where its residual vanishes at the present potential; the Fermi level takes the Newton
+    step (clamped to 1 eV) that makes the charges add up, and the missing charge is shared out with the local
     response dp/dmu, so that it is exact.
     """
     systems = problem.systems

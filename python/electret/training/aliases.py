@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from electret import InputError
-from electret.training.targets import TARGETS
 
 __all__ = ["STAGE_ALIASES", "TOP_LEVEL_ALIASES", "WITHOUT_COUNTERPART", "convert"]
 
@@ -31,6 +30,7 @@ TOP_LEVEL_ALIASES: dict[str, str] = {
     "charges_key": "data.keys.charges",
     "dipole_key": "data.keys.dipole",
     "total_charge_key": "data.keys.total_charge",
+    "polarizability_key": "data.keys.polarizability",
     "r_max": "model.backbone.r_max",
     "num_radial_basis": "model.backbone.num_radial_basis",
     "num_cutoff_basis": "model.backbone.num_cutoff_basis",
@@ -54,6 +54,17 @@ TOP_LEVEL_ALIASES: dict[str, str] = {
 }
 """MACE's name -> key path here."""
 
+_WEIGHTED = (
+    "energy",
+    "forces",
+    "stress",
+    "charges",
+    "multipoles",
+    "dipole",
+    "total_charge",
+    "polarizability",
+)
+
 STAGE_ALIASES: dict[str, str] = {
     "max_num_epochs": "epochs",
     "lr": "lr",
@@ -68,7 +79,7 @@ STAGE_ALIASES: dict[str, str] = {
     "lr_scheduler_gamma": "scheduler.gamma",
     "loss": "loss.form",
     "huber_delta": "loss.huber_delta",
-    **{f"{target}_weight": f"loss.{target}" for target in TARGETS},
+    **{f"{target}_weight": f"loss.{target}" for target in _WEIGHTED},
 }
 """MACE's name -> key path in a stage. At the top level they set every stage that does not say otherwise, and
 make one stage `main` if the config has no `stages`. `optimizer`, `scheduler` and `loss` are aliases only if

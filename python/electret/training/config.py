@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from electret.data.keys import DataKeys
 from electret.data.reference import E0Source
 from electret.models.config import ModelConfig
-from electret.training.targets import TARGETS, check_family
+from electret.training.targets import TARGETS, check_family, resolved_mode
 
 __all__ = [
     "DataConfig",
@@ -91,7 +91,8 @@ class LossConfig(_Strict):
     """Weights of the loss terms (0: not in the loss) and their form.
 
     Each term is the mean over the labelled components of the batch of the squared residual, or of the Huber
-    function of it; residuals of energy, dipole and total charge are per atom of their system.
+    function of it; residuals of energy, dipole, total charge and polarisability are per atom of their system.
+    Systems whose density did not converge are left out.
     """
 
     energy: Weight = 0.0
@@ -101,9 +102,22 @@ class LossConfig(_Strict):
     multipoles: Weight = 0.0
     dipole: Weight = 0.0
     total_charge: Weight = 0.0
+    fermi_level: Weight = 0.0
+    polarizability: Weight = 0.0
+    born_effective_charges: Weight = 0.0
+    potentials: Weight = 0.0
+    """Potential that a unit charge of the width of the atom feels at each atom."""
+    grid_potentials: Weight = 0.0
+    """Potential of the density at the points that each frame brings along; without its mean in crystals."""
+    stationarity: Weight = 0.0
+    """dE/dp + mu at the reference density, which is zero where that density minimises the energy; variational
+    families in mode `direct`."""
+    stability: Weight = 0.0
+    """What the spectral radius of the self-consistency exceeds `stability_limit` by; needs no label."""
+    stability_limit: float = Field(default=0.9, ge=0, allow_inf_nan=False)
     form: Literal["mse", "huber"] = "mse"
     huber_delta: Positive = 0.01
-    """Residual in eV, Å, e where the Huber function turns linear."""
+    """Residual in eV, Å, e, V where the Huber function turns linear."""
     dipole_components: tuple[Literal["x", "y", "z"], ...] | None = None
     """Components that enter the loss; None takes those along which a frame is not periodic."""
 
@@ -166,7 +180,10 @@ class StageConfig(_Strict):
     """One number for all groups or one per group."""
     loss: LossConfig = LossConfig(energy=1.0, forces=100.0)
     mode: str | None = None
-    """How a self-consistent density is differentiated; refused where the family's density is explicit."""
+    """How a self-consistent density is found and differentiated: `implicit` (the default there) converges it
+    and differentiates the converged point, `unrolled` differentiates `unrolled_steps` iterations, `direct`
+    evaluates the model once at the reference density. Refused where the family's density is explicit."""
+    unrolled_steps: int = Field(default=10, ge=1)
     optimizer: OptimizerConfig = OptimizerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     clip_grad: Positive | None = 10.0
@@ -226,7 +243,23 @@ class TrainingConfig(_Strict):
     def _consistent(self) -> TrainingConfig:
         for index, stage in enumerate(self.stages):
             check_family(self.model.family, tuple(stage.loss.weights), stage.mode, f"stages.{index}")
-            if stage.loss.total_charge > 0 and self.model.conserve_charge:
+            mode = resolved_mode(self.model.family, stage.mode)
+            default_steps = StageConfig.model_fields["unrolled_steps"].default
+            if mode != "unrolled" and stage.unrolled_steps != default_steps:
+                raise ValueError(
+                    f"stages.{index}.unrolled_steps does nothing in mode {mode!r}; remove it or set "
+                    "mode: unrolled"
+                )
+            if stage.loss.stability > 0 and self.model.fixed_point.update == "many_body":
+                raise ValueError(
+                    f"stages.{index}.loss.stability: the spectral radius is known for one-body updates only; "
+                    "remove the weight or set model.fixed_point.update: one_body"
+                )
+            if (
+                stage.loss.total_charge > 0
+                and self.model.family == "local_charges"
+                and self.model.conserve_charge
+            ):
                 raise ValueError(
                     f"stages.{index}.loss.total_charge: the total charge is exact with "
                     f"model.conserve_charge, so its "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from ase import Atoms
@@ -17,6 +18,13 @@ from electret.models import Model
 from electret.training.config import LossConfig
 from electret.training.loss import Loss
 from electret.training.metrics import Metrics, MetricsAccumulator
+from electret.training.self_consistency import (
+    add_grid_potentials,
+    evaluated_targets,
+    has_density,
+    requested_properties,
+    scf_options,
+)
 
 __all__ = ["as_dataset", "comparable", "compute", "evaluate", "evaluate_dataset", "predictions"]
 
@@ -24,14 +32,29 @@ Predictions = dict[str, torch.Tensor]
 
 
 def compute(
-    model: Model, dataset: GraphDataset, indices: Sequence[int], graph: Graph, **options: bool
+    model: Model,
+    dataset: GraphDataset,
+    indices: Sequence[int],
+    graph: Graph,
+    targets: Collection[str] = (),
+    **options: Any,
 ) -> Predictions:
-    """Output of `model` for the frames of `dataset` in `graph`; `options` are those of `Model.forward`.
+    """Output of `model` for the frames of `dataset` in `graph`.
 
-    Raises `InputError` that names file and frame where the model refuses one of them.
+    Args:
+        model: any family.
+        dataset: for messages.
+        indices: of the frames of the graph in the data set.
+        graph: the batch.
+        targets: with response properties and potentials on grids among them, which are computed on request.
+        options: of `Model.forward`.
+
+    Raises:
+        InputError: names file and frame where the model refuses one of them.
     """
+    options |= requested_properties(targets, graph)
     try:
-        return model(graph, **options)
+        output: Predictions = model(graph, **options)
     except InputError:
         for index in indices:
             try:
@@ -39,17 +62,53 @@ def compute(
             except InputError as error:
                 raise InputError(f"{dataset.frames[index].where}: {error}") from None
         raise
+    if "grid_potentials" in targets and "grid_points" in graph.labels:
+        add_grid_potentials(model, output, graph)
+    return output
 
 
 def predictions(
-    model: Model, dataset: GraphDataset, batch_size: int, device: torch.device | None = None
+    model: Model, dataset: GraphDataset, batch_size: int, weighted: Collection[str] = ()
 ) -> Iterator[tuple[list[int], Graph, Predictions]]:
-    """Indices, graph and detached predictions of each batch; forces always, stress where there is a label."""
-    device = device or next(model.parameters()).device
+    """Indices, graph and detached predictions of each batch.
+
+    Forces always, stress, response properties and potentials on grids where there is a label, and what is
+    `weighted` in a loss. A self-consistent density is converged, in whichever mode the model is trained;
+    `stationarity` alone belongs to the reference density.
+    """
+    device = next(model.parameters()).device
+    targets = evaluated_targets(model.family, weighted)
     for indices in dataset.batches(batch_size):
         graph = dataset.batch(indices).to(device=device)
-        output = compute(model, dataset, indices, graph, forces=True, stress="stress" in graph.labels)
+        output = compute(
+            model,
+            dataset,
+            indices,
+            graph,
+            targets,
+            forces=True,
+            stress="stress" in graph.labels,
+            **scf_options(model.family),
+        )
+        if "stationarity" in targets:
+            _add_stationarity(model, dataset, indices, graph, output)
         yield indices, graph, {name: value.detach() for name, value in output.items()}
+
+
+def _add_stationarity(
+    model: Model, dataset: GraphDataset, indices: Sequence[int], graph: Graph, output: Predictions
+) -> None:
+    """Put `stationarity` at the reference density beside the other predictions, NaN for frames without."""
+    chosen = [position for position, index in enumerate(indices) if has_density(dataset.graphs[index])]
+    if not chosen:
+        return
+    labelled = [indices[position] for position in chosen]
+    there = dataset.batch(labelled).to(device=graph.device)
+    direct = scf_options(model.family, mode="direct")
+    values = compute(model, dataset, labelled, there, forces=False, **direct)["stationarity"]
+    rows = torch.isin(graph.batch, torch.tensor(chosen, device=graph.device))
+    output["stationarity"] = values.new_full((graph.n_atoms, values.shape[1]), torch.nan)
+    output["stationarity"][rows] = values
 
 
 def evaluate_dataset(
@@ -60,9 +119,11 @@ def evaluate_dataset(
     parity: bool = False,
 ) -> Metrics:
     """Errors of `model` on `dataset`, and the mean loss per frame if `loss` is given."""
-    accumulator = MetricsAccumulator(loss.dipole_components if loss else None, parity)
     measure = Loss(loss) if loss else None
-    for _, graph, output in predictions(model, dataset, batch_size):
+    weighted = loss.weights if loss else ()
+    limit = loss.stability_limit if loss else LossConfig.model_fields["stability_limit"].default
+    accumulator = MetricsAccumulator(loss.dipole_components if loss else None, parity, limit)
+    for _, graph, output in predictions(model, dataset, batch_size, weighted):
         value = None
         if measure is not None:
             total = measure.total(measure.terms(output, graph), graph)

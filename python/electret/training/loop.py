@@ -15,6 +15,7 @@ import torch
 from electret.data.dataset import GraphDataset
 from electret.graph import Graph
 from electret.models import Model
+from electret.models.base import NOT_FINITE
 from electret.training.checkpoint import (
     Checkpoint,
     optimizer_state,
@@ -23,6 +24,7 @@ from electret.training.checkpoint import (
     write_checkpoint,
 )
 from electret.training.config import StageConfig, TrainingConfig
+from electret.training.convergence import count_convergence, epoch_columns
 from electret.training.errors import NonFiniteError, TrainingInterrupted
 from electret.training.evaluation import compute, evaluate_dataset
 from electret.training.loss import Loss
@@ -37,6 +39,8 @@ from electret.training.resumption import (
     fingerprints,
 )
 from electret.training.run_log import RunLog
+from electret.training.self_consistency import frames_with_density, scf_options
+from electret.training.targets import resolved_mode
 
 __all__ = ["Trainer"]
 
@@ -101,6 +105,10 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, self.stage)
         self.schedule = Schedule(self.optimizer, self.stage.scheduler, self.stage.epochs)
         self.loss = Loss(self.stage.loss)
+        family = self.config.model.family
+        self._scf = scf_options(family, self.stage)
+        direct = resolved_mode(family, self.stage.mode) == "direct"
+        self._frames = frames_with_density(self.train_set.graphs) if direct else None
 
     def _stage_finished(self) -> bool:
         stopped = self.stage.early_stop is not None and self.progress.stale_epochs >= self.stage.early_stop
@@ -110,7 +118,7 @@ class Trainer:
         started = time.perf_counter()
         progress = self.progress
         batches = self.train_set.shuffled_batches(
-            self.config.data.batch_size, self.config.seed, progress.epoch
+            self.config.data.batch_size, self.config.seed, progress.epoch, self._frames
         )
         with self.log.epoch_bar(
             progress.epoch + 1, self.config.n_epochs, len(batches), progress.batch
@@ -136,22 +144,13 @@ class Trainer:
     def _step(self, indices: Sequence[int]) -> None:
         """One optimiser step on the frames with these indices of the training set."""
         graph = self.train_set.batch(indices).to(device=self.device)
-        weights = self.stage.loss.weights
         self.optimizer.zero_grad(set_to_none=True)
-        stress = "stress" in weights and "stress" in graph.labels
-        output = compute(
-            self.model,
-            self.train_set,
-            indices,
-            graph,
-            forces="forces" in weights,
-            stress=stress,
-            training=True,
-        )
+        output = self._predict(indices, graph)
+        n_counted = count_convergence(self.progress.sums, output, graph.n_systems)
         terms = self.loss.terms(output, graph)
         total = self.loss.total(terms, graph)
         if total is None:
-            return  # no frame of the batch has a label of the loss
+            return  # no frame of the batch has a label of the loss, or none converged
         if not math.isfinite(float(total)):
             raise self._non_finite(indices, f"the loss is {float(total)}")
         total.backward()
@@ -163,10 +162,25 @@ class Trainer:
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.model)
-        self._count(total, terms, graph)
+        self._count(total, terms, n_counted)
 
-    def _count(self, total: torch.Tensor, terms: dict[str, torch.Tensor], graph: Graph) -> None:
-        sums, n = self.progress.sums, graph.n_systems
+    def _predict(self, indices: Sequence[int], graph: Graph) -> dict[str, torch.Tensor]:
+        """Output of the model for a training batch, to be differentiated."""
+        weights = self.stage.loss.weights
+        return compute(
+            self.model,
+            self.train_set,
+            indices,
+            graph,
+            weights,
+            forces="forces" in weights,
+            stress="stress" in weights and "stress" in graph.labels,
+            training=True,
+            **self._scf,
+        )
+
+    def _count(self, total: torch.Tensor, terms: dict[str, torch.Tensor], n: int) -> None:
+        sums = self.progress.sums
         sums["frames"] = sums.get("frames", 0.0) + n
         for name, value in {"loss": total, **terms}.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach()) * n
@@ -176,8 +190,12 @@ class Trainer:
         places = []
         for index in indices:
             graph = self.train_set.batch([index]).to(device=self.device)
-            output = self.model(graph, forces=True, training=True)  # without the model's own refusal of NaN
-            bad = [name for name, value in output.items() if not bool(torch.isfinite(value).all())]
+            output = self._predict([index], graph)  # without the model's own refusal of NaN
+            bad = [
+                name
+                for name, value in output.items()
+                if name not in NOT_FINITE and not bool(torch.isfinite(value).all())
+            ]
             if bad:
                 places.append(f"{self.train_set.frames[index].where} ({', '.join(bad)})")
         blame = "not finite for"
@@ -212,6 +230,7 @@ class Trainer:
         for name, errors in metrics.overall.items():
             row[f"valid_{name}_mae"] = errors.mae
             row[f"valid_{name}_rmse"] = errors.rmse
+        row |= epoch_columns(sums, metrics.convergence)
         row["seconds"] = seconds
         return row
 

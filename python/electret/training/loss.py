@@ -28,7 +28,9 @@ class Loss:
         """Weighted terms, one scalar per target of the loss that the batch has labels for."""
         found = {}
         for name, weight in self.config.weights.items():
-            entry = residual(name, predictions, graph, self.config.dipole_components)
+            entry = residual(
+                name, predictions, graph, self.config.dipole_components, self.config.stability_limit
+            )
             if entry is not None:
                 found[name] = weight * self._mean(entry, graph)
         return found

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from electret.graph import Graph
+from electret.training.convergence import Convergence
 from electret.training.residuals import residual
 from electret.training.targets import TARGETS
 
@@ -64,14 +65,17 @@ class Metrics:
     Attributes:
         errors: config_type -> target -> sums.
         n_frames: frames evaluated.
-        loss: mean loss per frame if a loss was given.
+        loss: mean loss per frame if a loss was given, over the converged frames, divided by their share of
+            all frames; infinite where none converged.
         parity: target -> (labels, predictions), flat, if asked for; energies per atom.
+        convergence: how the self-consistency went, for the families that have one.
     """
 
     errors: dict[str, dict[str, ErrorSums]]
     n_frames: int
     loss: float | None = None
     parity: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
+    convergence: Convergence | None = None
 
     @property
     def overall(self) -> dict[str, ErrorSums]:
@@ -83,6 +87,7 @@ class Metrics:
         return {
             "n_frames": self.n_frames,
             "loss": self.loss,
+            "self_consistency": None if self.convergence is None else self.convergence.as_dict(),
             "errors": {
                 kind: {
                     name: {
@@ -101,26 +106,42 @@ class Metrics:
 
 
 class MetricsAccumulator:
-    """Collects residuals batch by batch."""
+    """Collects residuals batch by batch.
 
-    def __init__(self, dipole_components: Sequence[str] | None = None, parity: bool = False) -> None:
+    Args:
+        dipole_components: see `residual`.
+        parity: keep labels and predictions, and how each self-consistency went from iteration to iteration.
+        stability_limit: see `residual`.
+    """
+
+    def __init__(
+        self,
+        dipole_components: Sequence[str] | None = None,
+        parity: bool = False,
+        stability_limit: float = 0.9,
+    ) -> None:
         self._dipole_components = dipole_components
+        self._stability_limit = stability_limit
         self._keep_parity = parity
+        self._convergence = Convergence()
         self._errors: dict[str, dict[str, ErrorSums]] = {"all": {}}
         self._parity: dict[str, list[NDArray[np.float64]]] = {}
         self._n_frames = 0
         self._loss = 0.0
+        self._n_in_loss = 0
         self._has_loss = False
 
     def add(self, predictions: Mapping[str, torch.Tensor], graph: Graph, loss: float | None = None) -> None:
-        """Take in a batch; `loss` is its mean loss."""
+        """Take in a batch; `loss` is its mean loss over the converged frames."""
         self._n_frames += graph.n_systems
+        n_converged = self._convergence.add(predictions, graph.n_systems, self._keep_parity)
         if loss is not None:
-            self._loss += loss * graph.n_systems
+            self._loss += loss * n_converged
+            self._n_in_loss += n_converged
             self._has_loss = True
         kinds = np.array(graph.config_type)
         for name in TARGETS:
-            entry = residual(name, predictions, graph, self._dipole_components)
+            entry = residual(name, predictions, graph, self._dipole_components, self._stability_limit)
             if entry is None:
                 continue
             mask = entry.mask.cpu().numpy()
@@ -149,10 +170,16 @@ class MetricsAccumulator:
 
     def result(self) -> Metrics:
         """Metrics of everything taken in."""
+        loss = None
+        if self._has_loss:
+            # Frames without a density would otherwise make an epoch look better by being left out.
+            share = self._n_in_loss / self._n_frames
+            loss = self._loss / self._n_in_loss / share if self._n_in_loss else math.inf
         parity = {name: np.concatenate(parts, axis=1) for name, parts in self._parity.items()}
         return Metrics(
             errors=self._errors,
             n_frames=self._n_frames,
-            loss=self._loss / self._n_frames if self._has_loss else None,
+            loss=loss,
             parity={name: (both[0], both[1]) for name, both in parity.items()},
+            convergence=self._convergence if self._convergence.n_frames else None,
         )

@@ -12,10 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from electret.training.convergence import Convergence
 from electret.training.metrics import Metrics
 from electret.training.targets import TARGETS
 
-__all__ = ["plot_history", "plot_parity"]
+__all__ = ["plot_convergence", "plot_history", "plot_parity"]
 
 _UNITS = {
     "energy": "eV/atom",
@@ -25,9 +26,15 @@ _UNITS = {
     "multipoles": "e·Å^l",
     "dipole": "e·Å",
     "total_charge": "e",
+    "fermi_level": "eV",
+    "polarizability": "e·Å²/V",
+    "born_effective_charges": "e",
+    "potentials": "V",
+    "grid_potentials": "V",
 }
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MOST_POINTS = 20000
+_MOST_HISTORIES = 30
 
 
 def _save(figure: Figure, path: Path) -> Path:
@@ -112,4 +119,31 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
 
 
 def _column(history: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
-    return np.array([row.get(name, np.nan) for row in history], dtype=float)
+    column = np.array([row.get(name, np.nan) for row in history], dtype=float)
+    return np.where(np.isfinite(column), column, np.nan)  # infinite where no density converged
+
+
+def plot_convergence(convergence: Convergence | None, path: Path) -> Path | None:
+    """Residual against iteration of a sample of frames, evenly spread, and how many frames took how many
+    iterations; needs metrics made with `parity=True`. None for a model without a self-consistent density."""
+    if convergence is None or not convergence.histories:
+        return None
+    figure = Figure(figsize=(8.0, 3.2), layout="constrained")
+    curves, bars = figure.subplots(1, 2)
+    chosen = np.linspace(0, convergence.n_frames - 1, min(_MOST_HISTORIES, convergence.n_frames)).astype(int)
+    for index in np.unique(chosen):
+        history = convergence.histories[index]
+        colour = _COLOURS[0] if convergence.converged[index] else _COLOURS[1]
+        curves.plot(history.clip(1e-17), color=colour, linewidth=0.8, marker=".", markersize=3, alpha=0.6)
+    curves.set(xlabel="iteration", ylabel="residual (e)", yscale="log")
+    if convergence.histogram:
+        counts = convergence.histogram
+        bars.bar(list(counts), list(counts.values()), color=_COLOURS[0])
+        bars.set_xlim(min(counts) - 2, max(counts) + 2)  # room for whole numbers on the axis
+    bars.set(xlabel="iterations to convergence", ylabel="frames")
+    if convergence.unconverged:
+        bars.set_title(f"{convergence.unconverged} of {convergence.n_frames} did not converge", fontsize=9)
+    for axes in (curves, bars):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    bars.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return _save(figure, path)

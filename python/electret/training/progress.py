@@ -18,7 +18,8 @@ class Progress:
         stage: index of the current stage.
         stage_epoch: epochs completed in it.
         batch: batches done in the running epoch (0 between epochs).
-        sums: loss terms of the running epoch, each summed over frames; `loss` and `frames` among them.
+        sums: loss terms of the running epoch, each summed over frames; `loss` and `frames` among them, and
+            counts of the self-consistency.
         best_loss: lowest validation loss of the stage.
         best_epoch: epoch that had it.
         stale_epochs: epochs since then.

@@ -20,8 +20,8 @@ class Residual:
     """Prediction, label and difference of one target in a batch, unlabelled entries masked.
 
     Attributes:
-        prediction: `[n_rows, n_components]`, rows are atoms or systems.
-        label: same shape, 0 where there is none.
+        prediction: `[n_rows, n_components]`, rows are atoms, systems or points of grids.
+        label: same shape, arbitrary finite where there is none.
         difference: prediction - label, 0 where there is none; per atom of the system for extensive targets.
         mask: whether an entry counts, same shape.
         system: system of each row, `[n_rows]`.
@@ -40,35 +40,75 @@ def residual(
     predictions: Mapping[str, torch.Tensor],
     graph: Graph,
     dipole_components: Sequence[str] | None = None,
+    stability_limit: float = 0.9,
 ) -> Residual | None:
     """Residual of a target, or None if no frame of the batch carries it or the model does not predict it.
 
-    Multipoles are compared up to the lower of the two highest l. `dipole_components` names the components of
-    the dipole that count; None takes those along which the frame is not periodic, where alone a dipole is
-    defined.
+    Systems that did not converge (`scf_converged` of the predictions) never count. Multipoles are compared up
+    to the lower of the two highest l. `dipole_components` names the components of the dipole that count; None
+    takes those along which the frame is not periodic, where alone a dipole is defined. Potentials on the grid
+    of a crystal are compared without their means over the grid, which are a matter of convention. `stability`
+    is what exceeds `stability_limit`.
     """
     target = TARGETS[name]
-    label = graph.total_charge if name == "total_charge" else graph.labels.get(name)
-    if label is None or name not in predictions:
+    if name not in predictions:
         return None
-    n_rows = graph.n_atoms if target.per_atom else graph.n_systems
-    prediction = predictions[name].reshape(n_rows, -1)  # [n_rows, n_components]
-    label = label.to(prediction.device).reshape(n_rows, -1)
+    system = _systems(target, graph)
+    if len(system) == 0:
+        return None
+    prediction = predictions[name].reshape(len(system), -1)  # [n_rows, n_components]
+    label = _label(name, prediction, graph, stability_limit)
+    if label is None:
+        return None
     if name == "multipoles":
         n_lm = min(prediction.shape[1], label.shape[1])
         prediction, label = prediction[:, :n_lm], label[:, :n_lm]
     mask = torch.isfinite(label)
+    if name == "stationarity":
+        mask = torch.isfinite(prediction)  # nan where the reference density lacks a component
     if name == "dipole":
         mask = mask & open_components(graph, dipole_components)
+    if "scf_converged" in predictions:
+        mask = mask & predictions["scf_converged"][system][:, None]
     if not bool(mask.any()):
         return None
-    system = graph.batch if target.per_atom else torch.arange(n_rows, device=graph.device)
     # The prediction itself stands in for absent labels, so that no NaN reaches the gradient.
+    prediction = torch.where(mask, prediction, torch.nan_to_num(prediction.detach()))
     label = torch.where(mask, label, prediction.detach().to(label.dtype))
+    if name == "grid_potentials":
+        prediction, label = (_without_mean(values, system, graph) for values in (prediction, label))
     difference = prediction - label
+    if name == "stability":
+        difference = torch.relu(difference)
     if target.extensive:
         difference = difference / graph.n_atoms_per_system.to(difference.dtype)[:, None]
     return Residual(target, prediction, label, difference, mask, system)
+
+
+def _systems(target: Target, graph: Graph) -> torch.Tensor:
+    """System of each row of a target."""
+    if target.rows == "atom":
+        return graph.batch
+    if target.rows == "point":
+        return graph.labels.get("grid_batch", graph.batch[:0])
+    return torch.arange(graph.n_systems, device=graph.device)
+
+
+def _label(name: str, prediction: torch.Tensor, graph: Graph, stability_limit: float) -> torch.Tensor | None:
+    """Label `[n_rows, n_components]` of a target; derivatives that should vanish are compared with zero."""
+    if name == "stationarity":
+        return torch.zeros_like(prediction.detach())
+    if name == "stability":
+        return torch.full_like(prediction.detach(), stability_limit)
+    label = graph.total_charge if name == "total_charge" else graph.labels.get(name)
+    return None if label is None else label.to(prediction.device).reshape(len(prediction), -1)
+
+
+def _without_mean(values: torch.Tensor, system: torch.Tensor, graph: Graph) -> torch.Tensor:
+    """`values [n_points, 1]` without their mean over the grid of each system that is periodic throughout."""
+    count = torch.bincount(system, minlength=graph.n_systems).clamp(min=1).to(values.dtype)
+    mean = values.new_zeros(graph.n_systems).index_add(0, system, values[:, 0]) / count
+    return values - torch.where(graph.pbc.all(dim=1), mean, torch.zeros_like(mean))[system][:, None]
 
 
 def open_components(graph: Graph, components: Sequence[str] | None = None) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from electret.data import (
 from electret.data.reading import read_frames
 from electret.data.reference import elements_of
 from electret.models import Model, Statistics, build, save
+from electret.models.config import SELF_CONSISTENT
+from electret.models.density_statistics import density_statistics
 from electret.training.checkpoint import read_checkpoint
 from electret.training.config import TrainingConfig
 from electret.training.config_file import write_config
@@ -42,6 +44,8 @@ from electret.training.resumption import (
 )
 from electret.training.run_log import CSV_FILE, RunLog, default_console, read_history
 from electret.training.summary import print_summary, write_summary
+from electret.training.targets import DENSITY_LABELS, TARGETS, resolved_mode
+from electret.training_ranges import training_ranges
 
 __all__ = ["MODEL_FILE", "TrainingData", "TrainingResult", "load_data", "statistics", "train"]
 
@@ -199,11 +203,14 @@ def load_data(config: TrainingConfig) -> TrainingData:
 
 
 def _check_labels(config: TrainingConfig, data: TrainingData) -> None:
+    counts = key_counts(data.valid)
     for index, stage in enumerate(config.stages):
         targets = list(stage.loss.weights)
-        check_targets(data.train, targets, config.data.keys, f"stages.{index}.loss")
-        counts = key_counts(data.valid)
-        if not any(counts[name] or name == "total_charge" for name in targets):
+        own_label = [name for name in targets if TARGETS[name].labels == (name,)]
+        check_targets(data.train, own_label, config.data.keys, f"stages.{index}.loss")
+        if resolved_mode(config.model.family, stage.mode) == "direct":
+            _check_densities(config, data.train, f"stages.{index}.mode")
+        if not any(_counts(counts, name) for name in targets):
             files = ", ".join(sorted({frame.file for frame in data.valid}))
             raise InputError(
                 f"stages.{index}.loss: no validation frame carries any of {', '.join(targets)} ({files}), "
@@ -220,6 +227,25 @@ def _check_labels(config: TrainingConfig, data: TrainingData) -> None:
                     f"training "
                     "frames with it or remove the frame"
                 )
+
+
+def _counts(counts: Mapping[str, int], target: str) -> bool:
+    """Whether a set with these numbers of labels says anything about a target (frames without a total charge
+    are neutral by definition)."""
+    labels = TARGETS[target].labels
+    return target == "total_charge" or not labels or any(counts[name] for name in labels)
+
+
+def _check_densities(config: TrainingConfig, frames: Sequence[Frame], where: str) -> None:
+    """`direct` training starts from the reference density of a frame."""
+    if any(frame.has(name) for frame in frames for name in DENSITY_LABELS):
+        return
+    keys = " nor ".join(f"'{getattr(config.data.keys, name)}'" for name in reversed(DENSITY_LABELS))
+    files = ", ".join(sorted({frame.file for frame in frames}))
+    raise InputError(
+        f"{where}: mode 'direct' evaluates the model at the reference density, but no training frame carries "
+        f"{keys} ({files}); set data.keys.charges to the name of the charges, or use mode: implicit"
+    )
 
 
 def _datasets(config: TrainingConfig, sets: dict[str, list[Frame]]) -> dict[str, GraphDataset]:
@@ -240,7 +266,8 @@ def statistics(config: TrainingConfig, data: TrainingData, train_set: GraphDatas
     """Elements, E0s, scale and shift, mean number of neighbours of the training set.
 
     `scaling: rms_forces` divides by the RMS force and shifts by the mean interaction energy per atom, `std`
-    divides by the standard deviation of that energy, `none` does neither.
+    divides by the standard deviation of that energy, `none` does neither. For self-consistent families also
+    the scales of the labelled densities, see `electret.models.density_statistics`.
     """
     has_energy = any(frame.has("energy") for frame in data.train)
     if has_energy or isinstance(config.data.e0s, dict):
@@ -250,6 +277,8 @@ def statistics(config: TrainingConfig, data: TrainingData, train_set: GraphDatas
             elements_of(data.train), 0.0
         )  # a run on forces or charges alone has no energy zero
     found = Statistics.from_graphs(train_set.graphs, e0s)
+    if config.model.family in SELF_CONSISTENT:
+        found = density_statistics(found, config.model, train_set.graphs)
     if config.data.scaling == "none":
         return found.model_copy(update={"mean": 0.0, "scale": 1.0})
     if config.data.scaling == "std":
@@ -274,8 +303,9 @@ def _finish(
     folder = config.run_folder
     if not (folder / BEST_CHECKPOINT).exists():
         raise CheckpointError(
-            f"no epoch of the run in '{folder}' had a finite validation loss; lower the learning rate and "
-            f"use --restart"
+            f"no epoch of the run in '{folder}' had a finite validation loss; lower the learning rate, or, "
+            f"if valid_unconverged in {CSV_FILE} says that no density converged, begin with a stage of mode "
+            "direct, and use --restart"
         )
     trainer.load_best()
     model = trainer.model
@@ -293,15 +323,17 @@ def _finish(
             "name": config.name,
             "best_epoch": trainer.progress.best_epoch,
             "epochs": trainer.progress.epoch,
+            "training_ranges": training_ranges(datasets["train"].graphs),
             "errors": {name: entry.as_dict()["errors"]["all"] for name, entry in metrics.items()},
         },
     )
     history = read_history(folder)
     write_summary(folder, metrics, config, trainer.progress.best_epoch)
     if config.plots:
-        from electret.training.plots import plot_history, plot_parity
+        from electret.training.plots import plot_convergence, plot_history, plot_parity
 
         plot_parity(metrics, folder / "plots")
+        plot_convergence(metrics["valid"].convergence, folder / "plots" / "scf_convergence.png")
         plot_history(history, folder / "plots" / "learning_curve.png")
     print_summary(metrics, console)
     console.print(f"model saved to {model_file}", highlight=False, soft_wrap=True)

@@ -105,6 +105,11 @@ def _line(row: dict[str, Any], n_epochs: int, best: bool) -> str:
         value = row.get(f"valid_{name}_mae")
         if value is not None and value > 1e-9:  # exact quantities, as a conserved charge, are no news
             parts.append(f"{name} {value * target.scale:.2f} {target.unit}")
+    if row.get("valid_scf_iterations"):
+        parts.append(f"SCF {row['valid_scf_iterations']:.1f} iterations")
+    unconverged = {kind: int(row.get(f"{kind}_unconverged", 0)) for kind in ("train", "valid")}
+    if any(unconverged.values()):
+        parts.append("unconverged " + ", ".join(f"{kind} {n}" for kind, n in unconverged.items() if n))
     parts.append(f"{row['seconds']:.1f} s")
     return " | ".join(parts)
 

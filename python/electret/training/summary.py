@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +16,15 @@ from electret.training.targets import TARGETS
 
 __all__ = ["error_rows", "print_summary", "write_summary"]
 
+CONVERGENCE_HEADINGS = (
+    "set",
+    "frames",
+    "unconverged",
+    "iterations, mean",
+    "most",
+    "residual, median (e)",
+    "largest",
+)
 HEADINGS = ("set", "config_type", "target", "MAE", "RMSE", "offset", "spread", "unit", "values")
 
 
@@ -31,6 +40,22 @@ def error_rows(metrics: Mapping[str, Metrics]) -> Iterator[tuple[str, ...]]:
                 numbers = (sums.mae, sums.rmse, sums.offset, sums.spread)
                 shown = [_short(number * target.scale) for number in numbers]
                 yield (set_name, kind, name, *shown, target.unit, str(sums.count))
+
+
+def convergence_rows(metrics: Mapping[str, Metrics]) -> Iterator[tuple[str, ...]]:
+    """Rows under `CONVERGENCE_HEADINGS`, for models with a self-consistent density."""
+    for set_name, entry in metrics.items():
+        if entry.convergence is not None:
+            found = entry.convergence.as_dict()
+            yield (
+                set_name,
+                str(found["frames"]),
+                str(found["unconverged"]),
+                f"{found['iterations_mean']:.1f}",
+                str(found["iterations_max"]),
+                f"{found['residual_median']:.1e}",
+                f"{found['residual_max']:.1e}",
+            )
 
 
 def _short(number: float) -> str:
@@ -54,6 +79,19 @@ def print_summary(metrics: Mapping[str, Metrics], console: Console) -> None:
         previous = row[:2]
         table.add_row(*row)
     console.print(table)
+    iterated = list(convergence_rows(metrics))
+    if iterated:
+        table = Table(title="Self-consistency", title_justify="left")
+        for heading in CONVERGENCE_HEADINGS:
+            table.add_column(heading, justify="left" if heading == "set" else "right")
+        for row in iterated:
+            table.add_row(*row)
+        console.print(table)
+
+
+def _markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def write_summary(
@@ -68,11 +106,13 @@ def write_summary(
         f"{best_epoch}.",
         "Offset and spread are mean and standard deviation of the signed error.",
         "",
-        "| " + " | ".join(HEADINGS) + " |",
-        "|" + "---|" * len(HEADINGS),
-        *("| " + " | ".join(row) + " |" for row in error_rows(metrics)),
+        *_markdown(HEADINGS, error_rows(metrics)),
         "",
     ]
+    iterated = list(convergence_rows(metrics))
+    if iterated:
+        lines += ["Self-consistency; frames that did not converge are left out of the errors.", ""]
+        lines += [*_markdown(CONVERGENCE_HEADINGS, iterated), ""]
     atomic_write(folder / "summary.md", "\n".join(lines).encode())
     values = {
         "name": config.name,

@@ -66,7 +66,13 @@ impl Setup {
             .collect();
         let n_systems = self.sizes.len();
         let cells: Vec<[[f64; 3]; 3]> = (0..n_systems)
-            .map(|s| [[9.0 + s as f64, 0.4, 0.0], [-0.7, 8.5, 0.3], [0.2, 0.5, 9.7]])
+            .map(|s| {
+                [
+                    [9.0 + s as f64, 0.4, 0.0],
+                    [-0.7, 8.5, 0.3],
+                    [0.2, 0.5, 9.7],
+                ]
+            })
             .collect();
         // Atoms of the systems in turns.
         let mut left = self.sizes.clone();

@@ -43,7 +43,7 @@ pub fn two<'py>(
     flat.into_pyarray(py).reshape([rows, columns])
 }
 
-fn vectors<'py>(py: Python<'py>, rows: Vec<[f64; 3]>) -> PyResult<Bound<'py, PyArray2<f64>>> {
+pub fn vectors<'py>(py: Python<'py>, rows: Vec<[f64; 3]>) -> PyResult<Bound<'py, PyArray2<f64>>> {
     two(py, rows.into_flattened(), 3)
 }
 

@@ -1,10 +1,10 @@
 //! Binding of `electret_core::response`.
 
-use crate::arrays::{Flags, Floats, contiguous, detached};
-use crate::electrostatics::two;
+use crate::arrays::{Flags, Floats, Integers, contiguous, detached, slice};
+use crate::electrostatics::{Raw, options, two, vectors};
 use crate::errors::to_python;
 use crate::geometry::Geometry;
-use electret_core::response::{self, Blocks, Settings, Solution};
+use electret_core::response::{self, Blocks, Elements, Reservoir, Settings, Solution};
 use numpy::{IntoPyArray, PyArray1, PyArray2};
 use pyo3::prelude::*;
 
@@ -129,4 +129,60 @@ impl Jacobian {
     fn methods(&self) -> Vec<&'static str> {
         self.0.methods()
     }
+}
+
+/// Charges, Fermi levels, energies, dE/dpositions and dipoles.
+type EquilibriumArrays<'py> = (
+    Bound<'py, PyArray1<f64>>,
+    Bound<'py, PyArray1<f64>>,
+    Bound<'py, PyArray1<f64>>,
+    Bound<'py, PyArray2<f64>>,
+    Bound<'py, PyArray2<f64>>,
+);
+
+/// `held` is the Fermi level of each system with `fixed_fermi_level`, and else its total charge.
+#[pyfunction]
+#[pyo3(signature = (positions, electronegativity, hardness, sigma, held, fixed_fermi_level, external_field, cell, pbc, batch, boundary=None, method="auto", accuracy=1e-8))]
+pub fn charge_equilibration<'py>(
+    py: Python<'py>,
+    positions: Floats<'py>,
+    electronegativity: Floats<'py>,
+    hardness: Floats<'py>,
+    sigma: Floats<'py>,
+    held: Floats<'py>,
+    fixed_fermi_level: bool,
+    external_field: Floats<'py>,
+    cell: Floats<'py>,
+    pbc: Flags<'py>,
+    batch: Integers<'py>,
+    boundary: Option<&str>,
+    method: &str,
+    accuracy: f64,
+) -> PyResult<EquilibriumArrays<'py>> {
+    let options = options(py, boundary, method, accuracy, true)?;
+    let raw = Raw::new(py, &positions, &cell, &pbc, &batch)?;
+    let elements = Elements {
+        electronegativity: slice(py, "electronegativity", &electronegativity, &[])?,
+        hardness: slice(py, "hardness", &hardness, &[])?,
+        sigma: slice(py, "sigma", &sigma, &[])?,
+    };
+    let held = slice(py, "held", &held, &[])?;
+    let reservoir = if fixed_fermi_level {
+        Reservoir::FermiLevel(held)
+    } else {
+        Reservoir::Charge(held)
+    };
+    let field = slice(py, "external_field", &external_field, &[3])?
+        .as_chunks()
+        .0;
+    let out = detached(py, || {
+        response::equilibrate(&raw.systems(), &elements, reservoir, field, &options)
+    })?;
+    Ok((
+        out.charges.into_pyarray(py),
+        out.fermi_level.into_pyarray(py),
+        out.energy.into_pyarray(py),
+        vectors(py, out.positions)?,
+        vectors(py, out.dipole)?,
+    ))
 }

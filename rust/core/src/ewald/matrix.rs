@@ -10,7 +10,7 @@ use super::corrections::add_correction;
 use super::density::{Density, Gradient};
 use super::pair::PairTable;
 use super::plan::Plan;
-use super::real::{Pairs, RealSpace, parts};
+use super::real::{RealSpace, parts};
 use super::reciprocal::{LatticeSums, MAX_TOTAL, Reciprocal};
 use crate::lattice::periodic_measure;
 use crate::vector::{Vector, sub};
@@ -302,13 +302,7 @@ impl RealSpace<f64> {
                 let first = self.row_starts(source, rec);
                 let per_pair = rec.n_channels * n;
                 for pair in first[site]..first[site + 1] {
-                    let other = match &self.pairs {
-                        Pairs::All => {
-                            let place = pair - first[site];
-                            place + usize::from(place >= site)
-                        }
-                        Pairs::Listed(rows) => rows.source[pair] as usize,
-                    };
+                    let other = self.source_of(site, pair, first[site]);
                     let tensors = &cached.values[pair * per_pair..(pair + 1) * per_pair];
                     for (channel, tensors) in tensors.chunks_exact(n).enumerate() {
                         add(other, channel, tensors);

@@ -112,6 +112,17 @@ impl PairTable {
         }
     }
 
+    /// Adds the potential at a source of a receiver with coefficients `q`, from the pair's tensors.
+    #[inline]
+    pub fn add_source_potential<T: Scalar>(&self, tensors: &[T], q: &[T], source: &mut [T]) {
+        for (&tensor, component) in tensors.iter().zip(&self.components) {
+            for term in &component.terms {
+                source[term.source as usize] +=
+                    tensor * q[term.receiver as usize] * term.coefficient;
+            }
+        }
+    }
+
     /// (index of C_LM, power of the Laplacian) of each component.
     pub fn kinds(&self) -> Vec<(usize, usize)> {
         let kind = |c: &Component| (c.product, c.power);

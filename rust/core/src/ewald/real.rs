@@ -170,11 +170,8 @@ impl<T: Scalar> RealSpace<T> {
             .for_each(|(site, row)| {
                 let values = &tensors.values[first[site] * per_pair..first[site + 1] * per_pair];
                 let mut slots = values.chunks_exact(tensors.table.n_tensors());
-                for pair in 0..first[site + 1] - first[site] {
-                    let other = match &self.pairs {
-                        Pairs::All => pair + usize::from(pair >= site),
-                        Pairs::Listed(rows) => rows.source[first[site] + pair] as usize,
-                    };
+                for pair in first[site]..first[site + 1] {
+                    let other = self.source_of(site, pair, first[site]);
                     for a in 0..source.n_channels {
                         for b in 0..rec.n_channels {
                             if let Some(slot) = slots.next() {
@@ -186,6 +183,58 @@ impl<T: Scalar> RealSpace<T> {
                 }
             });
         out
+    }
+
+    /// Potentials at the sources, of what is on the receivers, from cached tensors.
+    fn cached_source_potentials(
+        &self,
+        tensors: &Tensors<T>,
+        source: &Density<T>,
+        rec: &Density<T>,
+    ) -> Vec<T> {
+        let n_lm = source.n_lm();
+        let n = tensors.table.n_tensors();
+        let per_pair = source.n_channels * rec.n_channels * n;
+        let first = self.row_starts(source, rec);
+        // Rows of receivers add to any source: parts of fixed size have sums of their own.
+        let size = rec.n_sites().div_ceil(16).max(1);
+        let sums: Vec<Vec<T>> = (0..rec.n_sites())
+            .into_par_iter()
+            .chunks(size)
+            .map(|sites| {
+                let mut out = vec![T::zero(); source.coefficients.len()];
+                for site in sites {
+                    for pair in first[site]..first[site + 1] {
+                        let other = self.source_of(site, pair, first[site]);
+                        let values = &tensors.values[pair * per_pair..(pair + 1) * per_pair];
+                        for (slot, values) in values.chunks_exact(n).enumerate() {
+                            let (a, b) = (slot / rec.n_channels, slot % rec.n_channels);
+                            let start = (other * source.n_channels + a) * n_lm;
+                            let out = &mut out[start..start + n_lm];
+                            tensors
+                                .table
+                                .add_source_potential(values, rec.at(site, b), out);
+                        }
+                    }
+                }
+                out
+            })
+            .collect();
+        let mut out = vec![T::zero(); source.coefficients.len()];
+        for part in sums {
+            for (total, value) in out.iter_mut().zip(part) {
+                *total += value;
+            }
+        }
+        out
+    }
+
+    /// The source of one pair of a receiver's row.
+    pub(super) fn source_of(&self, site: usize, pair: usize, first: usize) -> usize {
+        match &self.pairs {
+            Pairs::All => pair - first + usize::from(pair - first >= site),
+            Pairs::Listed(rows) => rows.source[pair] as usize,
+        }
     }
 
     /// U(p, q) (or ½ U(p, p) without a receiver) over the pairs, and each site's terms with itself.
@@ -201,6 +250,13 @@ impl<T: Scalar> RealSpace<T> {
         let symmetric = receiver.is_none();
         if let (Some(tensors), Want::RECEIVER) = (&self.tensors, want) {
             out.receiver = self.cached_potentials(tensors, source, rec);
+            add_own_terms(source, receiver, &table, want, &mut out, |sigma, s| {
+                parts(sigma, s, self.split)
+            });
+            return out;
+        }
+        if let (Some(tensors), Want::SOURCE, Some(_)) = (&self.tensors, want, receiver) {
+            out.source = self.cached_source_potentials(tensors, source, rec);
             add_own_terms(source, receiver, &table, want, &mut out, |sigma, s| {
                 parts(sigma, s, self.split)
             });

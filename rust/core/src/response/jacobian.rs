@@ -4,8 +4,9 @@
 
 use super::dense::{Factors, Singular, add_scaled, dot, multiply, multiply_transpose};
 use super::eigen::{self, Eigenpair};
-use super::krylov;
+use super::krylov::{self, Limits};
 use super::operator::{Operator, check_operator};
+use super::system::{System, charges};
 use crate::error::{Error, Result, check_finite};
 use crate::geometry::Geometry;
 use rayon::prelude::*;
@@ -97,20 +98,6 @@ pub struct Jacobian {
     systems: Vec<System>,
 }
 
-/// The blocks of one system.
-struct System {
-    index: usize,
-    n_atoms: usize,
-    n_lm: usize,
-    n_rows: usize,
-    left: Option<Vec<f64>>,
-    right: Option<Vec<f64>>,
-    column: Vec<f64>,
-    constrained: bool,
-    dense: bool,
-    factors: OnceLock<std::result::Result<Factors, Singular>>,
-}
-
 fn check_entries(array: &'static str, values: &[f64], shape: &[usize]) -> Result<()> {
     let expected: usize = shape.iter().product();
     if values.len() != expected {
@@ -190,6 +177,10 @@ impl Jacobian {
                         Method::Krylov => false,
                     },
                     factors: OnceLock::new(),
+                    symmetric: operator == Operator::Coulomb
+                        && blocks.right.is_none()
+                        && blocks.column.is_none()
+                        && blocks.left.is_none_or(|left| symmetric(left, n_lm)),
                 }
             })
             .collect();
@@ -342,22 +333,38 @@ impl Jacobian {
         b: &[f64],
         transpose: bool,
     ) -> std::result::Result<Vec<f64>, Status> {
-        let apply = |v: &[f64]| {
-            if system.constrained {
-                let (x, y) = v.split_at(v.len() - 1);
-                let (mut r, s) = self.apply_system(system, x, y[0], transpose);
-                r.push(s);
-                r
-            } else {
-                self.apply_system(system, v, 0.0, transpose).0
-            }
+        let n = system.n_atoms * system.n_lm;
+        let limits = Limits {
+            tolerance: self.settings.tolerance,
+            products: self
+                .settings
+                .max_iterations
+                .unwrap_or(b.len().clamp(20, 1000)),
         };
-        let limit = self
-            .settings
-            .max_iterations
-            .unwrap_or(b.len().clamp(20, 1000));
-        krylov::gmres(apply, |v| v.to_vec(), b, self.settings.tolerance, limit)
-            .ok_or(Status::NotConverged)
+        let preconditioner = system.preconditioner(transpose);
+        if system.symmetric {
+            let apply = |x: &[f64]| self.apply_system(system, x, 0.0, false).0;
+            let project = |r: &[f64]| {
+                let mut b = r.to_vec();
+                b.extend(system.constrained.then_some(0.0));
+                preconditioner.solve(&b)
+            };
+            let start = preconditioner.solve(b);
+            let constraint = system.constrained.then_some(system.n_lm);
+            if let Some(x) =
+                krylov::projected_cg(apply, project, &b[..n], start, constraint, limits)
+            {
+                return Ok(x);
+            }
+        }
+        let apply = |v: &[f64]| {
+            let (x, y) = v.split_at(n);
+            let (mut r, s) =
+                self.apply_system(system, x, y.first().copied().unwrap_or(0.0), transpose);
+            r.extend(system.constrained.then_some(s));
+            r
+        };
+        krylov::gmres(apply, |v| preconditioner.solve(v), b, limits).ok_or(Status::NotConverged)
     }
 
     fn apply_system(&self, system: &System, x: &[f64], y: f64, transpose: bool) -> (Vec<f64>, f64) {
@@ -443,112 +450,8 @@ impl Jacobian {
     }
 }
 
-/// `value` at the charge of each atom.
-fn charges(n_atoms: usize, n_lm: usize, value: f64) -> Vec<f64> {
-    let mut out = vec![0.0; n_atoms * n_lm];
-    for row in out.chunks_exact_mut(n_lm) {
-        row[0] = value;
-    }
-    out
-}
-
-impl System {
-    /// L x, or Lᵀ x.
-    fn left_product(&self, x: &[f64], transpose: bool) -> Vec<f64> {
-        let Some(left) = &self.left else {
-            return x.to_vec();
-        };
-        let n = self.n_lm;
-        let mut out = vec![0.0; x.len()];
-        for ((block, x), out) in left
-            .chunks_exact(n * n)
-            .zip(x.chunks_exact(n))
-            .zip(out.chunks_exact_mut(n))
-        {
-            for a in 0..n {
-                for b in 0..n {
-                    if transpose {
-                        out[b] += block[a * n + b] * x[a];
-                    } else {
-                        out[a] += block[a * n + b] * x[b];
-                    }
-                }
-            }
-        }
-        out
-    }
-
-    fn right_product(&self, v: &[f64]) -> Vec<f64> {
-        let Some(right) = &self.right else {
-            return v.to_vec();
-        };
-        right
-            .chunks_exact(self.n_rows)
-            .enumerate()
-            .map(|(row, block)| {
-                let atom = row / self.n_lm;
-                dot(block, &v[atom * self.n_rows..(atom + 1) * self.n_rows])
-            })
-            .collect()
-    }
-
-    fn right_transpose(&self, x: &[f64]) -> Vec<f64> {
-        let Some(right) = &self.right else {
-            return x.to_vec();
-        };
-        let mut out = vec![0.0; self.n_atoms * self.n_rows];
-        for (row, (block, &value)) in right.chunks_exact(self.n_rows).zip(x).enumerate() {
-            let atom = row / self.n_lm;
-            add_scaled(
-                &mut out[atom * self.n_rows..(atom + 1) * self.n_rows],
-                block,
-                value,
-            );
-        }
-        out
-    }
-
-    /// K by rows; without the last row and column at constant Fermi level.
-    fn assemble(&self, matrix: &[f64]) -> Vec<f64> {
-        let n = self.n_atoms * self.n_lm;
-        let size = n + usize::from(self.constrained);
-        let mut out = vec![0.0; size * size];
-        out[..n * size]
-            .par_chunks_mut(self.n_lm * size)
-            .with_min_len(4)
-            .enumerate()
-            .for_each(|(atom, rows)| {
-                let panel = &matrix[atom * self.n_rows * n..(atom + 1) * self.n_rows * n];
-                for (a, row) in rows.chunks_exact_mut(size).enumerate() {
-                    match &self.right {
-                        None => row[..n].copy_from_slice(&panel[a * n..(a + 1) * n]),
-                        Some(right) => {
-                            let start = (atom * self.n_lm + a) * self.n_rows;
-                            let block = &right[start..start + self.n_rows];
-                            for (factor, m) in block.iter().zip(panel.chunks_exact(n)) {
-                                add_scaled(&mut row[..n], m, *factor);
-                            }
-                        }
-                    }
-                    let start = atom * self.n_lm;
-                    match &self.left {
-                        None => row[start + a] += 1.0,
-                        Some(left) => {
-                            let block = (start + a) * self.n_lm;
-                            let block = &left[block..block + self.n_lm];
-                            add_scaled(&mut row[start..start + self.n_lm], block, 1.0);
-                        }
-                    }
-                    if self.constrained {
-                        row[n] = self.column[start + a];
-                    }
-                }
-            });
-        if self.constrained {
-            for atom in 0..self.n_atoms {
-                out[n * size + atom * self.n_lm] = 1.0;
-            }
-        }
-        out
-    }
+/// Whether every block is symmetric.
+fn symmetric(left: &[f64], n: usize) -> bool {
+    left.chunks_exact((n * n).max(1))
+        .all(|block| (0..n).all(|a| (0..a).all(|b| block[a * n + b] == block[b * n + a])))
 }

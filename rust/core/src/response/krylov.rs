@@ -5,16 +5,25 @@ use super::dense::{add_scaled, dot, norm};
 /// Vectors kept before GMRES starts again from its best solution.
 const RESTART: usize = 100;
 
+/// When iterations end.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// |b - A x| ≤ tolerance |b| is convergence.
+    pub tolerance: f64,
+    /// Most products with the matrix.
+    pub products: usize,
+}
+
 /// Solves A x = b by restarted GMRES with the preconditioner on the right (Saad and Schultz, SIAM J. Sci. Stat. Comput.
-/// 7, 856). None without convergence to |b - A x| ≤ `tolerance` |b| within `limit` products.
+/// 7, 856). None without convergence.
 pub fn gmres(
     apply: impl Fn(&[f64]) -> Vec<f64>,
     precondition: impl Fn(&[f64]) -> Vec<f64>,
     b: &[f64],
-    tolerance: f64,
-    limit: usize,
+    limits: Limits,
 ) -> Option<Vec<f64>> {
-    let target = tolerance * norm(b);
+    let limit = limits.products;
+    let target = limits.tolerance * norm(b);
     let mut x = vec![0.0; b.len()];
     let mut residual = b.to_vec();
     let mut products = 0;
@@ -116,4 +125,84 @@ pub fn orthogonalise(basis: &[Vec<f64>], w: &mut [f64]) -> Vec<f64> {
         }
     }
     components
+}
+
+/// Minimises ½ xᵀAx - b·x by conjugate gradients, at fixed total charge with a `constraint` (Gould, Hribar and Nocedal,
+/// SIAM J. Sci. Comput. 23, 1376): A x + 1_q y = b, with 1_q one at every `constraint`-th entry.
+///
+/// `project(r)` is (L⁻¹(r - 1_q v), v) with a total charge of zero, or L⁻¹ r without constraint; `start` = (x, y) has the
+/// right charge. None where A is not positive definite or iterations do not converge.
+pub fn projected_cg(
+    apply: impl Fn(&[f64]) -> Vec<f64>,
+    project: impl Fn(&[f64]) -> Vec<f64>,
+    b: &[f64],
+    start: Vec<f64>,
+    constraint: Option<usize>,
+    limits: Limits,
+) -> Option<Vec<f64>> {
+    let n = b.len();
+    let mut x = start;
+    let mut y = x.split_off(n).first().copied().unwrap_or(0.0);
+    // The norm of the whole right-hand side, with the charge.
+    let charge: f64 = constraint.map_or(0.0, |step| x.iter().step_by(step).sum());
+    let target = limits.tolerance * norm(b).hypot(charge);
+    let shift = |values: &mut [f64], by: f64| {
+        if let Some(step) = constraint {
+            values
+                .iter_mut()
+                .step_by(step)
+                .for_each(|value| *value -= by);
+        }
+    };
+    let residual_of = |x: &[f64], y: f64| {
+        let mut r: Vec<f64> = apply(x).iter().zip(b).map(|(p, b)| b - p).collect();
+        shift(&mut r, y);
+        r
+    };
+    let mut residual = residual_of(&x, y);
+    let mut direction = vec![0.0; n];
+    let mut last = 1.0;
+    let mut verified = false;
+    for iteration in 0..limits.products {
+        let mut step = project(&residual);
+        // What the constraint takes up belongs to y; carried along, it would drown the rest in rounding.
+        let multiplier = step.split_off(n).first().copied().unwrap_or(0.0);
+        y += multiplier;
+        shift(&mut residual, multiplier);
+        let size = norm(&residual);
+        if !size.is_finite() {
+            return None;
+        }
+        if size <= target {
+            // The recursion drifts from the true residual; look at that one before believing.
+            if verified || iteration == 0 {
+                x.extend(constraint.map(|_| y));
+                return Some(x);
+            }
+            residual = residual_of(&x, y);
+            last = 1.0;
+            direction.fill(0.0);
+            verified = true;
+            continue;
+        }
+        verified = false;
+        let along = dot(&residual, &step);
+        let gain = if direction.iter().all(|&d| d == 0.0) {
+            0.0
+        } else {
+            along / last
+        };
+        for (d, s) in direction.iter_mut().zip(&step) {
+            *d = s + gain * *d;
+        }
+        last = along;
+        let product = apply(&direction);
+        let curvature = dot(&direction, &product);
+        if !(curvature > 0.0 && along > 0.0) {
+            return None;
+        }
+        add_scaled(&mut x, &direction, along / curvature);
+        add_scaled(&mut residual, &product, -along / curvature);
+    }
+    None
 }

@@ -6,9 +6,12 @@
 
 mod dense;
 mod eigen;
+mod equilibration;
 mod jacobian;
 mod krylov;
 mod operator;
+mod system;
 
+pub use equilibration::{Elements, Equilibrium, Reservoir, equilibrate};
 pub use jacobian::{Blocks, Eigenpairs, Jacobian, Method, Settings, Solution, Status};
 pub use operator::Operator;

@@ -1,0 +1,106 @@
+"""The YAML file of a comparison: which models, which data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from electret import InputError
+from electret.analysis.candidates import Candidate
+from electret.data import DataKeys
+from electret.models.config import StrictConfig
+
+__all__ = ["ComparisonFile", "is_comparison_file", "read_comparison"]
+
+
+class _Model(StrictConfig):
+    """A model by its path, with changes to the configuration where it is one."""
+
+    path: str
+    set: tuple[str, ...] = ()
+
+
+class _Options(StrictConfig):
+    """What the file may hold."""
+
+    models: dict[str, str | _Model]
+    data: dict[str, str | tuple[str, ...]]
+    keys: dict[str, str] = Field(default_factory=dict)
+    output: str = "comparison"
+    batch_size: int = 10
+
+
+@dataclass(frozen=True)
+class ComparisonFile:
+    """A checked comparison; paths of models and data are relative to its file."""
+
+    candidates: list[Candidate]
+    data: dict[str, list[Path]]
+    keys: DataKeys
+    output: Path
+    batch_size: int
+
+
+def is_comparison_file(path: Path) -> bool:
+    """Whether a path is a YAML file with the key `models`."""
+    if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
+        return False
+    return "models" in _read(path)
+
+
+def read_comparison(path: Path) -> ComparisonFile:
+    """Reads and checks the file.
+
+    Raises:
+        InputError: not YAML, unknown options, no models or data; names the file and the option.
+    """
+    raw = _read(path)
+    try:
+        options = _Options.parse(raw)
+        keys = DataKeys(**_known_keys(options.keys))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    for section in ("models", "data"):
+        if not getattr(options, section):
+            raise InputError(f"{path}: {section} is empty; name at least one")
+    if options.batch_size < 1:
+        raise InputError(f"{path}: batch_size is {options.batch_size}; give at least 1")
+    models = {
+        name: entry if isinstance(entry, _Model) else _Model(path=entry)
+        for name, entry in options.models.items()
+    }
+    return ComparisonFile(
+        candidates=[Candidate(name, path.parent / entry.path, entry.set) for name, entry in models.items()],
+        data={
+            name: [path.parent / file for file in ([files] if isinstance(files, str) else files)]
+            for name, files in options.data.items()
+        },
+        keys=keys,
+        output=Path(options.output),
+        batch_size=options.batch_size,
+    )
+
+
+def _known_keys(keys: dict[str, str]) -> dict[str, str]:
+    for name in keys:
+        if name not in DataKeys.model_fields:
+            raise InputError(
+                f"keys.{name}: unknown quantity; the names are {', '.join(DataKeys.model_fields)}"
+            )
+    return keys
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"comparison file '{path}' does not exist")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: expected a mapping of options, found {type(raw).__name__}")
+    return raw

@@ -1,0 +1,266 @@
+"""A comparison as tables: console, Markdown, CSV, JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from electret.analysis.assessment import Assessment
+from electret.analysis.comparison import Comparison
+from electret.training.metrics import ErrorSums, Metrics
+from electret.training.targets import TARGETS
+
+__all__ = ["NOTE", "markdown", "print_comparison", "write_comparison"]
+
+NOTE = (
+    "MAE of each target; the best of a column is bold. `field response` is the slope of the dipole along the "
+    "external field against the field, relative to the labels (0: no response, 1: right), with its jackknife "
+    "error; neutral frames only. Frames whose SCF did not converge are in no figure."
+)
+
+_COLUMNS = (
+    "set",
+    "model",
+    "family",
+    "group",
+    "target",
+    "mae",
+    "rmse",
+    "max",
+    "offset",
+    "spread",
+    "count",
+    "unit",
+)
+EXACT = 1e-9
+"""Errors below are rounding of a quantity that is exact by construction, and no merit."""
+
+Cell = tuple[str, float]
+"""Text and the number that the best of a column is chosen by (nan: not compared)."""
+
+
+def write_comparison(comparison: Comparison, folder: Path, plots: Sequence[Path] = ()) -> list[Path]:
+    """Write `comparison.md`, `.csv` (long: one row per error, in eV, Å, e) and `.json` to `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"comparison.{suffix}" for suffix in ("md", "csv", "json")]
+    files[0].write_text(markdown(comparison, plots), encoding="utf-8")
+    with open(files[1], "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        writer.writerows(_csv_rows(comparison))
+    files[2].write_text(json.dumps(comparison.as_dict(), indent=1), encoding="utf-8")
+    return files
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """The overview of each data set as a table, and what needs attention."""
+    for set_name, entries in comparison.sets.items():
+        headings, rows = _overview(comparison, set_name)
+        table = Table(title=f"{set_name}: MAE", title_justify="left")
+        for heading in headings:
+            table.add_column(heading)
+        for row in _with_best(rows, lambda text: f"[bold]{text}[/bold]"):
+            table.add_row(*row)
+        console.print(table)
+        for name, entry in entries.items():
+            if entry.scf is not None and entry.scf.unconverged:
+                for line in entry.scf.lines():
+                    console.print(f"{name}: {line}", highlight=False, markup=False, soft_wrap=True)
+        for name, reason in comparison.refused[set_name].items():
+            console.print(f"{name} was not evaluated on {set_name}: {reason}", highlight=False, markup=False)
+
+
+def markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> str:
+    """The report; `plots` are shown at its end by their place below the folder of the report."""
+    lines = ["# Comparison", "", NOTE, ""]
+    lines += _table(
+        ["model", "family", "file"],
+        [[name, f"`{family}`", str(comparison.files[name])] for name, family in comparison.families.items()],
+    )
+    for set_name, entries in comparison.sets.items():
+        lines += [f"## {set_name}", ""]
+        headings, rows = _overview(comparison, set_name)
+        lines += _table(headings, _with_best(rows, lambda text: f"**{text}**"))
+        for name, reason in comparison.refused[set_name].items():
+            lines += [f"`{name}` was not evaluated: {reason}", ""]
+        for title, pick in (("Per config_type", _by_kind), ("Per charge state", _by_charge)):
+            lines += _grouped(title, {name: pick(entry) for name, entry in entries.items()})
+        lines += _responses(entries)
+        lines += _scf(entries)
+    for plot in plots:
+        lines += [f"![{plot.stem.replace('_', ' ')}]({plot.parent.name}/{plot.name})", ""]
+    return "\n".join(lines)
+
+
+def _overview(comparison: Comparison, set_name: str) -> tuple[list[str], list[list[Cell]]]:
+    """Headings and one row per model."""
+    entries = comparison.sets[set_name]
+    targets = [
+        name for name in TARGETS if any(_informative(entry.metrics, name) for entry in entries.values())
+    ]
+    with_field = any(len(entry.dipoles) for entry in entries.values())
+    with_scf = any(entry.scf is not None for entry in entries.values())
+    headings = ["model", "family", *(f"{_title(name)} / {TARGETS[name].unit}" for name in targets)]
+    headings += ["field response"] * with_field + ["SCF iterations", "unconverged"] * with_scf + ["ms/atom"]
+    rows = []
+    for name, entry in entries.items():
+        row: list[Cell] = [_plain(name), _plain(comparison.families[name])]
+        row += [_error_cell(entry.metrics.overall, target) for target in targets]
+        if with_field:
+            row.append(_response_cell(entry))
+        if with_scf:
+            row += _scf_cells(entry)
+        time = 1e3 * entry.seconds / entry.n_atoms
+        row.append((f"{time:.3g}", math.nan))
+        rows.append(row)
+    return headings, rows
+
+
+def _informative(metrics: Metrics, target: str) -> bool:
+    return target in metrics.overall and metrics.overall[target].largest > EXACT
+
+
+def _title(target: str) -> str:
+    return target.replace("_", " ")
+
+
+def _plain(text: str) -> Cell:
+    return (text, math.nan)
+
+
+def _error_cell(errors: dict[str, ErrorSums], target: str) -> Cell:
+    if target not in errors:
+        return _plain("—")
+    if errors[target].largest <= EXACT:
+        return _plain("exact")
+    number = errors[target].mae * TARGETS[target].scale
+    return (f"{number:.3g}", number)
+
+
+def _response_cell(entry: Assessment) -> Cell:
+    response = entry.dipoles.responses().get("all")
+    if response is None or not math.isfinite(response.ratio):
+        return _plain("—")
+    return (f"{response.ratio:.2f} ± {response.ratio_error:.2f}", abs(response.ratio - 1.0))
+
+
+def _scf_cells(entry: Assessment) -> list[Cell]:
+    if entry.scf is None:
+        return [_plain("—"), _plain("—")]
+    return [
+        _plain(f"{entry.scf.mean_iterations:.1f} (at most {entry.scf.most_iterations})"),
+        _plain(f"{len(entry.scf.unconverged)} of {entry.scf.n_frames}"),
+    ]
+
+
+def _with_best(rows: Sequence[Sequence[Cell]], mark: Callable[[str], str]) -> list[list[str]]:
+    """Texts, the lowest number of each column marked where there is a choice."""
+    columns = [_marked(column, mark) for column in zip(*rows, strict=True)]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _marked(cells: Sequence[Cell], mark: Callable[[str], str]) -> list[str]:
+    """Texts, that of the lowest number marked where there are several."""
+    numbers = [number for _, number in cells if math.isfinite(number)]
+    return [mark(text) if len(numbers) > 1 and number == min(numbers) else text for text, number in cells]
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(headings) + " |",
+        "|" + "---|" * len(headings),
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+    ]
+
+
+def _by_kind(entry: Assessment) -> dict[str, dict[str, ErrorSums]]:
+    return {kind: errors for kind, errors in entry.metrics.errors.items() if kind != "all"}
+
+
+def _by_charge(entry: Assessment) -> dict[str, dict[str, ErrorSums]]:
+    return {kind: errors for kind, errors in entry.by_charge.errors.items() if kind != "all"}
+
+
+def _grouped(title: str, errors: dict[str, dict[str, dict[str, ErrorSums]]]) -> list[str]:
+    """Table of groups and targets against models; nothing where there is one group only."""
+    groups = sorted({kind for entry in errors.values() for kind in entry})
+    if len(groups) < 2:
+        return []
+    rows = []
+    for group in groups:
+        for target in TARGETS:
+            cells = [_error_cell(entry.get(group, {}), target) for entry in errors.values()]
+            if any(math.isfinite(number) for _, number in cells):
+                label = f"{_title(target)} / {TARGETS[target].unit}"
+                rows.append([group, label, *_marked(cells, lambda text: f"**{text}**")])
+    return [f"### {title}", "", *_table(["group", "MAE of", *errors], rows)]
+
+
+def _responses(entries: dict[str, Assessment]) -> list[str]:
+    responses = {name: entry.dipoles.responses() for name, entry in entries.items()}
+    groups = list(dict.fromkeys(group for entry in responses.values() for group in entry))
+    if not groups:
+        return []
+    rows = [
+        [
+            group,
+            name,
+            str(entry[group].n_frames),
+            f"{1e3 * entry[group].mae:.1f}",
+            f"{entry[group].reference_slope:.3f}",
+            f"{entry[group].slope:.3f}",
+            f"{entry[group].ratio:.2f} ± {entry[group].ratio_error:.2f}",
+        ]
+        for group in groups
+        for name, entry in responses.items()
+        if group in entry
+    ]
+    headings = [
+        "group",
+        "model",
+        "frames",
+        "MAE along the field / me·Å",
+        "slope of labels / e·Å²/V",
+        "slope",
+        "ratio",
+    ]
+    return ["### Dipole along the field", "", *_table(headings, rows)]
+
+
+def _scf(entries: dict[str, Assessment]) -> list[str]:
+    lines: list[str] = []
+    for name, entry in entries.items():
+        if entry.scf is not None:
+            lines += [f"- `{name}`: {line.strip()}" for line in entry.scf.lines()]
+    return ["### SCF", "", *lines, ""] if lines else []
+
+
+def _csv_rows(comparison: Comparison) -> Iterator[list[object]]:
+    for set_name, entries in comparison.sets.items():
+        for name, entry in entries.items():
+            groups = {"all": entry.metrics.overall, **_by_kind(entry), **_by_charge(entry)}
+            for group, errors in groups.items():
+                for target, sums in errors.items():
+                    numbers = (sums.mae, sums.rmse, sums.largest, sums.offset, sums.spread, sums.count)
+                    yield [
+                        set_name,
+                        name,
+                        comparison.families[name],
+                        group,
+                        target,
+                        *numbers,
+                        _base_unit(target),
+                    ]
+
+
+def _base_unit(target: str) -> str:
+    """Unit of the numbers before they are scaled for tables."""
+    entry = TARGETS[target]
+    return entry.unit.removeprefix("m") if entry.scale == 1e3 else entry.unit

@@ -1,0 +1,308 @@
+"""ASE calculator of a trained model."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator as ASECalculator
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes
+from ase.outputs import Properties, all_outputs
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from electret import InputError
+from electret.calculator import conditions
+from electret.calculator.conditions import ExtrapolationWarning
+from electret.calculator.model import frozen_model
+from electret.calculator.properties import (
+    RESPONSE_REQUESTS,
+    RESPONSES,
+    implemented,
+    refusal,
+    responses,
+    state,
+    stress_refusal,
+)
+from electret.calculator.self_consistency import SelfConsistency
+from electret.graph import Graph
+from electret.models import Model
+from electret.training_ranges import outside
+
+__all__ = ["Calculator"]
+
+
+class Calculator(ASECalculator):
+    """ASE calculator of a model: energy, forces, stress, and what the model's charge density gives.
+
+    Conditions are taken from `atoms.info`: `total_charge` or `charge` (e), `external_field` (V/Å, energy
+    -F·D), and for self-consistent families `fermi_level` (eV) in place of the charge, which then follows. A
+    change of one of them makes the next request calculate anew. A condition that the model cannot answer, or
+    the name of a condition in another code or with a slip in it, is an error.
+
+    `results` holds ASE's properties: `energy`, `free_energy` (eV), `forces` [n_atoms, 3] (eV/Å), `stress` [6]
+    (eV/Å³, ASE's sign and Voigt order; needs a periodic axis and a cell with a volume), and for models with
+    a density `charges` [n_atoms] (e), `dipole` [3] (e·Å, x y z; open boundaries; of a charged system it is
+    about the origin) and `polarization` [3] (e·Å; split charges). At constant Fermi level `free_energy` is
+    the grand potential E + mu Q, of which forces and stress are the derivatives. Only when asked for:
+    `polarizability` [3, 3] (e·Å²/V), `born_effective_charges` [n_atoms, 3, 3] (e).
+
+    `state` holds the rest of the last calculation: `energy_short_range`, `energy_electrostatic`,
+    `energy_field` (eV), `multipoles` [n_atoms, (max_l + 1)²] (`latent_multipoles` where they stand for no
+    observable), `total_charge` (e, of the density), for a slab `dipole_normal`, the dipole along the normal
+    of its periodic plane (e·Å); of self-consistent families also `energy_density`, `grand_potential`,
+    `fermi_level` (eV), `scf_iterations`, `scf_residual`, `scf_history`; and `extrapolating`, the conditions
+    outside of the training data with a sentence on each.
+
+    Args:
+        model: path of a `.electret` file, or a model (copied, so that later training does not reach the
+            calculator).
+        device: `"cpu"`, `"cuda"`, `"cuda:1"`, ...
+        dtype: `torch.float32`, `torch.float64` or their names; the model's own where None.
+        ignore: keys of `atoms.info` that are a condition, or look like one, and are not meant for this
+            calculator, as the `fermi_level` of a training frame.
+        warm_start: start the SCF at the density of the previous calculation of the same atoms (by number
+            and periodic axes). Results depend on it within the tolerance only.
+        scf_tolerance, scf_max_iterations, scf_solver: of the SCF (`newton`, `newton_cg`, `anderson`,
+            `mixing`); those of the model where None.
+
+    Raises:
+        InputError: a file or argument that cannot be used, a condition that the model does not answer, an
+            element that it does not know, positions or cells that are not finite.
+        ConvergenceError: the SCF did not converge; `history` has the residuals.
+        PropertyNotImplementedError: a property that the family or the boundary does not define; the reason
+            is given.
+
+    Example:
+        >>> from electret import Calculator
+        >>> atoms.calc = Calculator("model.electret")           # doctest: +SKIP
+        >>> atoms.info["external_field"] = [0.0, 0.0, 0.1]      # doctest: +SKIP
+        >>> atoms.get_potential_energy()                        # doctest: +SKIP
+    """
+
+    name = "electret"
+    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012 (a class attribute in ASE)
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | Model,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | str | None = None,
+        *,
+        ignore: Iterable[str] = (),
+        warm_start: bool = True,
+        scf_tolerance: float | None = None,
+        scf_max_iterations: int | None = None,
+        scf_solver: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self._ranges = frozen_model(model, device, dtype)
+        self.device = torch.device(device)
+        self.dtype: torch.dtype = self.model.dtype
+        self.ignore = frozenset(ignore)
+        self.implemented_properties = implemented(self.model)
+        self._scf = SelfConsistency(scf_tolerance, scf_max_iterations, scf_solver, warm_start)
+        self._scf.check(self.model)
+        self.state: dict[str, Any] = {}
+        self._with_stress = False
+        self._every_time: tuple[str, ...] = ()
+        self._warned: set[str] = set()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Calculator:
+        """A calculator with results of its own on the same weights, which neither changes."""
+        memo[id(self.model)] = self.model
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
+        return twin
+
+    def reset(self) -> None:
+        """Forget the results, the state, the atoms that they belong to, and the start of the next SCF."""
+        super().reset()
+        self.state = {}
+        self._scf.drop()
+        self._with_stress = False
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What differs from the atoms of the last calculation, conditions in `atoms.info` included."""
+        changes = super().check_state(atoms, tol=tol)
+        if self.atoms is not None and not conditions.equal(
+            conditions.select(self.atoms.info, self.ignore), conditions.select(atoms.info, self.ignore)
+        ):
+            changes.append("info")
+        return changes
+
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """A property of `atoms`; `PropertyNotImplementedError` gives the reason where it is not defined."""
+        subject = self.atoms if atoms is None else atoms
+        if subject is not None:
+            self._require(name, subject)
+        return super().get_property(name, atoms, allow_calculation)
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Evaluate the model; called by ASE. Fills `results` and `state`."""
+        super().calculate(atoms, properties, system_changes)
+        system = self.atoms  # ASE's copy of what was given, or of the atoms of the last calculation
+        if system is None:
+            raise InputError("the calculator has no atoms yet; give atoms to calculate")
+        for name in properties:
+            self._require(name, system)
+        # ASE's copy of the atoms shares the values of `info`, which may change in place.
+        system.info = copy.deepcopy(conditions.select(system.info, self.ignore))
+        conditions.check(system.info, self.model.honours)
+        derived = [name for name in properties if name in RESPONSES]
+        if system_changes or not self.results or len(derived) < len(properties):
+            self._evaluate(system, properties)
+        if derived:
+            values = self._respond(derived)
+            self.results.update({name: values[name] for name in derived})
+
+    def _evaluate(self, system: Atoms, properties: Sequence[str]) -> None:
+        """Energy, derivatives and density of the system."""
+        # A cell optimiser asks for forces, then stress: from the second step on one evaluation gives both.
+        self._with_stress |= "stress" in properties
+        with_stress = self._with_stress and stress_refusal(system) is None
+        with_forces = with_stress or bool({"forces", "stress"}.intersection(properties))
+        values = self._values(system, forces=with_forces, stress=with_stress, properties=self._every_time)
+        energy = float(values["energy"][0])
+        free_energy = float(values["grand_potential"][0]) if "grand_potential" in values else energy
+        self.results = {"energy": energy, "free_energy": free_energy}
+        if with_forces:
+            self.results["forces"] = values["forces"]
+        if with_stress:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(values["stress"][0])
+        if self._refusal("charges", system) is None:
+            self.results["charges"] = values["charges"]
+        for name in ("dipole", "polarization"):
+            if self._refusal(name, system) is None:
+                self.results[name] = values[name][0]
+        self.state = state(values, system)
+        if self.model.self_consistent and self.model.variational:
+            self.state["energy_charge_derivative"] = -self.state["fermi_level"]
+        self.state["extrapolating"] = self._extrapolations(system, values)
+
+    def _values(self, system: Atoms, **options: Any) -> dict[str, np.ndarray]:
+        """Output of the model for the system, as float64 arrays."""
+        graph = Graph.from_atoms(system, self.model.cutoff, dtype=self.dtype, labels=False)
+        graph = graph.to(device=self.device)
+        if self.model.self_consistent:
+            notes = "".join(f". {text}" for text in self._outside(system).values())
+            output = self._scf.evaluate(self.model, graph, system, notes, **options)
+        else:
+            output = self.model(graph, **options)
+        return {name: value.cpu().numpy().astype(np.float64) for name, value in output.items()}
+
+    def response(
+        self, atoms: Atoms | None = None, properties: Iterable[str] | None = None
+    ) -> dict[str, float | np.ndarray]:
+        """Derivatives of the density and what follows from them, exact and without finite differences.
+
+        | Name | Shape | Unit | Meaning |
+        |---|---|---|---|
+        | `polarizability` | [3, 3] | e·Å²/V | dD_a/dF_b |
+        | `born_effective_charges` | [n_atoms, 3, 3] | e | dD_a/dR_ib |
+        | `fukui` | [n_atoms] | | dq_i/dQ |
+        | `capacitance` | | e/V | -dQ/dmu |
+        | `energy_charge_derivative` | | eV/e | dE/dQ |
+        | `stability` | | | spectral radius of the map of the density onto itself |
+
+        at the charge control of the calculation (constant charge or constant Fermi level). Of a slab, in
+        place of the first two, `polarizability_normal` and `born_effective_charges_normal` [n_atoms, 3] hold
+        the component of the dipole along the normal of its plane.
+
+        Args:
+            atoms: None takes those of the last calculation.
+            properties: some of the names above; None takes all that the model and the boundary define.
+
+        Raises:
+            PropertyNotImplementedError: a property by name that is not defined; the reason is given.
+        """
+        self.get_property("energy", atoms)
+        assert self.atoms is not None
+        available = [
+            name for name, request in RESPONSE_REQUESTS.items() if request in self.model.available_properties
+        ]
+        wanted = available if properties is None else list(properties)
+        for name in wanted:
+            if name not in available:
+                raise PropertyNotImplementedError(
+                    f"no {name}: the model family {self.model.family!r} does not define it; it defines "
+                    f"{', '.join(available) or 'none'}"
+                )
+        values = self._respond(wanted)
+        if properties is not None:
+            for name in wanted:
+                if name not in values and f"{name}_normal" not in values:
+                    raise PropertyNotImplementedError(f"no {name}: {self._refusal(name, self.atoms)}")
+        self.state.update({name: value for name, value in values.items() if name not in RESPONSES})
+        return values
+
+    def charge_derivative(self, atoms: Atoms | None = None) -> float:
+        """dE/dQ at the charge of `atoms`, eV/e, exact; forces are from the same evaluation.
+
+        Raises:
+            PropertyNotImplementedError: a density that is no function of the charge by self-consistency.
+        """
+        if not self.model.self_consistent:
+            raise PropertyNotImplementedError(
+                f"no dE/dQ: the model family {self.model.family!r} is not self-consistent"
+            )
+        if not self.model.variational:
+            self._every_time = ("charge_stiffness",)
+        self.get_property("forces", atoms)
+        if "energy_charge_derivative" not in self.state:
+            self.response(atoms, ["energy_charge_derivative"])
+        return self.state["energy_charge_derivative"]
+
+    def _respond(self, names: Sequence[str]) -> dict[str, Any]:
+        """Derivatives of the density at the last calculation, those that its boundary defines."""
+        assert self.atoms is not None
+        requests = tuple(RESPONSE_REQUESTS.get(name, name) for name in names)
+        values = self._values(self.atoms, forces=False, properties=requests)
+        return responses(values, names, self.atoms)
+
+    def export_properties(self) -> Any:
+        """Results that ASE has a definition of; it has none of the polarisability."""
+        return Properties({name: value for name, value in self.results.items() if name in all_outputs})
+
+    def _refusal(self, name: str, atoms: Atoms) -> str | None:
+        return refusal(name, atoms, self.model, self.implemented_properties)
+
+    def _require(self, name: str, atoms: Atoms) -> None:
+        reason = self._refusal(name, atoms)
+        if reason is not None:
+            raise PropertyNotImplementedError(f"no {name}: {reason}")
+
+    def _outside(self, system: Atoms, charge: float | None = None) -> dict[str, str]:
+        """Conditions outside of the training data; `charge` is that of the density."""
+        info = dict(system.info)
+        requested = {name: info[name] for name in ("fermi_level", "external_field") if name in info}
+        if "fermi_level" not in info:
+            charge = float(info.get("total_charge", info.get("charge", 0.0)))
+        if charge is not None:
+            requested["total_charge"] = charge
+        return outside(
+            self._ranges, {name: requested[name] for name in requested if name in self.model.honours}
+        )
+
+    def _extrapolations(self, system: Atoms, values: dict[str, np.ndarray]) -> dict[str, str]:
+        """Conditions outside of the training data; a warning for each, once."""
+        found = self._outside(system, float(values["total_charge"][0]) if "total_charge" in values else None)
+        for name in found.keys() - self._warned:
+            self._warned.add(name)
+            warnings.warn(
+                f"{found[name]}: the model extrapolates (calc.state['extrapolating']; warned once)",
+                ExtrapolationWarning,
+                stacklevel=2,
+            )
+        return found

@@ -1,0 +1,64 @@
+"""The model of a calculator: from a file or another model, on a device, in a dtype."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any
+
+import torch
+
+from electret import InputError
+from electret.models import Model, build, load, read_header
+from electret.models.backbone import load_tensors
+
+__all__ = ["frozen_model"]
+
+
+def frozen_model(
+    model: str | os.PathLike[str] | Model, device: str | torch.device, dtype: torch.dtype | str | None
+) -> tuple[Model, dict[str, Any]]:
+    """The model ready for evaluation and the training ranges of its file (empty where not known).
+
+    Raises:
+        InputError: a file, device or dtype that cannot be used.
+    """
+    place, wanted = _device(device), _dtype(dtype)
+    ranges: dict[str, Any] = {}
+    if isinstance(model, Model):
+        found = _copy(model, wanted).to(place)
+    else:
+        found = load(model, device=place, dtype=wanted)
+        ranges = read_header(model)["metadata"].get("training_ranges", {})
+    return found.eval().requires_grad_(False), ranges
+
+
+def _copy(model: Model, dtype: torch.dtype | None) -> Model:
+    """A model of its own memory, in `dtype`."""
+    if dtype in (None, model.dtype):
+        return copy.deepcopy(model)
+    backbone = model.config.backbone.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
+    twin = build(model.config.model_copy(update={"backbone": backbone}), model.statistics)
+    load_tensors(twin, model.state_dict())  # the parts that are float64 in every dtype keep their digits
+    return twin
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device is {device!r}; use 'cpu', 'cuda' or 'cuda:N'") from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"device is {device!r} but torch finds no CUDA device; `electret info` says why, or use 'cpu'"
+        )
+    return resolved
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    known = {"float32": torch.float32, "float64": torch.float64}
+    if dtype is None or dtype in known.values():
+        return dtype  # type: ignore[return-value]
+    if isinstance(dtype, str) and dtype in known:
+        return known[dtype]
+    raise InputError(f"dtype is {dtype!r}; use 'float32', 'float64' or None for the model's own")

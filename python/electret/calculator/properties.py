@@ -1,0 +1,136 @@
+"""Which properties a model defines for a system, the reason where one is not, and what `state` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from electret.models import Model
+
+__all__ = ["RESPONSES", "RESPONSE_REQUESTS", "implemented", "refusal", "responses", "state", "stress_refusal"]
+
+ALWAYS = ("energy", "free_energy", "forces", "stress")
+
+DENSITY_PROPERTIES: Mapping[str, tuple[str, ...]] = {
+    "mace": (),
+    "latent_ewald": (),
+    "split_charges": ("charges", "dipole", "polarization"),
+}
+"""ASE properties of the density, where they are not charges and dipole. Latent charges are no observables:
+they are in `state` alone."""
+
+RESPONSES = ("polarizability", "born_effective_charges", "dielectric_tensor")
+"""ASE properties that are derivatives of the dipole: calculated only when asked for."""
+
+
+RESPONSE_REQUESTS: Mapping[str, str] = {
+    "energy_charge_derivative": "charge_stiffness",
+    **{
+        name: name
+        for name in ("polarizability", "born_effective_charges", "fukui", "capacitance", "stability")
+    },
+}
+"""What `Calculator.response` gives, with the name by which a model is asked for it."""
+
+
+def implemented(model: Model) -> list[str]:
+    """ASE properties that the family defines, for some boundary at least."""
+    density = DENSITY_PROPERTIES.get(model.family, ("charges", "dipole"))
+    return [*ALWAYS, *density, *(name for name in RESPONSES if name in model.available_properties)]
+
+
+def refusal(name: str, atoms: Atoms, model: Model, defined: Collection[str]) -> str | None:
+    """Why `name` is not defined for `atoms`, or None where nothing is known against it."""
+    if name not in defined:
+        reason = f"the model family {model.family!r} does not define it; it defines {', '.join(defined)}"
+        if name == "dielectric_tensor":
+            reason += (
+                ". A field inside a periodic system acts on its polarisation, which this family does not have"
+            )
+        if name == "polarization" and model.self_consistent:
+            reason += ". Charges of atoms do not say how they got there; 'split_charges' has a polarisation"
+        return reason
+    if name == "stress":
+        return stress_refusal(atoms)
+    if name in _NORMALS and atoms.pbc.any():
+        axes = ", ".join(axis for axis, periodic in zip("abc", atoms.pbc, strict=True) if periodic)
+        place = "state" if name == "dipole" else "response(atoms)"
+        return (
+            f"the dipole is not defined along the periodic axes {axes}; of a slab, "
+            f"calc.{place}['{_NORMALS[name]}'] holds the component along its normal"
+        )
+    return None
+
+
+def stress_refusal(atoms: Atoms) -> str | None:
+    """Why there is no stress, or None."""
+    if not atoms.pbc.any():
+        return "an open system has none"
+    if atoms.cell.rank < 3:
+        return "the cell has no volume; give the open axes a cell vector too"
+    return None
+
+
+def state(values: Mapping[str, np.ndarray], atoms: Atoms) -> dict[str, Any]:
+    """What the calculator knows beyond ASE's properties: numbers, and arrays of the one system."""
+    found: dict[str, Any] = {name: float(values[name][0]) for name in _NUMBERS if name in values}
+    for name in ("multipoles", "latent_multipoles"):
+        if name in values:
+            found[name] = values[name]
+    if "scf_iterations" in values:
+        history = values["scf_history"][0]
+        found["scf_iterations"] = int(values["scf_iterations"][0])
+        found["scf_history"] = history[np.isfinite(history)]
+    normal = slab_normal(atoms)
+    if "dipole" in values and normal is not None:
+        found["dipole_normal"] = float(values["dipole"][0] @ normal)
+    return found
+
+
+def responses(values: Mapping[str, np.ndarray], names: Collection[str], atoms: Atoms) -> dict[str, Any]:
+    """Numbers and arrays of the one system, for its boundary; what that does not define is left out."""
+    found: dict[str, Any] = {}
+    normal = slab_normal(atoms)
+    for name in names:
+        per_atom = name in ("fukui", "born_effective_charges")
+        value = values[name] if per_atom else values[name][0]
+        if name in _NORMALS and atoms.pbc.any():
+            if normal is not None and name == "polarizability":
+                found[_NORMALS[name]] = float(normal @ value @ normal)
+            elif normal is not None:
+                found[_NORMALS[name]] = np.einsum("a,iab->ib", normal, value)
+        else:
+            found[name] = value if np.ndim(value) else float(value)
+    return found
+
+
+def slab_normal(atoms: Atoms) -> np.ndarray | None:
+    """Unit normal [3] of the periodic plane of a slab; None for other systems."""
+    if atoms.pbc.sum() != 2:
+        return None
+    first, second = atoms.cell[atoms.pbc]
+    normal = np.cross(first, second)
+    return normal / np.linalg.norm(normal)
+
+
+_NORMALS: Mapping[str, str] = {
+    "dipole": "dipole_normal",
+    "polarizability": "polarizability_normal",
+    "born_effective_charges": "born_effective_charges_normal",
+}
+"""What stands for each dipole property in a slab."""
+
+_NUMBERS = (
+    "energy_short_range",
+    "energy_electrostatic",
+    "energy_field",
+    "energy_density",
+    "grand_potential",
+    "total_charge",
+    "fermi_level",
+    "energy_charge_derivative",
+    "scf_residual",
+)

@@ -1,0 +1,106 @@
+"""How the calculator finds a self-consistent density: its options, the warm start, and failure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+
+from electret import ConvergenceError, InputError
+from electret.graph import Graph
+from electret.models import Model
+from electret.scf import ScfRequest, State
+
+__all__ = ["SelfConsistency"]
+
+Output = dict[str, torch.Tensor]
+
+
+@dataclass
+class SelfConsistency:
+    """Settings of the SCF, and the density of the last calculation as the start of the next.
+
+    Attributes:
+        tolerance, max_iterations, solver: None takes those of the model.
+        warm_start: begin at the last density; the result depends on it within the tolerance only.
+    """
+
+    tolerance: float | None = None
+    max_iterations: int | None = None
+    solver: str | None = None
+    warm_start: bool = True
+    _density: State | None = None
+    _system: tuple[bytes, bytes] | None = None
+
+    def check(self, model: Model) -> None:
+        """Refuse settings that the model has no use for.
+
+        Raises:
+            InputError: names the option.
+        """
+        for name in ("tolerance", "max_iterations", "solver"):
+            if getattr(self, name) is not None and not model.self_consistent:
+                raise InputError(
+                    f"scf_{name} = {getattr(self, name)!r}, but the density of family {model.family!r} is an "
+                    "explicit function of the geometry; remove the option"
+                )
+        self._request(None)
+
+    def drop(self) -> None:
+        """Forget the density."""
+        self._density = self._system = None
+
+    def evaluate(self, model: Model, graph: Graph, atoms: Atoms, notes: str = "", **options: Any) -> Output:
+        """Output of the model at a converged density, which is kept for the next call.
+
+        A start that leads nowhere, as after a large change, is given up for that of the model.
+
+        Args:
+            graph: of `atoms`.
+            notes: added to the message of an error.
+            options: of `Model.forward`.
+
+        Raises:
+            ConvergenceError: with the history of the residual and what to try.
+        """
+        start = self._density if self._system == _identity(atoms) else None
+        output = model(graph, scf=self._request(start), **options)
+        if start is not None and not bool(output["scf_converged"][0]):
+            output = model(graph, scf=self._request(None), **options)
+        if not bool(output["scf_converged"][0]):
+            self.drop()
+            raise self._failure(output, notes)
+        if self.warm_start:
+            self._density = State(output["multipoles"].detach(), output["fermi_level"].detach())
+            self._system = _identity(atoms)
+        return output
+
+    def _request(self, start: State | None) -> ScfRequest:
+        return ScfRequest(
+            start=start,
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
+            solver=self.solver,
+        )
+
+    def _failure(self, output: Output, notes: str) -> ConvergenceError:
+        history = output["scf_history"][0].cpu().numpy().astype(np.float64)
+        history = history[~np.isnan(history)]
+        iterations = int(output["scf_iterations"][0])
+        last = ", ".join(f"{residual:.1e}" for residual in history[-4:])
+        others = [name for name in ("newton", "anderson", "mixing") if name != self.solver]
+        message = (
+            f"the SCF did not converge in {iterations} iterations; the last residuals are {last}. Give more "
+            f"iterations (scf_max_iterations), another solver (scf_solver={others[0]!r} or {others[1]!r}) or "
+            "a looser scf_tolerance; look at the structure and at calc.response(..., ['stability']) of a "
+            "neighbouring one: a model may have no stable density here"
+        )
+        return ConvergenceError(message + notes, history=history, iterations=iterations, system=0)
+
+
+def _identity(atoms: Atoms) -> tuple[bytes, bytes]:
+    """What must stay for a density to belong to the system."""
+    return atoms.numbers.tobytes(), atoms.pbc.tobytes()

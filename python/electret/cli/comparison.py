@@ -1,0 +1,72 @@
+"""`electret compare`: from the words of the command to tables and plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from electret import InputError
+from electret.analysis.comparison import Candidate, Comparison, compare
+from electret.analysis.comparison_file import ComparisonFile, is_comparison_file, read_comparison
+from electret.analysis.report import print_comparison, write_comparison
+from electret.cli.evaluation import parse_keys
+
+__all__ = ["run_comparison"]
+
+
+def run_comparison(
+    models: list[str],
+    data: list[str],
+    output: Path | None,
+    batch_size: int | None,
+    device: str,
+    dtype: str | None,
+    keys: list[str],
+    plots: bool,
+    console: Console,
+) -> Comparison:
+    """Compare, print the overview, write the report; options of the command override those of a file."""
+    if len(models) == 1 and is_comparison_file(Path(models[0])):
+        wanted = read_comparison(Path(models[0]))
+    else:
+        if not data:
+            raise InputError(
+                "no data to compare on; give --data FILE, or a YAML file with `models` and `data`"
+            )
+        wanted = ComparisonFile(
+            candidates=[Candidate.parse(text) for text in models],
+            data={},
+            keys=parse_keys(keys),
+            output=Path("comparison"),
+            batch_size=10,
+        )
+    comparison = compare(
+        wanted.candidates,
+        _data_sets(data) or wanted.data,
+        keys=parse_keys(keys) if keys else wanted.keys,
+        batch_size=batch_size or wanted.batch_size,
+        device=device,
+        dtype=dtype,
+        console=console,
+    )
+    print_comparison(comparison, console)
+    folder = output or wanted.output
+    pictures: list[Path] = []
+    if plots:
+        from electret.analysis.plots import plot_comparison
+
+        pictures = plot_comparison(comparison, folder / "plots")
+    write_comparison(comparison, folder, pictures)
+    console.print(f"report, tables and plots in {folder}", highlight=False, soft_wrap=True)
+    return comparison
+
+
+def _data_sets(words: list[str]) -> dict[str, list[Path]]:
+    """Files by data set; several files of one name are one set."""
+    sets: dict[str, list[Path]] = {}
+    for word in words:
+        name, separator, file = word.partition("=")
+        named = bool(separator and name and file) and not Path(word).exists()
+        sets.setdefault(name if named else Path(word).stem, []).append(Path(file if named else word))
+    return sets

@@ -1,0 +1,25 @@
+"""Exceptions beside those of the native layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from electret._native import ElectretError
+
+__all__ = ["ConvergenceError"]
+
+
+class ConvergenceError(ElectretError):
+    """A self-consistent density did not converge.
+
+    Attributes:
+        history: mean absolute residual before each iteration, e Å^l.
+        iterations: updates made.
+        system: index of the system in its batch.
+    """
+
+    def __init__(self, message: str, history: Sequence[float], iterations: int, system: int = 0) -> None:
+        super().__init__(message)
+        self.history = list(history)
+        self.iterations = iterations
+        self.system = system

@@ -1,0 +1,65 @@
+"""Evaluations of one system at a time, and derivatives by finite differences, for the checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from ase import Atoms
+from numpy.typing import NDArray
+
+from electret.graph import Graph
+from electret.models import Model
+
+__all__ = [
+    "MULTIPOLES",
+    "STENCIL",
+    "as_arrays",
+    "derivative",
+    "energies",
+    "evaluate",
+    "graph_of",
+    "has_volume",
+]
+
+Array = NDArray[np.float64]
+
+MULTIPOLES = ("multipoles", "latent_multipoles")
+"""Names under which a model gives its density."""
+
+STENCIL = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
+"""Fourth-order central difference: offset in steps, and weight divided by the step."""
+
+
+def evaluate(model: Model, atoms: Atoms, stress: bool = False) -> dict[str, Array]:
+    """Results of one system as float64 arrays."""
+    return as_arrays(model(graph_of(model, atoms), stress=stress))
+
+
+def graph_of(model: Model, atoms: Atoms) -> Graph:
+    """The graph of one system, for the model's cutoff, dtype and device; `atoms.info` are conditions."""
+    graph = Graph.from_atoms(atoms, model.cutoff, model.dtype, labels=False)
+    return graph.to(device=next(model.parameters()).device)
+
+
+def as_arrays(result: dict[str, torch.Tensor]) -> dict[str, Array]:
+    """Results as float64 arrays."""
+    return {name: value.detach().cpu().double().numpy() for name, value in result.items()}
+
+
+def energies(model: Model, systems: Sequence[Atoms]) -> Array:
+    """Energies `[n]` of the stencil (grand potentials at constant Fermi level), one system at a time so that
+    a fault of batching stays out."""
+    results = [model(graph_of(model, atoms), forces=False) for atoms in systems]
+    return np.array([result.get("grand_potential", result["energy"]).item() for result in results])
+
+
+def derivative(values: Array, step: float) -> float:
+    """Derivative of the values at the points of the stencil."""
+    return float(sum(weight * value for (_, weight), value in zip(STENCIL, values, strict=True)) / step)
+
+
+def has_volume(atoms: Atoms) -> bool:
+    """Whether a stress is defined."""
+    return bool(atoms.pbc.any() and abs(np.linalg.det(atoms.cell.array)) > 1e-6)

@@ -1,0 +1,91 @@
+"""What a stage asks of a model beside energy and forces: how its density is found, and which properties.
+
+Training never starts a self-consistency from the density of an earlier epoch: the result would depend on it
+within the tolerance, and a resumed run would not repeat bit for bit what the interrupted one would have done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import torch
+
+from electret.graph import Graph
+from electret.models import Model
+from electret.scf import ScfRequest
+from electret.torch import potential
+from electret.training.config import StageConfig
+from electret.training.targets import DENSITY_LABELS, FAMILY_TARGETS, RESPONSE_TARGETS, TARGETS, resolved_mode
+
+__all__ = [
+    "add_grid_potentials",
+    "evaluated_targets",
+    "frames_with_density",
+    "has_density",
+    "requested_properties",
+    "scf_options",
+]
+
+
+def scf_options(family: str, stage: StageConfig | None = None, mode: str | None = None) -> dict[str, Any]:
+    """Options of `Model.forward` that say how the density is found: none where it is explicit.
+
+    Args:
+        family: of the model.
+        stage: whose mode and number of unrolled steps to use; None is the default mode.
+        mode: instead of that of the stage.
+    """
+    wanted = resolved_mode(family, mode if mode is not None or stage is None else stage.mode)
+    if wanted is None:
+        return {}
+    steps = {} if stage is None else {"unrolled_steps": stage.unrolled_steps}
+    return {"scf": ScfRequest(mode=wanted, **steps)}  # type: ignore[arg-type]
+
+
+def requested_properties(targets: Collection[str], graph: Graph) -> dict[str, Any]:
+    """Options of `Model.forward` for the response properties among the targets that the batch has labels of
+    (`stability` needs none)."""
+    names = tuple(
+        name for name in RESPONSE_TARGETS if name in targets and (name == "stability" or name in graph.labels)
+    )
+    return {"properties": names} if names else {}
+
+
+def evaluated_targets(family: str, weighted: Iterable[str] = ()) -> set[str]:
+    """Targets to compute in an evaluation: all of the family with a label, `stability` and `stationarity`
+    only where the loss has them."""
+    labelled = {name for name in FAMILY_TARGETS[family] if TARGETS[name].labels == (name,)}
+    return labelled | set(weighted)
+
+
+def has_density(graph: Graph) -> bool:
+    """Whether every atom of the graph has a labelled charge."""
+    return any(
+        name in graph.labels and bool(torch.isfinite(graph.labels[name]).all()) for name in DENSITY_LABELS
+    )
+
+
+def frames_with_density(graphs: Iterable[Graph]) -> list[int]:
+    """Indices of the graphs that `direct` training can use."""
+    return [index for index, graph in enumerate(graphs) if has_density(graph)]
+
+
+def add_grid_potentials(model: Model, output: dict[str, torch.Tensor], graph: Graph) -> None:
+    """Put `grid_potentials [n_points]` in V beside the other predictions: of the density and the external
+    field at the points that the frames bring along. Their gradients go through the multipoles."""
+    options = model.config.electrostatics
+    output["grid_potentials"] = potential(
+        graph.labels["grid_points"],
+        graph.positions,
+        output["multipoles"],
+        model.sigma[model.backbone.elements_of(graph)],
+        cell=graph.cell,
+        pbc=graph.pbc,
+        batch=graph.batch,
+        points_batch=graph.labels["grid_batch"],
+        external_field=graph.external_field,
+        boundary=options.boundary,
+        method=options.method,
+        accuracy=options.accuracy,
+    )

@@ -1,0 +1,161 @@
+//! Charge equilibration: charges that minimise χᵀq + ½ qᵀ(A + η)q - F·D at fixed total charge or fixed Fermi level
+//! (Rappé and Goddard, J. Phys. Chem. 95, 3358, with Gaussian charges).
+
+use super::jacobian::{Blocks, Jacobian, Method, Settings, Status};
+use super::operator::Operator;
+use crate::batch::{Normalization, Receivers, Sources, Systems, coulomb};
+use crate::error::{Error, Result, check_finite};
+use crate::ewald::Options;
+use crate::geometry::Geometry;
+use crate::vector::{Vector, add_scaled, dot};
+use std::sync::Arc;
+
+/// What is given per atom.
+#[derive(Clone, Copy, Debug)]
+pub struct Elements<'a> {
+    /// χ, V.
+    pub electronegativity: &'a [f64],
+    /// η, V/e, without the interaction of a Gaussian with itself.
+    pub hardness: &'a [f64],
+    /// Å.
+    pub sigma: &'a [f64],
+}
+
+/// What each system is held at, `[system]`.
+#[derive(Clone, Copy, Debug)]
+pub enum Reservoir<'a> {
+    /// Total charge, e.
+    Charge(&'a [f64]),
+    /// Fermi level, eV.
+    FermiLevel(&'a [f64]),
+}
+
+/// Equilibrated charges.
+#[derive(Clone, Debug)]
+pub struct Equilibrium {
+    /// `[atom]`.
+    pub charges: Vec<f64>,
+    /// μ with dE/dq + μ = 0, `[system]`.
+    pub fermi_level: Vec<f64>,
+    /// E without μQ, `[system]`.
+    pub energy: Vec<f64>,
+    /// dE/dr at fixed charges, which is also that of the minimum, `[atom]`.
+    pub positions: Vec<Vector<f64>>,
+    /// `[system]`.
+    pub dipole: Vec<Vector<f64>>,
+}
+
+fn check_length(array: &'static str, found: usize, expected: usize) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        array,
+        found: format!("{found} entries"),
+        expected: expected.to_string(),
+    })
+}
+
+/// Equilibrates the charges of a batch in the uniform fields F `[system]`.
+pub fn equilibrate(
+    systems: &Systems<f64>,
+    elements: &Elements,
+    reservoir: Reservoir,
+    field: &[Vector<f64>],
+    options: &Options,
+) -> Result<Equilibrium> {
+    let (n_atoms, n_systems) = (systems.positions.len(), systems.cells.len());
+    for (array, values) in [
+        ("electronegativity", elements.electronegativity),
+        ("hardness", elements.hardness),
+    ] {
+        check_length(array, values.len(), n_atoms)?;
+        check_finite(array, values)?;
+    }
+    if let Some(index) = elements
+        .hardness
+        .iter()
+        .position(|&hardness| hardness <= 0.0)
+    {
+        return Err(Error::Value {
+            array: "hardness",
+            index,
+            value: elements.hardness[index],
+            remedy: "a hardness must be positive (in V/e), or charges grow without limit",
+        });
+    }
+    let (held, values) = match reservoir {
+        Reservoir::Charge(values) => ("total_charge", values),
+        Reservoir::FermiLevel(values) => ("fermi_level", values),
+    };
+    check_length(held, values.len(), n_systems)?;
+    check_finite(held, values)?;
+    check_length("external_field", field.len(), n_systems)?;
+    check_finite("external_field", field.as_flattened())?;
+
+    let receivers = Receivers {
+        widths: &[],
+        max_l: 0,
+        normalization: Normalization::Multipoles,
+    };
+    let geometry = Geometry::new(systems, elements.sigma, 0, &receivers, options, options)?;
+    let constrained = vec![matches!(reservoir, Reservoir::Charge(_)); n_systems];
+    let blocks = Blocks {
+        left: Some(elements.hardness),
+        right: None,
+        column: None,
+        constrained: &constrained,
+    };
+    let settings = Settings {
+        method: Method::Auto,
+        tolerance: 1e-13,
+        max_iterations: None,
+    };
+    let jacobian = Jacobian::new(Arc::new(geometry), Operator::Coulomb, &blocks, settings)?;
+    let atoms = || systems.positions.iter().zip(systems.batch);
+    // -(χ - F·r)
+    let driving: Vec<f64> = atoms()
+        .zip(elements.electronegativity)
+        .map(|((r, &system), chi)| dot(&field[system as usize], r) - chi)
+        .collect();
+    let solution = jacobian.solve(&driving, values, false)?;
+    if let Some(system) = solution
+        .status
+        .iter()
+        .position(|&status| status != Status::Ok)
+    {
+        return Err(Error::Unsupported {
+            what: format!(
+                "the charges of system {system} could not be equilibrated ({:?})",
+                solution.status[system]
+            ),
+            remedy: "check that it has atoms, a hardness of some V/e, and values of sensible size"
+                .into(),
+        });
+    }
+    let charges = solution.x;
+    let sources = Sources {
+        multipoles: &charges,
+        max_l: 0,
+        sigma: elements.sigma,
+    };
+    let interaction = coulomb(systems, &sources, options, true)?;
+    let mut out = Equilibrium {
+        fermi_level: solution.y,
+        energy: interaction.value,
+        positions: interaction.positions,
+        dipole: vec![[0.0; 3]; n_systems],
+        charges,
+    };
+    for (index, (r, &system)) in atoms().enumerate() {
+        let (system, q) = (system as usize, out.charges[index]);
+        let chi = elements.electronegativity[index];
+        out.energy[system] += q * (chi + 0.5 * elements.hardness[index] * q);
+        add_scaled(&mut out.dipole[system], r, q);
+        add_scaled(&mut out.positions[index], &field[system], -q);
+    }
+    for ((energy, field), dipole) in out.energy.iter_mut().zip(field).zip(&out.dipole) {
+        *energy -= dot(field, dipole);
+    }
+    Ok(out)
+}

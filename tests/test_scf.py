@@ -1,0 +1,347 @@
+"""Self-consistency: solvers, derivatives through the solution, direct evaluation, independence of systems."""
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+from electret import InputError
+from electret.graph import Graph
+from electret.models import SELF_CONSISTENT, build
+from electret.scf import ScfRequest
+from electret.scf.implicit import linear_solve
+from electret.scf.krylov import gmres
+from electret.scf.problem import Systems
+from electret.testing import assert_close
+from model_cases import STATISTICS, bulk, in_field, model_config, molecule, slab, small_model
+
+VARIANTS = {
+    "qeq": ("qeq", {}, 120),
+    "functional": ("energy_functional", {}, 120),
+    "affine": ("fixed_point", {}, 80),
+    "nonlinear": (
+        "fixed_point",
+        {"fixed_point": {"nonlinearity": "residual_mlp", "energy": "mlp", "potential_embedding": "features"}},
+        80,
+    ),
+    "many_body": ("fixed_point", {"fixed_point": {"update": "many_body", "channels": 4, "hidden": 8}}, 60),
+}
+
+
+def batch_of(model, *systems):
+    return Graph.collate(
+        [Graph.from_atoms(atoms, model.cutoff, model.dtype, labels=False) for atoms in systems]
+    )
+
+
+def variant(name, **scf):
+    family, options, _ = VARIANTS[name]
+    return build(model_config(family, **{**options, "scf": {"tolerance": 1e-12, **scf}}), STATISTICS, seed=1)
+
+
+# --- solvers ---
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_solvers_agree(name):
+    """Newton, Newton with matrix-free solves, Anderson and mixing end in one density, ever slower."""
+    model = variant(name)
+    graph = batch_of(model, in_field(molecule(), 1.0), bulk(), slab())
+    found = {}
+    for solver in ("newton", "newton_cg", "anderson", "mixing"):
+        request = ScfRequest(solver=solver, tolerance=1e-11, max_iterations=500)
+        found[solver] = model(graph, scf=request)
+        assert found[solver]["scf_converged"].all(), solver
+    for solver in ("newton_cg", "anderson", "mixing"):
+        for key in ("multipoles", "energy", "fermi_level", "forces"):
+            assert_close(f"{key} by {solver}", found[solver][key], found["newton"][key], 1e-8)
+    iterations = {solver: int(result["scf_iterations"].max()) for solver, result in found.items()}
+    assert iterations["newton"] < iterations["anderson"] < iterations["mixing"]
+    if name in ("qeq", "affine"):
+        assert iterations["newton"] == 1  # affine: solved, not iterated
+
+
+def test_history_and_residual_belong_to_the_iterations():
+    model = variant("functional")
+    result = model(batch_of(model, in_field(molecule(), 1.0), bulk()), scf=ScfRequest(solver="mixing"))
+    for system in range(2):
+        steps = int(result["scf_iterations"][system])
+        history = result["scf_history"][system]
+        assert torch.isfinite(history[: steps + 1]).all()
+        assert torch.isnan(history[steps + 1 :]).all()
+        assert history[steps] == result["scf_residual"][system] <= 1e-8 < history[0]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_system_that_fails_leaves_the_others_alone(name):
+    """One system with nan parameters, or out of iterations: the others are as they are by themselves."""
+    model = variant(name)
+    alone = model(batch_of(model, bulk()))
+    graph = batch_of(model, in_field(molecule(), 1.0), bulk())
+    original = model.parameters_of
+
+    def poisoned(structure, features):
+        parameters = original(structure, features)
+        first = "linear" if model.variational else "density"
+        spoiled = parameters[first].clone()
+        spoiled[0, 0] = torch.nan
+        return {**parameters, first: spoiled}
+
+    model.parameters_of = poisoned
+    result = model(graph, training=True)  # training: the model does not refuse what is not finite
+    assert result["scf_converged"].tolist() == [False, True]
+    atoms = graph.batch == 1
+    for key in ("charges", "forces"):
+        assert_close(key, result[key][atoms].detach(), alone[key], 1e-9)
+    assert_close("energy", result["energy"][1:].detach(), alone["energy"], 1e-9)
+
+
+def test_running_out_of_iterations_is_reported_and_finite():
+    model = variant("functional")
+    graph = batch_of(model, in_field(molecule(), 1.0), bulk())
+    result = model(graph, scf=ScfRequest(solver="mixing", max_iterations=3))
+    assert not result["scf_converged"].any()
+    assert result["scf_iterations"].tolist() == [3, 3]
+    assert torch.isfinite(result["forces"]).all()
+
+
+def test_requests_that_cannot_be_used_are_refused():
+    model = variant("qeq")
+    graph = batch_of(model, molecule())
+    with pytest.raises(InputError, match="solver"):
+        model(graph, scf=ScfRequest(solver="magic"))
+    with pytest.raises(InputError, match="mode"):
+        ScfRequest(mode="guess")
+    with pytest.raises(InputError, match="tolerance"):
+        ScfRequest(tolerance=0.0)
+    start = model(batch_of(model, bulk()))
+    from electret.scf import State
+
+    with pytest.raises(InputError, match=r"scf\.start"):
+        model(graph, scf=ScfRequest(start=State(start["multipoles"], start["fermi_level"])))
+    with pytest.raises(InputError, match="explicit"):
+        small_model("local_charges")(graph, scf=ScfRequest())
+    with pytest.raises(InputError, match="stability"):
+        model(graph, properties=["stability"])
+
+
+# --- derivatives ---
+
+
+def training_loss(result, weights):
+    """A loss of everything that is trained on, curved in each."""
+    return (
+        (result["energy"] - result["energy"].detach() - 1.0).square().sum()
+        + (weights * result["forces"].square()).sum()
+        + result["charges"].pow(3).sum()
+        + result["dipole"].square().sum()
+        + 0.1 * result["fermi_level"].square().sum()
+    )
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_implicit_gradients_equal_unrolled_ones(name):
+    """Gradients of a loss of energies, forces, charges, dipoles and Fermi levels in all parameters: two
+    chord-Newton steps against the whole iteration in the graph, 1e-8 relative."""
+    model = variant(name, mixing=0.7)
+    graph = batch_of(model, in_field(molecule(), 1.0), bulk())
+    weights = torch.randn(graph.n_atoms, 3, generator=torch.Generator().manual_seed(3)).double()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    gradients = []
+    for request in (ScfRequest(), ScfRequest(mode="unrolled", unrolled_steps=VARIANTS[name][2])):
+        result = model(graph, training=True, scf=request)
+        assert float(result["scf_residual"].max()) < 1e-12
+        loss = training_loss(result, weights)
+        found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        gradients.append(torch.cat([value.flatten() for value in found]))
+    implicit, unrolled = gradients
+    assert_close("gradients", implicit, unrolled, 1e-8 * float(unrolled.abs().max()))
+
+
+def test_one_chord_step_is_not_enough_for_losses_of_forces(monkeypatch):
+    """The check above would notice one step instead of two."""
+    model = variant("nonlinear", mixing=0.7)
+    graph = batch_of(model, in_field(molecule(), 1.0))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def gradient():
+        loss = model(graph, training=True)["forces"].square().sum()
+        found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        return torch.cat([value.flatten() for value in found])
+
+    two = gradient()
+    monkeypatch.setattr(model, "_chord_steps", lambda call: 1)
+    one = gradient()
+    assert float((one - two).abs().max()) > 1e-6 * float(two.abs().max())
+
+
+@pytest.mark.parametrize("name", ["qeq", "functional", "nonlinear"])
+def test_gradgradcheck_through_the_solution(name):
+    """Energy and charges as functions of positions and field, first and second derivatives by torch's own
+    finite differences."""
+    model = variant(name)
+    base = batch_of(model, in_field(molecule(), 1.0))
+    from dataclasses import replace
+
+    def outputs(positions, field):
+        graph = replace(base, positions=positions, external_field=field)
+        result = model(graph, forces=False, training=True)
+        return result["energy"], result["charges"]
+
+    inputs = (base.positions.clone().requires_grad_(), base.external_field.clone().requires_grad_())
+    assert gradcheck(outputs, inputs, eps=1e-5, atol=1e-5)
+    assert gradgradcheck(outputs, inputs, eps=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["affine", "nonlinear", "many_body"])
+def test_stability_is_the_spectral_radius_with_its_gradient(name):
+    """Against the eigenvalues of the matrix of D B built column by column, and its gradient against finite
+    differences in one parameter."""
+    model = variant(name)
+    graph = batch_of(model, in_field(molecule(), 1.0), bulk())
+    result = model(graph, training=True, properties=["stability"])
+    stability = result["stability"]
+    assert stability.shape == (2,)
+    parameter = model.update.response.output
+    (gradient,) = torch.autograd.grad(stability.sum(), parameter, retain_graph=True)
+    direction = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)).double()
+    step, values = 1e-4, []
+    original = parameter.detach().clone()
+    for sign in (1, -1):
+        with torch.no_grad():
+            parameter.copy_(original + sign * step * direction)
+            # at the state before, as the gradient has it: the density is a constant of the hinge
+            values.append(float(stability_at(model, graph, result)))
+    with torch.no_grad():
+        parameter.copy_(original)
+    expected = (values[0] - values[1]) / (2 * step)
+    assert_close("gradient of the stability", [(gradient * direction).sum()], [expected], 1e-5)
+    assert_close("stability", [stability.sum().detach()], [stability_at(model, graph, result)], 1e-9)
+
+
+def stability_at(model, graph, result):
+    """Spectral radii of D B summed over systems, from dense eigenvalues, at the density of `result`."""
+    from electret.models.base import Structure
+    from electret.models.self_consistent import _systems
+    from electret.scf import State
+
+    with torch.no_grad():
+        elements = model.backbone.elements_of(graph)
+        shifts = torch.einsum("ek,eki->ei", graph.unit_shifts, graph.cell[graph.batch[graph.edge_index[0]]])
+        structure = Structure(graph, elements, graph.positions, graph.cell, shifts)
+        _, features = model.backbone(graph, graph.positions, shifts, elements)
+        parameters = model.parameters_of(structure, features)
+        electrostatics = model.electrostatics_of(structure)
+        problem = model.problem(parameters, electrostatics, _systems(graph), True, "auto")
+        state = State(result["multipoles"].detach(), result["fermi_level"].detach())
+        total, n_lm = 0.0, state.multipoles.shape[1]
+        for system in range(graph.n_systems):
+            atoms = torch.nonzero(graph.batch == system)[:, 0]
+            columns = []
+            for atom in atoms:
+                for component in range(n_lm):
+                    unit = torch.zeros_like(state.multipoles)
+                    unit[atom, component] = 1.0
+                    v = torch.from_numpy(electrostatics.geometry.features(unit.numpy()))
+                    columns.append(problem.tangent(state, v)[atoms].flatten())
+            total += float(np.abs(np.linalg.eigvals(torch.stack(columns, dim=1).numpy())).max())
+    return total
+
+
+def test_linear_solve_is_differentiable_any_number_of_times():
+    matrix = torch.tensor([[3.0, 1.0], [0.5, 2.0]], dtype=torch.float64)
+
+    class Dense:
+        def solve(self, x, y, transpose=False):
+            k = matrix.T if transpose else matrix
+            z = torch.linalg.solve(k, torch.cat([x.flatten(), y]))
+            return z[:1].reshape(1, 1), z[1:]
+
+    x = torch.randn(1, 1, dtype=torch.float64, requires_grad=True)
+    y = torch.randn(1, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda a, b: linear_solve(a**2, b**2, Dense()), (x, y))
+    assert gradgradcheck(lambda a, b: linear_solve(a**2, b**2, Dense(), True), (x, y))
+
+
+def test_gmres_solves_every_system_of_a_batch():
+    """Systems of different size and difficulty, one singular: against dense solves."""
+    generator = torch.Generator().manual_seed(1)
+    batch = torch.tensor([0, 0, 0, 1, 2, 2])
+    conditions = torch.zeros(3, dtype=torch.float64)
+    systems = Systems(batch, 3, torch.ones(3, dtype=torch.bool), conditions, conditions)
+    blocks = []
+    for size in (7, 3, 5):
+        blocks.append(torch.eye(size).double() + 0.7 * torch.randn(size, size, generator=generator).double())
+    blocks[1][:] = 0.0  # singular
+
+    def apply(x, y):
+        out, conds = torch.zeros_like(x), torch.zeros_like(y)
+        for system, block in enumerate(blocks):
+            atoms = batch == system
+            z = block @ torch.cat([x[atoms].flatten(), y[system : system + 1]])
+            out[atoms], conds[system] = z[:-1].reshape(-1, 2), z[-1]
+        return out, conds
+
+    right = (
+        torch.randn(6, 2, generator=generator).double(),
+        torch.randn(3, generator=generator).double(),
+    )
+    x, y, converged = gmres(apply, *right, systems)
+    assert converged.tolist() == [True, False, True]
+    assert float(x[3].abs().max()) == float(y[1]) == 0.0
+    for system in (0, 2):
+        atoms = batch == system
+        expected = torch.linalg.solve(
+            blocks[system], torch.cat([right[0][atoms].flatten(), right[1][system : system + 1]])
+        )
+        found = torch.cat([x[atoms].flatten(), y[system : system + 1]])
+        assert_close(f"system {system}", found, expected, 1e-10)
+
+
+# --- direct evaluation at the labelled density ---
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("labels", ["multipoles", "charges"])
+def test_direct_evaluation_at_the_own_density_is_self_consistent(name, labels):
+    """With the model's own density as its label there is nothing to learn: the evaluation gives it back, and
+    the stationarity of variational families vanishes. Where dipoles have no label they are solved for."""
+    model = variant(name)
+    graph = batch_of(model, in_field(molecule(), 1.0), bulk())
+    solution = model(graph)
+    graph.labels = {labels: solution[labels], "fermi_level": solution["fermi_level"]}
+    direct = model(graph, scf=ScfRequest(mode="direct"), training=True)
+    assert_close("multipoles", direct["multipoles"].detach(), solution["multipoles"], 1e-9)
+    assert_close("energy", direct["energy"].detach(), solution["energy"], 1e-8)
+    if model.variational:
+        known = torch.isfinite(direct["stationarity"])
+        assert known[:, 0].all()
+        assert bool(known[:, 1:].all()) == (labels == "multipoles")
+        assert float(direct["stationarity"][known].abs().max()) < 1e-8
+    # another density is not: the evaluation moves, and its gradient reaches the parameters
+    graph.labels[labels] = graph.labels[labels] + 0.1
+    other = model(graph, scf=ScfRequest(mode="direct"), training=True)
+    key = "stationarity" if model.variational else "multipoles"
+    expected = torch.zeros_like(other[key]) if model.variational else direct[key]
+    difference = torch.nan_to_num(other[key] - expected)
+    assert float(difference.abs().max()) > 1e-4
+    gradients = torch.autograd.grad(
+        difference.square().sum(), list(model.parameters()), allow_unused=True, materialize_grads=True
+    )
+    assert max(float(gradient.abs().max()) for gradient in gradients) > 1e-6
+
+
+@pytest.mark.parametrize("family", SELF_CONSISTENT)
+def test_direct_evaluation_without_a_fermi_level_finds_one(family):
+    model = build(model_config(family), STATISTICS, seed=1)
+    graph = batch_of(model, in_field(molecule(), 1.0))
+    solution = model(graph)
+    graph.labels = {"multipoles": solution["multipoles"]}
+    direct = model(graph, scf=ScfRequest(mode="direct"))
+    assert_close("fermi_level", direct["fermi_level"], solution["fermi_level"], 1e-7)
+
+
+def test_direct_evaluation_needs_charges():
+    model = variant("affine")
+    with pytest.raises(InputError, match="no labelled charge"):
+        model(batch_of(model, molecule()), scf=ScfRequest(mode="direct"))
