@@ -44,6 +44,8 @@ class FixedPointProblem:
         linear_solver: `auto`, `dense` or `krylov`.
     """
 
+    variational = False
+
     def __init__(
         self,
         update: OneBodyUpdate,

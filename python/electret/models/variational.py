@@ -34,6 +34,8 @@ class VariationalProblem:
         linear_solver: `auto`, `dense` or `krylov`.
     """
 
+    variational = True
+
     def __init__(
         self,
         local_energy: LocalEnergy,

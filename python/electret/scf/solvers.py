@@ -121,8 +121,14 @@ class Newton:
     def _search(
         self, problem: Problem, state: State, residual: Residual, step: State, active: torch.Tensor
     ) -> tuple[State, Residual]:
-        """The longest of the steps 1, 1/2, 1/4, ... that lowers the norm of the residual, per system."""
+        """The longest of the steps 1, 1/2, 1/4, ... that lowers the norm of the residual, per system.
+
+        Of a minimum the step ends where the energy along it has stopped falling: on a convex energy that
+        converges from anywhere, over kinks too, where the norm of the residual has to rise first.
+        """
         before = _norm(problem, residual)
+        downhill = _slope(problem, residual, step)  # of the energy along the step, per system
+        minimum = problem.variational & _feasible(problem, residual) & (downhill < 0)
         length = torch.ones_like(before)
         for halving in range(self.halvings + 1):
             per_atom = length[problem.systems.batch][:, None]
@@ -134,11 +140,25 @@ class Newton:
             norm = _norm(problem, after)
             # below this the residual is rounding, and no step lowers it further
             floor = 1e-13 * (1.0 + problem.systems.sum(moved.multipoles.square().sum(dim=1)).sqrt())
-            worse = active & ~((norm <= (1.0 - 1e-4 * length) * before) | (norm <= floor))
+            slope = _slope(problem, after, step)
+            falls = torch.where(minimum, slope <= -0.1 * downhill, norm <= (1.0 - 1e-4 * length) * before)
+            worse = active & ~(falls | (norm <= floor))
             if problem.affine or not bool(worse.any()) or halving == self.halvings:
                 return moved, after
-            length = torch.where(worse, length / 2, length)
+            # where the slope would vanish if it were straight, or half way
+            part = torch.where(minimum, (-downhill / (slope - downhill)).clamp(0.1, 0.5), 0.5)
+            length = torch.where(worse, length * part, length)
         raise AssertionError("unreachable")
+
+
+def _slope(problem: Problem, residual: Residual, step: State) -> torch.Tensor:
+    """Derivative of the energy along minus the step, per system, where the residual is the energy's gradient."""
+    return -problem.systems.sum((step.multipoles * residual.multipoles).sum(dim=1))
+
+
+def _feasible(problem: Problem, residual: Residual) -> torch.Tensor:
+    """Whether the charge or the Fermi level is the one that is asked for, up to rounding."""
+    return residual.condition.abs() <= 1e-10
 
 
 def _norm(problem: Problem, residual: Residual) -> torch.Tensor:
