@@ -19,8 +19,8 @@ class ChargeEquilibration:
     Attributes:
         charges: ``[n_atoms]`` in e.
         fermi_level: ``[n_systems]`` μ in eV, with dE/dq + μ = 0; at fixed charge dE/dQ = -μ.
-        energy: ``[n_systems]`` E in eV. At fixed Fermi level the charges are stationary for Ω = E + μQ, and dΩ/dμ
-            = Q.
+        energy: ``[n_systems]`` E in eV. At fixed Fermi level the charges are stationary for
+            Ω = E + μQ, and dΩ/dμ = Q.
         forces: ``[n_atoms, 3]`` in eV/Å, minus the derivative of the energy held stationary (E or Ω).
         dipole: ``[n_systems, 3]`` as (x, y, z) in e·Å, with the positions as given.
     """
@@ -69,7 +69,7 @@ def charge_equilibration(
         >>> import electret
         >>> r = electret.charge_equilibration([[0, 0, 0], [0, 0, 1]], [8.0, 4.5], [13.0, 14.0], sigma=0.6)
         >>> r.charges.round(3)
-        array([-0.131,  0.131])
+        array([-0.109,  0.109])
     """
     s = inputs.systems(positions, cell, pbc, batch)
     f = inputs.field(external_field, s.n_systems)

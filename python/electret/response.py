@@ -1,4 +1,4 @@
-"""Linear response of self-consistent models: solves with the Jacobian of their residual, and its stability."""
+"""Linear response of self-consistent models: solves with the Jacobian of the residual, and its stability."""
 
 from __future__ import annotations
 

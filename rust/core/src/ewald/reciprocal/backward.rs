@@ -50,12 +50,12 @@ pub struct Output<T: Scalar> {
 /// Powers of n3 summed in one pass.
 const POWERS: usize = 3;
 /// Columns gone through before the next packs, so that their part of the field stays in the cache.
-pub const BLOCK: usize = 16;
+const BLOCK: usize = 16;
 /// Packs that share each load of the field.
-pub const SHARED: usize = 2;
+const SHARED: usize = 2;
 
 /// Σ_n3 n3^a Y(n3) e^{iθ}, a ≤ max_l + 1.
-pub type Sums<P> = [[P; 2]; MAX_L + 2];
+type Sums<P> = [[P; 2]; MAX_L + 2];
 
 dispatch! {
     /// Potentials at one tile of packs of multipoles up to degree L.
@@ -112,34 +112,16 @@ fn sum_column<T: Scalar, const B: usize, const FMA: bool>(
     count: usize,
     sums: &mut [Sums<T::Pack>; SHARED],
 ) {
+    let n_powers = input.field.n_powers;
     let offset = input.columns.columns[column].offset;
+    let field = &input.field.combinations[offset * n_powers..(offset + count) * n_powers];
     let packs: [usize; B] = std::array::from_fn(|b| input.group.packs[place + b] as usize);
-    sum_packs::<T, B, FMA>(
-        input.phases,
-        packs,
-        input.field,
-        offset..offset + count,
-        sums,
-    );
-}
-
-/// Sums over `entries` of one column for `B` packs.
-#[inline(always)]
-pub fn sum_packs<T: Scalar, const B: usize, const FMA: bool>(
-    phases: &Phases<T>,
-    packs: [usize; B],
-    field: &Field<T>,
-    entries: Range<usize>,
-    sums: &mut [Sums<T::Pack>; SHARED],
-) {
-    let n_powers = field.n_powers;
-    let rows = &field.combinations[entries.start * n_powers..entries.end * n_powers];
     let mut a = 0;
     while a < n_powers {
         match (n_powers - a).min(POWERS) {
-            1 => accumulate::<T, 1, B, FMA>(phases, packs, rows, n_powers, a, sums),
-            2 => accumulate::<T, 2, B, FMA>(phases, packs, rows, n_powers, a, sums),
-            _ => accumulate::<T, 3, B, FMA>(phases, packs, rows, n_powers, a, sums),
+            1 => accumulate::<T, 1, B, FMA>(input.phases, packs, field, n_powers, a, sums),
+            2 => accumulate::<T, 2, B, FMA>(input.phases, packs, field, n_powers, a, sums),
+            _ => accumulate::<T, 3, B, FMA>(input.phases, packs, field, n_powers, a, sums),
         }
         a += POWERS;
     }
@@ -195,25 +177,19 @@ fn finish<T: Scalar, const L: usize, const FMA: bool>(
     } else {
         max_l + 1
     };
-    rotate::<T, FMA>(&mut sums[..n_powers], phase);
+    for [re, im] in &mut sums[..n_powers] {
+        let rotated = [
+            im.neg_mul_add::<FMA>(phase[1], re.mul(phase[0])),
+            re.mul_add::<FMA>(phase[1], im.mul(phase[0])),
+        ];
+        (*re, *im) = (rotated[0], rotated[1]);
+    }
     add_potential::<T, L, FMA>(input, column, sums, &mut output.potential);
     if input.gradients {
         add_force::<T, L, FMA>(input, column, place, sums, &mut output.position);
         if max_l > 0 {
             add_harmonics::<T, L, FMA>(input, column, place, sums, harmonics);
         }
-    }
-}
-
-/// Multiplies by a column's phase.
-#[inline(always)]
-pub fn rotate<T: Scalar, const FMA: bool>(sums: &mut [[T::Pack; 2]], phase: [T::Pack; 2]) {
-    for [re, im] in sums {
-        let rotated = [
-            im.neg_mul_add::<FMA>(phase[1], re.mul(phase[0])),
-            re.mul_add::<FMA>(phase[1], im.mul(phase[0])),
-        ];
-        (*re, *im) = (rotated[0], rotated[1]);
     }
 }
 

@@ -154,18 +154,6 @@ impl<T: Scalar> Columns<T> {
         out
     }
 
-    /// The same columns with harmonics up to another degree.
-    pub fn with_degree(&self, lattice: &Lattice<T>, max_l: usize) -> Self {
-        let mut out = Self {
-            polynomials: Vec::new(),
-            max_l,
-            gradients: gradients(max_l),
-            ..self.clone()
-        };
-        out.fill_polynomials(lattice);
-        out
-    }
-
     fn fill_polynomials(&mut self, lattice: &Lattice<T>) {
         let step = lattice.reciprocal[self.axes[2]];
         let stride = self.max_l + 1;

@@ -214,7 +214,7 @@ impl<T: Scalar> Reciprocal<T> {
             .collect()
     }
 
-    /// n3 beyond which Gaussians of one width are negligible, whose narrowest `partner` has another.
+    /// n3 beyond which Gaussians of one width are negligible, the narrowest partner having another.
     fn counts_of(&self, width: f64, partner: f64) -> Vec<u32> {
         let step = self.step().map(|x| x.value());
         let step2 = dot(&step, &step);
@@ -374,7 +374,18 @@ impl<T: Scalar> Reciprocal<T> {
                             * (dot(&k_minus, &k_minus) * half_width2).exp();
                         let plus = factor.value.plus[entry - first].map(|s| s * plus);
                         let minus = factor.value.minus[entry - first].map(|s| s * minus);
-                        push_combinations(&mut part, plus, minus, n3, n_powers);
+                        let mut power = 1.0;
+                        let mut sign = 1.0;
+                        for _ in 0..n_powers {
+                            part.push([
+                                (plus[0] + minus[0] * sign) * power,
+                                (plus[1] + minus[1] * sign) * power,
+                                (plus[0] - minus[0] * sign) * power,
+                                (plus[1] - minus[1] * sign) * power,
+                            ]);
+                            power *= n3 as f64;
+                            sign = -sign;
+                        }
                     }
                 }
                 part
@@ -384,28 +395,6 @@ impl<T: Scalar> Reciprocal<T> {
             combinations: parts.concat(),
             n_powers,
         }
-    }
-}
-
-/// Adds the combinations of Y₊ and Y₋ for the powers of one n3.
-fn push_combinations<T: Scalar>(
-    out: &mut Vec<[T; 4]>,
-    plus: [T; 2],
-    minus: [T; 2],
-    n3: usize,
-    n_powers: usize,
-) {
-    let mut power = 1.0;
-    let mut sign = 1.0;
-    for _ in 0..n_powers {
-        out.push([
-            (plus[0] + minus[0] * sign) * power,
-            (plus[1] + minus[1] * sign) * power,
-            (plus[0] - minus[0] * sign) * power,
-            (plus[1] - minus[1] * sign) * power,
-        ]);
-        power *= n3 as f64;
-        sign = -sign;
     }
 }
 

@@ -1,0 +1,418 @@
+"""Jacobians against numpy.linalg on explicit matrices; charge equilibration against its definition."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import electret
+
+PBC = [(True, True, True), (True, True, False), (False, False, True), (False, False, False)]
+BATCH = np.array([0, 1, 0, 2, 1, 0, 2, 2, 1, 0, 1])
+N_SYSTEMS = 3
+
+
+def geometry(seed: int, pbc, max_l: int = 1, **settings) -> electret.Geometry:
+    rng = np.random.default_rng(seed)
+    cells = 6.0 * np.eye(3) + rng.normal(scale=0.3, size=(N_SYSTEMS, 3, 3))
+    return electret.Geometry(
+        rng.uniform(0, 6, size=(BATCH.size, 3)),
+        sigma=rng.choice([0.8, 1.1, 1.4], BATCH.size),
+        widths=[0.8, 2.0],
+        max_l=max_l,
+        features_max_l=1,
+        cell=cells,
+        pbc=pbc,
+        batch=BATCH,
+        accuracy=1e-7,
+        **settings,
+    )
+
+
+class Problem:
+    """Random blocks and the matrices they stand for."""
+
+    def __init__(self, pbc, operator: str, max_l: int = 1, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.geometry = geometry(seed, pbc, max_l)
+        self.operator = operator
+        n, n_lm = BATCH.size, (max_l + 1) ** 2
+        self.shape = (n, n_lm)
+        n_rows = n_lm if operator == "coulomb" else 8
+        scale = 12.0 if operator == "coulomb" else 1.0
+        self.left = rng.normal(scale=0.1, size=(n, n_lm, n_lm)) + scale * np.eye(n_lm)
+        self.right = None if operator == "coulomb" else rng.normal(scale=0.02, size=(n, n_lm, n_rows))
+        self.column = rng.normal(size=self.shape) + np.eye(1, n_lm)
+        self.constrained = np.array([True, False, True])
+        self.residual = rng.normal(size=self.shape)
+        self.constraint = rng.normal(size=N_SYSTEMS)
+
+    def jacobian(self, **settings) -> electret.Jacobian:
+        return electret.Jacobian(
+            self.geometry, self.operator, self.left, self.right, self.column, self.constrained, **settings
+        )
+
+    def product(self, system: int) -> np.ndarray:
+        """R M, ``[n * n_lm, n * n_lm]``."""
+        g, atoms = self.geometry, np.flatnonzero(system == BATCH)
+        if self.right is None:
+            return g.coulomb_matrix(system)
+        size = atoms.size * self.shape[1]
+        matrix = g.matrix(system).reshape(atoms.size, -1, size)
+        return np.einsum("iab,ibc->iac", self.right[atoms], matrix).reshape(size, size)
+
+    def matrix(self, system: int) -> np.ndarray:
+        """K, ``[n * n_lm + 1, n * n_lm + 1]``."""
+        atoms, n_lm = np.flatnonzero(system == BATCH), self.shape[1]
+        inner = self.product(system)
+        n = len(inner)
+        for k, atom in enumerate(atoms):
+            block = slice(k * n_lm, (k + 1) * n_lm)
+            inner[block, block] += self.left[atom]
+        full = np.zeros((n + 1, n + 1))
+        full[:n, :n] = inner
+        full[:n, n] = self.column[atoms].ravel()
+        if self.constrained[system]:
+            full[n, :n:n_lm] = 1.0
+        else:
+            full[n, n] = 1.0
+        return full
+
+
+def relative(found: np.ndarray, exact: np.ndarray) -> float:
+    scale = np.abs(exact).max()
+    assert scale > 1e-3
+    return float(np.abs(found - exact).max() / scale)
+
+
+@pytest.mark.parametrize("pbc", PBC)
+@pytest.mark.parametrize("operator", ["coulomb", "features"])
+@pytest.mark.parametrize("max_l", [0, 1, 2])
+def test_solves_and_products_are_those_of_numpy(pbc, operator, max_l):
+    problem = Problem(pbc, operator, max_l)
+    for method in ("dense", "krylov"):
+        jacobian = problem.jacobian(method=method)
+        assert jacobian.methods == [method] * N_SYSTEMS
+        for transpose in (False, True):
+            x, y, status = jacobian.solve(problem.residual, problem.constraint, transpose)
+            r, s = jacobian.apply(x, y, transpose)
+            assert (status == 0).all()
+            for system in range(N_SYSTEMS):
+                atoms = np.flatnonzero(system == BATCH)
+                matrix = problem.matrix(system).T if transpose else problem.matrix(system)
+                assert np.linalg.cond(matrix) < 1e5
+                b = np.append(problem.residual[atoms].ravel(), problem.constraint[system])
+                found = np.append(x[atoms].ravel(), y[system])
+                assert relative(found, np.linalg.solve(matrix, b)) < 1e-9
+                assert relative(np.append(r[atoms].ravel(), s[system]), matrix @ found) < 1e-12
+
+
+def test_defaults_are_the_identity_the_charges_and_a_constraint_of_zero():
+    g = geometry(3, True)
+    n_lm = 4
+    ones = np.zeros((BATCH.size, n_lm))
+    ones[:, 0] = 1.0
+    r = np.random.default_rng(0).normal(size=ones.shape)
+    short = electret.Jacobian(g, "coulomb").solve(r)
+    identity = np.tile(np.eye(n_lm), (BATCH.size, 1, 1))
+    full = electret.Jacobian(g, "coulomb", identity, identity, ones, [True] * 3).solve(r, [0, 0, 0])
+    for a, b in zip(short, full, strict=True):
+        assert np.allclose(a, b, rtol=1e-10, atol=1e-12)
+    assert np.abs(short[0]).max() > 0.01
+    assert np.allclose(np.bincount(BATCH, short[0][:, 0]), 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("pbc", PBC)
+@pytest.mark.parametrize("operator", ["coulomb", "features"])
+def test_eigenpairs_are_those_of_numpy(pbc, operator):
+    problem = Problem(pbc, operator)
+    jacobian = problem.jacobian()
+    values, right, left = jacobian.eigenpair()
+    assert np.allclose(jacobian.spectral_radius(), np.abs(values), rtol=1e-12)
+    for system in range(N_SYSTEMS):
+        atoms = np.flatnonzero(system == BATCH)
+        t = -problem.product(system)
+        spectrum = np.linalg.eigvals(t)
+        exact = spectrum[np.argmax(np.abs(spectrum))]
+        assert abs(exact) > 0.05
+        assert abs(values[system] - (exact.conjugate() if exact.imag < 0 else exact)) < 1e-10 * abs(exact)
+        w, u = right[atoms].ravel(), left[atoms].ravel()
+        assert np.linalg.norm(w) == pytest.approx(1.0)
+        assert np.vdot(u, w) == pytest.approx(1.0)
+        assert np.abs(t @ w - values[system] * w).max() < 1e-10 * abs(exact)
+        assert np.abs(u.conj() @ t - values[system] * u.conj()).max() < 1e-9 * abs(exact) * np.abs(u).max()
+
+
+def test_the_eigenpair_gives_the_derivative_of_the_spectral_radius():
+    problem = Problem(True, "features", seed=2)
+    change = np.random.default_rng(1).normal(scale=0.02, size=problem.right.shape)
+    values, w, u = problem.jacobian().eigenpair()
+    h = 1e-5
+    radii = []
+    for sign in (1, -1):
+        moved = Problem(True, "features", seed=2)
+        moved.right = problem.right + sign * h * change
+        radii.append(moved.jacobian().spectral_radius())
+    difference = (radii[0] - radii[1]) / (2 * h)
+    for system in range(N_SYSTEMS):
+        atoms = np.flatnonzero(system == BATCH)
+        # T = -R M: dT w = -dR (M w)
+        v = (problem.geometry.matrix(system) @ w[atoms].ravel()).reshape(atoms.size, -1)
+        slope = np.vdot(u[atoms], -np.einsum("iab,ib->ia", change[atoms], v))
+        exact = (slope * values[system].conjugate()).real / abs(values[system])
+        assert abs(exact) > 1e-3
+        assert difference[system] == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("pbc", PBC)
+def test_transposed_features(pbc):
+    g = geometry(5, pbc, self_interaction=False, features_self_interaction=True)
+    rng = np.random.default_rng(0)
+    p, cotangent = rng.normal(size=(BATCH.size, 4)), rng.normal(size=(BATCH.size, 2, 4))
+    potential = g.features_transpose(cotangent)
+    product = np.sum(g.features(p) * cotangent)
+    assert abs(product) > 0.1
+    assert np.sum(p * potential) == pytest.approx(product, rel=1e-11)
+    for system in range(N_SYSTEMS):
+        atoms = system == BATCH
+        assert relative(potential[atoms].ravel(), g.matrix(system).T @ cotangent[atoms].ravel()) < 1e-11
+
+
+def test_a_failed_system_is_zero_and_leaves_the_others_alone():
+    for method, failed in (("dense", 1), ("krylov", 2)):
+        problem = Problem(True, "features")
+        x, y, _ = problem.jacobian(method=method).solve(problem.residual, problem.constraint)
+        inside = BATCH == 1
+        problem.left[inside] = 0.0
+        problem.right[inside] = 0.0
+        partial = problem.jacobian(method=method).solve(problem.residual, problem.constraint)
+        assert partial[2].tolist() == [0, failed, 0]
+        assert (partial[0][inside] == 0).all()
+        assert partial[1][1] == 0
+        assert np.abs(x[inside]).max() > 1e-3
+        assert np.allclose(partial[0][~inside], x[~inside], rtol=1e-12, atol=0)
+        assert np.allclose(partial[1][[0, 2]], y[[0, 2]], rtol=1e-12, atol=0)
+
+
+def test_too_few_iterations_are_reported():
+    problem = Problem(True, "features")
+    x, y, status = problem.jacobian(method="krylov", max_iterations=2).solve(problem.residual)
+    assert (status == 2).all()
+    assert not x.any()
+    assert not y.any()
+
+
+SHAPES = {
+    "left": ({"left": np.ones((BATCH.size, 4))}, r"left has shape \[11, 4\]; expected \[11, 4, 4\]"),
+    "right": ({"right": np.ones((BATCH.size, 4, 4))}, r"right has shape .* expected \[11, 4, 8\]"),
+    "missing": ({}, "right is missing"),
+    "column": ({"right": np.ones((BATCH.size, 4, 8)), "column": np.ones(3)}, "column has shape"),
+    "flags": ({"right": np.ones((BATCH.size, 4, 8)), "constrained": [True, False]}, "constrained has shape"),
+    "numbers": ({"right": np.ones((BATCH.size, 4, 8)), "constrained": 1}, "constrained = 1 is not a flag"),
+    "nan": ({"right": np.full((BATCH.size, 4, 8), np.nan)}, r"right\[0, 0, 0\] is nan"),
+    "method": ({"right": np.ones((BATCH.size, 4, 8)), "method": "lu"}, 'method "lu" is unknown'),
+    "tolerance": ({"right": np.ones((BATCH.size, 4, 8)), "tolerance": 0}, "tolerance = 0.0"),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_blocks_that_do_not_fit_are_named(name):
+    arguments, message = SHAPES[name]
+    with pytest.raises(electret.InputError, match=message):
+        electret.Jacobian(geometry(0, True), "features", **arguments)
+
+
+def test_other_errors():
+    g = geometry(0, True)
+    with pytest.raises(electret.InputError, match="operator 'potential' is unknown"):
+        electret.Jacobian(g, "potential")
+    with pytest.raises(electret.InputError, match="geometry is list"):
+        electret.Jacobian([], "coulomb")
+    without = electret.Geometry(np.eye(3), widths=[])
+    with pytest.raises(electret.InputError, match="no widths"):
+        electret.Jacobian(without, "features", right=np.ones((3, 4, 0)))
+    jacobian = electret.Jacobian(g, "coulomb")
+    with pytest.raises(electret.InputError, match=r"residual has shape \[11\]; expected \[11, 4\]"):
+        jacobian.solve(np.ones(11))
+    with pytest.raises(electret.InputError, match=r"constraint has shape \[1\]; expected \[3\]"):
+        jacobian.solve(np.ones((11, 4)), [1.0])
+    with pytest.raises(electret.InputError, match="cotangent has shape"):
+        g.features_transpose(np.ones((11, 4)))
+
+
+THREADS = """
+import numpy as np, electret
+rng = np.random.default_rng(0)
+pos = rng.uniform(0, 9, size=(90, 3))
+g = electret.Geometry(pos, sigma=1.0, widths=[1.5, 3.0], max_l=1, cell=[9, 9, 9], pbc=True)
+R, r = rng.normal(scale=0.01, size=(90, 4, 8)), rng.normal(size=(90, 4))
+out = [g.matrix(), g.coulomb_matrix()]
+for method in ("dense", "krylov"):
+    J = electret.Jacobian(g, "features", right=R, method=method)
+    out += [*J.solve(r)[:2], *J.solve(r, transpose=True)[:2], *J.eigenpair()]
+q = electret.charge_equilibration(pos, r[:, 0], 9.0, cell=[9, 9, 9], pbc=True)
+out += [q.charges, q.forces]
+import hashlib
+print(hashlib.sha256(b"".join(a.tobytes() for a in out)).hexdigest())
+"""
+
+
+def test_threads_do_not_change_a_bit():
+    digests = set()
+    for threads in ("1", "2", "4"):
+        run = subprocess.run(
+            [sys.executable, "-c", THREADS],
+            env={**os.environ, "RAYON_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        digests.add(run.stdout.strip())
+    assert len(digests) == 1
+    assert len(digests.pop()) == 64
+
+
+class Atoms:
+    """Arguments of charge equilibration for three systems."""
+
+    def __init__(self, pbc, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        n = BATCH.size
+        self.positions = rng.uniform(0, 6, size=(n, 3))
+        self.arguments = {
+            "electronegativity": rng.normal(scale=3.0, size=n),
+            "hardness": rng.uniform(8.0, 14.0, size=n),
+            "sigma": rng.choice([0.8, 1.1], n),
+            "cell": 6.0 * np.eye(3) + rng.normal(scale=0.3, size=(N_SYSTEMS, 3, 3)),
+            "pbc": pbc,
+            "batch": BATCH,
+            "external_field": rng.normal(scale=0.2, size=(N_SYSTEMS, 3)),
+            "accuracy": 1e-11,
+        }
+
+    def run(self, positions=None, **changes) -> electret.ChargeEquilibration:
+        r = self.positions if positions is None else positions
+        return electret.charge_equilibration(r, **{**self.arguments, **changes})
+
+
+TOTAL = np.array([0.5, -1.0, 0.0])
+
+
+@pytest.mark.parametrize("pbc", PBC)
+def test_equilibrated_charges_are_those_of_numpy(pbc):
+    atoms = Atoms(pbc)
+    result = atoms.run(total_charge=TOTAL)
+    g = electret.Geometry(
+        atoms.positions,
+        widths=[],
+        max_l=0,
+        **{key: atoms.arguments[key] for key in ("sigma", "cell", "pbc", "batch", "accuracy")},
+    )
+    for system in range(N_SYSTEMS):
+        own = np.flatnonzero(system == BATCH)
+        chi, eta = atoms.arguments["electronegativity"][own], atoms.arguments["hardness"][own]
+        work = atoms.positions[own] @ atoms.arguments["external_field"][system]
+        matrix = np.ones((own.size + 1, own.size + 1))
+        matrix[:-1, :-1] = g.coulomb_matrix(system) + np.diag(eta)
+        matrix[-1, -1] = 0.0
+        exact = np.linalg.solve(matrix, np.append(work - chi, TOTAL[system]))
+        found = np.append(result.charges[own], result.fermi_level[system])
+        assert relative(found, exact) < 1e-10
+        q = exact[:-1]
+        energy = chi @ q + 0.5 * q @ matrix[:-1, :-1] @ q - work @ q
+        assert result.energy[system] == pytest.approx(energy, rel=1e-10)
+        assert np.allclose(result.dipole[system], q @ atoms.positions[own], atol=1e-9)
+
+
+@pytest.mark.parametrize("pbc", PBC)
+@pytest.mark.parametrize("grand", [False, True])
+def test_forces_are_the_gradient_of_the_energy(pbc, grand):
+    atoms = Atoms(pbc, seed=1)
+    held = {"fermi_level": [-1.0, 0.5, 0.0]} if grand else {"total_charge": TOTAL}
+    result = atoms.run(**held)
+    assert np.abs(result.forces).max() > 0.05
+    h = 1e-4
+    for atom, axis in ((0, 0), (4, 1), (7, 2)):
+        energies = []
+        for sign in (1, -1):
+            moved = atoms.positions.copy()
+            moved[atom, axis] += sign * h
+            r = atoms.run(moved, **held)
+            charge = np.bincount(BATCH, r.charges)
+            energies.append((r.energy + (r.fermi_level * charge if grand else 0.0)).sum())
+        assert result.forces[atom, axis] == pytest.approx(
+            -(energies[0] - energies[1]) / (2 * h), rel=1e-6, abs=1e-6
+        )
+
+
+@pytest.mark.parametrize("pbc", PBC)
+def test_charge_and_fermi_level_are_conjugate(pbc):
+    atoms = Atoms(pbc, seed=2)
+    h = 1e-3
+    level = np.array([-1.0, 0.5, 0.3])
+    at = {shift: atoms.run(fermi_level=level + shift) for shift in (-h, 0.0, h)}
+    charge = {shift: np.bincount(BATCH, r.charges) for shift, r in at.items()}
+    potential = {shift: at[shift].energy + (level + shift) * charge[shift] for shift in at}
+    slope = (potential[h] - potential[-h]) / (2 * h)
+    assert np.abs(charge[0.0]).max() > 0.1
+    assert np.allclose(slope, charge[0.0], rtol=1e-7, atol=1e-8)
+    # and at fixed charge dE/dQ = -mu
+    energy = {shift: atoms.run(total_charge=TOTAL + shift).energy for shift in (-h, h)}
+    mu = atoms.run(total_charge=TOTAL).fermi_level
+    assert np.abs(mu).max() > 0.1
+    assert np.allclose((energy[h] - energy[-h]) / (2 * h), -mu, rtol=1e-7, atol=1e-8)
+    # the same state from either side
+    again = atoms.run(fermi_level=mu)
+    assert np.allclose(np.bincount(BATCH, again.charges), TOTAL, atol=1e-8)
+
+
+def test_a_batch_is_its_systems():
+    atoms = Atoms(True, seed=3)
+    whole = atoms.run(total_charge=TOTAL)
+    for system in range(N_SYSTEMS):
+        own = np.flatnonzero(system == BATCH)
+        single = electret.charge_equilibration(
+            atoms.positions[own],
+            atoms.arguments["electronegativity"][own],
+            atoms.arguments["hardness"][own],
+            atoms.arguments["sigma"][own],
+            total_charge=TOTAL[system],
+            cell=atoms.arguments["cell"][system],
+            pbc=True,
+            external_field=atoms.arguments["external_field"][system],
+            accuracy=1e-11,
+        )
+        assert (whole.charges[own] == single.charges).all()
+        assert whole.energy[system] == single.energy[0]
+
+
+CASES = {
+    "hardness": ({"hardness": [1.0, -2.0]}, r"hardness\[1\] = -2.0"),
+    "zero": ({"hardness": 0.0}, r"hardness\[0\] = 0.0"),
+    "nan": ({"electronegativity": [0.0, np.nan]}, r"electronegativity\[1\] is nan"),
+    "shape": ({"hardness": [1.0, 2.0, 3.0]}, r"hardness has shape \[3\]; .* \[n_atoms = 2\]"),
+    "charge": ({"total_charge": [0.0, 1.0]}, r"total_charge has shape \[2\]"),
+    "level": ({"fermi_level": np.inf}, "fermi_level is inf"),
+    "field": ({"external_field": [1.0]}, "external_field has shape"),
+    "sigma": ({"sigma": -1.0}, "sigma = -1.0"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_unusable_arguments_of_charge_equilibration(name):
+    changes, message = CASES[name]
+    arguments = {"electronegativity": [8.0, 4.5], "hardness": [13.0, 14.0], **changes}
+    with pytest.raises(electret.InputError, match=message):
+        electret.charge_equilibration([[0, 0, 0], [0, 0, 1]], **arguments)
+
+
+def test_no_atoms():
+    result = electret.charge_equilibration(np.zeros((0, 3)), 1.0, 1.0, fermi_level=0.0)
+    assert result.charges.shape == (0,)
+    assert result.energy.tolist() == [0.0]
+    with pytest.raises(electret.InputError, match="could not be equilibrated"):
+        electret.charge_equilibration(np.zeros((0, 3)), 1.0, 1.0, total_charge=1.0)
