@@ -63,7 +63,10 @@ def test_solvers_agree(name):
 
 def test_history_and_residual_belong_to_the_iterations():
     model = variant("functional")
-    result = model(batch_of(model, in_field(molecule(), 1.0), bulk()), scf=ScfRequest(solver="mixing"))
+    result = model(
+        batch_of(model, in_field(molecule(), 1.0), bulk()),
+        scf=ScfRequest(solver="mixing", max_iterations=500),
+    )
     for system in range(2):
         steps = int(result["scf_iterations"][system])
         history = result["scf_history"][system]
@@ -72,28 +75,35 @@ def test_history_and_residual_belong_to_the_iterations():
         assert history[steps] == result["scf_residual"][system] <= 1e-8 < history[0]
 
 
+@pytest.mark.parametrize("solver", ["mixing", "anderson", "newton"])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_system_that_fails_leaves_the_others_alone(name):
-    """One system with nan parameters, or out of iterations: the others are as they are by themselves."""
+def test_a_system_that_fails_leaves_the_others_alone(name, solver):
+    """One system whose response diverges (mixing), or whose Jacobian is singular (Newton): the others are as
+    they are by themselves, and everything is finite."""
     model = variant(name)
-    alone = model(batch_of(model, bulk()))
+    request = ScfRequest(solver=solver, max_iterations=400)
+    alone = model(batch_of(model, bulk()), scf=request)
+    assert alone["scf_converged"].all()
     graph = batch_of(model, in_field(molecule(), 1.0), bulk())
     original = model.parameters_of
 
-    def poisoned(structure, features):
+    def spoiled(structure, features):
         parameters = original(structure, features)
-        first = "linear" if model.variational else "density"
-        spoiled = parameters[first].clone()
-        spoiled[0, 0] = torch.nan
-        return {**parameters, first: spoiled}
+        first = (graph.batch == 0).double()[:, None]
+        if model.variational:
+            hardness = parameters["hardness"]
+            return {**parameters, "hardness": hardness - first * (hardness + 1e3)}
+        return {**parameters, "isotropic": parameters["isotropic"] * (1 + 1e7 * first[:, :, None])}
 
-    model.parameters_of = poisoned
-    result = model(graph, training=True)  # training: the model does not refuse what is not finite
-    assert result["scf_converged"].tolist() == [False, True]
+    model.parameters_of = spoiled
+    result = model(graph, training=True, scf=request)
+    if solver == "mixing":  # the others may well converge where mixing cannot
+        assert result["scf_converged"].tolist() == [False, True]
     atoms = graph.batch == 1
     for key in ("charges", "forces"):
         assert_close(key, result[key][atoms].detach(), alone[key], 1e-9)
     assert_close("energy", result["energy"][1:].detach(), alone["energy"], 1e-9)
+    assert all(torch.isfinite(result[key]).all() for key in ("energy", "forces", "multipoles"))
 
 
 def test_running_out_of_iterations_is_reported_and_finite():
@@ -345,3 +355,69 @@ def test_direct_evaluation_needs_charges():
     model = variant("affine")
     with pytest.raises(InputError, match="no labelled charge"):
         model(batch_of(model, molecule()), scf=ScfRequest(mode="direct"))
+
+
+# --- an insulator: dipoles respond, charges do not ---
+
+
+def insulator(**electrostatics):
+    """A fixed point whose dipoles alone respond, isotropically."""
+    config = model_config(
+        "fixed_point",
+        fixed_point={"responding": "dipoles", "energy": "none", "channels": 4},
+        electrostatics={"max_l": 1, "sigma": 0.4, "widths": (0.4,), "accuracy": 1e-10, **electrostatics},
+        scf={"tolerance": 1e-12},
+    )
+    return build(config, STATISTICS, seed=1)
+
+
+def test_insulator_keeps_its_charges_in_a_field():
+    model = insulator()
+    free, pulled = molecule(), in_field(molecule(), 0.0)
+    a, b = (model(batch_of(model, atoms)) for atoms in (free, pulled))
+    assert torch.allclose(a["charges"], b["charges"], atol=1e-12)
+    assert float((a["multipoles"] - b["multipoles"]).abs().max()) > 1e-5
+    ion = model(batch_of(model, in_field(molecule(), 1.0)))
+    assert_close("total charge", ion["total_charge"], [1.0], 1e-12)
+    level = molecule()
+    level.info["fermi_level"] = 0.0
+    with pytest.raises(InputError, match="fermi_level"):
+        model(batch_of(model, level))
+
+
+def test_dielectric_tensor_of_a_cubic_lattice_of_dipoles():
+    """Clausius-Mossotti: epsilon = (1 + 2x)/(1 - x), x = 4 pi K alpha/(3 V), for one polarisable atom per cubic
+    cell; narrow Gaussians do not overlap, so they are points to each other."""
+    model = insulator()
+    with torch.no_grad():
+        model.update.response.output.zero_()  # only the isotropic response is left
+        model.update.isotropic_bias.fill_(2.0)
+    from ase import Atoms
+
+    atoms = Atoms("O", cell=[3.6] * 3, pbc=True)
+    found = model(batch_of(model, atoms), properties=["dielectric_tensor"])["dielectric_tensor"][0]
+    alone = Atoms("O", [[0, 0, 0]])
+    # the surroundings of the atom in the crystal differ, so its polarisability is read from the crystal itself
+    graph = batch_of(model, atoms)
+    response = {}
+    original = model.parameters_of
+
+    def spy(structure, features):
+        response.update(original(structure, features))
+        return dict(response)
+
+    model.parameters_of = spy
+    model(graph)
+    coefficient = float(response["isotropic"][0, 1, 0] / model.norms[0, 1])
+    from electret.external_field import receiver_scale
+
+    alpha = -coefficient * float(receiver_scale(np.array([0.4]), 4, "receiver")[0, 1])
+    from electret.units import COULOMB_CONSTANT
+
+    x = 4 * np.pi * COULOMB_CONSTANT * alpha / (3 * 3.6**3)
+    assert 0.02 < x < 0.9
+    assert_close("epsilon", found, np.eye(3) * (1 + 2 * x) / (1 - x), 1e-6)
+    with pytest.raises(InputError, match="crystals"):
+        model(batch_of(model, alone), properties=["dielectric_tensor"])
+    with pytest.raises(InputError, match="dielectric_tensor"):
+        variant("affine")(graph, properties=["dielectric_tensor"])

@@ -64,11 +64,8 @@ class StrictConfig(BaseModel):
 
     @classmethod
     def parse(cls: type[Config], data: dict[str, Any]) -> Config:
-        """The checked options of a plain dictionary (from YAML or JSON).
-
-        Raises:
-            InputError: one line per option that cannot be used, with its place, value and the reason.
-        """
+        """The checked options of a plain dictionary (from YAML or JSON). Raises: InputError: one line per
+        option that cannot be used, with its place, value and the reason."""
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -82,11 +79,9 @@ class StrictConfig(BaseModel):
 
 
 class BackboneConfig(StrictConfig):
-    """Hyperparameters of the hosted `mace.modules.ScaleShiftMACE`, under the names of MACE's command line.
-
-    The names of MACE's constructor (`num_bessel`, `num_polynomial_cutoff`, `interaction_cls`,
-    `interaction_cls_first`) are accepted too.
-    """
+    """Hyperparameters of the hosted `mace.modules.ScaleShiftMACE`, under the names of MACE's command
+    line. The names of MACE's constructor (`num_bessel`, `num_polynomial_cutoff`, `interaction_cls`,
+    `interaction_cls_first`) are accepted too."""
 
     r_max: Positive = 5.0
     """Cutoff radius of the edges in Å."""
@@ -225,14 +220,18 @@ class FixedPointConfig(StrictConfig):
     """`one_body`: the potential at an atom changes its own multipoles; `many_body`: its neighbours' too,
     through one more interaction."""
     nonlinearity: Literal["none", "mlp", "residual_mlp"] = "none"
-    """What is done with the scalars s = <h, u>: nothing (then the update is affine in the potential, and is
-    solved without iteration), an MLP of them, or s + MLP(s)."""
+    """What is done with the scalars s = <h, u>: nothing (then the update is affine in the potential, and
+    is solved without iteration), an MLP of them, or s + MLP(s)."""
     channels: int = Field(default=16, gt=0)
     """Channels of the features and of the embedded potential."""
     hidden: int = Field(default=16, gt=0)
     """Width of hidden layers."""
     potential_embedding: Literal["linear", "features", "species"] = "linear"
     """`linear`: u = W v; `features`: + W' h; `species`: weights W of each element."""
+    responding: Literal["all", "dipoles"] = "all"
+    """`all`: charges and higher multipoles answer the potential, so that charge can flow; `dipoles`: only
+    the latter, and only the field (no Fermi level, no transfer of charge: an insulator, whose dielectric
+    tensor is finite)."""
     isotropic_response: bool = True
     """Adds a response of each atom along the potential itself, with a coefficient of its features."""
     energy: Literal["none", "quadratic", "mlp"] = "quadratic"
@@ -265,20 +264,21 @@ class ModelConfig(StrictConfig):
     backbone: BackboneConfig = BackboneConfig()
     electrostatics: ElectrostaticsConfig = ElectrostaticsConfig()
     conserve_charge: bool = True
-    """Shift the charges of a system by one common amount so that they add up to the requested total charge
-    (`fixed_charges`, `local_charges`; `split_charges` always does). Without it the total charge of
-    `local_charges` is a prediction, trained with the total-charge loss, and a requested one has no effect."""
+    """Shift the charges of a system by one common amount so that they add up to the requested total
+    charge (`fixed_charges`, `local_charges`; `split_charges` always does). Without it the total charge of
+    `local_charges` is a prediction, trained with the total-charge loss, and a requested one has no
+    effect."""
     charges: dict[str, float] | None = None
-    """Charge per chemical symbol in e: the charges of `fixed_charges` (None takes the mean labelled charge of
-    each element), the reference charges q0 of `split_charges` (None is 0 for every element)."""
+    """Charge per chemical symbol in e: the charges of `fixed_charges` (None takes the mean labelled
+    charge of each element), the reference charges q0 of `split_charges` (None is 0 for every element)."""
     split: SplitChargesConfig = SplitChargesConfig()
     qeq: QeqConfig = QeqConfig()
     functional: FunctionalConfig = FunctionalConfig()
     fixed_point: FixedPointConfig = FixedPointConfig()
     scf: ScfConfig = ScfConfig()
     ignored_conditions: tuple[Condition, ...] = ()
-    """Conditions the family cannot honour that may be present nevertheless, as when `mace` is trained on data
-    in fields for comparison. Any other request that cannot be honoured is an error."""
+    """Conditions the family cannot honour that may be present nevertheless, as when `mace` is trained on
+    data in fields for comparison. Any other request that cannot be honoured is an error."""
 
     @model_validator(mode="after")
     def _check_options_of_family(self) -> ModelConfig:

@@ -83,12 +83,24 @@ class FixedPointProblem:
         return raw / self.norms
 
     def density(self, v: torch.Tensor) -> torch.Tensor:
-        """F(v), `[n_atoms, n_lm]`."""
+        """n0 + Delta(v), `[n_atoms, n_lm]`."""
         return self.parameters["density"] + self.update(self.parameters, v)
+
+    @cached_property
+    def _per_level(self) -> torch.Tensor:
+        """Change of the multipoles with the Fermi level beside that through the potential, `[n_lm]`."""
+        values = torch.zeros(self.parameters["density"].shape[1], dtype=torch.float64)
+        values[0] = self.update.charge_per_level
+        return values
+
+    def evaluate(self, state: State) -> torch.Tensor:
+        """F at a state, `[n_atoms, n_lm]`."""
+        level = (state.fermi_level - self.origin)[self.systems.batch]
+        return self.density(self.effective(state)) + level[:, None] * self._per_level
 
     def residual(self, state: State) -> Residual:
         """p - F(v) in e Å^l, and the charge condition."""
-        return Residual(state.multipoles - self.density(self.effective(state)), self.systems.condition(state))
+        return Residual(state.multipoles - self.evaluate(state), self.systems.condition(state))
 
     def derivative(self, state: State) -> torch.Tensor:
         """D = dF/dv of a one-body update at a state, `[n_atoms, n_lm, n_widths * n_features_lm]`, in raw
@@ -121,7 +133,9 @@ class FixedPointProblem:
         right = -self.derivative(state)
         if held is not None:
             right = torch.where(held[:, :, None], 0.0, right)
-        column = right @ self._constant.flatten()
+        column = right @ self._constant.flatten() - self._per_level
+        if held is not None:
+            column = torch.where(held, 0.0, column)
         return NativeJacobian(
             self.electrostatics.geometry, "features", None, right, column, constrained, self.linear_solver
         )
@@ -140,13 +154,14 @@ class FixedPointProblem:
             v = torch.from_numpy(geometry.features(x.contiguous().numpy()))
             v = v + self._constant * y[batch][:, None, None]
             charge = self.systems.sum(x[:, 0])
-            return x - masked(tangent(v)), torch.where(constrained, charge, y)
+            moved = tangent(v) + y[batch][:, None] * self._per_level
+            return x - masked(moved), torch.where(constrained, charge, y)
 
         def apply_transpose(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             v = cotangent(masked(x))
             r = x - torch.from_numpy(geometry.features_transpose(v.contiguous().numpy()))
             r[:, 0] += torch.where(constrained, y, 0.0)[batch]
-            s = -self.systems.sum((v * self._constant).sum(dim=(1, 2)))
+            s = -self.systems.sum((v * self._constant).sum(dim=(1, 2)) + masked(x) @ self._per_level)
             return r, torch.where(constrained, s, s + y)
 
         return OperatorJacobian(self.systems, apply, apply_transpose)
@@ -198,9 +213,10 @@ class FixedPointProblem:
     def local_response(self, state: State) -> torch.Tensor:
         """D of a constant potential."""
         if self.update.local:
-            return self.derivative(state) @ self._constant.flatten()
+            return self.derivative(state) @ self._constant.flatten() + self._per_level
         tangent, _ = self.products(state)
-        return tangent(self._constant.expand(len(state.multipoles), -1, -1)).detach()
+        constant = self._constant.expand(len(state.multipoles), -1, -1)
+        return tangent(constant).detach() + self._per_level
 
 
 class FixedPoint(SelfConsistent):
@@ -237,6 +253,20 @@ class FixedPoint(SelfConsistent):
         self.register_buffer("norms", _norms(config, statistics), persistent=False)
 
     norms: torch.Tensor
+
+    @property
+    def honours(self) -> frozenset[str]:
+        """Without responding charges there is no Fermi level to ask for."""
+        found = super().honours
+        return found if self.config.fixed_point.responding == "all" else found - {"fermi_level"}
+
+    @property
+    def available_properties(self) -> frozenset[str]:
+        """Those of charges that respond, or those of an insulator."""
+        found = super().available_properties
+        if self.config.fixed_point.responding == "all":
+            return found
+        return found - {"fukui", "capacitance", "charge_stiffness"} | {"dielectric_tensor"}
 
     @property
     def _widths(self) -> tuple[float, ...]:
@@ -297,14 +327,14 @@ class FixedPoint(SelfConsistent):
         equations = _as_fixed_point(problem)
         systems = equations.systems
         with torch.no_grad():
-            charges = equations.density(equations.effective(state))[:, 0]
+            charges = equations.evaluate(state)[:, 0]
             response = systems.sum(equations.local_response(state)[:, 0])
             missing = systems.total_charge - systems.sum(charges)
             usable = ~reference.level_known & (response.abs() > 1e-12)
             step = torch.where(usable, missing / torch.where(usable, response, 1.0), 0.0)
             level = state.fermi_level + step.clamp(-LEVEL_BOUND, LEVEL_BOUND)
         at = State(state.multipoles, level)
-        return State(equations.density(equations.effective(at)), level), {}
+        return State(equations.evaluate(at), level), {}
 
 
 def _as_fixed_point(problem: Any) -> FixedPointProblem:

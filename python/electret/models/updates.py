@@ -21,6 +21,10 @@ __all__ = ["ManyBodyUpdate", "OneBodyUpdate", "channel_irreps"]
 INITIAL_RESPONSE = 0.05
 """Isotropic response of a fresh model, e Å^l per normalised feature."""
 
+NOMINAL_SUSCEPTIBILITY = -0.05
+"""Where charges do not answer the potential, all of them follow the Fermi level by this (e/eV) so that
+they add up to the total charge; the Fermi level is then a multiplier without physical meaning."""
+
 Parameters = dict[str, torch.Tensor]
 
 
@@ -41,9 +45,7 @@ def split_channels(values: torch.Tensor, channels: int, max_l: int) -> list[torc
 
 class PotentialEmbedding(torch.nn.Module):
     """u = W v (+ W' h), `[n_atoms, channels]` of each order, from normalised features of the potential.
-
-    With `species` every element has a W of its own.
-    """
+    With `species` every element has a W of its own."""
 
     def __init__(self, options: FixedPointConfig, n_widths: int, max_l: int, n_elements: int) -> None:
         super().__init__()
@@ -74,10 +76,8 @@ class PotentialEmbedding(torch.nn.Module):
 
 
 class _Response(torch.nn.Module):
-    """Delta = W_species (h s'), s = <h, u> per channel and order, and the isotropic response.
-
-    Nonlinear functions act on the invariants s only.
-    """
+    """Delta = W_species (h s'), s = <h, u> per channel and order, and the isotropic response. Nonlinear
+    functions act on the invariants s only."""
 
     def __init__(
         self, options: FixedPointConfig, max_l: int, features_max_l: int, n_widths: int, n_elements: int
@@ -112,16 +112,9 @@ class _Response(torch.nn.Module):
 
 
 class OneBodyUpdate(torch.nn.Module):
-    """The potential at an atom changes its own multipoles, given features of its surroundings.
-
-    Args:
-        layer_irreps: of the backbone.
-        options: of the family.
-        max_l: highest multipole.
-        features_max_l: highest order of the potential features.
-        n_widths: receiver widths.
-        n_elements: of the model.
-    """
+    """The potential at an atom changes its own multipoles, given features of its surroundings. Args:
+    layer_irreps: of the backbone. options: of the family. max_l: highest multipole. features_max_l:
+    highest order of the potential features. n_widths: receiver widths. n_elements: of the model."""
 
     local = True
     """The derivative of the density in the potential is block diagonal."""
@@ -138,6 +131,7 @@ class OneBodyUpdate(torch.nn.Module):
         super().__init__()
         self.max_l, self.features_max_l, self.channels = max_l, features_max_l, options.channels
         self.affine = options.nonlinearity == "none"
+        self.charges_respond = options.responding == "all"
         self.highest = max(max_l, features_max_l)
         irreps = channel_irreps(options.channels, self.highest)
         self.features = NodeReadout(layer_irreps, irreps, f"potential features up to l={self.highest}")
@@ -165,12 +159,21 @@ class OneBodyUpdate(torch.nn.Module):
     def forward(self, parameters: Parameters, v: torch.Tensor) -> torch.Tensor:
         """Delta `[n_atoms, n_lm]` for normalised features `[n_atoms, n_widths, n_features_lm]`."""
         elements = parameters["elements"]
+        if not self.charges_respond:  # a constant potential is nothing to dipoles
+            v = torch.cat([torch.zeros_like(v[:, :, :1]), v[:, :, 1:]], dim=2)
         features = split_channels(parameters["update_features"], self.channels, self.highest)
         u = self._potential(parameters, v, features)
         delta = e3nn_to_electret(self.response(features, u, elements), self.max_l)
         if "isotropic" in parameters:
             delta = delta + isotropic_part(parameters["isotropic"], v, self.max_l)
+        if not self.charges_respond:
+            delta = torch.cat([torch.zeros_like(delta[:, :1]), delta[:, 1:]], dim=1)
         return delta
+
+    @property
+    def charge_per_level(self) -> float:
+        """Change of every charge with the Fermi level beside that through the potential, e/eV."""
+        return 0.0 if self.charges_respond else NOMINAL_SUSCEPTIBILITY
 
     def _potential(
         self, parameters: Parameters, v: torch.Tensor, features: list[torch.Tensor]
@@ -181,11 +184,9 @@ class OneBodyUpdate(torch.nn.Module):
 
 
 class ManyBodyUpdate(OneBodyUpdate):
-    """The potential at an atom changes the multipoles of its neighbours too.
-
-    The embedded potential joins the features, goes through one more interaction (edges up to l = 2) and
-    product basis of MACE, and the result takes the place of u in the one-body update.
-    """
+    """The potential at an atom changes the multipoles of its neighbours too. The embedded potential joins
+    the features, goes through one more interaction (edges up to l = 2) and product basis of MACE, and the
+    result takes the place of u in the one-body update."""
 
     local = False
     EDGE_MAX_L = 2
@@ -236,7 +237,8 @@ class ManyBodyUpdate(OneBodyUpdate):
         )
 
     def parameters_of(self, structure: Structure, features: Sequence[torch.Tensor]) -> Parameters:
-        """Those of the one-body update, and `edge_harmonics`, `edge_radial` and `edge_index` of the batch."""
+        """Those of the one-body update, and `edge_harmonics`, `edge_radial` and `edge_index` of the
+        batch."""
         found = super().parameters_of(structure, features)
         vectors = structure.edge_vectors.double()
         lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import cast
 
 import torch
 
+from electret import InputError
 from electret.scf.linear import NativeJacobian
 from electret.scf.problem import FixedPointEquations, LinearSolver, Problem
 from electret.scf.state import State
+from electret.units import COULOMB_CONSTANT
 
 __all__ = ["RESPONSES", "linear_responses"]
 
-RESPONSES = frozenset({"fukui", "capacitance", "stability"})
+RESPONSES = frozenset({"fukui", "capacitance", "stability", "dielectric_tensor"})
 """Properties that follow from solves with the Jacobian alone."""
 
 
@@ -47,11 +51,42 @@ def linear_responses(
         if "capacitance" in names:
             stiffness = torch.where(y == 0, torch.inf, y)
             found["capacitance"] = -torch.where(systems.constrained, 1.0 / stiffness, charge)
+    if "dielectric_tensor" in names:
+        found["dielectric_tensor"] = _dielectric_tensor(cast(FixedPointEquations, loop), state, jacobian)
     if "stability" in names:
         found["stability"] = _stability(
             cast(FixedPointEquations, problem), cast(FixedPointEquations, loop), state, jacobian
         )
     return found
+
+
+def _dielectric_tensor(loop: FixedPointEquations, state: State, jacobian: LinearSolver) -> torch.Tensor:
+    """1 + 4 pi K dP/dE of dipoles that answer the field alone, `[n_systems, 3, 3]`.
+
+    The sums without k = 0 leave out the macroscopic field of the density itself, so the field that is applied
+    is the macroscopic field E.
+    """
+    electrostatics, systems = loop.electrostatics, loop.systems
+    for system in range(systems.n_systems):
+        if not bool(electrostatics.pbc[system].all()):
+            raise InputError(
+                f"dielectric_tensor is asked for system {system}, which has pbc "
+                f"{electrostatics.pbc[system].tolist()}; it is defined for crystals (of open systems ask for "
+                "'polarizability')"
+            )
+    volume = torch.linalg.det(electrostatics.cell).abs()
+    columns = []
+    for axis in range(3):
+        field = torch.zeros(systems.n_systems, 3, dtype=torch.float64)
+        field[:, axis] = 1.0
+        # the potential of the field itself has no meaning in a crystal, and nothing here answers it
+        features = replace(electrostatics, external_field=field).field_features()
+        features[:, :, 0] = 0.0
+        right = loop.tangent(state.detach(), features).detach()
+        x, _ = jacobian.solve(right, torch.zeros_like(systems.total_charge))
+        columns.append(systems.sum(x[:, [3, 1, 2]]) / volume[:, None])
+    susceptibility = 4 * math.pi * COULOMB_CONSTANT * torch.stack(columns, dim=2)
+    return torch.eye(3, dtype=torch.float64) + susceptibility
 
 
 def _stability(

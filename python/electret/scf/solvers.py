@@ -269,9 +269,11 @@ def _iterate(
     state = start
     for iteration in range(max_iterations + 1):
         residual = problem.residual(state)
-        p, mu = mixing_step(problem, state, residual)
-        if not progress.measure(_size(problem, p, residual)) or iteration == max_iterations:
+        # the step without the sharing out of charge: it vanishes only when the Fermi level is right too
+        local = problem.local_step(state, residual)
+        if not progress.measure(_size(problem, local, residual)) or iteration == max_iterations:
             break
+        p, mu = mixing_step(problem, state, residual)
         progress.count()
         finite = progress.active[problem.systems.batch][:, None]
         p, mu = torch.where(finite, p, 0.0), torch.where(progress.active, mu, 0.0)
