@@ -82,6 +82,6 @@ def test_quick_demo(tmp_path: Path) -> None:
     assert np.abs(result.trajectory.potential - result.trajectory.potential[0]).max() > 1e-3
     assert abs(result.trajectory.total - result.trajectory.total[0]).max() < 0.02
     text = result.report.read_text(encoding="utf-8")
-    for name in ("parity.png", "dipole_field.png", "dynamics.png"):
+    for name in ("parity.png", "dipole_field.png", "field_scan.png", "dynamics.png"):
         assert name in text
         assert (tmp_path / name).stat().st_size > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from electret.demo.dynamics import Trajectory
 
-__all__ = ["plot_dipoles", "plot_dynamics", "plot_parity"]
+__all__ = ["FieldScan", "plot_dipoles", "plot_dynamics", "plot_parity", "plot_scan"]
 
 Parity = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 
@@ -50,6 +51,42 @@ def plot_dipoles(
     right.axhline(0, color="0.6", linewidth=1, zorder=0)
     right.scatter(field, reference - predicted, s=14)
     right.set(xlabel="field / V/Å", ylabel="GFN1-xTB - model: the induced part / e·Å")
+    figure.savefig(path, dpi=150)
+
+
+@dataclass(frozen=True)
+class FieldScan:
+    """A cluster in fields along one direction.
+
+    Attributes:
+        fields: [n], V/Å.
+        dipoles: [n] along the field, e·Å.
+        charges: [n, n_atoms], e.
+        heights: [n_atoms], positions along the field, Å.
+        polarizability: along the field at zero field, e·Å²/V.
+    """
+
+    fields: NDArray[np.float64]
+    dipoles: NDArray[np.float64]
+    charges: NDArray[np.float64]
+    heights: NDArray[np.float64]
+    polarizability: float
+
+
+def plot_scan(scan: FieldScan, path: Path) -> None:
+    """Dipole against field with the slope of the response, and the induced charges against height."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    middle = len(scan.fields) // 2
+    left.plot(scan.fields, scan.dipoles[middle] + scan.polarizability * scan.fields, color="0.6", linewidth=1)
+    left.plot(scan.fields, scan.dipoles, "o", markersize=4)
+    left.set(xlabel="field / V/Å", ylabel="dipole along the field / e·Å")
+    right.axhline(0, color="0.6", linewidth=1, zorder=0)
+    for index in (0, -1):
+        induced = scan.charges[index] - scan.charges[middle]
+        right.plot(scan.heights, induced, "o", markersize=4, label=f"{scan.fields[index]:+.1f} V/Å")
+    right.set(xlabel="height along the field / Å", ylabel="induced charge / e")
+    right.legend()
     figure.savefig(path, dpi=150)
 
 

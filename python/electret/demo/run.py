@@ -14,7 +14,7 @@ from rich.table import Table
 
 from electret.calculator import Calculator
 from electret.demo.dynamics import Trajectory, simulate
-from electret.demo.plots import plot_dipoles, plot_dynamics, plot_parity
+from electret.demo.plots import FieldScan, plot_dipoles, plot_dynamics, plot_parity, plot_scan
 from electret.models import Model
 from electret.training import Metrics, TrainingConfig, evaluate, train
 
@@ -36,14 +36,9 @@ TABLE_ROWS = {
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo gives.
-
-    Attributes:
-        model_file: the trained model.
-        metrics: errors on the open-boundary validation set.
-        trajectory: the run at constant energy in the field.
-        report: Markdown file with the tables and plots.
-    """
+    """What the demo gives. Attributes: model_file: the trained model. metrics: errors on the open-
+    boundary validation set. trajectory: the run at constant energy in the field. report: Markdown file
+    with the tables and plots."""
 
     model_file: Path
     metrics: Metrics
@@ -54,23 +49,19 @@ class DemoResult:
 def run(
     output: Path, epochs: int | None = None, quick: bool = False, console: Console | None = None
 ) -> DemoResult:
-    """Train `local_charges` on silver and water, evaluate it, and run molecular dynamics with it in a field.
-
-    Args:
-        output: folder for the model, the plots and the report; an earlier demo in it is replaced.
-        epochs: of training; None takes those of `train.yaml`.
-        quick: very few epochs and steps: shows that everything works, not how well.
-        console: where progress and tables are shown; standard output where None.
-
-    Raises:
-        InputError: an output folder that cannot be written.
-    """
+    """Train a fixed-point density on silver and water, evaluate it, and run molecular dynamics in a
+    field. Args: output: folder for the model, the plots and the report; an earlier demo in it is
+    replaced. epochs: of each stage of training; None takes those of `train.yaml`. quick: very few epochs
+    and steps: shows that everything works, not how well. console: where progress and tables are shown;
+    standard output where None. Raises: InputError: an output folder that cannot be written."""
     console = console or Console()
     started = time.perf_counter()
     output = Path(output)
     if epochs is None and quick:
         epochs = QUICK_EPOCHS
-    overrides = [f"output={output / 'training'}"] + ([] if epochs is None else [f"stages.0.epochs={epochs}"])
+    overrides = [f"output={output / 'training'}"]
+    if epochs is not None:
+        overrides += [f"stages.{stage}.epochs={epochs}" for stage in range(2)]
     console.rule("1/3 Training")
     result = train(TrainingConfig.from_yaml(HERE / "train.yaml", overrides), restart=True, console=console)
 
@@ -79,6 +70,7 @@ def run(
     plot_parity(metrics.parity, output / "parity.png")
     field, reference, predicted = dipoles_along_field(result.model)
     plot_dipoles(field, reference, predicted, output / "dipole_field.png")
+    plot_scan(scan_of_fields(result.model), output / "field_scan.png")
 
     console.rule("3/3 Molecular dynamics in a field")
     trajectory = molecular_dynamics(result.model_file, console, 50 if quick else 1000)
@@ -97,10 +89,8 @@ def run(
 
 
 def dipoles_along_field(model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Field strength (V/Å), labelled and predicted dipole along the field (e·Å) of the frames with a field.
-
-    Only neutral frames: the dipole of a charged one depends on the origin.
-    """
+    """Field strength (V/Å), labelled and predicted dipole along the field (e·Å) of the frames with a
+    field. Only neutral frames: the dipole of a charged one depends on the origin."""
     calculator = Calculator(model, ignore=["fermi_level"])
     rows = []
     for atoms in read(VALIDATION_FILE, ":"):
@@ -111,6 +101,26 @@ def dipoles_along_field(model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarra
             rows.append((strength, atoms.info["REF_dipole"] @ field / strength, predicted @ field / strength))
     field, reference, predicted = np.array(rows).T
     return field, reference, predicted
+
+
+def scan_of_fields(model: Model) -> FieldScan:
+    """The silver cluster of the validation set in fields of -0.2 to 0.2 V/Å: dipole, and the charge of
+    every atom."""
+    atoms = next(frame for frame in read(VALIDATION_FILE, ":") if frame.info["config_type"] == "ag_cluster")
+    atoms.info = {}
+    atoms.calc = Calculator(model)
+    direction = np.asarray(FIELD) / np.linalg.norm(FIELD)
+    fields = np.linspace(-0.2, 0.2, 9)
+    dipoles, charges = [], []
+    for strength in fields:
+        atoms.info["external_field"] = strength * direction
+        dipoles.append(atoms.get_dipole_moment() @ direction)
+        charges.append(atoms.get_charges())
+    atoms.info["external_field"] = np.zeros(3)
+    polarizability = float(direction @ atoms.calc.get_property("polarizability", atoms) @ direction)
+    return FieldScan(
+        fields, np.array(dipoles), np.array(charges), atoms.positions @ direction, polarizability
+    )
 
 
 def molecular_dynamics(model_file: Path, console: Console, steps: int) -> Trajectory:
@@ -160,9 +170,9 @@ def markdown(metrics: Metrics, rows: list[tuple[str, str, str]]) -> str:
     lines = [
         "# electret demo",
         "",
-        "`local_charges` trained on silver and water labelled with GFN1-xTB, validated on clusters from",
-        f"other trajectories ({metrics.n_frames} frames, in fields of up to 0.2 V/Å), and used for molecular",
-        f"dynamics in a field of {FIELD[2]} V/Å along z.",
+        "A `fixed_point` density trained on silver and water labelled with GFN1-xTB (first `direct`, then at",
+        f"self-consistency), validated on clusters from other trajectories ({metrics.n_frames} frames, in fields of",
+        f"up to 0.2 V/Å), and used for molecular dynamics in a field of {FIELD[2]} V/Å along z.",
         "",
         "| Quantity | Value | Unit |",
         "|---|---|---|",
@@ -170,10 +180,14 @@ def markdown(metrics: Metrics, rows: list[tuple[str, str, str]]) -> str:
         "",
         "![Parity](parity.png)",
         "",
-        "Charges and dipoles of this family depend on the surroundings of each atom and not on the field:",
-        "the dipole that the field induces is missing, and the right panel shows how much that is.",
+        "The density answers the field: dipoles along it against the labels, and what is left over.",
         "",
         "![Dipole along the field](dipole_field.png)",
+        "",
+        "A silver cluster in fields of either sign. The slope of the dipole at zero field is the polarisability",
+        "from the response of the density (line), calculated without finite differences.",
+        "",
+        "![Silver in fields](field_scan.png)",
         "",
         "At constant energy the sum of kinetic and potential energy (in the field) must not move: forces are",
         "the gradient of the energy.",
