@@ -208,6 +208,7 @@ class FixedPoint:
 
         class Update:
             local = True
+            charge_per_level = 0.0
 
             def __init__(self) -> None:
                 self.affine = affine

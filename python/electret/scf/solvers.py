@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from electret.scf.problem import Problem, Residual
+from electret.scf.problem import LinearSolver, Problem, Residual
 from electret.scf.state import Record, State
 
 __all__ = ["SOLVERS", "Anderson", "Mixing", "Newton", "Solution", "mixing_step"]
@@ -30,6 +30,8 @@ class Solution:
 
     state: State
     record: Record
+    jacobian: LinearSolver | None = None
+    """Of an affine problem, the same at every state; None where no step was taken with it."""
 
 
 class _Progress:
@@ -116,7 +118,7 @@ class Newton:
             progress.stop(solver.failed)
             progress.count()
             state, residual = self._search(problem, state, residual, State(x, y), progress.active)
-        return Solution(state, progress.record())
+        return Solution(state, progress.record(), solver if problem.affine else None)
 
     def _search(
         self, problem: Problem, state: State, residual: Residual, step: State, active: torch.Tensor
@@ -223,35 +225,25 @@ class Anderson:
         def step(state: State, p: torch.Tensor, mu: torch.Tensor, active: torch.Tensor) -> State:
             past.append((state, p, mu))
             del past[: -self.depth - 1]
-            differences = [
-                (
-                    p - earlier_p,
-                    mu - earlier_mu,
-                    state.multipoles - earlier.multipoles,
-                    state.fermi_level - earlier.fermi_level,
-                )
-                for earlier, earlier_p, earlier_mu in past[:-1]
-            ]
             new_p, new_mu = state.multipoles + self.alpha * p, state.fermi_level + mu
-            if not differences:
+            m = len(past) - 1
+            if m == 0:
                 return State(new_p, new_mu)
-            m = len(differences)
-            gram = p.new_zeros(systems.n_systems, m, m)
-            right = p.new_zeros(systems.n_systems, m)
-            for i, first in enumerate(differences):
-                right[:, i] = systems.sum((first[0] * p).sum(dim=1))
-                for j, second in enumerate(differences[: i + 1]):
-                    gram[:, i, j] = gram[:, j, i] = systems.sum((first[0] * second[0]).sum(dim=1))
+            dp = torch.stack([p - earlier for _, earlier, _ in past[:-1]])  # [m, n_atoms, n_lm]
+            dmu = torch.stack([mu - earlier for _, _, earlier in past[:-1]])  # [m, n_systems]
+            dx = torch.stack([state.multipoles - earlier.multipoles for earlier, _, _ in past[:-1]])
+            dlevel = torch.stack([state.fermi_level - earlier.fermi_level for earlier, _, _ in past[:-1]])
+            gram = systems.sum(torch.einsum("inc,jnc->nij", dp, dp))  # [n_systems, m, m]
+            right = systems.sum(torch.einsum("inc,nc->ni", dp, p))
             scale = gram.diagonal(dim1=1, dim2=2).amax(dim=1).clamp(min=torch.finfo(p.dtype).tiny)
             gram = gram / scale[:, None, None] + 1e-13 * torch.eye(m, dtype=p.dtype)
             right = right / scale[:, None]
             finite = torch.isfinite(gram).all(dim=(1, 2)) & torch.isfinite(right).all(dim=1)
             gram = torch.where(finite[:, None, None], gram, torch.eye(m, dtype=p.dtype))
-            weights = torch.linalg.lstsq(gram, torch.where(finite[:, None], right, 0.0)[:, :, None])
-            for i, (dp, dmu, dx, dlevel) in enumerate(differences):
-                gamma = weights.solution[:, i, 0]  # [n_systems]
-                new_p = new_p - gamma[systems.batch][:, None] * (dx + self.alpha * dp)
-                new_mu = new_mu - gamma * (dlevel + dmu)
+            right = torch.where(finite[:, None], right, 0.0)
+            gamma = torch.linalg.lstsq(gram, right[:, :, None]).solution[:, :, 0]  # [n_systems, m]
+            new_p = new_p - torch.einsum("ni,inc->nc", gamma[systems.batch], dx + self.alpha * dp)
+            new_mu = new_mu - (gamma.T * (dlevel + dmu)).sum(dim=0)
             return State(new_p, new_mu)
 
         return _iterate(problem, start, self.tolerance, self.max_iterations, step)
