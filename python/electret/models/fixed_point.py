@@ -44,6 +44,8 @@ class FixedPointProblem:
         linear_solver: `auto`, `dense` or `krylov`.
     """
 
+    variational = False
+
     def __init__(
         self,
         update: OneBodyUpdate,
@@ -64,7 +66,7 @@ class FixedPointProblem:
         self.origin = origin
         self.linear_solver = linear_solver
         self.affine = update.affine
-        self._constant_derivative: torch.Tensor | None = None
+        self._derivative: tuple[State, torch.Tensor] | None = None  # the last state and D there
 
     @cached_property
     def _constant(self) -> torch.Tensor:
@@ -103,8 +105,8 @@ class FixedPointProblem:
     def derivative(self, state: State) -> torch.Tensor:
         """D = dF/dv of a one-body update at a state, `[n_atoms, n_lm, n_widths * n_features_lm]`, in raw
         features, without a graph."""
-        if self._constant_derivative is not None:
-            return self._constant_derivative
+        if self._derivative is not None and (self.affine or self._derivative[0] is state):
+            return self._derivative[1]
         v = self.effective(state.detach()).detach()
         with torch.enable_grad():
             variable = v.requires_grad_()
@@ -116,8 +118,7 @@ class FixedPointProblem:
                 for k in range(density.shape[1])
             ]
         derivative = (torch.stack(rows, dim=1) / self.norms).flatten(start_dim=2).detach()
-        if self.affine:
-            self._constant_derivative = derivative
+        self._derivative = (state, derivative)
         return derivative
 
     def jacobian(self, state: State, held: torch.Tensor | None = None) -> LinearSolver:

@@ -207,8 +207,10 @@ class SelfConsistent(Model):
         steps = self._chord_steps(call)
         if steps == 0:
             return Solved(state, solution.record)
-        with torch.no_grad():
-            jacobian = loop.jacobian(state)
+        jacobian = solution.jacobian
+        if jacobian is None:
+            with torch.no_grad():
+                jacobian = loop.jacobian(state)
         state = chord_steps(problem, state, jacobian, solution.record.converged, steps)
         return Solved(state, solution.record, jacobian)
 

@@ -34,6 +34,8 @@ class VariationalProblem:
         linear_solver: `auto`, `dense` or `krylov`.
     """
 
+    variational = True
+
     def __init__(
         self,
         local_energy: LocalEnergy,
@@ -51,7 +53,7 @@ class VariationalProblem:
         self.potential = potential
         self.affine = quadratic
         self.linear_solver = linear_solver
-        self._constant_hessian: torch.Tensor | None = None
+        self._hessian: tuple[torch.Tensor, torch.Tensor] | None = None  # the last multipoles and theirs
 
     @cached_property
     def _field(self) -> torch.Tensor:
@@ -68,8 +70,8 @@ class VariationalProblem:
 
     def hessian(self, p: torch.Tensor) -> torch.Tensor:
         """d² eps/dp², `[n_atoms, n_lm, n_lm]`, without a graph."""
-        if self._constant_hessian is not None:
-            return self._constant_hessian
+        if self._hessian is not None and (self.affine or self._hessian[0] is p):
+            return self._hessian[1]
         with torch.enable_grad():
             variable = p.detach().requires_grad_()
             parameters = {name: value.detach() for name, value in self.parameters.items()}
@@ -82,8 +84,7 @@ class VariationalProblem:
                 for k in range(p.shape[1])
             ]
         hessian = torch.stack(rows, dim=1)
-        if self.affine:
-            self._constant_hessian = hessian
+        self._hessian = (p, hessian)
         return hessian
 
     def residual(self, state: State) -> Residual:

@@ -74,6 +74,8 @@ class Problem(Protocol):
     systems: Systems
     affine: bool
     """The residual is linear in the state: one step with the Jacobian solves it."""
+    variational: bool
+    """The residual is the gradient of an energy in the multipoles, plus the Fermi level at their charges."""
 
     def residual(self, state: State) -> Residual:
         """R at a state."""

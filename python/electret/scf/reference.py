@@ -68,6 +68,8 @@ def clamped_solution(problem: Problem, reference: ReferenceDensity, solver: obje
 class _Clamped:
     """A problem whose known multipoles and Fermi levels are held."""
 
+    variational = False
+
     def __init__(self, problem: Problem, reference: ReferenceDensity) -> None:
         self.problem, self.reference = problem, reference
         inner = problem.systems

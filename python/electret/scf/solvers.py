@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from electret.scf.problem import Problem, Residual
+from electret.scf.problem import LinearSolver, Problem, Residual
 from electret.scf.state import Record, State
 
 __all__ = ["SOLVERS", "Anderson", "Mixing", "Newton", "Solution", "mixing_step"]
@@ -30,6 +30,8 @@ class Solution:
 
     state: State
     record: Record
+    jacobian: LinearSolver | None = None
+    """Of an affine problem, the same at every state; None where no step was taken with it."""
 
 
 class _Progress:
@@ -116,13 +118,19 @@ class Newton:
             progress.stop(solver.failed)
             progress.count()
             state, residual = self._search(problem, state, residual, State(x, y), progress.active)
-        return Solution(state, progress.record())
+        return Solution(state, progress.record(), solver if problem.affine else None)
 
     def _search(
         self, problem: Problem, state: State, residual: Residual, step: State, active: torch.Tensor
     ) -> tuple[State, Residual]:
-        """The longest of the steps 1, 1/2, 1/4, ... that lowers the norm of the residual, per system."""
+        """The longest of the steps 1, 1/2, 1/4, ... that lowers the norm of the residual, per system.
+
+        Of a minimum the step ends where the energy along it has stopped falling: on a convex energy that
+        converges from anywhere, over kinks too, where the norm of the residual has to rise first.
+        """
         before = _norm(problem, residual)
+        downhill = _slope(problem, residual, step)  # of the energy along the step, per system
+        minimum = problem.variational & _feasible(problem, residual) & (downhill < 0)
         length = torch.ones_like(before)
         for halving in range(self.halvings + 1):
             per_atom = length[problem.systems.batch][:, None]
@@ -134,11 +142,25 @@ class Newton:
             norm = _norm(problem, after)
             # below this the residual is rounding, and no step lowers it further
             floor = 1e-13 * (1.0 + problem.systems.sum(moved.multipoles.square().sum(dim=1)).sqrt())
-            worse = active & ~((norm <= (1.0 - 1e-4 * length) * before) | (norm <= floor))
+            slope = _slope(problem, after, step)
+            falls = torch.where(minimum, slope <= -0.1 * downhill, norm <= (1.0 - 1e-4 * length) * before)
+            worse = active & ~(falls | (norm <= floor))
             if problem.affine or not bool(worse.any()) or halving == self.halvings:
                 return moved, after
-            length = torch.where(worse, length / 2, length)
+            # where the slope would vanish if it were straight, or half way
+            part = torch.where(minimum, (-downhill / (slope - downhill)).clamp(0.1, 0.5), 0.5)
+            length = torch.where(worse, length * part, length)
         raise AssertionError("unreachable")
+
+
+def _slope(problem: Problem, residual: Residual, step: State) -> torch.Tensor:
+    """Derivative of the energy along minus the step, per system, where the residual is the energy's gradient."""
+    return -problem.systems.sum((step.multipoles * residual.multipoles).sum(dim=1))
+
+
+def _feasible(problem: Problem, residual: Residual) -> torch.Tensor:
+    """Whether the charge or the Fermi level is the one that is asked for, up to rounding."""
+    return residual.condition.abs() <= 1e-10
 
 
 def _norm(problem: Problem, residual: Residual) -> torch.Tensor:
@@ -203,35 +225,25 @@ class Anderson:
         def step(state: State, p: torch.Tensor, mu: torch.Tensor, active: torch.Tensor) -> State:
             past.append((state, p, mu))
             del past[: -self.depth - 1]
-            differences = [
-                (
-                    p - earlier_p,
-                    mu - earlier_mu,
-                    state.multipoles - earlier.multipoles,
-                    state.fermi_level - earlier.fermi_level,
-                )
-                for earlier, earlier_p, earlier_mu in past[:-1]
-            ]
             new_p, new_mu = state.multipoles + self.alpha * p, state.fermi_level + mu
-            if not differences:
+            m = len(past) - 1
+            if m == 0:
                 return State(new_p, new_mu)
-            m = len(differences)
-            gram = p.new_zeros(systems.n_systems, m, m)
-            right = p.new_zeros(systems.n_systems, m)
-            for i, first in enumerate(differences):
-                right[:, i] = systems.sum((first[0] * p).sum(dim=1))
-                for j, second in enumerate(differences[: i + 1]):
-                    gram[:, i, j] = gram[:, j, i] = systems.sum((first[0] * second[0]).sum(dim=1))
+            dp = torch.stack([p - earlier for _, earlier, _ in past[:-1]])  # [m, n_atoms, n_lm]
+            dmu = torch.stack([mu - earlier for _, _, earlier in past[:-1]])  # [m, n_systems]
+            dx = torch.stack([state.multipoles - earlier.multipoles for earlier, _, _ in past[:-1]])
+            dlevel = torch.stack([state.fermi_level - earlier.fermi_level for earlier, _, _ in past[:-1]])
+            gram = systems.sum(torch.einsum("inc,jnc->nij", dp, dp))  # [n_systems, m, m]
+            right = systems.sum(torch.einsum("inc,nc->ni", dp, p))
             scale = gram.diagonal(dim1=1, dim2=2).amax(dim=1).clamp(min=torch.finfo(p.dtype).tiny)
             gram = gram / scale[:, None, None] + 1e-13 * torch.eye(m, dtype=p.dtype)
             right = right / scale[:, None]
             finite = torch.isfinite(gram).all(dim=(1, 2)) & torch.isfinite(right).all(dim=1)
             gram = torch.where(finite[:, None, None], gram, torch.eye(m, dtype=p.dtype))
-            weights = torch.linalg.lstsq(gram, torch.where(finite[:, None], right, 0.0)[:, :, None])
-            for i, (dp, dmu, dx, dlevel) in enumerate(differences):
-                gamma = weights.solution[:, i, 0]  # [n_systems]
-                new_p = new_p - gamma[systems.batch][:, None] * (dx + self.alpha * dp)
-                new_mu = new_mu - gamma * (dlevel + dmu)
+            right = torch.where(finite[:, None], right, 0.0)
+            gamma = torch.linalg.lstsq(gram, right[:, :, None]).solution[:, :, 0]  # [n_systems, m]
+            new_p = new_p - torch.einsum("ni,inc->nc", gamma[systems.batch], dx + self.alpha * dp)
+            new_mu = new_mu - (gamma.T * (dlevel + dmu)).sum(dim=0)
             return State(new_p, new_mu)
 
         return _iterate(problem, start, self.tolerance, self.max_iterations, step)

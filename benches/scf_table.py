@@ -1,0 +1,410 @@
+"""Self-consistency: Newton and affine solves against Anderson and the reference scheme, per model and frame.
+
+``python benches/scf_table.py`` writes ``benches/results/scf.md`` and ``scf.json``. The models are untrained (seed
+0) with the statistics of the water of ``benches/water.py``, or files given as ``--model NAME=PATH``. Times are
+minima over repeats and leave the backbone out: *solve* is everything from the learned parameters to the density
+(geometry, start, iterations), *gradients* adds the energy and its derivatives in positions and parameters
+(forces; implicit differentiation), *training* a loss of forces and its derivative in the parameters (two
+chord-Newton steps, second derivatives). ``--quick`` leaves out 768 atoms and most repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import torch
+from ase import Atoms
+
+import electret
+from electret.graph import Graph
+from electret.models import Model, ModelConfig, Statistics, build, load
+from electret.models.base import Call, Structure
+from electret.models.self_consistent import SelfConsistent
+from electret.scf.solvers import Mixing
+from electret.scf.state import ScfRequest, State
+from water import CELL_LENGTH, water
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+RESULTS = Path(__file__).parent / "results"
+DEMO = Path(electret.__file__).parent / "demo" / "data"
+WIDTHS, SIGMA, ACCURACY = (1.5, 3.0), 1.0, 1e-6
+BACKBONE = {
+    "r_max": 4.0,
+    "num_interactions": 2,
+    "hidden_irreps": "16x0e + 16x1o",
+    "max_ell": 2,
+    "correlation": 2,
+    "MLP_irreps": "8x0e",
+    "radial_MLP": [16],
+}
+MODELS = {
+    "qeq": {"family": "qeq"},
+    "energy_functional": {"family": "energy_functional"},
+    "fixed_point, affine": {"family": "fixed_point"},
+    "fixed_point, mlp": {"family": "fixed_point", "fixed_point": {"nonlinearity": "residual_mlp"}},
+}
+SOLVERS = {
+    "newton, dense": ("newton", "dense", 1e-8),
+    "newton, krylov": ("newton", "krylov", 1e-8),
+    "anderson": ("anderson", "auto", 1e-6),
+    "mixing (reference scheme)": ("mixing", "auto", 1e-6),
+}
+MOLECULES = {24: (2, 2, 2), 48: (2, 2, 4), 96: (2, 4, 4), 192: (4, 4, 4)}
+
+
+# --- frames and models ---
+
+
+def water_frame(n_atoms: int) -> Atoms:
+    """Water of 24 to 192 atoms cut from the 192-atom box at its grid of molecules, or repeats of that box."""
+    if n_atoms > 192:
+        system = water({768: (2, 2, 1), 1536: (2, 2, 2)}[n_atoms])
+        cell = system["cell"]
+    else:
+        system = water()
+        counts = np.array(MOLECULES[n_atoms])
+        grid = np.stack(np.meshgrid(*[np.arange(4)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+        inside = np.repeat((grid < counts).all(axis=1), 3)
+        system = {"positions": system["positions"][inside], "multipoles": system["multipoles"][inside]}
+        cell = np.diag(counts * CELL_LENGTH / 4)
+    atoms = Atoms("OHH" * (n_atoms // 3), positions=system["positions"], cell=cell, pbc=True)
+    atoms.arrays["water_multipoles"] = system["multipoles"]
+    return atoms
+
+
+def silver_frames() -> dict[str, Atoms]:
+    """The first cluster in a field and the first slab of the demonstration's data."""
+    frames = {}
+    for kind in ("field", "slab"):
+        atoms = ase.io.read(DEMO / f"silver_water_{kind}_valid.xyz", index=0)
+        frames[f"silver-water {kind}, {len(atoms)} atoms"] = atoms
+    return frames
+
+
+def statistics() -> Statistics:
+    """Of water with the charges of `benches/water.py`; norms are the RMS of its features."""
+    frame = water_frame(192)
+    values = electret.features(
+        frame.positions, frame.arrays["water_multipoles"], SIGMA, WIDTHS, 1, cell=frame.cell.array, pbc=True
+    )
+    norms = tuple(
+        tuple(float(np.sqrt(np.mean(values[:, n, l * l : (l + 1) ** 2] ** 2))) for n in range(len(WIDTHS)))
+        for l in range(2)
+    )
+    return Statistics(
+        elements=(1, 8, 47),
+        e0s={1: -13.6, 8: -430.0, 47: -4000.0},
+        avg_num_neighbors=20.0,
+        charges={1: 0.4, 8: -0.8, 47: 0.0},
+        feature_norms=norms,
+    )
+
+
+def models(files: list[str]) -> dict[str, SelfConsistent]:
+    """The untrained models, and those from files."""
+    electrostatics = {"max_l": 1, "sigma": SIGMA, "widths": WIDTHS, "accuracy": ACCURACY}
+    found: dict[str, Model] = {}
+    for name, options in MODELS.items():
+        config = {"backbone": BACKBONE, "electrostatics": electrostatics, **options}
+        found[name] = build(ModelConfig.parse(config), statistics(), seed=0)
+    for entry in files:
+        name, path = entry.split("=", 1)
+        found[name] = load(path)
+    return found
+
+
+# --- one model, one frame, one solver ---
+
+
+@dataclass
+class Case:
+    """The learned parameters of a frame, and the calculation that follows from them."""
+
+    model: SelfConsistent
+    structure: Structure
+    parameters: dict[str, torch.Tensor]
+    request: ScfRequest
+    linear_solver: str
+
+    @classmethod
+    def of(cls, model: SelfConsistent, atoms: Atoms, solver: str) -> Case:
+        name, linear, tolerance = SOLVERS[solver]
+        graph = Graph.from_atoms(atoms, model.cutoff, model.dtype, labels=False)
+        index = torch.searchsorted(torch.tensor(model.statistics.elements), graph.atomic_numbers)
+        shifts = graph.unit_shifts @ graph.cell[0]
+        structure = Structure(graph, index, graph.positions, graph.cell, shifts)
+        with torch.no_grad():
+            _, features = model.backbone(graph, structure.positions, shifts, index)
+            parameters = model.parameters_of(structure, [layer.double() for layer in features])
+        limit = 100 if name != "newton" else None
+        return cls(model, structure, parameters, ScfRequest("implicit", tolerance=tolerance, solver=name,
+                   max_iterations=limit), linear)
+
+    def systems(self):
+        from electret.models.self_consistent import _systems
+
+        return _systems(self.structure.graph)
+
+    def loop(self):
+        """The equations on a fresh geometry, and the start."""
+        electrostatics = self.model.electrostatics_of(self.structure).detach()
+        systems = self.systems()
+        loop = self.model.problem(self.parameters, electrostatics, systems, True, self.linear_solver)
+        start = self.model._start(
+            self.request, self.model.guess(self.parameters, self.structure.elements), systems
+        )
+        return loop, start
+
+    def solve(self):
+        with torch.no_grad():
+            loop, start = self.loop()
+            return self.model.solver(self.request).solve(loop, start)
+
+    def evaluate(self, training: bool):
+        """Grand potential, positions and parameters, in their graph."""
+        positions = self.structure.positions.detach().clone().requires_grad_()
+        leaves = {
+            name: value.detach().clone().requires_grad_(value.is_floating_point())
+            for name, value in self.parameters.items()
+        }
+        structure = replace(self.structure, positions=positions)
+        systems, model = self.systems(), self.model
+        electrostatics = model.electrostatics_of(structure)
+        problem = model.problem(leaves, electrostatics, systems, False, self.linear_solver)
+        with torch.no_grad():
+            loop, start = self.loop()
+        solved = model._converged(problem, loop, start, Call(training=training), self.request)
+        zero = torch.zeros(systems.n_systems, dtype=torch.float64)
+        result = model._results(zero, electrostatics, problem, leaves, solved, systems)
+        wanted = [value for value in leaves.values() if value.requires_grad]
+        return result["grand_potential"].sum(), positions, wanted
+
+    def gradients(self) -> None:
+        energy, positions, leaves = self.evaluate(False)
+        torch.autograd.grad(energy, [positions, *leaves], allow_unused=True)
+
+    def training(self) -> None:
+        energy, positions, leaves = self.evaluate(True)
+        (gradient,) = torch.autograd.grad(energy, positions, create_graph=True)
+        torch.autograd.grad(gradient.square().sum(), leaves, allow_unused=True)
+
+
+def fastest(function: Callable[[], object], seconds: float, most: int = 50) -> float:
+    """Minimum time in ms over repeats that take about `seconds` together, after one to warm up."""
+    function()
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < seconds and len(times) < most):
+        begin = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - begin)
+    return 1e3 * min(times)
+
+
+def measure(case: Case, seconds: float, newton: bool) -> dict[str, object]:
+    record = case.solve().record
+    row = {
+        "iterations": int(record.iterations.max()),
+        "unconverged": int((~record.converged).sum()),
+        "residual": float(record.residual.max()),
+        "solve_ms": fastest(case.solve, seconds),
+    }
+    if newton and row["unconverged"] == 0:
+        row["gradients_ms"] = fastest(case.gradients, seconds)
+        row["training_ms"] = fastest(case.training, seconds)
+    return row
+
+
+# --- at fixed atoms, against graph-longrange ---
+
+
+def fixed_atoms(n_atoms: int, seconds: float) -> list[dict[str, object]]:
+    """One evaluation of the features, 50 mixed iterations p <- p - 0.25 (p - c v) from the geometry on."""
+    atoms = water_frame(n_atoms)
+    x, p = atoms.positions, atoms.arrays["water_multipoles"]
+    cell = atoms.cell.array
+
+    def geometry():
+        return electret.Geometry(x, SIGMA, WIDTHS, max_l=1, cell=cell, pbc=True, accuracy=ACCURACY)
+
+    def mixed() -> np.ndarray:
+        own, density = geometry(), p
+        for _ in range(50):
+            v = own.features(density)
+            density = density - 0.25 * (density - p + 1e-3 * v[:, 0])
+        return density
+
+    ready = geometry()
+    rows = [
+        {
+            "code": "electret.Geometry",
+            "atoms": n_atoms,
+            "geometry_ms": fastest(geometry, seconds),
+            "evaluation_ms": fastest(lambda: ready.features(p), seconds),
+            "mixed_ms": fastest(mixed, seconds),
+        }
+    ]
+    try:
+        from graph_longrange_peer import Peer
+    except ImportError:
+        return rows
+    peer = Peer(SIGMA, factor=1.5, widths=WIDTHS, self_interaction=False)
+    tensors = torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(np.ascontiguousarray(p))
+
+    def precompute():
+        arguments = peer.geometry(*tensors, cell)
+        source = arguments.pop("source_feats")
+        with torch.no_grad():
+            return peer.features_module.precompute_geometry(**arguments), source
+
+    def peer_mixed() -> torch.Tensor:
+        cache, source = precompute()
+        density = source
+        with torch.no_grad():
+            for _ in range(50):
+                out = peer.features_module.forward_dynamic(cache, density)
+                v = out[0] if isinstance(out, tuple) else out
+                density = density - 0.25 * (density - source + 1e-3 * v[:, :4])
+        return density
+
+    cache, source = precompute()
+    with torch.no_grad():
+        evaluation = fastest(lambda: peer.features_module.forward_dynamic(cache, source), seconds)
+    rows.append(
+        {
+            "code": "graph-longrange 0.4.4, cutoff factor 1.5",
+            "atoms": n_atoms,
+            "geometry_ms": fastest(precompute, seconds),
+            "evaluation_ms": evaluation,
+            "mixed_ms": fastest(peer_mixed, seconds),
+        }
+    )
+    return rows
+
+
+def mixed_model(model: SelfConsistent, n_atoms: int, seconds: float) -> float:
+    """50 mixed iterations of a model in its own solver, geometry included, ms."""
+    case = Case.of(model, water_frame(n_atoms), "mixing (reference scheme)")
+
+    def run() -> State:
+        with torch.no_grad():
+            loop, start = case.loop()
+            return Mixing(1e-300, 50, 0.25).solve(loop, start).state
+
+    return fastest(run, seconds)
+
+
+# --- report ---
+
+
+def machine() -> dict[str, object]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        cpu = platform.processor()
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "rayon_threads": os.environ.get("RAYON_NUM_THREADS", "all"),
+        "torch_threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "load_before": round(os.getloadavg()[0], 1),
+        "time": datetime.now(timezone.utc).isoformat(timespec="minutes"),
+        "command": "python " + " ".join(sys.argv),
+    }
+
+
+def report(document: dict) -> str:
+    m = document["machine"]
+    lines = [
+        "# Self-consistency benchmark",
+        "",
+        f"{m['time']}, {m['cpu']}, {m['cores']} logical cores, rayon threads: {m['rayon_threads']}, torch threads: "
+        f"{m['torch_threads']}, Python {m['python']}, torch {m['torch']}; load average {m['load_before']} before and "
+        f"{m['load_after']} after. `{m['command']}`.",
+        "",
+        "Multipoles l <= 1, float64, accuracy 1e-6; minima over repeats, milliseconds, without the backbone. Newton "
+        "and affine solves converge to 1e-8, Anderson and mixing to 1e-6 (mean |local step|, e Å^l) in at most "
+        "100 steps, from the mean charges of the elements.",
+        "",
+        "| model | frame | solver | iterations | unconverged | residual | solve | + gradients | training step |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in document["solves"]:
+        times = [f"{row[k]:.1f}" if k in row else "" for k in ("solve_ms", "gradients_ms", "training_ms")]
+        lines.append(
+            f"| {row['model']} | {row['frame']} | {row['solver']} | {row['iterations']} | {row['unconverged']} | "
+            f"{row['residual']:.1e} | {' | '.join(times)} |"
+        )
+    lines += [
+        "",
+        "## At fixed atoms",
+        "",
+        "Features (l <= 1, widths 1.5 and 3.0 Å) of periodic water. *50 mixed* is geometry and 50 times p <- p - 0.25 "
+        "(p - F(v)) with a trivial F, the reference scheme's loop.",
+        "",
+        "| code | atoms | geometry | one evaluation | 50 mixed | ratio of 50 mixed |",
+        "|---|---|---|---|---|---|",
+    ]
+    ours = {row["atoms"]: row["mixed_ms"] for row in document["fixed_atoms"] if "electret" in row["code"]}
+    for row in document["fixed_atoms"]:
+        lines.append(
+            f"| {row['code']} | {row['atoms']} | {row['geometry_ms']:.2f} | {row['evaluation_ms']:.3f} | "
+            f"{row['mixed_ms']:.1f} | {row['mixed_ms'] / ours[row['atoms']]:.1f} |"
+        )
+    for row in document["mixed_models"]:
+        lines.append(
+            f"| {row['model']}, `Mixing` of 50 steps | {row['atoms']} | | | {row['mixed_ms']:.1f} | "
+            f"{row['mixed_ms'] / ours[row['atoms']]:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", action="append", default=[], help="NAME=PATH of a saved model")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of repeats per entry")
+    parser.add_argument("--output", type=Path, default=RESULTS / "scf.md")
+    arguments = parser.parse_args()
+    seconds = 0.05 if arguments.quick else arguments.seconds
+    sizes = [24, 48, 96, 192] + ([] if arguments.quick else [768])
+    document: dict = {"machine": machine(), "solves": [], "fixed_atoms": [], "mixed_models": []}
+    built = models(arguments.model)
+    for n_atoms in (192, 768):
+        document["fixed_atoms"] += fixed_atoms(n_atoms, seconds)
+        document["mixed_models"] += [
+            {"model": name, "atoms": n_atoms, "mixed_ms": mixed_model(built[name], n_atoms, seconds)}
+            for name in ("fixed_point, affine",)
+        ]
+    frames = {f"water, {n} atoms": water_frame(n) for n in sizes} | silver_frames()
+    for name, model in built.items():
+        for frame, atoms in frames.items():
+            for solver in SOLVERS:
+                case = Case.of(model, atoms, solver)
+                newton = solver.startswith("newton")
+                row = {"model": name, "frame": frame, "solver": solver, **measure(case, seconds, newton)}
+                document["solves"].append(row)
+                print(row, flush=True)
+    document["machine"]["load_after"] = round(os.getloadavg()[0], 1)
+    arguments.output.parent.mkdir(exist_ok=True)
+    arguments.output.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
+    arguments.output.write_text(report(document))
+    print(arguments.output.read_text())
+
+
+if __name__ == "__main__":
+    main()
