@@ -1,11 +1,12 @@
-"""Self-consistency: Newton and affine solves against Anderson and the reference scheme, per model and
-frame. ``python benches/scf_table.py`` writes ``benches/results/scf.md`` and ``scf.json``. The models are
-untrained (seed 0) with the statistics of the water of ``benches/water.py``, or files given as ``--model
-NAME=PATH``. Times are minima over repeats and leave the backbone out: *solve* is everything from the
-learned parameters to the density (geometry, start, iterations), *gradients* adds the energy and its
-derivatives in positions and parameters (forces; implicit differentiation), *training* a loss of forces
-and its derivative in the parameters (two chord-Newton steps, second derivatives). ``--quick`` leaves out
-768 atoms and most repeats."""
+"""Self-consistency: Newton and affine solves against Anderson and the reference scheme, per model and frame.
+
+``python benches/scf_table.py`` writes ``benches/results/scf.md`` and ``scf.json``. The models are untrained (seed
+0) with the statistics of the water of ``benches/water.py``, or files given as ``--model NAME=PATH``. Times are
+minima over repeats and leave the backbone out: *solve* is everything from the learned parameters to the density
+(geometry, start, iterations), *gradients* adds the energy and its derivatives in positions and parameters
+(forces; implicit differentiation), *training* a loss of forces and its derivative in the parameters (two
+chord-Newton steps, second derivatives). ``--quick`` leaves out 768 atoms and most repeats.
+"""
 
 from __future__ import annotations
 
@@ -67,8 +68,7 @@ MOLECULES = {24: (2, 2, 2), 48: (2, 2, 4), 96: (2, 4, 4), 192: (4, 4, 4)}
 
 
 def water_frame(n_atoms: int) -> Atoms:
-    """Water of 24 to 192 atoms cut from the 192-atom box at its grid of molecules, or repeats of that
-    box."""
+    """Water of 24 to 192 atoms cut from the 192-atom box at its grid of molecules, or repeats of that box."""
     if n_atoms > 192:
         system = water({768: (2, 2, 1), 1536: (2, 2, 2)}[n_atoms])
         cell = system["cell"]
@@ -149,13 +149,8 @@ class Case:
             _, features = model.backbone(graph, structure.positions, shifts, index)
             parameters = model.parameters_of(structure, [layer.double() for layer in features])
         limit = 100 if name != "newton" else None
-        return cls(
-            model,
-            structure,
-            parameters,
-            ScfRequest("implicit", tolerance=tolerance, solver=name, max_iterations=limit),
-            linear,
-        )
+        return cls(model, structure, parameters, ScfRequest("implicit", tolerance=tolerance, solver=name,
+                   max_iterations=limit), linear)
 
     def systems(self):
         from electret.models.self_consistent import _systems

@@ -1,6 +1,8 @@
-"""Solvers: from a problem and a first state to the self-consistent state of every system. Each takes x =
-(p, mu) and knows no physics: a residual, a step, a convergence test. Systems converge one by one; a
-system that has converged or failed is left as it is, and none waits for or spoils another."""
+"""Solvers: from a problem and a first state to the self-consistent state of every system.
+
+Each takes x = (p, mu) and knows no physics: a residual, a step, a convergence test. Systems converge one by
+one; a system that has converged or failed is left as it is, and none waits for or spoils another.
+"""
 
 from __future__ import annotations
 
@@ -88,9 +90,11 @@ def _blend(problem: Problem, active: torch.Tensor, new: State, old: State) -> St
 
 @dataclass(frozen=True)
 class Newton:
-    """x <- x - t K(x)^-1 R(x), t = 1 or halved until the residual falls. One step solves an affine
-    problem, and the next evaluation confirms it. A Jacobian that cannot be inverted ends the iteration of
-    its system."""
+    """x <- x - t K(x)^-1 R(x), t = 1 or halved until the residual falls.
+
+    One step solves an affine problem, and the next evaluation confirms it. A Jacobian that cannot be inverted
+    ends the iteration of its system.
+    """
 
     tolerance: float = 1e-8
     max_iterations: int = 50
@@ -119,9 +123,11 @@ class Newton:
     def _search(
         self, problem: Problem, state: State, residual: Residual, step: State, active: torch.Tensor
     ) -> tuple[State, Residual]:
-        """The longest of the steps 1, 1/2, 1/4, ... that lowers the norm of the residual, per system. Of
-        a minimum the step ends where the energy along it has stopped falling: on a convex energy that
-        converges from anywhere, over kinks too, where the norm of the residual has to rise first."""
+        """The longest of the steps 1, 1/2, 1/4, ... that lowers the norm of the residual, per system.
+
+        Of a minimum the step ends where the energy along it has stopped falling: on a convex energy that
+        converges from anywhere, over kinks too, where the norm of the residual has to rise first.
+        """
         before = _norm(problem, residual)
         downhill = _slope(problem, residual, step)  # of the energy along the step, per system
         minimum = problem.variational & _feasible(problem, residual) & (downhill < 0)
@@ -148,8 +154,7 @@ class Newton:
 
 
 def _slope(problem: Problem, residual: Residual, step: State) -> torch.Tensor:
-    """Derivative of the energy along minus the step, per system, where the residual is the energy's
-    gradient."""
+    """Derivative of the energy along minus the step, per system, where the residual is its gradient."""
     return -problem.systems.sum((step.multipoles * residual.multipoles).sum(dim=1))
 
 
@@ -165,10 +170,12 @@ def _norm(problem: Problem, residual: Residual) -> torch.Tensor:
 
 
 def mixing_step(problem: Problem, state: State, residual: Residual) -> tuple[torch.Tensor, torch.Tensor]:
-    """The full local update at fixed potential, `[n_atoms, n_lm]` and `[n_systems]`. Every atom goes
-    where its residual vanishes at the present potential; the Fermi level takes the Newton step (clamped
-    to 1 eV) that makes the charges add up, and the missing charge is shared out with the local response
-    dp/dmu, so that it is exact."""
+    """The full local update at fixed potential, `[n_atoms, n_lm]` and `[n_systems]`.
+
+    Every atom goes where its residual vanishes at the present potential; the Fermi level takes the Newton
+    step (clamped to 1 eV) that makes the charges add up, and the missing charge is shared out with the local
+    response dp/dmu, so that it is exact.
+    """
     systems = problem.systems
     local, per_fermi_level = problem.local_step(state, residual), problem.local_response(state)
     missing = systems.total_charge - systems.sum((state.multipoles + local)[:, 0])  # [n_systems]
@@ -201,7 +208,9 @@ class Mixing:
 @dataclass(frozen=True)
 class Anderson:
     """Anderson's (Pulay's) extrapolation of the local updates of the last `depth` states, per system.
-    Source: D. G. Anderson, J. ACM 12, 547 (1965). The weights minimise the extrapolated update."""
+
+    Source: D. G. Anderson, J. ACM 12, 547 (1965). The weights minimise the extrapolated update.
+    """
 
     tolerance: float = 1e-8
     max_iterations: int = 100
