@@ -68,7 +68,7 @@ def test_configurations_are_valid(folder: Path) -> None:
         folder / "self_consistent.yaml",
         Path(electret.demo.__file__).parent / "train.yaml",
     ]
-    files += sorted((ROOT / "examples/train").glob("*.yaml"))
+    files += sorted((ROOT / "examples/train").rglob("*.yaml"))
     assert len(files) > 2
     for file in files:
         assert TrainingConfig.from_yaml(file).n_epochs > 0

@@ -10,10 +10,21 @@ import torch
 from electret.models.statistics import Statistics
 from electret.units import COULOMB_CONSTANT
 
-__all__ = ["INITIAL_HARDNESS", "element_charges", "hardness_bias", "linear_bias", "mean_density", "orders"]
+__all__ = [
+    "INITIAL_HARDNESS",
+    "INITIAL_STIFFNESS",
+    "element_charges",
+    "hardness_bias",
+    "linear_bias",
+    "mean_density",
+    "orders",
+]
 
 INITIAL_HARDNESS = 5.0
-"""Curvature of the local energy of a fresh model, eV/(e Å^l)²: a polarisability of about 3 Å³ per atom."""
+"""Curvature of the local energy of a fresh model in the charge, eV/e²."""
+
+INITIAL_STIFFNESS = 20.0
+"""The same in higher multipoles, eV/(e Å^l)²: a polarisability of about 0.7 Å³ per atom."""
 
 
 def orders(max_l: int) -> list[int]:
@@ -29,8 +40,8 @@ def element_charges(statistics: Statistics) -> torch.Tensor:
 
 def hardness_bias(max_l: int, statistics: Statistics) -> torch.Tensor:
     """`[n_elements, max_l + 1]`, what softplus takes to the initial hardness."""
-    inverse = INITIAL_HARDNESS + math.log(-math.expm1(-INITIAL_HARDNESS))
-    return torch.full((len(statistics.elements), max_l + 1), inverse, dtype=torch.float64)
+    wanted = torch.tensor([INITIAL_HARDNESS] + [INITIAL_STIFFNESS] * max_l, dtype=torch.float64)
+    return torch.log(torch.expm1(wanted)).repeat(len(statistics.elements), 1)
 
 
 def linear_bias(max_l: int, sigma: torch.Tensor, statistics: Statistics) -> torch.Tensor:
