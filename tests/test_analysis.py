@@ -15,7 +15,6 @@ from rich.console import Console  # noqa: E402
 from electret import InputError  # noqa: E402
 from electret.analysis import FieldDipoles, assess  # noqa: E402
 from electret.analysis.scf_convergence import convergence_table, plot_convergence, run_solvers  # noqa: E402
-from electret.analysis.scf_statistics import without_unconverged  # noqa: E402
 from electret.data import GraphDataset, wrap_atoms  # noqa: E402
 from electret.graph import Graph  # noqa: E402
 from electret.models import ModelConfig, Statistics, build  # noqa: E402
@@ -71,19 +70,6 @@ def test_statistics_count_iterations_and_name_the_unconverged() -> None:
     assert short.as_dict()["scf"]["unconverged"][0]["frame"] == lost.where
 
 
-def test_without_unconverged_takes_labels_of_those_systems_only() -> None:
-    model = ToyQeq()
-    graphs = [Graph.from_atoms(labelled(model, frame(seed)), model.cutoff) for seed in range(2)]
-    graph = Graph.collate(graphs)
-    output = {"scf_converged": torch.tensor([True, False])}
-    labels = without_unconverged(graph, output).labels
-    for name, rows in (("energy", 1), ("dipole", 1), ("forces", 4), ("charges", 4)):
-        assert torch.equal(labels[name][:rows], graph.labels[name][:rows])
-        assert torch.isnan(labels[name][rows:]).all()
-    assert without_unconverged(graph, {"scf_converged": torch.tensor([True, True])}) is graph
-    assert without_unconverged(graph, {}) is graph
-
-
 def test_errors_per_charge_state() -> None:
     model = ToyQeq()
     frames = [
@@ -117,11 +103,15 @@ def test_field_response_measures_what_a_model_has_of_the_induced_dipole() -> Non
     assert clean.slope == pytest.approx(4.0)
     assert clean.ratio == pytest.approx(0.4)
     assert clean.ratio_error < 1e-12
+    assert clean.difference == pytest.approx(-6.0)
     assert set(synthetic(10.0, 4.0).responses()) == {"all"}  # one group needs no row of its own
     noisy = synthetic(10.0, 4.0).responses()["all"]
     assert 0.01 < noisy.ratio_error < 0.3
     assert abs(noisy.ratio - 0.4) < 3 * noisy.ratio_error
     assert abs(noisy.ratio - 1.0) > 3 * noisy.ratio_error  # tells the model from the right one
+    # what labels and predictions share cancels in the difference
+    assert noisy.difference == pytest.approx(-6.0)
+    assert noisy.difference_error < 1e-12
     few = synthetic(10.0, 4.0, n=2).responses()["all"]
     assert few.n_frames == 2
     assert np.isnan(few.ratio)

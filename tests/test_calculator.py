@@ -218,6 +218,39 @@ def test_polarization_of_split_charges(models: dict[str, Model]) -> None:
     assert {"energy", "free_energy", "forces", "stress", "charges", "polarization"} <= set(properties)
 
 
+def test_born_effective_charges_of_explicit_densities(models: dict[str, Model], water: Atoms) -> None:
+    """dD/dR where the density is local; in a periodic system that of the polarisation, which has one."""
+    water.calc = Calculator(models["local_charges"])
+    assert not water.calc.get_property("polarizability", water).any()  # it does not answer a field
+    born = water.calc.get_property("born_effective_charges", water)
+    dipoles = []
+    for sign in (1, -1):
+        moved = water.copy()
+        moved.positions[1, 0] += sign * 1e-4
+        moved.calc = water.calc
+        dipoles.append(moved.get_dipole_moment())
+    slope = (dipoles[0] - dipoles[1]) / 2e-4
+    assert np.abs(slope).max() > 1e-3
+    np.testing.assert_allclose(born[1, :, 0], slope, rtol=0, atol=1e-6)
+    atoms = bulk("Ag", "fcc", a=4.0, cubic=True)
+    atoms.symbols[0] = "O"
+    atoms.rattle(0.1, seed=1)
+    atoms.calc = Calculator(models["local_charges"])
+    with pytest.raises(PropertyNotImplementedError, match="periodic axes a, b, c"):
+        atoms.calc.get_property("born_effective_charges", atoms)
+    atoms.calc = Calculator(models["split_charges"])
+    born = atoms.calc.get_property("born_effective_charges", atoms)
+    polarizations = []
+    for sign in (1, -1):
+        moved = atoms.copy()
+        moved.positions[1, 0] += sign * 1e-4
+        moved.calc = atoms.calc
+        polarizations.append(moved.calc.get_property("polarization", moved))
+    slope = (polarizations[0] - polarizations[1]) / 2e-4
+    assert np.abs(slope).max() > 1e-3
+    np.testing.assert_allclose(born[1, :, 0], slope, rtol=0, atol=1e-6)
+
+
 def test_dynamics_conserves_energy_in_a_field(models: dict[str, Model], water: Atoms) -> None:
     water.info["external_field"] = [0.0, 0.0, 0.2]
     water.calc = Calculator(models["local_charges"])

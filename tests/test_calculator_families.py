@@ -8,8 +8,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("mace")
 from ase import Atoms, units  # noqa: E402
+from ase.calculators.calculator import PropertyNotImplementedError  # noqa: E402
 
-from electret import Calculator, ConvergenceError  # noqa: E402
+from electret import Calculator, ConvergenceError, InputError  # noqa: E402
 from electret.analysis import assess  # noqa: E402
 from electret.data import GraphDataset, wrap_atoms  # noqa: E402
 from electret.dynamics import ConstantFermiLevel  # noqa: E402
@@ -138,6 +139,36 @@ def test_slab_response_along_its_normal(model: Model) -> None:
     assert slope > 1e-3
     assert found["polarizability_normal"] == pytest.approx(slope, abs=1e-5)
     assert found["born_effective_charges_normal"].shape == (5, 3)
+
+
+def test_an_insulator_has_a_dielectric_tensor_and_no_fermi_level() -> None:
+    config = {
+        "family": "fixed_point",
+        "fixed_point": {"responding": "dipoles"},
+        "backbone": BACKBONE,
+        "electrostatics": {"max_l": 1, "sigma": {"H": 0.8, "O": 1.0, "Na": 1.2}, "accuracy": 1e-10},
+    }
+    crystal, cluster = bulk(), molecule()
+    calc = Calculator(build(ModelConfig.parse(config), STATISTICS, seed=1))
+    tensor = calc.get_property("dielectric_tensor", crystal)
+    assert np.abs(tensor - np.eye(3)).max() > 1e-4
+    found = calc.response(crystal)
+    np.testing.assert_allclose(found["dielectric_tensor"], tensor, rtol=0, atol=1e-9)
+    assert "polarizability" not in found
+    assert "fermi_level" not in calc.state
+    assert "dielectric_tensor" not in calc.response(cluster)
+    with pytest.raises(PropertyNotImplementedError, match="crystals"):
+        calc.get_property("dielectric_tensor", cluster)
+    with pytest.raises(PropertyNotImplementedError, match="crystals"):
+        calc.response(cluster, ["dielectric_tensor"])
+    cluster.calc = calc
+    with pytest.raises(PropertyNotImplementedError, match="change of charge"):
+        calc.charge_derivative(cluster)
+    with pytest.raises(InputError, match="do not answer a Fermi level"):
+        ConstantFermiLevel(cluster, 1.0, -4.0)
+    cluster.info["fermi_level"] = -4.0
+    with pytest.raises(InputError, match="fermi_level"):
+        cluster.get_potential_energy()
 
 
 def test_results_do_not_depend_on_the_start(model: Model) -> None:

@@ -262,7 +262,7 @@ def test_written_frames_read_back(tmp_path: Path) -> None:
 
 
 def response_frame(n_points: int = 9) -> Atoms:
-    """A frame with every response and potential label; nine points are what ASE reads as a matrix."""
+    """A frame with every response and potential label."""
     rng = np.random.default_rng(0)
     atoms = Atoms("OH", positions=[[0, 0, 0], [0, 0, 1.0]])
     tensor = rng.normal(size=(3, 3))
@@ -287,6 +287,14 @@ def test_response_and_potential_labels_survive_a_file(tmp_path: Path, n_points: 
     assert graph.labels["born_effective_charges"].shape == (2, 3, 3)
     assert graph.labels["born_effective_charges"][1, 0, 2] == atoms.arrays["REF_born_effective_charges"][1, 2]
     assert graph.labels["polarizability"].shape == (1, 3, 3)
+
+
+def test_nine_potentials_read_as_a_matrix_are_put_in_order() -> None:
+    """Older versions of ASE make a matrix of nine numbers, column by column."""
+    atoms = response_frame(9)
+    flat = atoms.info["REF_grid_potentials"]
+    atoms.info["REF_grid_potentials"] = flat.reshape((3, 3), order="F")
+    np.testing.assert_array_equal(wrap_atoms([atoms])[0].value("grid_potentials"), flat)
 
 
 def test_response_keys_can_be_renamed() -> None:

@@ -10,11 +10,18 @@ pytest.importorskip("mace")
 from ase.io import read, write
 
 import electret.demo
+from electret.analysis.comparison_file import read_comparison
 from electret.models import ModelConfig, Statistics, build, save
 from electret.training import TrainingConfig
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/guide/kernels.md", "docs/guide/calculator.md", "docs/guide/training.md"]
+PAGES = [
+    "README.md",
+    "docs/guide/kernels.md",
+    "docs/guide/calculator.md",
+    "docs/guide/constant_potential.md",
+    "docs/guide/training.md",
+]
 SMALL_BACKBONE = {"r_max": 3.5, "hidden_irreps": "4x0e + 4x1o", "max_ell": 1, "correlation": 1}
 
 
@@ -29,6 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     statistics = Statistics(elements=(1, 8), e0s={1: -13.0, 8: -430.0}, avg_num_neighbors=4.0)
     config = ModelConfig.parse({"family": "local_charges", "backbone": SMALL_BACKBONE})
     save(build(config, statistics, seed=0), folder / "model.electret")
+    config = ModelConfig.parse({"family": "qeq", "backbone": SMALL_BACKBONE})
+    save(build(config, statistics, seed=0), folder / "electrode.electret")
     data = Path(electret.demo.__file__).parent / "data"
     water = [
         atoms
@@ -63,6 +72,14 @@ def test_configurations_are_valid(folder: Path) -> None:
     assert len(files) > 2
     for file in files:
         assert TrainingConfig.from_yaml(file).n_epochs > 0
+
+
+def test_comparison_file_is_valid(folder: Path) -> None:
+    (text,) = blocks("docs/guide/cli.md", "yaml")
+    (folder / "compare.yaml").write_text(text, encoding="utf-8")
+    comparison = read_comparison(folder / "compare.yaml")
+    assert [candidate.name for candidate in comparison.candidates] == ["mace", "local charges", "qeq"]
+    assert len(comparison.data["slabs"]) == 2
 
 
 def test_links_lead_somewhere() -> None:

@@ -401,7 +401,8 @@ def test_dielectric_tensor_of_a_cubic_lattice_of_dipoles():
     atoms = Atoms("O", cell=[3.6] * 3, pbc=True)
     found = model(batch_of(model, atoms), properties=["dielectric_tensor"])["dielectric_tensor"][0]
     alone = Atoms("O", [[0, 0, 0]])
-    # the surroundings of the atom in the crystal differ, so its polarisability is read from the crystal itself
+    # the surroundings of the atom in the crystal differ, so its polarisability is read from the crystal
+    # itself
     graph = batch_of(model, atoms)
     response = {}
     original = model.parameters_of

@@ -5,11 +5,11 @@ fictitious mass M (eV·time²/e²), beside positions r and momenta p of the atom
 
     H = sum_i p_i²/2m_i + M (dQ/dt)²/2 + E(r, Q) + mu Q,        M d²Q/dt² = -(dE/dQ + mu),
 
-where dE/dQ = -mu_system is the exact derivative of the energy at self-consistency: the charge is driven until
-the Fermi level of the system is mu on average. With a thermostat on Q the ensemble is the grand-canonical one
-of E + mu Q. Source: Bonnet, Morishita, Sugino, Otani, Phys. Rev. Lett. 109, 266101 (2012); for the
-grand-canonical ensemble of charge see Melander, Kuisma, Christensen, Honkala, J. Chem. Phys. 150, 041706
-(2019).
+where dE/dQ = -mu_system is the exact derivative of the energy at self-consistency (of a variational model,
+minus its Fermi level): the charge is driven until the Fermi level of the system is mu on average. With a
+thermostat on Q the ensemble is the grand-canonical one of E + mu Q. Source: Bonnet, Morishita, Sugino, Otani,
+Phys. Rev. Lett. 109, 266101 (2012); for the grand-canonical ensemble of charge see Melander, Kuisma,
+Christensen, Honkala, J. Chem. Phys. 150, 041706 (2019).
 
 The alternative without a fictitious variable is any dynamics of ASE with `atoms.info["fermi_level"]`: the
 charge then follows the atoms at once, and `free_energy` plus kinetic energy is conserved. It has no
@@ -246,15 +246,15 @@ class ConstantFermiLevel(MolecularDynamics):
             atoms = self.atoms
             before = atoms.get_kinetic_energy()
             keep = math.exp(-self.friction * duration)
-            noise = np.sqrt((1.0 - keep**2) * self.temperature * atoms.get_masses())[:, None]
-            kicks = noise * self.rng.standard_normal((len(atoms), 3))
+            width = np.sqrt((1.0 - keep**2) * self.temperature * atoms.get_masses())[:, None]
+            kicks = width * self.rng.standard_normal((len(atoms), 3))
             atoms.set_momenta(keep * atoms.get_momenta() + kicks)
             self.heat += atoms.get_kinetic_energy() - before
         if self.charge_friction:
             before = self.charge_kinetic_energy
             keep = math.exp(-self.charge_friction * duration)
-            noise = math.sqrt((1.0 - keep**2) * self.temperature * self.charge_mass)
-            self.charge_momentum = keep * self.charge_momentum + noise * float(self.rng.standard_normal())
+            kick = math.sqrt((1.0 - keep**2) * self.temperature * self.charge_mass)
+            self.charge_momentum = keep * self.charge_momentum + kick * float(self.rng.standard_normal())
             self.heat += self.charge_kinetic_energy - before
 
     def _write_log(self) -> None:
@@ -293,10 +293,10 @@ def _calculator(atoms: Atoms) -> _ChargeCalculator:
             "electret.Calculator with a self-consistent model"
         )
     model = getattr(calculator, "model", None)
-    if model is not None and not model.self_consistent:
+    if model is not None and "fermi_level" not in model.honours:
         raise InputError(
-            f"the energy of family {model.family!r} has no self-consistent charge; use 'qeq', "
-            "'energy_functional' or 'fixed_point'"
+            f"the charges of this {model.family!r} model do not answer a Fermi level; use 'qeq', "
+            "'energy_functional' or 'fixed_point' with responding charges"
         )
     return calculator
 

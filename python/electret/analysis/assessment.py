@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from electret.analysis.field_response import FieldDipoles
-from electret.analysis.scf_statistics import ScfStatistics, without_unconverged
+from electret.analysis.scf_statistics import ScfStatistics
 from electret.data import GraphDataset
 from electret.graph import Graph
 from electret.models import Model
@@ -90,11 +90,11 @@ def assess(
         n_atoms += graph.n_atoms
         if "scf_converged" in output:
             statistics.add([dataset.frames[index] for index in indices], output)
-        labelled, compared = without_unconverged(graph, output), comparable(model, output)
-        by_kind.add(compared, labelled)
+        compared = comparable(model, output)  # unconverged frames count in none of what follows
+        by_kind.add(compared, graph)
         states = [charge_state(charge) for charge in graph.total_charge.tolist()]
-        by_charge.add(compared, replace(labelled, config_type=states))
-        dipoles.add(compared, labelled)
+        by_charge.add(compared, replace(graph, config_type=states))
+        dipoles.add(compared, graph)
         observe(indices, graph, output)
         started = time.perf_counter()
     return Assessment(

@@ -7,8 +7,9 @@ frames of a group, the regression through the origin
 
 is the polarisability along the field, averaged over the frames with weights x_k², as long as the permanent
 dipoles are not oriented by the field. These permanent dipoles are in the labels and in the predictions alike,
-so the *ratio* of the two slopes tells how much of the induced dipole a model has: 0 for a density that does
-not answer a field, 1 for the right answer. Its uncertainty is the jackknife over frames.
+so they cancel in the *difference* of the slopes, which is what the polarisability is off by. The *ratio* of
+the slopes is 0 for a density that does not answer a field and 1 for the right answer; it is uncertain where
+permanent dipoles hide the induced ones in the labels. Uncertainties are the jackknife over frames.
 """
 
 from __future__ import annotations
@@ -40,14 +41,19 @@ class FieldResponse:
         n_frames: frames in the group.
         mae: mean absolute error of the dipole along the field, e Å.
         reference_slope, slope: of labels and predictions, e Å²/V.
+        difference: slope - reference_slope, in which permanent dipoles that the model has cancel frame by
+            frame; e Å²/V.
+        difference_error: its standard error (jackknife), as all errors here.
         ratio: slope / reference_slope; nan where the reference does not respond or frames are too few.
-        ratio_error: its standard error (jackknife).
+        ratio_error: its standard error.
     """
 
     n_frames: int
     mae: float
     reference_slope: float
     slope: float
+    difference: float
+    difference_error: float
     ratio: float
     ratio_error: float
 
@@ -120,11 +126,29 @@ def _response(
     n_frames = len(strength)
     mae = float(np.abs(predicted - reference).mean())
     if n_frames < _FEWEST:
-        return FieldResponse(n_frames, mae, *[float("nan")] * 4)
+        return FieldResponse(n_frames, mae, *[float("nan")] * 6)
     squares, with_reference, with_predicted = strength**2, strength * reference, strength * predicted
     norm, up, down = squares.sum(), with_predicted.sum(), with_reference.sum()
+    difference = (up - down) / norm
+    others = (up - down - with_predicted + with_reference) / (norm - squares)  # [n_frames]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = up / down
-        left_out = (up - with_predicted) / (down - with_reference)  # [n_frames]
-        error = np.sqrt((n_frames - 1) / n_frames * np.square(left_out - left_out.mean()).sum())
-    return FieldResponse(n_frames, mae, float(down / norm), float(up / norm), float(ratio), float(error))
+        ratios = (up - with_predicted) / (down - with_reference)  # [n_frames]
+    return FieldResponse(
+        n_frames,
+        mae,
+        reference_slope=float(down / norm),
+        slope=float(up / norm),
+        difference=float(difference),
+        difference_error=_jackknife(others),
+        ratio=float(ratio),
+        ratio_error=_jackknife(ratios),
+    )
+
+
+def _jackknife(left_out: NDArray[np.float64]) -> float:
+    """Standard error from the estimates `[n_frames]` without each frame."""
+    n_frames = len(left_out)
+    with np.errstate(invalid="ignore"):
+        squares = np.square(left_out - left_out.mean())
+    return float(np.sqrt((n_frames - 1) / n_frames * squares.sum()))

@@ -216,6 +216,7 @@ def _responses(entries: dict[str, Assessment]) -> list[str]:
             f"{1e3 * entry[group].mae:.1f}",
             f"{entry[group].reference_slope:.3f}",
             f"{entry[group].slope:.3f}",
+            f"{entry[group].difference:+.3f} ± {entry[group].difference_error:.3f}",
             f"{entry[group].ratio:.2f} ± {entry[group].ratio_error:.2f}",
         ]
         for group in groups
@@ -229,6 +230,7 @@ def _responses(entries: dict[str, Assessment]) -> list[str]:
         "MAE along the field / me·Å",
         "slope of labels / e·Å²/V",
         "slope",
+        "difference",
         "ratio",
     ]
     return ["### Dipole along the field", "", *_table(headings, rows)]
@@ -238,7 +240,7 @@ def _scf(entries: dict[str, Assessment]) -> list[str]:
     lines: list[str] = []
     for name, entry in entries.items():
         if entry.scf is not None:
-            lines += [f"- `{name}`: {line.strip()}" for line in entry.scf.lines()]
+            lines += [f"- `{name}`: {line.strip().removeprefix('SCF: ')}" for line in entry.scf.lines()]
     return ["### SCF", "", *lines, ""] if lines else []
 
 

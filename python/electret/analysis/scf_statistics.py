@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
 from electret.data import Frame
-from electret.graph import LABEL_KINDS, Graph
+from electret.graph import Graph
 
-__all__ = ["ScfStatistics", "UnconvergedFrame", "converged", "without_unconverged"]
+__all__ = ["ScfStatistics", "UnconvergedFrame", "converged"]
 
 Output = Mapping[str, torch.Tensor]
 
@@ -109,16 +109,3 @@ def converged(graph: Graph, output: Output) -> torch.Tensor:
     if "scf_converged" in output:
         return output["scf_converged"]
     return torch.ones(graph.n_systems, dtype=torch.bool, device=graph.device)
-
-
-def without_unconverged(graph: Graph, output: Output) -> Graph:
-    """The graph with the labels of unconverged systems taken away, so that no error is measured on them."""
-    good = converged(graph, output).to(graph.device)
-    if bool(good.all()):
-        return graph
-    labels = {}
-    for name, label in graph.labels.items():
-        rows = good if LABEL_KINDS[name] == "system" else good[graph.batch]
-        keep = rows.reshape(-1, *[1] * (label.ndim - 1))
-        labels[name] = torch.where(keep, label, torch.full_like(label, torch.nan))
-    return replace(graph, labels=labels)

@@ -50,7 +50,8 @@ class Calculator(ASECalculator):
     a density `charges` [n_atoms] (e), `dipole` [3] (e·Å, x y z; open boundaries; of a charged system it is
     about the origin) and `polarization` [3] (e·Å; split charges). At constant Fermi level `free_energy` is
     the grand potential E + mu Q, of which forces and stress are the derivatives. Only when asked for:
-    `polarizability` [3, 3] (e·Å²/V), `born_effective_charges` [n_atoms, 3, 3] (e).
+    `polarizability` [3, 3] (e·Å²/V), `born_effective_charges` [n_atoms, 3, 3] (e), `dielectric_tensor`
+    [3, 3].
 
     `state` holds the rest of the last calculation: `energy_short_range`, `energy_electrostatic`,
     `energy_field` (eV), `multipoles` [n_atoms, (max_l + 1)²] (`latent_multipoles` where they stand for no
@@ -187,6 +188,8 @@ class Calculator(ASECalculator):
             if self._refusal(name, system) is None:
                 self.results[name] = values[name][0]
         self.state = state(values, system)
+        if "fermi_level" not in self.model.honours:
+            self.state.pop("fermi_level", None)
         if self.model.self_consistent and self.model.variational:
             self.state["energy_charge_derivative"] = -self.state["fermi_level"]
         self.state["extrapolating"] = self._extrapolations(system, values)
@@ -214,7 +217,8 @@ class Calculator(ASECalculator):
         | `fukui` | [n_atoms] | | dq_i/dQ |
         | `capacitance` | | e/V | -dQ/dmu |
         | `energy_charge_derivative` | | eV/e | dE/dQ |
-        | `stability` | | | spectral radius of the map of the density onto itself |
+        | `stability` | | | spectral radius of the map of the density onto itself (`fixed_point`) |
+        | `dielectric_tensor` | [3, 3] | | of crystals (`fixed_point` with `responding: dipoles`) |
 
         at the charge control of the calculation (constant charge or constant Fermi level). Of a slab, in
         place of the first two, `polarizability_normal` and `born_effective_charges_normal` [n_atoms, 3] hold
@@ -232,18 +236,19 @@ class Calculator(ASECalculator):
         available = [
             name for name, request in RESPONSE_REQUESTS.items() if request in self.model.available_properties
         ]
-        wanted = available if properties is None else list(properties)
+        if properties is None:
+            wanted = [name for name in available if not self._undefined(name)]
+        else:
+            wanted = list(properties)
         for name in wanted:
             if name not in available:
                 raise PropertyNotImplementedError(
                     f"no {name}: the model family {self.model.family!r} does not define it; it defines "
                     f"{', '.join(available) or 'none'}"
                 )
+            if self._undefined(name):
+                raise PropertyNotImplementedError(f"no {name}: {self._refusal(name, self.atoms)}")
         values = self._respond(wanted)
-        if properties is not None:
-            for name in wanted:
-                if name not in values and f"{name}_normal" not in values:
-                    raise PropertyNotImplementedError(f"no {name}: {self._refusal(name, self.atoms)}")
         self.state.update({name: value for name, value in values.items() if name not in RESPONSES})
         return values
 
@@ -253,9 +258,9 @@ class Calculator(ASECalculator):
         Raises:
             PropertyNotImplementedError: a density that is no function of the charge by self-consistency.
         """
-        if not self.model.self_consistent:
+        if "charge_stiffness" not in self.model.available_properties:
             raise PropertyNotImplementedError(
-                f"no dE/dQ: the model family {self.model.family!r} is not self-consistent"
+                f"no dE/dQ: the density of the {self.model.family!r} model does not answer a change of charge"
             )
         if not self.model.variational:
             self._every_time = ("charge_stiffness",)
@@ -269,11 +274,17 @@ class Calculator(ASECalculator):
         assert self.atoms is not None
         requests = tuple(RESPONSE_REQUESTS.get(name, name) for name in names)
         values = self._values(self.atoms, forces=False, properties=requests)
-        return responses(values, names, self.atoms)
+        return responses(values, names, self.atoms, self.model)
 
     def export_properties(self) -> Any:
         """Results that ASE has a definition of; it has none of the polarisability."""
         return Properties({name: value for name, value in self.results.items() if name in all_outputs})
+
+    def _undefined(self, name: str) -> bool:
+        """Whether the boundary of the last calculation leaves nothing of a response."""
+        assert self.atoms is not None
+        has_normal = self.atoms.pbc.sum() == 2 and name != "dielectric_tensor"
+        return name in RESPONSES and not has_normal and self._refusal(name, self.atoms) is not None
 
     def _refusal(self, name: str, atoms: Atoms) -> str | None:
         return refusal(name, atoms, self.model, self.implemented_properties)

@@ -30,7 +30,14 @@ RESPONSE_REQUESTS: Mapping[str, str] = {
     "energy_charge_derivative": "charge_stiffness",
     **{
         name: name
-        for name in ("polarizability", "born_effective_charges", "fukui", "capacitance", "stability")
+        for name in (
+            "polarizability",
+            "born_effective_charges",
+            "fukui",
+            "capacitance",
+            "stability",
+            "dielectric_tensor",
+        )
     },
 }
 """What `Calculator.response` gives, with the name by which a model is asked for it."""
@@ -48,14 +55,17 @@ def refusal(name: str, atoms: Atoms, model: Model, defined: Collection[str]) -> 
         reason = f"the model family {model.family!r} does not define it; it defines {', '.join(defined)}"
         if name == "dielectric_tensor":
             reason += (
-                ". A field inside a periodic system acts on its polarisation, which this family does not have"
+                ". It belongs to insulators whose dipoles answer the field and whose charges do not: "
+                "'fixed_point' with responding: dipoles"
             )
         if name == "polarization" and model.self_consistent:
             reason += ". Charges of atoms do not say how they got there; 'split_charges' has a polarisation"
         return reason
     if name == "stress":
         return stress_refusal(atoms)
-    if name in _NORMALS and atoms.pbc.any():
+    if name == "dielectric_tensor" and not atoms.pbc.all():
+        return "it is defined for crystals; of open systems ask for the polarizability"
+    if _needs_open_axes(name, model) and atoms.pbc.any():
         axes = ", ".join(axis for axis, periodic in zip("abc", atoms.pbc, strict=True) if periodic)
         place = "state" if name == "dipole" else "response(atoms)"
         return (
@@ -90,14 +100,22 @@ def state(values: Mapping[str, np.ndarray], atoms: Atoms) -> dict[str, Any]:
     return found
 
 
-def responses(values: Mapping[str, np.ndarray], names: Collection[str], atoms: Atoms) -> dict[str, Any]:
+def _needs_open_axes(name: str, model: Model) -> bool:
+    """Whether a property is a derivative of the dipole, or itself the dipole, and no polarisation stands for
+    it."""
+    return name == "dipole" or (name in _NORMALS and not model.field_couples_to_polarization)
+
+
+def responses(
+    values: Mapping[str, np.ndarray], names: Collection[str], atoms: Atoms, model: Model
+) -> dict[str, Any]:
     """Numbers and arrays of the one system, for its boundary; what that does not define is left out."""
     found: dict[str, Any] = {}
     normal = slab_normal(atoms)
     for name in names:
         per_atom = name in ("fukui", "born_effective_charges")
         value = values[name] if per_atom else values[name][0]
-        if name in _NORMALS and atoms.pbc.any():
+        if _needs_open_axes(name, model) and atoms.pbc.any():
             if normal is not None and name == "polarizability":
                 found[_NORMALS[name]] = float(normal @ value @ normal)
             elif normal is not None:

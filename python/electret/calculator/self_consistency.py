@@ -98,7 +98,7 @@ class SelfConsistency:
             "a looser scf_tolerance; look at the structure and at calc.response(..., ['stability']) of a "
             "neighbouring one: a model may have no stable density here"
         )
-        return ConvergenceError(message + notes, history=history, iterations=iterations, system=0)
+        return ConvergenceError(message + notes, history=history.tolist(), iterations=iterations, system=0)
 
 
 def _identity(atoms: Atoms) -> tuple[bytes, bytes]:

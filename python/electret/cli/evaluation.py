@@ -21,9 +21,16 @@ __all__ = ["PREFIX", "parse_keys", "run_evaluation"]
 PREFIX = "electret_"
 """Before the names of predictions in the output, so that they stand beside the labels."""
 
-_PER_ATOM = ("forces", "charges", "multipoles", "latent_multipoles", "born_effective_charges", "potentials")
-_NOT_STORED = ("scf_history",)
-"""Lengths that differ from batch to batch."""
+_PER_ATOM = (
+    "forces",
+    "charges",
+    "multipoles",
+    "latent_multipoles",
+    "potentials",
+    "born_effective_charges",
+)
+_NOT_STORED = ("scf_history", "grid_potentials", "stationarity")
+"""What is neither of an atom nor of a frame, or belongs to another density than the rest."""
 
 
 def run_evaluation(
@@ -55,7 +62,7 @@ def run_evaluation(
         console.print(
             "no frame carries a label that the model predicts; see --key for other names", highlight=False
         )
-    if assessment.scf is not None:
+    if assessment.scf is not None and assessment.scf.unconverged:
         for line in assessment.scf.lines():
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     if output is not None:

@@ -114,6 +114,9 @@ def model_table(path: Path) -> Table:
     for section in ("backbone", "electrostatics"):
         options = getattr(config, section).model_dump(exclude_defaults=True)
         table.add_row(section, ", ".join(f"{name}={value}" for name, value in options.items()) or "defaults")
+    if model.self_consistent:
+        options = config.scf.model_dump()
+        table.add_row("scf", ", ".join(f"{name}={value}" for name, value in options.items()))
     table.add_row(
         "written by", ", ".join(f"{name} {version}" for name, version in header["versions"].items())
     )

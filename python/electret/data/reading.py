@@ -285,7 +285,7 @@ def _checked(raw: Any, label: Label, n_atoms: int, what: str) -> NDArray[np.floa
 
 
 def _grid_rows(value: NDArray[np.float64], label: Label) -> NDArray[np.float64]:
-    """Rows of a grid quantity; ASE reads nine numbers of a frame as a matrix, column by column."""
+    """Rows of a grid quantity; older versions of ASE make a matrix of nine numbers, column by column."""
     if label.name == "grid_potentials" and value.shape == (3, 3):
         return value.reshape(-1, order="F")
     if label.name == "grid_points" and value.ndim == 1 and value.size % 3 == 0:

@@ -154,7 +154,7 @@ class Newton:
 
 
 def _slope(problem: Problem, residual: Residual, step: State) -> torch.Tensor:
-    """Derivative of an energy along minus the step, per system; the residual is its gradient."""
+    """Derivative of the energy along minus the step, per system, where the residual is its gradient."""
     return -problem.systems.sum((step.multipoles * residual.multipoles).sum(dim=1))
 
 

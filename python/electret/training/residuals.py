@@ -69,7 +69,7 @@ def residual(
     if name == "dipole":
         mask = mask & open_components(graph, dipole_components)
     if "scf_converged" in predictions:
-        mask = mask & predictions["scf_converged"][system][:, None]
+        mask = mask & predictions["scf_converged"].to(mask.device)[system][:, None]
     if not bool(mask.any()):
         return None
     # The prediction itself stands in for absent labels, so that no NaN reaches the gradient.

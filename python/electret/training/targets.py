@@ -150,7 +150,9 @@ def check_family(family: str, targets: tuple[str, ...], mode: str | None, where:
             f"{where}.mode: family '{family}' does not define mode '{mode}': {reason}; remove the key"
         )
     used = resolved_mode(family, mode)
-    for name in targets if used is not None else ():
-        reason = without_loss(family, str(used), name)
-        if reason is not None:
-            raise InputError(f"{where}.loss.{name}: '{name}' has no loss in mode '{used}': {reason}")
+    if used is None:
+        return
+    for name in targets:
+        objection = without_loss(family, used, name)
+        if objection is not None:
+            raise InputError(f"{where}.loss.{name}: '{name}' has no loss in mode '{used}': {objection}")

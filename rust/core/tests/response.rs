@@ -413,7 +413,7 @@ fn a_batch_is_its_systems_and_a_singular_one_leaves_the_others_alone() {
             let mut broken = Filled::new(&geometry, operator);
             let n_rows = operator.n_rows(&geometry);
             let right = broken.right.get_or_insert_with(|| {
-                let identity = |k: usize| if k % 16 % 5 == 0 { 1.0 } else { 0.0 };
+                let identity = |k: usize| if (k % 16).is_multiple_of(5) { 1.0 } else { 0.0 };
                 (0..18 * 16).map(identity).collect()
             });
             for atom in (0..18).filter(|&atom| batch[atom] == 1) {

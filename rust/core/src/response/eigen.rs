@@ -12,6 +12,10 @@ const SUBSPACES: [usize; 6] = [24, 40, 64, 100, 160, 250];
 const RESTARTS: usize = 20;
 /// |T w - λ w| / |λ| at which an eigenvector is taken.
 const TOLERANCE: f64 = 1e-12;
+/// The error that is taken when the restarts are used up.
+const LAST_TOLERANCE: f64 = 1e-8;
+/// Size up to which the whole spectrum is computed when the iteration fails, as for many eigenvalues of one modulus.
+const FALLBACK: usize = 2000;
 
 /// λ, w and u as (real, imaginary) parts: T w = λ w, uᴴ T = λ uᴴ, |w| = 1, uᴴ w = 1.
 ///
@@ -78,7 +82,12 @@ fn search(
     apply: impl Fn(&[f64]) -> Vec<f64>,
     choose: impl Fn(&[c64]) -> Option<usize>,
 ) -> Result<(c64, Vec<c64>)> {
-    if n <= SMALL {
+    if n > SMALL
+        && let Some(pair) = arnoldi(n, &apply, &choose)?
+    {
+        return Ok(pair);
+    }
+    if n <= FALLBACK {
         let mut matrix = Mat::<f64>::zeros(n, n);
         let mut unit = vec![0.0; n];
         for column in 0..n {
@@ -90,14 +99,19 @@ fn search(
         }
         return ritz(&matrix, &choose);
     }
-    arnoldi(n, apply, choose)
+    Err(Error::Unsupported {
+        what: format!(
+            "the iteration for the dominant eigenvalue of -R M ({n} unknowns) did not converge"
+        ),
+        remedy: "many eigenvalues may share the largest modulus; look at smaller systems".into(),
+    })
 }
 
 /// An eigenpair of a small matrix.
 fn ritz(matrix: &Mat<f64>, choose: &impl Fn(&[c64]) -> Option<usize>) -> Result<(c64, Vec<c64>)> {
     let failure = || Error::Unsupported {
         what: "the eigenvalues of -R M could not be computed".into(),
-        remedy: "check that left and right hold values of a sensible size".into(),
+        remedy: "check that right holds values of a sensible size".into(),
     };
     let eigen = matrix.eigen().map_err(|_| failure())?;
     let values: Vec<c64> = eigen.S().column_vector().iter().copied().collect();
@@ -114,15 +128,16 @@ fn ritz(matrix: &Mat<f64>, choose: &impl Fn(&[c64]) -> Option<usize>) -> Result<
 }
 
 /// Arnoldi's iteration (Saad, Numerical Methods for Large Eigenvalue Problems, ch. 6), started again from the wanted
-/// Ritz vector where the largest subspace is not enough.
+/// Ritz vector where the largest subspace is not enough. None without convergence.
 fn arnoldi(
     n: usize,
     apply: impl Fn(&[f64]) -> Vec<f64>,
     choose: impl Fn(&[c64]) -> Option<usize>,
-) -> Result<(c64, Vec<c64>)> {
+) -> Result<Option<(c64, Vec<c64>)>> {
     // Numbers without structure, the same at every call.
     let mut start: Vec<f64> = (0..n).map(|k| (1.0 + 12.9898 * k as f64).sin()).collect();
     let mut best = None;
+    let mut gap = f64::INFINITY;
     for _ in 0..RESTARTS {
         let size = norm(&start);
         let mut basis = vec![start.iter().map(|x| x / size).collect::<Vec<f64>>()];
@@ -149,17 +164,17 @@ fn arnoldi(
                 columns[column].get(row).copied().unwrap_or(0.0)
             });
             let (value, weights) = ritz(&small, &choose)?;
-            let error = below * weights[m - 1].norm();
+            gap = below * weights[m - 1].norm() / value.norm();
             best = Some((value, combine(&basis, &weights)));
-            if error <= TOLERANCE * value.norm() || below == 0.0 {
-                return Ok(normalised(best, n));
+            if gap <= TOLERANCE || below == 0.0 {
+                return Ok(best.map(normalised));
             }
         }
         if let Some((_, vector)) = &best {
             start = vector.iter().map(|v| v.re + v.im).collect();
         }
     }
-    Ok(normalised(best, n))
+    Ok(best.filter(|_| gap <= LAST_TOLERANCE).map(normalised))
 }
 
 fn combine(basis: &[Vec<f64>], weights: &[c64]) -> Vec<c64> {
@@ -175,8 +190,7 @@ fn combine(basis: &[Vec<f64>], weights: &[c64]) -> Vec<c64> {
         .collect()
 }
 
-fn normalised(pair: Option<(c64, Vec<c64>)>, n: usize) -> (c64, Vec<c64>) {
-    let (value, mut vector) = pair.unwrap_or((c64::new(0.0, 0.0), vec![c64::new(0.0, 0.0); n]));
+fn normalised((value, mut vector): (c64, Vec<c64>)) -> (c64, Vec<c64>) {
     let flat: Vec<f64> = vector.iter().flat_map(|v| [v.re, v.im]).collect();
     let length = dot(&flat, &flat).sqrt();
     if length > 0.0 {

@@ -270,6 +270,8 @@ dispatch! {
     fn moments<T, L>(input: &Input<'_>) -> Vec<F64x8> => body
 }
 
+// `dispatch!` names a scalar; matrices are of plain numbers.
+#[allow(clippy::extra_unused_type_parameters)]
 #[inline(always)]
 fn body<T: Scalar, const L: usize, const FMA: bool>(input: &Input<'_>) -> Vec<F64x8> {
     let max_l = degree_or::<L>(input.sums.max_l);
