@@ -1,14 +1,14 @@
 """Self-consistency: Newton and affine solves against Anderson and the reference scheme, per model and frame.
 
-``python benches/scf_table.py`` writes ``benches/results/scf.md`` and ``scf.json``. The models are untrained (seed
-0) with the statistics of the water of ``benches/water.py``, or files given as ``--model NAME=PATH``. Times are
-minima over repeats and leave the backbone out: *solve* is everything from the learned parameters to the density
-(geometry, start, iterations), *gradients* adds the energy and its derivatives in positions and parameters
-(forces; implicit differentiation), *training* a loss of forces and its derivative in the parameters (two
-chord-Newton steps, second derivatives).
+``python benches/scf_table.py`` writes ``benches/results/scf.md`` and ``scf.json``. The models are untrained
+(seed 0) with the statistics of the water of ``benches/water.py``, or files given as ``--model NAME=PATH``.
+Times are minima over repeats and leave the backbone out: *solve* is everything from the learned parameters to
+the density (geometry, start, iterations), *gradients* adds the energy and its derivatives in positions and
+parameters (forces; implicit differentiation), *training* a loss of forces and its derivative in the
+parameters (two chord-Newton steps, second derivatives).
 
-On a machine with other load wall times mean little: ``RAYON_NUM_THREADS=1 OMP_NUM_THREADS=1`` and ``--cpu-time``
-count the seconds of the process alone, on one core.
+On a machine with other load wall times mean little: ``RAYON_NUM_THREADS=1 OMP_NUM_THREADS=1`` and
+``--cpu-time`` count the seconds of the process alone, on one core.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import electret
 from electret.graph import Graph
 from electret.models import Model, ModelConfig, Statistics, build, load
 from electret.models.base import Call, Structure
-from electret.models.self_consistent import SelfConsistent
+from electret.models.self_consistent import SelfConsistent, _systems
 from electret.scf.solvers import Mixing
 from electret.scf.state import ScfRequest, State
 from water import CELL_LENGTH, water
@@ -162,8 +162,6 @@ class Case:
         )
 
     def systems(self):
-        from electret.models.self_consistent import _systems
-
         return _systems(self.structure.graph)
 
     def loop(self):
@@ -342,29 +340,29 @@ def report(document: dict) -> str:
     lines = [
         "# Self-consistency benchmark",
         "",
-        f"{m['time']}, {m['cpu']}, {m['cores']} logical cores, rayon threads: {m['rayon_threads']}, torch threads: "
-        f"{m['torch_threads']}, timer: {m['timer']}, Python {m['python']}, torch {m['torch']}; load average {m['load_before']} before and "
-        f"{m['load_after']} after. `{m['command']}`.",
+        f"{m['time']}, {m['cpu']}, {m['cores']} logical cores, rayon threads: {m['rayon_threads']}, torch "
+        f"threads: {m['torch_threads']}, timer: {m['timer']}, Python {m['python']}, torch {m['torch']}; load "
+        f"average {m['load_before']} before and {m['load_after']} after. `{m['command']}`.",
         "",
-        "Multipoles l <= 1, float64, accuracy 1e-6; minima over repeats, milliseconds, without the backbone. Newton "
-        "and affine solves converge to 1e-8, Anderson and mixing to 1e-6 (mean |local step|, e Å^l) in at most "
-        "100 steps, from the mean charges of the elements.",
+        "Multipoles l <= 1, float64, accuracy 1e-6; minima over repeats, milliseconds, without the backbone. "
+        "Newton and affine solves converge to 1e-8, Anderson and mixing to 1e-6 (mean |local step|, e Å^l) "
+        "in at most 100 steps, from the elements' mean charges.",
         "",
-        "| model | frame | solver | iterations | unconverged | residual | solve | + gradients | training step |",
+        "| model | frame | solver | iterations | unconverged | residual | solve | + gradients | training |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in document["solves"]:
         times = [f"{row[k]:.1f}" if k in row else "" for k in ("solve_ms", "gradients_ms", "training_ms")]
         lines.append(
-            f"| {row['model']} | {row['frame']} | {row['solver']} | {row['iterations']} | {row['unconverged']} | "
-            f"{row['residual']:.1e} | {' | '.join(times)} |"
+            f"| {row['model']} | {row['frame']} | {row['solver']} | {row['iterations']} | "
+            f"{row['unconverged']} | {row['residual']:.1e} | {' | '.join(times)} |"
         )
     lines += [
         "",
         "## At fixed atoms",
         "",
-        "Features (l <= 1, widths 1.5 and 3.0 Å) of periodic water. *50 mixed* is geometry and 50 times p <- p - 0.25 "
-        "(p - F(v)) with a trivial F, the reference scheme's loop.",
+        "Features (l <= 1, widths 1.5 and 3.0 Å) of periodic water. *50 mixed* is geometry and 50 times "
+        "p <- p - 0.25 (p - F(v)) with a trivial F, the reference scheme's loop.",
         "",
         "| code | atoms | geometry | one evaluation | 50 mixed | ratio of 50 mixed |",
         "|---|---|---|---|---|---|",
