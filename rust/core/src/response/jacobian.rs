@@ -38,10 +38,18 @@ impl std::str::FromStr for Method {
 
 /// Unknowns up to which `auto` takes the dense solver.
 ///
-/// CPU ms (one thread of an AMD Zen 4) for water with l ≤ 1, features of two widths; matrix, then per K factors, then
-/// per solve | one Krylov solve of 30 to 45 products: 81 atoms 2.4, 2.0, 0.25 | 7.7; 192 atoms 18, 17, 1.2 | 17; 384 atoms
-/// 109, 78, 6.8 | 33; 768 atoms 1030, 580, 24 | 150. So the dense solver wins up to about 130 atoms for a K that is solved
-/// with once, and up to about 400 for one that is solved with eight times.
+/// CPU ms on one thread (AMD Zen 4) for periodic water, l ≤ 1, features of two widths. Dense: matrix once per geometry,
+/// factors once per K, each solve; Krylov: each solve of 30 to 45 products.
+///
+/// | atoms | matrix | factors | solve | Krylov |
+/// |---|---|---|---|---|
+/// | 81 | 2.2 | 1.7 | 0.17 | 4.4 |
+/// | 192 | 17 | 10 | 0.73 | 12 |
+/// | 384 | 84 | 72 | 5.2 | 34 |
+/// | 768 | 1000 | 540 | 24 | 126 |
+///
+/// So the dense solver wins up to about 85 atoms for a K that is solved with once, 190 for eight K of one geometry, and
+/// 450 for one K that is solved with eight times. The number of solves is not known here; this is between.
 pub const DENSE_LIMIT: usize = 1000;
 
 /// What the user chooses.
