@@ -32,6 +32,10 @@ Parameters = dict[str, torch.Tensor]
 
 Solver = Newton | Anderson | Mixing
 
+FEW_SOLVES = 450
+"""Unknowns of a system above which one or two solves are cheaper matrix-free than with factors (measured:
+`benches/results/scf.md`)."""
+
 
 @dataclass
 class Solved:
@@ -108,7 +112,7 @@ class SelfConsistent(Model):
         parameters = self.parameters_of(structure, [layer.double() for layer in features])
         systems = _systems(graph)
         electrostatics = self.electrostatics_of(structure)
-        method = self.linear_solver(request)
+        method = self.linear_solver(request, call, graph)
         problem = self.problem(parameters, electrostatics, systems, False, method)
         with torch.no_grad():
             fixed = {name: value.detach() for name, value in parameters.items()}
@@ -171,10 +175,15 @@ class SelfConsistent(Model):
             return Mixing(tolerance, iterations, options.mixing)
         raise InputError(f"solver = {name!r}; use 'newton', 'newton_cg', 'anderson' or 'mixing'")
 
-    def linear_solver(self, request: ScfRequest) -> str:
-        """How Jacobians are solved with: `auto`, `dense` or `krylov`."""
-        name = request.solver or self.config.scf.solver
-        return "krylov" if name == "newton_cg" else self.config.scf.linear_solver
+    def linear_solver(self, request: ScfRequest, call: Call, graph: Graph) -> str:
+        """How Jacobians are solved with: `auto` (by size), `dense` or `krylov`."""
+        if (request.solver or self.config.scf.solver) == "newton_cg":
+            return "krylov"
+        wanted = self.config.scf.linear_solver
+        unknowns = int(graph.n_atoms_per_system.max()) * (self.max_l + 1) ** 2
+        if wanted == "auto" and not call.training and unknowns > FEW_SOLVES:
+            return "krylov"  # factors pay off in training, where many solves share them
+        return wanted
 
     def _start(self, request: ScfRequest, guess: torch.Tensor, systems: Systems) -> State:
         """The first state, which has the charge or the Fermi level that is asked for."""
