@@ -379,9 +379,8 @@ def report(document: dict) -> str:
         "## At fixed atoms",
         "",
         "Features (l <= 1, widths 1.5 and 3.0 Å) of periodic water. *50 mixed* is geometry and 50 times "
-        "p <- p - 0.25 (p - F(v)) with a trivial F, the reference scheme's loop. Error: relative L2 of the features "
-        "against "
-        "accuracy 1e-12. Ratios: of one evaluation and of 50 mixed.",
+        "p <- p - 0.25 (p - F(v)) with a trivial F, the reference scheme's loop. Error: relative L2 of the "
+        "features against accuracy 1e-12. Ratios: of one evaluation and of 50 mixed.",
         "",
         "| code | atoms | error | geometry | one evaluation | 50 mixed | ratios to electret |",
         "|---|---|---|---|---|---|---|",
