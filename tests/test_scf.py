@@ -53,6 +53,7 @@ def test_solvers_agree(name):
         request = ScfRequest(solver=solver, tolerance=1e-11, max_iterations=500)
         found[solver] = model(graph, scf=request)
         assert found[solver]["scf_converged"].all(), solver
+        assert float((found[solver]["total_charge"] - graph.total_charge).abs().max()) < 1e-10, solver
     for solver in ("newton_cg", "anderson", "mixing"):
         for key in ("multipoles", "energy", "fermi_level", "forces"):
             assert_close(f"{key} by {solver}", found[solver][key], found["newton"][key], 1e-8)

@@ -23,7 +23,7 @@ import electret
 from electret import InputError
 from electret.data import GraphDataset, read_frames
 from electret.graph import Graph
-from electret.models import Model, ModelConfig, build
+from electret.models import Model, build
 from electret.training import CheckpointError, TrainingConfig, TrainingInterrupted, evaluate, train
 from electret.training.evaluation import compute, predictions
 from electret.training.loop import Trainer
@@ -444,12 +444,11 @@ def test_data_without_charges_can_be_trained_on_with_a_warning(tmp_path: Path) -
     assert np.isfinite(result.history[-1]["valid_loss"])
 
 
-def test_configuration_names_update_without_stability(data: Path, tmp_path: Path) -> None:
-    options = options_of("fixed_point", data, tmp_path, {"epochs": 1, "loss": {"stability": 1.0}})
-    options["model"]["fixed_point"] = {"update": "many_body"}
-    with pytest.raises(InputError, match=r"stages\.0\.loss\.stability.*one-body"):
-        TrainingConfig.from_dict(options)
-    assert ModelConfig.parse({"family": "fixed_point"}).fixed_point.update == "one_body"
+def test_many_body_updates_train_with_the_stability_term(data: Path, tmp_path: Path) -> None:
+    loss = {"energy": 1.0, "stability": 1.0, "stability_limit": 1e-3}
+    options = options_of("fixed_point", data, tmp_path / "run", {"epochs": 1, "loss": loss})
+    options["model"]["fixed_point"] = {"update": "many_body", "channels": 2, "hidden": 4}
+    assert run(options).history[-1]["train_stability_loss"] > 1e-6
 
 
 @pytest.mark.parametrize("solver", ["newton", "mixing", "anderson"])

@@ -18,6 +18,7 @@ __all__ = [
     "linear_bias",
     "mean_density",
     "orders",
+    "response_scales",
 ]
 
 INITIAL_HARDNESS = 5.0
@@ -32,10 +33,22 @@ def orders(max_l: int) -> list[int]:
     return [l for l in range(max_l + 1) for _ in range(2 * l + 1)]
 
 
+TYPICAL_SPREAD = 0.1
+"""Standard deviation of the charge of an element that counts as one, e."""
+
+
 def element_charges(statistics: Statistics) -> torch.Tensor:
     """Mean labelled charge of each element of the model in e, zero where there is no label."""
     charges = statistics.charges or {}
     return torch.tensor([charges.get(number, 0.0) for number in statistics.elements], dtype=torch.float64)
+
+
+def response_scales(statistics: Statistics) -> torch.Tensor:
+    """How much the density of each element varies in the data, relative to 0.1 e, within a factor of five;
+    one where there are no charges. `[n_elements]`."""
+    spread = statistics.charge_spread or {}
+    values = [spread.get(number, TYPICAL_SPREAD) / TYPICAL_SPREAD for number in statistics.elements]
+    return torch.tensor(values, dtype=torch.float64).clamp(0.2, 5.0)
 
 
 def hardness_bias(max_l: int, statistics: Statistics) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +11,8 @@ from electret.models.backbone import construction_dtype
 from electret.models.base import Structure
 from electret.models.config import ModelConfig
 from electret.models.density_energies import InvariantEnergy, QuadraticEnergy
-from electret.models.element_start import element_charges
+from electret.models.density_statistics import unit_norm
+from electret.models.element_start import element_charges, response_scales
 from electret.models.readouts import MultipoleReadout
 from electret.models.self_consistent import Parameters, SelfConsistent
 from electret.models.statistics import Statistics
@@ -245,6 +245,7 @@ class FixedPoint(SelfConsistent):
                 self.update = ManyBodyUpdate(
                     irreps, options, *sizes, n_elements, config.backbone, statistics.avg_num_neighbors
                 )
+            self.update.scale_elements(response_scales(statistics))
             self.energy: QuadraticEnergy | InvariantEnergy | None = None
             if options.energy != "none":
                 kind = QuadraticEnergy if options.energy == "quadratic" else InvariantEnergy
@@ -341,15 +342,13 @@ def _as_fixed_point(problem: Any) -> FixedPointProblem:
 
 
 def _norms(config: ModelConfig, statistics: Statistics) -> torch.Tensor:
-    """What features are divided by, `[n_widths, n_features_lm]`; without statistics a potential of 1 V and a
-    field of 1 V/Å count as one."""
+    """What features are divided by, `[n_widths, n_features_lm]`."""
     widths, max_l = config.electrostatics.widths, config.electrostatics.features_max_l
     given = statistics.feature_norms
     rows = []
     for index, width in enumerate(widths):
         row = []
         for l in range(max_l + 1):
-            default = math.sqrt(4 * math.pi / (2 * l + 1)) * width**l
-            row += [default if given is None else given[l][index]] * (2 * l + 1)
+            row += [unit_norm(l, width) if given is None else given[l][index]] * (2 * l + 1)
         rows.append(row)
     return torch.tensor(rows, dtype=torch.float64)

@@ -145,6 +145,13 @@ class OneBodyUpdate(torch.nn.Module):
         )
         self.isotropic_bias = torch.nn.Parameter(torch.full((n_elements, common * n_widths), -1.0))
 
+    def scale_elements(self, scales: torch.Tensor) -> None:
+        """Multiplies the response of the atoms of each element, `scales [n_elements]`; for fresh models."""
+        with torch.no_grad():
+            self.response.output.mul_(scales[:, None, None, None])
+            wanted = torch.nn.functional.softplus(self.isotropic_bias) * scales[:, None]
+            self.isotropic_bias.copy_(torch.log(torch.expm1(wanted)))
+
     def parameters_of(self, structure: Structure, features: Sequence[torch.Tensor]) -> Parameters:
         """`update_features [n_atoms, irreps]`, `isotropic [n_atoms, l, n_widths]` (not positive)."""
         found = {"update_features": self.features(features), "elements": structure.elements}

@@ -250,11 +250,6 @@ class TrainingConfig(_Strict):
                     f"stages.{index}.unrolled_steps does nothing in mode {mode!r}; remove it or set "
                     "mode: unrolled"
                 )
-            if stage.loss.stability > 0 and self.model.fixed_point.update == "many_body":
-                raise ValueError(
-                    f"stages.{index}.loss.stability: the spectral radius is known for one-body updates only; "
-                    "remove the weight or set model.fixed_point.update: one_body"
-                )
             if (
                 stage.loss.total_charge > 0
                 and self.model.family == "local_charges"
