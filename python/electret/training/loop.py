@@ -151,8 +151,8 @@ class Trainer:
         total = self.loss.total(terms, graph)
         if total is None:
             return  # no frame of the batch has a label of the loss, or none converged
-        if not math.isfinite(float(total)):
-            raise self._non_finite(indices, f"the loss is {float(total)}")
+        if not math.isfinite(total.item()):
+            raise self._non_finite(indices, f"the loss is {total.item()}")
         total.backward()
         limit = math.inf if self.stage.clip_grad is None else self.stage.clip_grad
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
