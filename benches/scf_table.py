@@ -72,7 +72,8 @@ MOLECULES = {24: (2, 2, 2), 48: (2, 2, 4), 96: (2, 4, 4), 192: (4, 4, 4)}
 
 
 def water_frame(n_atoms: int) -> Atoms:
-    """Water of 24 to 192 atoms cut from the 192-atom box at its grid of molecules, or repeats of that box."""
+    """Water of 24 to 192 atoms cut from the 192-atom box at its grid of molecules, or repeats of that
+    box."""
     if n_atoms > 192:
         system = water({768: (2, 2, 1), 1536: (2, 2, 2)}[n_atoms])
         cell = system["cell"]

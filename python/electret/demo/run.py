@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from ase.io import read
 from rich.console import Console
 from rich.progress import Progress
@@ -36,9 +37,14 @@ TABLE_ROWS = {
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo gives. Attributes: model_file: the trained model. metrics: errors on the open-
-    boundary validation set. trajectory: the run at constant energy in the field. report: Markdown file
-    with the tables and plots."""
+    """What the demo gives.
+
+    Attributes:
+        model_file: the trained model.
+        metrics: errors on the open-boundary validation set.
+        trajectory: the run at constant energy in the field.
+        report: Markdown file with the tables and plots.
+    """
 
     model_file: Path
     metrics: Metrics
@@ -49,14 +55,29 @@ class DemoResult:
 def run(
     output: Path, epochs: int | None = None, quick: bool = False, console: Console | None = None
 ) -> DemoResult:
-    """Train a fixed-point density on silver and water, evaluate it, and run molecular dynamics in a
-    field. Args: output: folder for the model, the plots and the report; an earlier demo in it is
-    replaced. epochs: of each stage of training; None takes those of `train.yaml`. quick: very few epochs
-    and steps: shows that everything works, not how well. console: where progress and tables are shown;
-    standard output where None. Raises: InputError: an output folder that cannot be written."""
-    console = console or Console()
+    """Train a fixed-point density on silver and water, evaluate it, and run molecular dynamics in a field.
+
+    Args:
+        output: folder for the model, the plots and the report; an earlier demo in it is replaced.
+        epochs: of each stage of training; None takes those of `train.yaml`.
+        quick: very few epochs and steps: shows that everything works, not how well.
+        console: where progress and tables are shown; standard output where None.
+
+    Raises:
+        InputError: an output folder that cannot be written.
+    """
+    threads = torch.get_num_threads()
+    # The model is small: a second thread gains little, and where another program has the other core, each
+    # of the two waits for the other at every step.
+    torch.set_num_threads(1)
+    try:
+        return _run(Path(output), epochs, quick, console or Console())
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(output: Path, epochs: int | None, quick: bool, console: Console) -> DemoResult:
     started = time.perf_counter()
-    output = Path(output)
     if epochs is None and quick:
         epochs = QUICK_EPOCHS
     overrides = [f"output={output / 'training'}"]
@@ -89,8 +110,10 @@ def run(
 
 
 def dipoles_along_field(model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Field strength (V/Å), labelled and predicted dipole along the field (e·Å) of the frames with a
-    field. Only neutral frames: the dipole of a charged one depends on the origin."""
+    """Field strength (V/Å), labelled and predicted dipole along the field (e·Å) of the frames with a field.
+
+    Only neutral frames: the dipole of a charged one depends on the origin.
+    """
     calculator = Calculator(model, ignore=["fermi_level"])
     rows = []
     for atoms in read(VALIDATION_FILE, ":"):

@@ -1,6 +1,8 @@
-"""The skeleton of every model: short-range energy, density, electrostatics, field, forces and stress. E =
-E_SR + 1/2 p^T A p - F.D, with forces and stress as its derivatives by autograd. A family says only what
-its density is (`Model.density`), and which conditions it honours."""
+"""The skeleton of every model: short-range energy, density, electrostatics, field, forces and stress.
+
+E = E_SR + 1/2 p^T A p - F.D, with forces and stress as its derivatives by autograd. A family says only what
+its density is (`Model.density`), and which conditions it honours.
+"""
 
 from __future__ import annotations
 
@@ -81,8 +83,11 @@ def cartesian_dipoles(multipoles: torch.Tensor) -> torch.Tensor:
 
 
 def per_element(values: dict[str, float], statistics: Statistics, option: str) -> list[float]:
-    """Values by chemical symbol in the order of the model's elements. Raises: InputError: a symbol that
-    is none, or an element without a value."""
+    """Values by chemical symbol in the order of the model's elements.
+
+    Raises:
+        InputError: a symbol that is none, or an element without a value.
+    """
     for symbol in values:
         if symbol not in atomic_numbers:
             raise InputError(f"{option} names {symbol!r}, which is no chemical symbol")
@@ -94,8 +99,10 @@ def per_element(values: dict[str, float], statistics: Statistics, option: str) -
 
 
 class Model(torch.nn.Module):
-    """Base of all families. Positions in Å, energies in eV, charges in e. Subclasses set `family`,
-    `honours`, `labelled_density` and implement `density`."""
+    """Base of all families. Positions in Å, energies in eV, charges in e.
+
+    Subclasses set `family`, `honours`, `labelled_density` and implement `density`.
+    """
 
     family: ClassVar[str]
     labelled_density: ClassVar[bool] = True
@@ -168,29 +175,39 @@ class Model(torch.nn.Module):
         scf: ScfRequest | None = None,
         properties: Collection[str] = (),
     ) -> dict[str, torch.Tensor]:
-        """Energy and its derivatives, and the density. Args: graph: the batch, with the model's dtype,
-        device and cutoff. forces: give `forces`. stress: give `stress`, dE/dstrain / abs(det cell) with
-        the sign of ASE. Slabs and wires need a cell of full rank for it, as ASE has them with vacuum.
-        training: keep the autograd graph, so that losses of forces have parameter gradients. Systems
-        without a volume then get a stress of zero, as they have no label, instead of an error. scf: how a
-        self-consistent density is found; None where the density is explicit. properties: further results,
-        among `available_properties`: `polarizability [n_systems, 3, 3]` (e Å²/V, dD_a/dF_b),
-        `born_effective_charges [n_atoms, 3, 3]` (e, dD_a/dR_ib), `potentials [n_atoms]` (V, of the
-        density and the field at the atoms, smeared by their widths, own density left out); and of self-
-        consistent families `fukui [n_atoms]` (dq_i/dQ), `capacitance [n_systems]` (-dQ/dmu, e/V),
-        `charge_stiffness [n_systems]` (dE/dQ, eV/e) and, of fixed points, `dielectric_tensor [n_systems,
-        3, 3]` (crystals, where only dipoles respond) and `stability [n_systems]` (spectral radius of D
-        B). Dipoles, and so their derivatives, are meaningful along open axes. Returns: `energy
-        [n_systems]` (float64, as its parts `energy_short_range`, `energy_electrostatic` and
-        `energy_field`), `forces [n_atoms, 3]`, `stress [n_systems, 3, 3]`; with a density `multipoles
-        [n_atoms, n_lm]`, `charges [n_atoms]`, `dipole [n_systems, 3]` (x, y, z; e Å), `total_charge
-        [n_systems]`, and `polarization [n_systems, 3]` where the family defines it. `latent_ewald` gives
-        `latent_multipoles` instead. Self-consistent families add `fermi_level`, `grand_potential` (E + mu
-        Q at constant Fermi level, whose derivatives forces and stress then are; else E), `energy_density`
-        (all `[n_systems]`, eV) and `scf_converged`, `scf_iterations`, `scf_residual` (`[n_systems]`),
-        `scf_history [n_systems, n]` (nan after the end). Raises: InputError: unknown elements, wrong
-        dtype or device, no atoms, conditions that the family cannot honour, a stress without a volume,
-        coinciding atoms."""
+        """Energy and its derivatives, and the density.
+
+        Args:
+            graph: the batch, with the model's dtype, device and cutoff.
+            forces: give `forces`.
+            stress: give `stress`, dE/dstrain / abs(det cell) with the sign of ASE. Slabs and wires need a
+                cell of full rank for it, as ASE has them with vacuum.
+            training: keep the autograd graph, so that losses of forces have parameter gradients. Systems
+                without a volume then get a stress of zero, as they have no label, instead of an error.
+            scf: how a self-consistent density is found; None where the density is explicit.
+            properties: further results, among `available_properties`: `polarizability [n_systems, 3, 3]`
+                (e Å²/V, dD_a/dF_b), `born_effective_charges [n_atoms, 3, 3]` (e, dD_a/dR_ib), `potentials
+                [n_atoms]` (V, of the density and the field at the atoms, smeared by their widths, own density
+                left out); and of self-consistent families `fukui [n_atoms]` (dq_i/dQ), `capacitance
+                [n_systems]` (-dQ/dmu, e/V), `charge_stiffness` (gives `energy_charge_derivative [n_systems]`,
+                dE/dQ, eV/e) and, of fixed points, `dielectric_tensor [n_systems, 3, 3]` (crystals, where only
+                dipoles respond) and `stability [n_systems]` (spectral radius of D B). Dipoles, and so their
+                derivatives, are meaningful along open axes.
+
+        Returns:
+            `energy [n_systems]` (float64, as its parts `energy_short_range`, `energy_electrostatic` and
+            `energy_field`), `forces [n_atoms, 3]`, `stress [n_systems, 3, 3]`; with a density
+            `multipoles [n_atoms, n_lm]`, `charges [n_atoms]`, `dipole [n_systems, 3]` (x, y, z; e Å),
+            `total_charge [n_systems]`, and `polarization [n_systems, 3]` where the family defines it.
+            `latent_ewald` gives `latent_multipoles` instead. Self-consistent families add `fermi_level`,
+            `grand_potential` (E + mu Q at constant Fermi level, whose derivatives forces and stress then are;
+            else E), `energy_density` (all `[n_systems]`, eV) and `scf_converged`, `scf_iterations`,
+            `scf_residual` (`[n_systems]`), `scf_history [n_systems, n]` (nan after the end).
+
+        Raises:
+            InputError: unknown elements, wrong dtype or device, no atoms, conditions that the family cannot
+                honour, a stress without a volume, coinciding atoms.
+        """
         self._check_tensors(graph)
         self._check_conditions(graph)
         call = Call(training, scf, frozenset(properties))

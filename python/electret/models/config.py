@@ -64,8 +64,11 @@ class StrictConfig(BaseModel):
 
     @classmethod
     def parse(cls: type[Config], data: dict[str, Any]) -> Config:
-        """The checked options of a plain dictionary (from YAML or JSON). Raises: InputError: one line per
-        option that cannot be used, with its place, value and the reason."""
+        """The checked options of a plain dictionary (from YAML or JSON).
+
+        Raises:
+            InputError: one line per option that cannot be used, with its place, value and the reason.
+        """
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -79,9 +82,11 @@ class StrictConfig(BaseModel):
 
 
 class BackboneConfig(StrictConfig):
-    """Hyperparameters of the hosted `mace.modules.ScaleShiftMACE`, under the names of MACE's command
-    line. The names of MACE's constructor (`num_bessel`, `num_polynomial_cutoff`, `interaction_cls`,
-    `interaction_cls_first`) are accepted too."""
+    """Hyperparameters of the hosted `mace.modules.ScaleShiftMACE`, under the names of MACE's command line.
+
+    The names of MACE's constructor (`num_bessel`, `num_polynomial_cutoff`, `interaction_cls`,
+    `interaction_cls_first`) are accepted too.
+    """
 
     r_max: Positive = 5.0
     """Cutoff radius of the edges in Å."""

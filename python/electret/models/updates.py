@@ -45,7 +45,9 @@ def split_channels(values: torch.Tensor, channels: int, max_l: int) -> list[torc
 
 class PotentialEmbedding(torch.nn.Module):
     """u = W v (+ W' h), `[n_atoms, channels]` of each order, from normalised features of the potential.
-    With `species` every element has a W of its own."""
+
+    With `species` every element has a W of its own.
+    """
 
     def __init__(self, options: FixedPointConfig, n_widths: int, max_l: int, n_elements: int) -> None:
         super().__init__()
@@ -76,8 +78,10 @@ class PotentialEmbedding(torch.nn.Module):
 
 
 class _Response(torch.nn.Module):
-    """Delta = W_species (h s'), s = <h, u> per channel and order, and the isotropic response. Nonlinear
-    functions act on the invariants s only."""
+    """Delta = W_species (h s'), s = <h, u> per channel and order, and the isotropic response.
+
+    Nonlinear functions act on the invariants s only.
+    """
 
     def __init__(
         self, options: FixedPointConfig, max_l: int, features_max_l: int, n_widths: int, n_elements: int
@@ -112,9 +116,16 @@ class _Response(torch.nn.Module):
 
 
 class OneBodyUpdate(torch.nn.Module):
-    """The potential at an atom changes its own multipoles, given features of its surroundings. Args:
-    layer_irreps: of the backbone. options: of the family. max_l: highest multipole. features_max_l:
-    highest order of the potential features. n_widths: receiver widths. n_elements: of the model."""
+    """The potential at an atom changes its own multipoles, given features of its surroundings.
+
+    Args:
+        layer_irreps: of the backbone.
+        options: of the family.
+        max_l: highest multipole.
+        features_max_l: highest order of the potential features.
+        n_widths: receiver widths.
+        n_elements: of the model.
+    """
 
     local = True
     """The derivative of the density in the potential is block diagonal."""
@@ -191,9 +202,11 @@ class OneBodyUpdate(torch.nn.Module):
 
 
 class ManyBodyUpdate(OneBodyUpdate):
-    """The potential at an atom changes the multipoles of its neighbours too. The embedded potential joins
-    the features, goes through one more interaction (edges up to l = 2) and product basis of MACE, and the
-    result takes the place of u in the one-body update."""
+    """The potential at an atom changes the multipoles of its neighbours too.
+
+    The embedded potential joins the features, goes through one more interaction (edges up to l = 2) and
+    product basis of MACE, and the result takes the place of u in the one-body update.
+    """
 
     local = False
     EDGE_MAX_L = 2
