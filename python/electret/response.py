@@ -123,7 +123,7 @@ class Jacobian:
         positive imaginary part is given.
 
         Returns:
-            values ``[n_systems]``, right ``[n_atoms, n_lm]`` with T w = λ w and |w| = 1, and left
+            values ``[n_systems]``, right ``[n_atoms, n_lm]`` with T w = λ w and w of norm 1, and left
             ``[n_atoms, n_lm]`` with u^H T = λ u^H and u^H w = 1 (zero where w and u are orthogonal). Then
             dλ = u^H dT w.
         """

@@ -210,15 +210,12 @@ class Calculator(ASECalculator):
     ) -> dict[str, float | np.ndarray]:
         """Derivatives of the density and what follows from them, exact and without finite differences.
 
-        | Name | Shape | Unit | Meaning |
-        |---|---|---|---|
-        | `polarizability` | [3, 3] | e·Å²/V | dD_a/dF_b |
-        | `born_effective_charges` | [n_atoms, 3, 3] | e | dD_a/dR_ib |
-        | `fukui` | [n_atoms] | | dq_i/dQ |
-        | `capacitance` | | e/V | -dQ/dmu |
-        | `energy_charge_derivative` | | eV/e | dE/dQ |
-        | `stability` | | | spectral radius of the map of the density onto itself (`fixed_point`) |
-        | `dielectric_tensor` | [3, 3] | | of crystals (`fixed_point` with `responding: dipoles`) |
+        - `polarizability` [3, 3]: dD_a/dF_b, e·Å²/V
+        - `born_effective_charges` [n_atoms, 3, 3]: dD_a/dR_ib, e
+        - `fukui` [n_atoms]: dq_i/dQ
+        - `capacitance`: -dQ/dmu, e/V
+        - `energy_charge_derivative`: dE/dQ, eV/e
+        - `stability`: spectral radius of the map of the density onto itself
 
         at the charge control of the calculation (constant charge or constant Fermi level). Of a slab, in
         place of the first two, `polarizability_normal` and `born_effective_charges_normal` [n_atoms, 3] hold
