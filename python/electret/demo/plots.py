@@ -50,7 +50,7 @@ def plot_dipoles(
     left.set(xlabel="GFN1-xTB dipole along the field / e·Å", ylabel="model / e·Å", aspect="equal")
     right.axhline(0, color="0.6", linewidth=1, zorder=0)
     right.scatter(field, reference - predicted, s=14)
-    right.set(xlabel="field / V/Å", ylabel="GFN1-xTB - model: the induced part / e·Å")
+    right.set(xlabel="field / V/Å", ylabel="GFN1-xTB - model / e·Å")
     figure.savefig(path, dpi=150)
 
 
