@@ -390,6 +390,16 @@ def test_insulator_keeps_its_charges_in_a_field():
         model(batch_of(model, level))
 
 
+def test_insulators_need_dipoles_and_fields():
+    for orders in ({"max_l": 0}, {"features_max_l": 0}):
+        with pytest.raises(InputError, match="responding"):
+            model_config(
+                "fixed_point",
+                fixed_point={"responding": "dipoles"},
+                electrostatics={"max_l": 1, "sigma": 1.0, **orders},
+            )
+
+
 def test_dielectric_tensor_of_a_cubic_lattice_of_dipoles():
     """Clausius-Mossotti: epsilon = (1 + 2x)/(1 - x), x = 4 pi K alpha/(3 V), for one polarisable atom per
     cubic cell; narrow Gaussians do not overlap, so they are points to each other."""

@@ -286,6 +286,16 @@ class ModelConfig(StrictConfig):
     data in fields for comparison. Any other request that cannot be honoured is an error."""
 
     @model_validator(mode="after")
+    def _check_orders(self) -> ModelConfig:
+        orders = (self.electrostatics.max_l, self.electrostatics.features_max_l)
+        if self.fixed_point.responding == "dipoles" and min(orders) < 1:
+            raise ValueError(
+                "fixed_point.responding = 'dipoles' needs electrostatics.max_l and features_max_l of at least 1 "
+                f"(they are {orders[0]} and {orders[1]}), so that there are dipoles and fields"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_options_of_family(self) -> ModelConfig:
         belongs = {
             "conserve_charge": ("fixed_charges", "local_charges"),
