@@ -290,8 +290,8 @@ class ModelConfig(StrictConfig):
         orders = (self.electrostatics.max_l, self.electrostatics.features_max_l)
         if self.fixed_point.responding == "dipoles" and min(orders) < 1:
             raise ValueError(
-                "fixed_point.responding = 'dipoles' needs electrostatics.max_l and features_max_l of at least "
-                f"1 (they are {orders[0]} and {orders[1]}), so that there are dipoles and fields"
+                "fixed_point.responding = 'dipoles' needs electrostatics.max_l and features_max_l of at "
+                f"least 1 (they are {orders[0]} and {orders[1]}), so that there are dipoles and fields"
             )
         return self
 
