@@ -17,8 +17,7 @@ class QuadraticEnergy(torch.nn.Module):
     """h · [A(p - n0) x B v]: bilinear in the change of the density and the effective potential.
 
     Vanishes where no density has moved; its coefficients are features of the surroundings of every order, so
-    charge and dipole terms couple. Fresh models have about -½ (p - n0)·v in the first receiver, which is the
-    energy of polarising a linear medium.
+    charge and dipole terms couple.
     """
 
     def __init__(
@@ -28,7 +27,6 @@ class QuadraticEnergy(torch.nn.Module):
         max_l: int,
         features_max_l: int,
         n_widths: int,
-        hidden: int,
     ) -> None:
         super().__init__()
         self.max_l, self.features_max_l = max_l, features_max_l

@@ -57,7 +57,7 @@ def hardness_bias(max_l: int, statistics: Statistics) -> torch.Tensor:
     return torch.log(torch.expm1(wanted)).repeat(len(statistics.elements), 1)
 
 
-def linear_bias(max_l: int, sigma: torch.Tensor, statistics: Statistics) -> torch.Tensor:
+def linear_bias(sigma: torch.Tensor, statistics: Statistics) -> torch.Tensor:
     """`[n_elements]` eV/e: an atom alone has its mean charge at the mean Fermi level."""
     stiffness = INITIAL_HARDNESS + COULOMB_CONSTANT / (math.sqrt(math.pi) * sigma.double())
     return -stiffness * element_charges(statistics) - statistics.fermi_level

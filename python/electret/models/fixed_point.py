@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import cast
 
 import torch
 
@@ -165,10 +165,9 @@ class FixedPointProblem:
 
         return OperatorJacobian(self.systems, apply, apply_transpose)
 
-    def tangent(self, state: State, features: torch.Tensor) -> torch.Tensor:
-        """D of raw features `[n_atoms, n_widths, n_features_lm]`, `[n_atoms, n_lm]`, in the graph of the
-        parameters."""
-        wanted = torch.is_grad_enabled()
+    def _linearised(self, state: State) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Density, its variable v, and the vector-Jacobian product of a probe (zero) as a function of that
+        probe, whose own derivative is the Jacobian-vector product; in the graph of the parameters."""
         with torch.enable_grad():
             variable = self.effective(state).detach().requires_grad_()
             density = self.density(variable)
@@ -176,6 +175,14 @@ class FixedPointProblem:
             (linear,) = torch.autograd.grad(
                 density, variable, probe, create_graph=True, materialize_grads=True
             )
+        return density, variable, probe, linear
+
+    def tangent(self, state: State, features: torch.Tensor) -> torch.Tensor:
+        """D of raw features `[n_atoms, n_widths, n_features_lm]`, `[n_atoms, n_lm]`, in the graph of the
+        parameters."""
+        wanted = torch.is_grad_enabled()
+        with torch.enable_grad():
+            _, _, probe, linear = self._linearised(state)
             (x,) = torch.autograd.grad(
                 linear, probe, features / self.norms, create_graph=wanted, materialize_grads=True
             )
@@ -184,20 +191,13 @@ class FixedPointProblem:
     def products(self, state: State) -> tuple[Operator, Operator]:
         """The products of D (raw features `[n_atoms, n_widths, n_features_lm]` to multipoles) and of its
         transpose, from one evaluation of the update."""
-        with torch.enable_grad():
-            variable = self.effective(state.detach()).detach().requires_grad_()
-            density = self.density(variable)
-            probe = torch.zeros_like(density, requires_grad=True)
-            (linear,) = torch.autograd.grad(
-                density, variable, probe, create_graph=True, materialize_grads=True
-            )
+        density, variable, probe, linear = self._linearised(state.detach())
 
         def cotangent(x: torch.Tensor) -> torch.Tensor:
             (v,) = torch.autograd.grad(density, variable, x, retain_graph=True, materialize_grads=True)
             return v / self.norms
 
         def tangent(v: torch.Tensor) -> torch.Tensor:
-            # the derivative of a vector-Jacobian product in its vector is a Jacobian-vector product
             (x,) = torch.autograd.grad(
                 linear, probe, v / self.norms, retain_graph=True, materialize_grads=True
             )
@@ -247,9 +247,10 @@ class FixedPoint(SelfConsistent):
                 )
             self.update.scale_elements(response_scales(statistics))
             self.energy: QuadraticEnergy | InvariantEnergy | None = None
-            if options.energy != "none":
-                kind = QuadraticEnergy if options.energy == "quadratic" else InvariantEnergy
-                self.energy = kind(irreps, options.channels, *sizes, options.hidden)
+            if options.energy == "quadratic":
+                self.energy = QuadraticEnergy(irreps, options.channels, *sizes)
+            elif options.energy == "mlp":
+                self.energy = InvariantEnergy(irreps, options.channels, *sizes, options.hidden)
         self.register_buffer("norms", _norms(config, statistics), persistent=False)
 
     norms: torch.Tensor
@@ -313,7 +314,7 @@ class FixedPoint(SelfConsistent):
         """sum_i eps(h_i, p_i, v_i)."""
         if self.energy is None:
             return torch.zeros_like(systems.total_charge)
-        v = _as_fixed_point(problem).effective(state)
+        v = cast(FixedPointProblem, problem).effective(state)
         return systems.sum(self.energy(parameters, state.multipoles - parameters["density"], v))
 
     def evaluate_at(
@@ -324,7 +325,7 @@ class FixedPoint(SelfConsistent):
         Where no Fermi level is labelled, the one at which the charges of F add up stands for it (one Newton
         step, exact for affine updates).
         """
-        equations = _as_fixed_point(problem)
+        equations = cast(FixedPointProblem, problem)
         systems = equations.systems
         with torch.no_grad():
             charges = equations.evaluate(state)[:, 0]
@@ -335,10 +336,6 @@ class FixedPoint(SelfConsistent):
             level = state.fermi_level + step.clamp(-LEVEL_BOUND, LEVEL_BOUND)
         at = State(state.multipoles, level)
         return State(equations.evaluate(at), level), {}
-
-
-def _as_fixed_point(problem: Any) -> FixedPointProblem:
-    return problem
 
 
 def _norms(config: ModelConfig, statistics: Statistics) -> torch.Tensor:

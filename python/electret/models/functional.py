@@ -36,7 +36,7 @@ class EnergyFunctional(Variational):
         with construction_dtype(torch.float64):
             self.linear = MultipoleReadout(irreps, self.max_l)
             self.hardness = ScalarReadout(irreps, self.max_l + 1, options.hidden, "the hardness")
-            self.linear_bias = torch.nn.Parameter(linear_bias(self.max_l, self.sigma, statistics))
+            self.linear_bias = torch.nn.Parameter(linear_bias(self.sigma, statistics))
             self.hardness_bias = torch.nn.Parameter(hardness_bias(self.max_l, statistics))
             vectors = o3.Irreps([(self.n_channels, (l, (-1) ** l)) for l in range(self.max_l + 1)])
             self.vectors = NodeReadout(irreps, vectors, f"multipoles up to l={self.max_l}")

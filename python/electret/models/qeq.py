@@ -32,7 +32,7 @@ class Qeq(Variational):
         with construction_dtype(torch.float64):
             self.linear = MultipoleReadout(irreps, self.max_l)
             self.hardness = ScalarReadout(irreps, self.max_l + 1, config.qeq.hidden, "the hardness")
-            self.linear_bias = torch.nn.Parameter(linear_bias(self.max_l, self.sigma, statistics))
+            self.linear_bias = torch.nn.Parameter(linear_bias(self.sigma, statistics))
             self.hardness_bias = torch.nn.Parameter(hardness_bias(self.max_l, statistics))
 
     @property

@@ -116,7 +116,7 @@ class SelfConsistent(Model):
         problem = self.problem(parameters, electrostatics, systems, False, method)
         with torch.no_grad():
             fixed = {name: value.detach() for name, value in parameters.items()}
-            constants = _detached(systems)
+            constants = systems.detach()
             loop = self.problem(fixed, electrostatics.detach(), constants, True, method)
             start = self._start(request, self.guess(fixed, structure.elements), constants)
         if request.mode == "direct":
@@ -316,14 +316,4 @@ def _systems(graph: Graph) -> Systems:
         constrained=constrained,
         total_charge=graph.total_charge.double(),
         fermi_level=torch.where(constrained, 0.0, level),
-    )
-
-
-def _detached(systems: Systems) -> Systems:
-    return Systems(
-        systems.batch,
-        systems.n_systems,
-        systems.constrained,
-        systems.total_charge.detach(),
-        systems.fermi_level.detach(),
     )

@@ -8,7 +8,7 @@ solver's loop.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -28,6 +28,11 @@ class Systems:
     constrained: torch.Tensor  # [n_systems] bool: the total charge is given
     total_charge: torch.Tensor  # [n_systems] e, used where constrained
     fermi_level: torch.Tensor  # [n_systems] eV, used where not constrained
+
+    def detach(self) -> Systems:
+        """The same without a graph."""
+        total_charge, fermi_level = self.total_charge.detach(), self.fermi_level.detach()
+        return replace(self, total_charge=total_charge, fermi_level=fermi_level)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over the atoms of each system, `[n_systems, ...]` of `[n_atoms, ...]`."""

@@ -15,7 +15,7 @@ import torch
 from electret.scf.problem import LinearSolver, Problem, Residual
 from electret.scf.state import Record, State
 
-__all__ = ["SOLVERS", "Anderson", "Mixing", "Newton", "Solution", "mixing_step"]
+__all__ = ["Anderson", "Mixing", "Newton", "Solution", "mixing_step"]
 
 FERMI_LEVEL_STEP = 1.0
 """Largest change of the Fermi level in one mixing step, eV (the reference scheme clamps it so)."""
@@ -271,7 +271,3 @@ def _iterate(
         p, mu = torch.where(finite, p, 0.0), torch.where(progress.active, mu, 0.0)
         state = _blend(problem, progress.active, step(state, p, mu, progress.active), state)
     return Solution(state, progress.record())
-
-
-SOLVERS = ("newton", "newton_cg", "anderson", "mixing")
-"""Names of solvers in a configuration: `newton_cg` is Newton with matrix-free solves."""
