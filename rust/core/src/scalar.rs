@@ -30,6 +30,11 @@ pub trait Scalar:
     /// Whether value and tangent are zero.
     fn is_zero(self) -> bool;
 
+    /// Real numbers in one scalar: the value, and the tangent of a dual number.
+    const PARTS: usize;
+    fn part(self, part: usize) -> f64;
+    fn from_parts(part: impl Fn(usize) -> f64) -> Self;
+
     #[inline(always)]
     fn zero() -> Self {
         Self::constant(0.0)
@@ -75,6 +80,16 @@ impl Scalar for f64 {
     fn is_zero(self) -> bool {
         self == 0.0
     }
+
+    const PARTS: usize = 1;
+    #[inline(always)]
+    fn part(self, _part: usize) -> f64 {
+        self
+    }
+    #[inline(always)]
+    fn from_parts(part: impl Fn(usize) -> f64) -> Self {
+        part(0)
+    }
 }
 
 /// A number a + b·t with t² = 0: value and directional derivative.
@@ -109,6 +124,16 @@ impl Scalar for Dual {
     #[inline(always)]
     fn is_zero(self) -> bool {
         self.value == 0.0 && self.tangent == 0.0
+    }
+
+    const PARTS: usize = 2;
+    #[inline(always)]
+    fn part(self, part: usize) -> f64 {
+        if part == 0 { self.value } else { self.tangent }
+    }
+    #[inline(always)]
+    fn from_parts(part: impl Fn(usize) -> f64) -> Self {
+        Self::new(part(0), part(1))
     }
 }
 
@@ -185,6 +210,9 @@ pub trait Pack: Copy + Send + Sync + 'static {
     fn neg(self) -> Self;
     /// Sum over the lanes in a fixed order.
     fn sum(self) -> Self::Scalar;
+    /// The parts of the lanes' scalars, see [`Scalar::PARTS`].
+    fn part(&self, part: usize) -> F64x8;
+    fn from_parts(part: impl Fn(usize) -> F64x8) -> Self;
 
     #[inline(always)]
     fn zero() -> Self {
@@ -265,6 +293,14 @@ impl Pack for F64x8 {
         let v = self.0;
         ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
     }
+    #[inline(always)]
+    fn part(&self, _part: usize) -> F64x8 {
+        *self
+    }
+    #[inline(always)]
+    fn from_parts(part: impl Fn(usize) -> F64x8) -> Self {
+        part(0)
+    }
 }
 
 /// Eight [`Dual`], values and tangents apart.
@@ -338,6 +374,17 @@ impl Pack for DualPack {
     #[inline(always)]
     fn sum(self) -> Dual {
         Dual::new(self.value.sum(), self.tangent.sum())
+    }
+    #[inline(always)]
+    fn part(&self, part: usize) -> F64x8 {
+        if part == 0 { self.value } else { self.tangent }
+    }
+    #[inline(always)]
+    fn from_parts(part: impl Fn(usize) -> F64x8) -> Self {
+        Self {
+            value: part(0),
+            tangent: part(1),
+        }
     }
 }
 

@@ -87,3 +87,16 @@ macro_rules! with_degree {
     };
 }
 pub(crate) use with_degree;
+
+/// As [`with_degree`], with versions of their own for the degrees 0, 1 and 2.
+macro_rules! with_low_degree {
+    ($degree:expr, $($function:ident)::+, $scalar:ident, $arg:expr) => {
+        match $degree {
+            0 => $($function)::+::<$scalar, 0>($arg),
+            1 => $($function)::+::<$scalar, 1>($arg),
+            2 => $($function)::+::<$scalar, 2>($arg),
+            _ => $($function)::+::<$scalar, { $crate::simd::ANY_DEGREE }>($arg),
+        }
+    };
+}
+pub(crate) use with_low_degree;

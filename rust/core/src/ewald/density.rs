@@ -47,6 +47,13 @@ impl<'a, T: Scalar> Density<'a, T> {
         self.widths.iter().copied().fold(0.0, f64::max)
     }
 
+    pub fn n_distinct_widths(&self) -> usize {
+        let mut widths = self.widths.to_vec();
+        widths.sort_by(f64::total_cmp);
+        widths.dedup();
+        widths.len()
+    }
+
     /// Total charge on all sites and channels, each weighted by `weight(site, channel)`.
     pub fn weighted_charge(&self, weight: impl Fn(usize, usize) -> f64) -> T {
         let mut sum = T::zero();

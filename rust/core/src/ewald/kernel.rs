@@ -37,61 +37,101 @@ impl Kernel {
 
     /// G and dG/d(k∥²) at k ≠ 0, from k∥² and the square of the part of k along open axes.
     pub fn evaluate<T: Scalar>(&self, parallel2: T, open2: f64) -> (T, T) {
-        match self.dimensions {
-            3 => {
-                let inverse = parallel2.recip();
-                let value = inverse * (4.0 * PI);
-                (value, -(value * inverse))
-            }
-            2 => self.slab(parallel2, open2),
-            1 => self.wire(parallel2, open2),
-            _ => {
-                let k = open2.sqrt();
-                let value = 4.0 * PI / open2 * (1.0 - (k * self.radius).cos());
-                (T::constant(value), T::zero())
-            }
+        self.combine(&self.parallel(parallel2), &self.open(open2))
+    }
+
+    /// What the kernel needs of the part of k along the periodic axes.
+    pub fn parallel<T: Scalar>(&self, square: T) -> Parallel<T> {
+        let zero = T::zero();
+        let mut out = Parallel {
+            square,
+            length: zero,
+            functions: [zero; 2],
+        };
+        if square.value() == 0.0 || !matches!(self.dimensions, 1 | 2) {
+            return out;
+        }
+        out.length = square.sqrt();
+        let y = out.length * self.radius;
+        if self.dimensions == 2 {
+            out.functions[0] = (-y).exp();
+        } else {
+            let (k0, k1) = bessel_k01(y.value());
+            let k1_prime = -k0 - k1 / y.value();
+            out.functions = [y.chain(k0, -k1), y.chain(k1, k1_prime)];
+        }
+        out
+    }
+
+    /// What the kernel needs of the part of k along the open axes.
+    pub fn open(&self, square: f64) -> Open {
+        let x = square.sqrt() * self.radius;
+        let functions = match self.dimensions {
+            3 => [0.0; 2],
+            1 => [libm::j0(x), libm::j1(x)],
+            // Along a slab's normal k R is a multiple of π, so only the cosine is left.
+            _ => [x.cos(), 0.0],
+        };
+        Open {
+            square,
+            x,
+            functions,
         }
     }
 
-    fn slab<T: Scalar>(&self, parallel2: T, open2: f64) -> (T, T) {
-        // k_z R is a multiple of π, so only the cosine is left.
-        let cos = (open2.sqrt() * self.radius).cos();
-        if parallel2.value() == 0.0 {
-            return (T::constant(4.0 * PI / open2 * (1.0 - cos)), T::zero());
-        }
-        let parallel = parallel2.sqrt();
-        let decay = (parallel * -self.radius).exp() * cos;
-        let inverse = (parallel2 + T::constant(open2)).recip();
-        let value = (T::constant(1.0) - decay) * inverse * (4.0 * PI);
-        let slope = decay * parallel.recip() * (0.5 * self.radius);
-        (value, (slope * (4.0 * PI) - value) * inverse)
-    }
-
-    fn wire<T: Scalar>(&self, parallel2: T, open2: f64) -> (T, T) {
-        let radius = self.radius;
-        let open = open2.sqrt();
-        let x = open * radius;
-        let (j0, j1) = (libm::j0(x), libm::j1(x));
-        if parallel2.value() == 0.0 {
-            // the transform of -2 ln(ρ/Å), truncated at R
-            let value = 4.0 * PI / open2 * (1.0 - j0 - x * radius.ln() * j1);
+    /// G and dG/d(k∥²) at k ≠ 0.
+    pub fn combine<T: Scalar>(&self, parallel: &Parallel<T>, open: &Open) -> (T, T) {
+        let one = T::constant(1.0);
+        if self.dimensions == 0 {
+            let value = 4.0 * PI / open.square * (1.0 - open.functions[0]);
             return (T::constant(value), T::zero());
         }
-        let parallel = parallel2.sqrt();
-        let y = parallel * radius;
-        let (k0, k1) = bessel_k01(y.value());
-        let k0_prime = -k1;
-        let k1_prime = -k0 - k1 / y.value();
-        let k0 = y.chain(k0, k0_prime);
-        let k1 = y.chain(k1, k1_prime);
-        let inverse = (parallel2 + T::constant(open2)).recip();
-        let bracket = T::constant(1.0) + k0 * (x * j1) - y * k1 * j0;
+        let radius = self.radius;
+        if parallel.square.value() == 0.0 && self.dimensions < 3 {
+            let value = match self.dimensions {
+                2 => 1.0 - open.functions[0],
+                // the transform of -2 ln(ρ/Å), truncated at R
+                _ => 1.0 - open.functions[0] - open.x * radius.ln() * open.functions[1],
+            };
+            return (T::constant(4.0 * PI / open.square * value), T::zero());
+        }
+        let inverse = (parallel.square + T::constant(open.square)).recip();
+        // What multiplies 4π/k², and its derivative in k∥².
+        let (bracket, slope) = match self.dimensions {
+            3 => (one, T::zero()),
+            2 => {
+                let decay = parallel.functions[0] * open.functions[0];
+                let slope = decay * parallel.length.recip() * (0.5 * radius);
+                (one - decay, slope)
+            }
+            _ => {
+                let ([k0, k1], [j0, j1]) = (parallel.functions, open.functions);
+                let y = parallel.length * radius;
+                // d/dy: K0' = -K1 and (y K1)' = -y K0
+                let slope = y * k0 * j0 - k1 * (open.x * j1);
+                let slope = slope * parallel.length.recip() * (0.5 * radius);
+                (one + k0 * (open.x * j1) - y * k1 * j0, slope)
+            }
+        };
         let value = bracket * inverse * (4.0 * PI);
-        // d/dy of the bracket: K0' = -K1 and (y K1)' = -y K0
-        let slope = y * k0 * j0 - k1 * (x * j1);
-        let slope = slope * parallel.recip() * (0.5 * radius);
         (value, (slope * (4.0 * PI) - value) * inverse)
     }
+}
+
+/// Functions of the part of k along periodic axes: e^{-k∥R} of a slab, K0 and K1 of k∥R of a wire.
+#[derive(Clone, Copy, Debug)]
+pub struct Parallel<T> {
+    square: T,
+    length: T,
+    functions: [T; 2],
+}
+
+/// Functions of the part of k along open axes: a cosine, or J0 and J1 of x = k⊥R.
+#[derive(Clone, Copy, Debug)]
+pub struct Open {
+    square: f64,
+    x: f64,
+    functions: [f64; 2],
 }
 
 #[cfg(test)]

@@ -6,9 +6,11 @@
 
 mod background;
 pub mod corrections;
+mod cost;
 pub mod density;
 mod kernel;
 mod matrix;
+pub mod mesh;
 mod pair;
 pub mod plan;
 mod real;
@@ -22,6 +24,7 @@ use crate::error::{Error, Result, check_finite};
 use crate::lattice::{Lattice, check_cell, dimensions, periodic_measure};
 use crate::scalar::Scalar;
 use crate::vector::{Matrix, Vector, values};
+use mesh::Mesh;
 use plan::{Extent, Split};
 use real::{Pairs, RealSpace, Rows};
 use reciprocal::{Reciprocal, Settings};
@@ -41,6 +44,7 @@ pub struct Prepared<T: Scalar> {
     self_interaction: bool,
     plan: Plan,
     reciprocal: Option<Reciprocal<T>>,
+    mesh: Option<Mesh<T>>,
     real: Option<RealSpace<T>>,
 }
 
@@ -94,6 +98,7 @@ impl<T: Scalar> Prepared<T> {
             positions: &positions,
             n_sources: source.n_sites() * source.n_channels,
             n_receivers: rec.n_sites() * rec.n_channels,
+            n_widths: [source.n_distinct_widths(), rec.n_distinct_widths()],
             source: (
                 source.smallest_width(),
                 source.largest_width(),
@@ -106,41 +111,35 @@ impl<T: Scalar> Prepared<T> {
         } else {
             Plan::new(&extent, &cell, summed, options)?
         };
-        let (reciprocal, real) = match plan {
-            Plan::Direct => (None, Some(RealSpace::new(Pairs::All, None, boundary.cell))),
-            Plan::Split(split) => {
-                let Split {
-                    floor,
-                    exponent,
-                    cutoff,
-                    open_length,
-                } = split;
-                let lattice = Lattice::new(&boundary.cell, summed, open_length);
-                let settings = Settings { floor, exponent };
-                let real = if cutoff > 0.0 {
-                    let rows = Rows::new(source, receiver, &boundary.cell, summed, cutoff)?;
-                    Some(RealSpace::new(
-                        Pairs::Listed(rows),
-                        Some(floor),
-                        boundary.cell,
-                    ))
-                } else {
-                    None
-                };
-                (
-                    Some(Reciprocal::new(lattice, source, receiver, settings)),
-                    real,
-                )
-            }
-        };
-        Ok(Self {
+        let mut out = Self {
             boundary,
             correction: options.correction,
             self_interaction: options.self_interaction,
             plan,
-            reciprocal,
-            real,
-        })
+            reciprocal: None,
+            mesh: None,
+            real: None,
+        };
+        match plan {
+            Plan::Direct => out.real = Some(RealSpace::new(Pairs::All, None, boundary.cell)),
+            Plan::Split(split) => {
+                let Split { floor, cutoff, .. } = split;
+                let lattice = Lattice::new(&boundary.cell, summed, split.open_length);
+                if cutoff > 0.0 {
+                    let rows = Rows::new(source, receiver, &boundary.cell, summed, cutoff)?;
+                    let pairs = Pairs::Listed(rows);
+                    out.real = Some(RealSpace::new(pairs, Some(floor), boundary.cell));
+                }
+                if let Some(size) = split.mesh {
+                    out.mesh = Some(Mesh::new(lattice, source, receiver, floor, size));
+                } else {
+                    let exponent = split.exponent;
+                    let settings = Settings { floor, exponent };
+                    out.reciprocal = Some(Reciprocal::new(lattice, source, receiver, settings));
+                }
+            }
+        }
+        Ok(out)
     }
 
     /// Caches what potentials at fixed atoms reuse, up to `limit` numbers.
@@ -171,6 +170,9 @@ impl<T: Scalar> Prepared<T> {
         }
         if let Some(reciprocal) = &self.reciprocal {
             out.add(&reciprocal.evaluate(source, receiver, want));
+        }
+        if let Some(mesh) = &self.mesh {
+            out.add(&mesh.evaluate(source, receiver, want));
         }
         if let Some(real) = &self.real {
             out.add(&real.evaluate(source, receiver, want));

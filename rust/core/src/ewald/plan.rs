@@ -1,8 +1,10 @@
 //! Which method a system is summed with, and its parameters.
 
 use super::corrections::Correction;
+use super::cost;
+use super::mesh::accuracy::{Interaction, good_length};
+use super::mesh::{MAX_ORDER, Size};
 use crate::error::{Error, Result};
-use crate::harmonics::count;
 use crate::lattice::{Lattice, dimensions, periodic_measure};
 use crate::vector::{Matrix, Vector, dot, norm};
 
@@ -13,6 +15,8 @@ pub enum Method {
     Direct,
     Reciprocal,
     Ewald,
+    /// Particle mesh, with splines of a given order or of the best one.
+    Mesh(Option<usize>),
 }
 
 impl std::str::FromStr for Method {
@@ -24,10 +28,25 @@ impl std::str::FromStr for Method {
             "direct" => Ok(Self::Direct),
             "reciprocal" => Ok(Self::Reciprocal),
             "ewald" => Ok(Self::Ewald),
-            _ => Err(Error::Unsupported {
-                what: format!("method {name:?} is unknown"),
-                remedy: "use \"auto\", \"direct\", \"reciprocal\" or \"ewald\"".into(),
-            }),
+            "mesh" => Ok(Self::Mesh(None)),
+            _ => {
+                let order = name.strip_prefix("mesh-").map(str::parse::<usize>);
+                match order {
+                    Some(Ok(order)) if (MIN_ORDER..=MAX_ORDER).contains(&order) => {
+                        Ok(Self::Mesh(Some(order)))
+                    }
+                    Some(_) => Err(Error::Unsupported {
+                        what: format!("method {name:?} names no order of B-splines"),
+                        remedy: format!(
+                            "use \"mesh-{MIN_ORDER}\" ... \"mesh-{MAX_ORDER}\", or \"mesh\" for the best order"
+                        ),
+                    }),
+                    None => Err(Error::Unsupported {
+                        what: format!("method {name:?} is unknown"),
+                        remedy: "use \"auto\", \"direct\", \"reciprocal\", \"ewald\" or \"mesh\"".into(),
+                    }),
+                }
+            }
         }
     }
 }
@@ -77,8 +96,11 @@ impl Options {
 #[derive(Clone, Copy, Debug)]
 pub struct Extent<'a> {
     pub positions: &'a [Vector<f64>],
+    /// Sites × channels.
     pub n_sources: usize,
     pub n_receivers: usize,
+    /// Distinct widths of sources and of receivers.
+    pub n_widths: [usize; 2],
     /// (smallest, largest) width, and degree.
     pub source: (f64, f64, usize),
     pub receiver: (f64, f64, usize),
@@ -95,6 +117,8 @@ pub struct Split {
     pub cutoff: f64,
     /// Length of the lattice along open axes, Å.
     pub open_length: f64,
+    /// The mesh that takes the place of the sum over k-vectors.
+    pub mesh: Option<Size>,
 }
 
 /// How one system is summed.
@@ -110,6 +134,7 @@ impl Plan {
     pub fn name(&self) -> &'static str {
         match self {
             Plan::Direct => "direct",
+            Plan::Split(split) if split.mesh.is_some() => "mesh",
             Plan::Split(split) if split.floor == 0.0 => "reciprocal",
             Plan::Split(_) => "ewald",
         }
@@ -123,25 +148,40 @@ impl Plan {
         options: &Options,
     ) -> Result<Self> {
         let open = dimensions(pbc) == 0;
-        match options.method {
-            Method::Direct if !open => Err(Error::Unsupported {
+        let method = options.method;
+        if method == Method::Direct {
+            if open {
+                return Ok(Plan::Direct);
+            }
+            return Err(Error::Unsupported {
                 what: "method \"direct\" sums all pairs of an open system, but an axis is periodic"
                     .into(),
-                remedy: "use method=\"auto\", \"reciprocal\" or \"ewald\"".into(),
-            }),
-            Method::Direct => Ok(Plan::Direct),
-            Method::Auto if open => Ok(Plan::Direct),
-            Method::Reciprocal => {
-                let split = split(extent, cell, pbc, options, 0.0);
-                check_modes(extent, cell, pbc, &split)?;
-                Ok(Plan::Split(split))
-            }
-            Method::Auto | Method::Ewald => {
-                let split = cheapest(extent, cell, pbc, options);
-                check_modes(extent, cell, pbc, &split)?;
-                Ok(Plan::Split(split))
-            }
+                remedy: "use method=\"auto\", \"reciprocal\", \"ewald\" or \"mesh\"".into(),
+            });
         }
+        if let Method::Mesh(Some(order)) = method
+            && order < least_order(extent)
+        {
+            let largest = extent.source.2.max(extent.receiver.2);
+            return Err(Error::Unsupported {
+                what: format!(
+                    "method \"mesh-{order}\" has splines too rough for multipoles of degree {largest}"
+                ),
+                remedy: format!(
+                    "use \"mesh-{}\" or a higher order, or \"mesh\"",
+                    least_order(extent)
+                ),
+            });
+        }
+        let best = cheapest(extent, cell, pbc, options);
+        if method == Method::Auto && open && cost::direct(extent) <= best.cost {
+            return Ok(Plan::Direct);
+        }
+        match best.split.mesh {
+            None => check_modes(extent, cell, pbc, &best.split)?,
+            Some(size) => check_points(extent, &best.split, size)?,
+        }
+        Ok(Plan::Split(best.split))
     }
 }
 
@@ -242,53 +282,127 @@ fn split(
         exponent,
         cutoff: (2.0 * exponent * reach2).sqrt(),
         open_length,
+        mesh: None,
     }
 }
 
-/// Nanoseconds per (k-vector, atom) and coefficient, and per pair and product of coefficients: estimates from
-/// operation counts, good enough to choose a split and not calibrated machine by machine.
-const RECIPROCAL_COST: f64 = 0.7;
-const PAIR_COST: f64 = 60.0;
-
-fn cost(extent: &Extent, cell: &Matrix<f64>, pbc: [bool; 3], split: &Split) -> f64 {
-    let n_open = 3 - dimensions(pbc) as i32;
-    let n_modes = n_modes(extent, cell, pbc, split);
-    let sites = (extent.n_sources * (extent.source.2 + 2)
-        + extent.n_receivers * (extent.receiver.2 + 2)) as f64;
-    let reciprocal = RECIPROCAL_COST * n_modes * sites;
-    if split.cutoff == 0.0 {
-        return reciprocal;
-    }
-    let occupied =
-        periodic_measure(cell, pbc) * (open_span(extent.positions, cell, pbc) + 2.0).powi(n_open);
-    let density = extent.n_sources as f64 / occupied;
-    let sphere = 4.0 / 3.0 * std::f64::consts::PI * split.cutoff.powi(3);
-    let neighbours = (density * sphere).max(1.0);
-    let products = (count(extent.source.2) + count(extent.receiver.2)) as f64;
-    reciprocal + PAIR_COST * extent.n_receivers as f64 * neighbours * (4.0 + products)
+/// A split with its estimated cost.
+struct Candidate {
+    split: Split,
+    cost: f64,
 }
 
-/// The split width that costs least; for `ewald` the sum without a split is left out.
-fn cheapest(extent: &Extent, cell: &Matrix<f64>, pbc: [bool; 3], options: &Options) -> Split {
+/// Orders of splines that are tried.
+const ORDERS: [usize; 5] = [6, 8, 10, 12, 16];
+/// Orders that users can ask for.
+const MIN_ORDER: usize = 4;
+
+/// Splines need continuous derivatives: l for multipoles, one more for forces and another for their tangents.
+fn least_order(extent: &Extent) -> usize {
+    (extent.source.2.max(extent.receiver.2) + 4).max(MIN_ORDER)
+}
+
+/// The cheapest split for the method asked for.
+fn cheapest(
+    extent: &Extent,
+    cell: &Matrix<f64>,
+    pbc: [bool; 3],
+    options: &Options,
+) -> Candidate {
     let narrowest = extent.source.0.min(extent.receiver.0).max(1e-3);
     let longest = (0..3)
         .filter(|&axis| pbc[axis])
         .map(|axis| norm(&cell[axis]))
         .fold(10.0, f64::max);
-    let mut best = split(extent, cell, pbc, options, 0.0);
-    let mut lowest = if options.method == Method::Ewald {
-        f64::INFINITY
-    } else {
-        cost(extent, cell, pbc, &best)
-    };
-    let mut floor = narrowest * 1.05;
-    while floor < longest || lowest.is_infinite() {
-        let candidate = split(extent, cell, pbc, options, floor);
-        let cost = cost(extent, cell, pbc, &candidate);
-        if cost < lowest {
-            (best, lowest) = (candidate, cost);
+    let mut best: Option<Candidate> = None;
+    let mut consider = |split: Split, cost: f64| {
+        if best.as_ref().is_none_or(|best| cost < best.cost) {
+            best = Some(Candidate { split, cost });
         }
-        floor *= 1.1;
+    };
+    let span = open_span(extent.positions, cell, pbc);
+    let real = |split: &Split| cost::real(extent, cell, pbc, split, span);
+    let sums = matches!(options.method, Method::Auto | Method::Reciprocal | Method::Ewald);
+    let mesh = matches!(options.method, Method::Auto | Method::Mesh(_));
+    // No split first, then wider and wider ones.
+    let mut floor = 0.0;
+    while floor < longest {
+        let split = split(extent, cell, pbc, options, floor);
+        if sums && (floor == 0.0) != (options.method == Method::Ewald)
+            || options.method == Method::Auto
+        {
+            let modes = n_modes(extent, cell, pbc, &split);
+            consider(split, cost::reciprocal(extent, modes) + real(&split));
+        }
+        if mesh {
+            let orders: &[usize] = match &options.method {
+                Method::Mesh(Some(order)) => std::slice::from_ref(order),
+                _ => &ORDERS,
+            };
+            for &order in orders.iter().filter(|&&order| order >= least_order(extent)) {
+                let size = mesh_size(extent, cell, pbc, options, &split, order);
+                let split = Split {
+                    mesh: Some(size),
+                    ..split
+                };
+                consider(split, cost::mesh(extent, size) + real(&split));
+            }
+        }
+        if options.method == Method::Reciprocal {
+            break;
+        }
+        floor = if floor == 0.0 { narrowest * 1.05 } else { floor * 1.1 };
     }
-    best
+    best.unwrap_or_else(|| Candidate {
+        split: split(extent, cell, pbc, options, floor),
+        cost: f64::INFINITY,
+    })
+}
+
+/// Mesh that reaches the accuracy with splines of an order.
+fn mesh_size(
+    extent: &Extent,
+    cell: &Matrix<f64>,
+    pbc: [bool; 3],
+    options: &Options,
+    split: &Split,
+    order: usize,
+) -> Size {
+    let gamma2 =
+        extent.source.0.max(split.floor).powi(2) + extent.receiver.0.max(split.floor).powi(2);
+    let interaction = Interaction {
+        order,
+        source_l: extent.source.2,
+        receiver_l: extent.receiver.2,
+    };
+    let spacing = interaction.spacing(options.accuracy) * gamma2.sqrt();
+    let points = std::array::from_fn(|axis| {
+        let length = if pbc[axis] {
+            norm(&cell[axis])
+        } else {
+            split.open_length
+        };
+        good_length((length / spacing).ceil().min(1e6) as usize)
+    });
+    Size { order, points }
+}
+
+/// Meshes of more points than this (8 GB per width) are refused.
+const MAX_POINTS: f64 = 1e9;
+
+fn check_points(extent: &Extent, split: &Split, size: Size) -> Result<()> {
+    let points: f64 = size.points.iter().map(|&n| n as f64).product();
+    if points <= MAX_POINTS {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        what: format!(
+            "the mesh would have {points:.1e} points (smallest widths {} and {} Å, split {:.2} Å, length {:.1} Å along \
+             open axes)",
+            extent.source.0, extent.receiver.0, split.floor, split.open_length
+        ),
+        remedy: "use wider Gaussians or a lower accuracy, and check that no atom is far from the others along an \
+                 open axis"
+            .into(),
+    })
 }

@@ -1,0 +1,58 @@
+//! The Gaussians of one width: which sites and channels have it, and their multipoles as derivatives along the mesh.
+
+use super::monomials::Expansion;
+use super::splines::Splines;
+use crate::ewald::density::Density;
+use crate::scalar::Scalar;
+use rayon::prelude::*;
+
+/// Gaussians that share a width and therefore a mesh.
+pub struct Group {
+    pub width: f64,
+    /// Places in the splines' order, ascending.
+    pub places: Vec<u32>,
+    /// site × n_channels + channel of each member.
+    pub targets: Vec<u32>,
+}
+
+impl Group {
+    /// Splits a density by width. Widths below `floor` are raised to it.
+    pub fn split<T: Scalar>(density: &Density<T>, splines: &Splines<T>, floor: f64) -> Vec<Self> {
+        let n_channels = density.n_channels;
+        let mut widths: Vec<f64> = density.widths.iter().map(|w| w.max(floor)).collect();
+        widths.sort_by(f64::total_cmp);
+        widths.dedup();
+        let mut out: Vec<Self> = widths
+            .iter()
+            .map(|&width| Self {
+                width,
+                places: Vec::new(),
+                targets: Vec::new(),
+            })
+            .collect();
+        for (place, &site) in splines.site.iter().enumerate() {
+            for channel in 0..n_channels {
+                let width = density.width(site as usize, channel).max(floor);
+                let group = &mut out[widths.partition_point(|&w| w < width)];
+                group.places.push(place as u32);
+                group.targets.push((site as usize * n_channels + channel) as u32);
+            }
+        }
+        out
+    }
+
+    /// Derivatives along the mesh of every member, `[member][monomial]`.
+    pub fn expand<T: Scalar>(&self, density: &Density<T>, expansion: &Expansion<T>) -> Vec<T> {
+        let n_lm = density.n_lm();
+        let n = expansion.n_monomials;
+        let mut out = vec![T::zero(); self.targets.len() * n];
+        out.par_chunks_mut(n)
+            .zip(&self.targets)
+            .with_min_len(512)
+            .for_each(|(row, &target)| {
+                let p = &density.coefficients[target as usize * n_lm..][..n_lm];
+                expansion.expand(p, row);
+            });
+        out
+    }
+}
