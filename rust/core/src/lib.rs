@@ -4,6 +4,7 @@ pub mod batch;
 mod bessel;
 pub mod error;
 pub mod ewald;
+pub mod exponential;
 pub mod geometry;
 pub mod harmonics;
 pub mod lattice;

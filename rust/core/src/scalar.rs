@@ -54,6 +54,10 @@ pub trait Scalar:
         let value = self.value().exp();
         self.chain(value, value)
     }
+    /// Replaces all by their exponentials.
+    fn exp_all(values: &mut [Self]) {
+        values.iter_mut().for_each(|value| *value = value.exp());
+    }
     #[inline]
     fn sin_cos(self) -> (Self, Self) {
         let (sin, cos) = self.value().sin_cos();
@@ -79,6 +83,10 @@ impl Scalar for f64 {
     #[inline(always)]
     fn is_zero(self) -> bool {
         self == 0.0
+    }
+
+    fn exp_all(values: &mut [Self]) {
+        crate::exponential::exp_all(values);
     }
 
     const PARTS: usize = 1;

@@ -4,7 +4,8 @@
 use super::Field;
 use super::grid::{Shared, TOGETHER, Transforms, resized};
 use super::influence::{Influence, wave};
-use crate::scalar::Scalar;
+use crate::scalar::{LANES, Scalar};
+use crate::simd::{ANY_DEGREE, dispatch};
 use rayon::prelude::*;
 use rustfft::num_complex::Complex;
 
@@ -47,17 +48,17 @@ impl<T: Scalar> Sums<T> {
     }
 }
 
-/// A density's transform and the one weighted by -w²/2 of each Gaussian.
+/// A density's transform and the one weighted by -w²/2 of each Gaussian, real and imaginary parts.
 struct Spectrum<T> {
-    value: Vec<[T; 2]>,
-    by_width: Vec<[T; 2]>,
+    value: [Vec<T>; 2],
+    by_width: [Vec<T>; 2],
 }
 
 impl<T> Spectrum<T> {
     fn new() -> Self {
         Self {
-            value: Vec::new(),
-            by_width: Vec::new(),
+            value: [Vec::new(), Vec::new()],
+            by_width: [Vec::new(), Vec::new()],
         }
     }
 }
@@ -69,11 +70,12 @@ struct Buffers {
     scratch: Vec<Complex<f64>>,
 }
 
-struct Workspace<T> {
+pub struct Workspace<T> {
     buffers: Buffers,
     source: Spectrum<T>,
     receiver: Spectrum<T>,
-    squares: Vec<T>,
+    /// k², and two functions of the modes, along a column.
+    rows: [Vec<T>; 3],
 }
 
 /// Turns the densities' transforms along y and z into potentials'. Without receivers the potentials of the sources
@@ -87,7 +89,7 @@ pub fn convolve<T: Scalar>(
     with_value: bool,
     with_cell: bool,
 ) -> Sums<T> {
-    let plane = transforms.plane();
+    let plane = transforms.plane;
     let share = |side: &mut Side| -> Vec<Vec<Shared>> {
         side.fields
             .iter_mut()
@@ -100,7 +102,7 @@ pub fn convolve<T: Scalar>(
             .collect()
     };
     let sources = share(source);
-    let receivers = receiver.as_deref_mut().map(share);
+    let receivers: Option<Vec<Vec<Shared>>> = receiver.as_deref_mut().map(share);
     let pass = Pass {
         transforms,
         influence,
@@ -116,47 +118,18 @@ pub fn convolve<T: Scalar>(
                 buffers: Buffers::default(),
                 source: Spectrum::new(),
                 receiver: Spectrum::new(),
-                squares: Vec::new(),
+                rows: [Vec::new(), Vec::new(), Vec::new()],
             },
             |work, y| {
-                let mut sums = Sums::zero();
-                for z in (0..transforms.half()).step_by(TOGETHER) {
-                    let width = TOGETHER.min(transforms.half() - z);
-                    let block = Block { y, z, width };
-                    // SAFETY: this row's columns are this iteration's own.
-                    unsafe {
-                        if source.given {
-                            let buffers = &mut work.buffers;
-                            pass.load(&block, source, &sources, &mut work.source, buffers);
-                        }
-                        if let (Some(receiver), Some(receivers)) = (receiver, &receivers)
-                            && receiver.given
-                        {
-                            let buffers = &mut work.buffers;
-                            pass.load(&block, receiver, receivers, &mut work.receiver, buffers);
-                        }
-                        if with_value {
-                            let other = match receiver {
-                                Some(_) => &work.receiver,
-                                None => &work.source,
-                            };
-                            pass.sum(&block, &work.source, other, &mut work.squares, &mut sums);
-                        }
-                        let buffers = &mut work.buffers;
-                        match (receiver, &receivers) {
-                            (Some(receiver), Some(receivers)) => {
-                                if receiver.wanted {
-                                    pass.store(&block, receiver, receivers, &work.source, buffers);
-                                }
-                                if source.wanted {
-                                    pass.store(&block, source, &sources, &work.receiver, buffers);
-                                }
-                            }
-                            _ => pass.store(&block, source, &sources, &work.source, buffers),
-                        }
-                    }
-                }
-                sums
+                let mut row = Row {
+                    pass: &pass,
+                    source: (source, &sources),
+                    receiver: receiver.zip(receivers.as_deref()),
+                    y,
+                    work,
+                };
+                // The degree plays no part here.
+                convolve_row::<T, ANY_DEGREE>(&mut row)
             },
         )
         .collect();
@@ -167,6 +140,71 @@ pub fn convolve<T: Scalar>(
     out
 }
 
+/// One side with access to its grids.
+type Shares<'a> = (&'a Side<'a>, &'a [Vec<Shared>]);
+
+/// All columns of one y.
+pub struct Row<'a, T> {
+    pass: &'a Pass<'a, T>,
+    source: Shares<'a>,
+    receiver: Option<Shares<'a>>,
+    y: usize,
+    work: &'a mut Workspace<T>,
+}
+
+dispatch! {
+    /// Transforms the columns of one y, multiplies them and transforms them back.
+    fn convolve_row<T, L>(row: &mut Row<'_, T>) -> Sums<T> => body
+}
+
+#[inline(always)]
+fn body<T: Scalar, const L: usize, const FMA: bool>(row: &mut Row<'_, T>) -> Sums<T> {
+    let Row {
+        pass,
+        source: (source, sources),
+        receiver,
+        y,
+        work,
+    } = row;
+    let half = pass.transforms.half();
+    let mut sums = Sums::zero();
+    for z in (0..half).step_by(TOGETHER) {
+        let width = TOGETHER.min(half - z);
+        let block = Block { y: *y, z, width };
+        let buffers = &mut work.buffers;
+        // SAFETY: the columns of this y are this call's own.
+        unsafe {
+            if source.given {
+                pass.load(&block, source, sources, &mut work.source, buffers);
+            }
+            if let Some((receiver, receivers)) = receiver
+                && receiver.given
+            {
+                pass.load(&block, receiver, receivers, &mut work.receiver, buffers);
+            }
+            if pass.with_value {
+                let other = match receiver {
+                    Some(_) => &work.receiver,
+                    None => &work.source,
+                };
+                pass.sum(&block, &work.source, other, &mut work.rows, &mut sums);
+            }
+            match receiver {
+                Some((receiver, receivers)) => {
+                    if receiver.wanted {
+                        pass.store(&block, receiver, receivers, &work.source, buffers);
+                    }
+                    if source.wanted {
+                        pass.store(&block, source, sources, &work.receiver, buffers);
+                    }
+                }
+                None => pass.store(&block, source, sources, &work.source, buffers),
+            }
+        }
+    }
+    sums
+}
+
 /// Neighbouring columns along x.
 struct Block {
     y: usize,
@@ -174,7 +212,7 @@ struct Block {
     width: usize,
 }
 
-struct Pass<'a, T> {
+pub struct Pass<'a, T> {
     transforms: &'a Transforms,
     influence: &'a Influence<T>,
     widths: &'a [f64],
@@ -187,6 +225,7 @@ impl<T: Scalar> Pass<'_, T> {
     ///
     /// # Safety
     /// As for [`Shared::load`].
+    #[inline(always)]
     unsafe fn load(
         &self,
         block: &Block,
@@ -200,13 +239,13 @@ impl<T: Scalar> Pass<'_, T> {
         let place = block.y * self.transforms.stride + block.z;
         let fft = &*self.transforms.forward_x;
         let range = self.influence.columns(block.y, block.z, block.width);
-        spectrum.value.clear();
-        spectrum.value.resize(n, [T::zero(); 2]);
         let by_width = self.with_cell && self.with_value;
-        spectrum.by_width.clear();
-        if by_width {
-            spectrum.by_width.resize(n, [T::zero(); 2]);
-        }
+        let Spectrum {
+            value: [re, im],
+            by_width: [re_width, im_width],
+        } = spectrum;
+        let [re, im] = [cleared(re, n), cleared(im, n)];
+        let [re_width, im_width] = [cleared(re_width, n), cleared(im_width, n)];
         for (parts, &width) in grids.iter().zip(side.widths) {
             let scratch = resized(&mut work.scratch, fft.get_inplace_scratch_len());
             for (part, columns) in parts.iter().zip(&mut work.columns) {
@@ -215,18 +254,20 @@ impl<T: Scalar> Pass<'_, T> {
                 unsafe { part.load(place, block.width, nx, columns) };
                 fft.process_with_scratch(columns, scratch);
             }
-            let gaussian = &self.influence.gaussians[width][range.clone()];
-            let [first, second] = &work.columns;
+            let gaussian = &self.influence.gaussians[width][range.clone()][..n];
+            let first = &work.columns[0][..n];
+            let second = &work.columns[T::PARTS - 1][..n];
             let weight = -0.5 * self.widths[width] * self.widths[width];
+            let pick = |part: usize, k: usize| if part == 0 { first[k] } else { second[k] };
             for k in 0..n {
-                let pick = |part: usize| if part == 0 { &first[k] } else { &second[k] };
-                let re = gaussian[k] * T::from_parts(|part| pick(part).re);
-                let im = gaussian[k] * T::from_parts(|part| pick(part).im);
-                spectrum.value[k][0] += re;
-                spectrum.value[k][1] += im;
-                if by_width {
-                    spectrum.by_width[k][0] += re * weight;
-                    spectrum.by_width[k][1] += im * weight;
+                re[k] += gaussian[k] * T::from_parts(|part| pick(part, k).re);
+                im[k] += gaussian[k] * T::from_parts(|part| pick(part, k).im);
+            }
+            if by_width {
+                for k in 0..n {
+                    let gaussian = gaussian[k] * weight;
+                    re_width[k] += gaussian * T::from_parts(|part| pick(part, k).re);
+                    im_width[k] += gaussian * T::from_parts(|part| pick(part, k).im);
                 }
             }
         }
@@ -236,6 +277,7 @@ impl<T: Scalar> Pass<'_, T> {
     ///
     /// # Safety
     /// As for [`Shared::store`].
+    #[inline(always)]
     unsafe fn store(
         &self,
         block: &Block,
@@ -249,94 +291,137 @@ impl<T: Scalar> Pass<'_, T> {
         let place = block.y * self.transforms.stride + block.z;
         let fft = &*self.transforms.backward_x;
         let range = self.influence.columns(block.y, block.z, block.width);
-        let weights = &self.influence.weights[range.clone()];
+        let weights = &self.influence.weights[range.clone()][..n];
+        let (re, im) = (&spectrum.value[0][..n], &spectrum.value[1][..n]);
         for (parts, &width) in grids.iter().zip(side.widths) {
-            let gaussian = &self.influence.gaussians[width][range.clone()];
-            for (part, columns) in work.columns.iter_mut().enumerate().take(T::PARTS) {
-                let columns = resized(columns, n);
-                for (k, column) in columns.iter_mut().enumerate() {
-                    let factor = weights[k] * gaussian[k];
-                    column.re = (factor * spectrum.value[k][0]).part(part);
-                    column.im = (factor * spectrum.value[k][1]).part(part);
-                }
-            }
+            let gaussian = &self.influence.gaussians[width][range.clone()][..n];
             let scratch = resized(&mut work.scratch, fft.get_inplace_scratch_len());
-            for (part, columns) in parts.iter().zip(&mut work.columns) {
-                let columns = &mut columns[..n];
+            for (part, (grid, columns)) in parts.iter().zip(&mut work.columns).enumerate() {
+                let columns = resized(columns, n);
+                for k in 0..n {
+                    let factor = weights[k] * gaussian[k];
+                    columns[k] = Complex {
+                        re: (factor * re[k]).part(part),
+                        im: (factor * im[k]).part(part),
+                    };
+                }
                 fft.process_with_scratch(columns, scratch);
                 // SAFETY: by contract.
-                unsafe { part.store(place, block.width, nx, columns) };
+                unsafe { grid.store(place, block.width, nx, columns) };
             }
         }
     }
 
     /// Adds the block's part of U and of its derivatives.
+    #[inline(always)]
     fn sum(
         &self,
         block: &Block,
         a: &Spectrum<T>,
         b: &Spectrum<T>,
-        squares: &mut Vec<T>,
+        rows: &mut [Vec<T>; 3],
         sums: &mut Sums<T>,
     ) {
         let [nx, ny, nz] = self.transforms.points;
         let range = self.influence.columns(block.y, block.z, block.width);
         let weights = &self.influence.weights[range];
-        let zero = T::zero();
-        squares.clear();
-        squares.resize(nx, zero);
+        let waves = &self.influence.waves[..nx];
+        let [squares, products, derivatives] = rows;
+        let squares = cleared(squares, nx);
+        let products = cleared(products, nx);
+        let derivatives = cleared(derivatives, nx);
         for column in 0..block.width {
             let z = block.z + column;
             // Modes of the other half of the spectrum count too.
             let multiplicity = if z == 0 || 2 * z == nz { 1.0 } else { 2.0 };
             let start = column * nx;
-            let (a_value, b_value) = (&a.value[start..][..nx], &b.value[start..][..nx]);
             let weights = &weights[start..][..nx];
+            let (ar, ai) = (&a.value[0][start..][..nx], &a.value[1][start..][..nx]);
+            let (br, bi) = (&b.value[0][start..][..nx], &b.value[1][start..][..nx]);
+            for x in 0..nx {
+                products[x] = weights[x] * (ar[x] * br[x] + ai[x] * bi[x]);
+            }
+            let [value, ..] = moments(products, waves);
+            sums.value += value * multiplicity;
             if !self.with_cell {
-                let mut partial = [zero; 4];
-                for x in 0..nx {
-                    let (a, b) = (a_value[x], b_value[x]);
-                    partial[x % 4] += weights[x] * (a[0] * b[0] + a[1] * b[1]);
-                }
-                let total = (partial[0] + partial[2]) + (partial[1] + partial[3]);
-                sums.value += total * multiplicity;
                 continue;
             }
-            let (a_width, b_width) = (&a.by_width[start..][..nx], &b.by_width[start..][..nx]);
-            self.influence.squares(block.y, z, squares);
-            let mut value = zero;
-            // Moments 1, n_x, n_x² of the two derivatives.
-            let (mut gaussian, mut kernel) = ([zero; 3], [zero; 3]);
+            let (awr, awi) = (&a.by_width[0][start..][..nx], &a.by_width[1][start..][..nx]);
+            let (bwr, bwi) = (&b.by_width[0][start..][..nx], &b.by_width[1][start..][..nx]);
             for x in 0..nx {
-                let (a, b) = (a_value[x], b_value[x]);
-                let (aw, bw) = (a_width[x], b_width[x]);
-                let product = a[0] * b[0] + a[1] * b[1];
-                value += weights[x] * product;
-                let widths = aw[0] * b[0] + aw[1] * b[1] + a[0] * bw[0] + a[1] * bw[1];
-                let first = weights[x] * widths;
-                let second = self.influence.mode([x, block.y, z], squares[x]).1 * product;
-                let n = wave(x, nx);
-                for (moment, power) in [1.0, n, n * n].into_iter().enumerate() {
-                    gaussian[moment] += first * power;
-                    kernel[moment] += second * power;
-                }
+                let widths = awr[x] * br[x] + awi[x] * bi[x] + ar[x] * bwr[x] + ai[x] * bwi[x];
+                derivatives[x] = weights[x] * widths;
             }
-            sums.value += value * multiplicity;
+            self.influence.squares(block.y, z, squares);
             let n = [wave(block.y, ny), wave(z, nz)];
-            for (target, m) in [
-                (&mut sums.gaussian, gaussian),
-                (&mut sums.kernel, kernel),
-            ] {
-                let m = m.map(|m| m * multiplicity);
-                target[0][0] += m[2];
-                for (i, &ni) in n.iter().enumerate() {
-                    target[0][i + 1] += m[1] * ni;
-                    target[i + 1][0] += m[1] * ni;
-                    for (j, &nj) in n.iter().enumerate() {
-                        target[i + 1][j + 1] += m[0] * (ni * nj);
-                    }
+            if self.influence.periodic() {
+                // dG/dk² = -G/k²
+                if block.y == 0 && z == 0 {
+                    squares[0] = T::constant(1.0);
                 }
+                for x in 0..nx {
+                    derivatives[x] -= products[x] * squares[x].recip();
+                }
+                let m = moments(derivatives, waves).map(|m| m * multiplicity);
+                add_moments(&mut sums.gaussian, m, n);
+                continue;
             }
+            let m = moments(derivatives, waves).map(|m| m * multiplicity);
+            add_moments(&mut sums.gaussian, m, n);
+            for x in 0..nx {
+                let product = ar[x] * br[x] + ai[x] * bi[x];
+                let slope = self.influence.mode([x, block.y, z], squares[x]).1;
+                derivatives[x] = slope * product;
+            }
+            let m = moments(derivatives, waves).map(|m| m * multiplicity);
+            add_moments(&mut sums.kernel, m, n);
+        }
+    }
+}
+
+/// Zeros, `n` of them.
+fn cleared<T: Scalar>(values: &mut Vec<T>, n: usize) -> &mut [T] {
+    values.clear();
+    values.resize(n, T::zero());
+    values
+}
+
+/// Σ f, Σ f n and Σ f n² along a column.
+#[inline(always)]
+fn moments<T: Scalar>(values: &[T], waves: &[f64]) -> [T; 3] {
+    let mut sums = [[T::zero(); LANES]; 3];
+    let (packs, rest) = values.as_chunks::<LANES>();
+    let (wave_packs, wave_rest) = waves.as_chunks::<LANES>();
+    for (values, waves) in packs.iter().zip(wave_packs) {
+        for lane in 0..LANES {
+            let first = values[lane] * waves[lane];
+            sums[0][lane] += values[lane];
+            sums[1][lane] += first;
+            sums[2][lane] += first * waves[lane];
+        }
+    }
+    for (lane, (&value, &wave)) in rest.iter().zip(wave_rest).enumerate() {
+        sums[0][lane] += value;
+        sums[1][lane] += value * wave;
+        sums[2][lane] += value * (wave * wave);
+    }
+    sums.map(|lanes| {
+        let mut sum = T::zero();
+        for lane in lanes {
+            sum += lane;
+        }
+        sum
+    })
+}
+
+/// Adds Σ f n_i n_j of a column with the wave numbers (n_y, n_z), from its moments.
+fn add_moments<T: Scalar>(target: &mut [[T; 3]; 3], m: [T; 3], n: [f64; 2]) {
+    target[0][0] += m[2];
+    for (i, &ni) in n.iter().enumerate() {
+        target[0][i + 1] += m[1] * ni;
+        target[i + 1][0] += m[1] * ni;
+        for (j, &nj) in n.iter().enumerate() {
+            target[i + 1][j + 1] += m[0] * (ni * nj);
         }
     }
 }

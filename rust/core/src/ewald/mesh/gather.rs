@@ -1,5 +1,6 @@
 //! Mesh to sites: derivatives of the potential along the mesh.
 
+use super::grid::Transforms;
 use super::monomials::{Monomials, n_monomials};
 use super::sites::Group;
 use super::splines::{MAX_PACKS, Splines};
@@ -24,6 +25,8 @@ pub struct Tile<'a, T: Scalar> {
     points: [usize; 3],
     /// Reals in a row along z.
     stride: usize,
+    /// Reals in a plane.
+    plane: usize,
     /// Values on the mesh; a second field for the tangents of dual numbers.
     parts: [&'a [f64]; 2],
     /// `[member][monomial]`.
@@ -35,7 +38,7 @@ pub fn gather<T: Scalar>(
     splines: &Splines<T>,
     group: &Group,
     total: usize,
-    points: [usize; 3],
+    transforms: &Transforms,
     grids: &[Vec<Complex<f64>>],
 ) -> Vec<T> {
     let n = n_monomials(total);
@@ -46,7 +49,6 @@ pub fn gather<T: Scalar>(
             .map_or(&[], |grid| bytemuck::cast_slice(grid))
     };
     let parts = [part(0), part(1)];
-    let stride = parts[0].len() / (points[0] * points[1]);
     out.par_chunks_mut(TILE * n)
         .enumerate()
         .for_each(|(tile, out)| {
@@ -56,8 +58,9 @@ pub fn gather<T: Scalar>(
                 group,
                 members: start..start + out.len() / n,
                 total,
-                points,
-                stride,
+                points: transforms.points,
+                stride: 2 * transforms.stride,
+                plane: 2 * transforms.plane,
                 parts,
                 out,
             };
@@ -74,16 +77,22 @@ dispatch! {
 #[inline(always)]
 fn body<T: Scalar, const L: usize, const FMA: bool>(tile: &mut Tile<'_, T>) {
     for (row, member) in tile.members.clone().enumerate() {
-        if tile.splines.n_packs == 1 {
-            site::<T, L, FMA, 1>(tile, row, member);
-        } else {
-            site::<T, L, FMA, MAX_PACKS>(tile, row, member);
+        // Arrays as small as the degree allows stay in registers.
+        match (L, tile.splines.n_packs) {
+            (0, 1) => site::<T, L, 1, FMA, 1>(tile, row, member),
+            (0, _) => site::<T, L, 1, FMA, MAX_PACKS>(tile, row, member),
+            (1, 1) => site::<T, L, 2, FMA, 1>(tile, row, member),
+            (1, _) => site::<T, L, 2, FMA, MAX_PACKS>(tile, row, member),
+            (2, 1) => site::<T, L, 3, FMA, 1>(tile, row, member),
+            (2, _) => site::<T, L, 3, FMA, MAX_PACKS>(tile, row, member),
+            (_, 1) => site::<T, L, { MAX_L + 2 }, FMA, 1>(tile, row, member),
+            _ => site::<T, L, { MAX_L + 2 }, FMA, MAX_PACKS>(tile, row, member),
         }
     }
 }
 
 #[inline(always)]
-fn site<T: Scalar, const L: usize, const FMA: bool, const PACKS: usize>(
+fn site<T: Scalar, const L: usize, const N: usize, const FMA: bool, const PACKS: usize>(
     tile: &mut Tile<'_, T>,
     row: usize,
     member: usize,
@@ -98,20 +107,17 @@ fn site<T: Scalar, const L: usize, const FMA: bool, const PACKS: usize>(
     let along_y = splines.along(place, 1);
     let zero = [T::Pack::zero(); PACKS];
     // by_xy[a][b] = Σ_xy X^(a) Y^(b) φ, along z
-    let mut by_xy = [[zero; MAX_L + 2]; MAX_L + 2];
+    let mut by_xy = [[zero; N]; N];
     for jx in 0..splines.order {
-        let plane = wrapped(x0 + jx, nx) * ny;
-        let mut by_y = [zero; MAX_L + 2];
+        let plane = wrapped(x0 + jx, nx) * tile.plane;
+        let mut by_y = [zero; N];
         for jy in 0..splines.order {
             let wy = &along_y[jy * n_derivatives..][..n_derivatives];
-            let start = (plane + wrapped(y0 + jy, ny)) * tile.stride + z0;
+            let start = plane + wrapped(y0 + jy, ny) * tile.stride + z0;
             for pack in 0..PACKS {
                 let values = T::Pack::from_parts(|part| {
-                    let mut values = F64x8([0.0; LANES]);
-                    values
-                        .0
-                        .copy_from_slice(&tile.parts[part][start + pack * LANES..][..LANES]);
-                    values
+                    let row = &tile.parts[part][start + pack * LANES..][..LANES];
+                    F64x8(std::array::from_fn(|lane| row[lane]))
                 });
                 for b in 0..=total {
                     by_y[b][pack] =

@@ -17,6 +17,8 @@ pub struct Transforms {
     pub points: [usize; 3],
     /// Complex numbers in a row along z.
     pub stride: usize,
+    /// Complex numbers in a plane.
+    pub plane: usize,
     pub forward_x: Arc<dyn Fft<f64>>,
     pub backward_x: Arc<dyn Fft<f64>>,
     forward_y: Arc<dyn Fft<f64>>,
@@ -29,6 +31,11 @@ pub struct Transforms {
 static PLANNERS: LazyLock<Mutex<(FftPlanner<f64>, RealFftPlanner<f64>)>> =
     LazyLock::new(|| Mutex::new((FftPlanner::new(), RealFftPlanner::new())));
 
+/// Complex numbers that fill an odd number of cache lines, so that columns through memory use all sets of the caches.
+fn odd_lines(n: usize) -> usize {
+    (n.div_ceil(4) | 1) * 4
+}
+
 impl Transforms {
     pub fn new(points: [usize; 3]) -> Self {
         let mut planners = PLANNERS
@@ -37,10 +44,11 @@ impl Transforms {
         let (complex, real) = &mut *planners;
         let [nx, ny, nz] = points;
         // Room for a spline that starts at the last point, and whole cache lines.
-        let stride = (nz / 2 + 1).max((nz + MAX_ORDER).div_ceil(2)).div_ceil(4) * 4;
+        let stride = odd_lines((nz / 2 + 1).max((nz + MAX_ORDER).div_ceil(2)));
         Self {
             points,
             stride,
+            plane: odd_lines(ny * stride),
             forward_x: complex.plan_fft_forward(nx),
             backward_x: complex.plan_fft_inverse(nx),
             forward_y: complex.plan_fft_forward(ny),
@@ -55,19 +63,14 @@ impl Transforms {
         self.points[2] / 2 + 1
     }
 
-    /// Complex numbers in a plane.
-    pub fn plane(&self) -> usize {
-        self.points[1] * self.stride
-    }
-
     /// Folds what hangs over in, and transforms all planes along z and y.
     pub fn forward_planes(&self, grid: &mut [Complex<f64>]) {
         let [_, ny, nz] = self.points;
-        grid.par_chunks_mut(self.plane())
+        grid.par_chunks_mut(self.plane)
             .for_each_init(Workspace::default, |work, plane| {
                 let scratch = resized(&mut work.scratch, self.forward_z.get_scratch_len());
                 let input = resized(&mut work.real, nz);
-                for row in plane.chunks_mut(self.stride) {
+                for row in plane[..ny * self.stride].chunks_mut(self.stride) {
                     let values: &mut [f64] = bytemuck::cast_slice_mut(row);
                     for z in nz..nz + MAX_ORDER {
                         values[z % nz] += values[z];
@@ -85,12 +88,12 @@ impl Transforms {
     /// Transforms all planes back along y and z, and repeats the beginning of each row after its end.
     pub fn backward_planes(&self, grid: &mut [Complex<f64>]) {
         let [_, ny, nz] = self.points;
-        grid.par_chunks_mut(self.plane())
+        grid.par_chunks_mut(self.plane)
             .for_each_init(Workspace::default, |work, plane| {
                 self.columns(&*self.backward_y, plane, ny, work);
                 let scratch = resized(&mut work.scratch, self.backward_z.get_scratch_len());
                 let input = resized(&mut work.complex, nz / 2 + 1);
-                for row in plane.chunks_mut(self.stride) {
+                for row in plane[..ny * self.stride].chunks_mut(self.stride) {
                     input.copy_from_slice(&row[..nz / 2 + 1]);
                     // Real by symmetry, up to rounding.
                     input[0].im = 0.0;
@@ -174,6 +177,7 @@ impl Shared {
         }
     }
 
+    #[inline(always)]
     fn check(&self, place: usize, width: usize, nx: usize) {
         assert!(nx == 0 || (nx - 1) * self.plane + place + width <= self.length);
     }
@@ -182,6 +186,7 @@ impl Shared {
     ///
     /// # Safety
     /// No other thread writes these columns, and the grid is borrowed mutably for as long as `self` is used.
+    #[inline(always)]
     pub unsafe fn load(&self, place: usize, width: usize, nx: usize, out: &mut [Complex<f64>]) {
         self.check(place, width, nx);
         for x in 0..nx {
@@ -196,6 +201,7 @@ impl Shared {
     ///
     /// # Safety
     /// As for `load`, and no other thread reads them.
+    #[inline(always)]
     pub unsafe fn store(&self, place: usize, width: usize, nx: usize, values: &[Complex<f64>]) {
         self.check(place, width, nx);
         for x in 0..nx {

@@ -22,6 +22,8 @@ pub fn wave(i: usize, n: usize) -> f64 {
 /// Factors of all modes, `[y][z][x]` with the half spectrum along z.
 pub struct Influence<T> {
     points: [usize; 3],
+    /// Wave numbers along x.
+    pub waves: Vec<f64>,
     metric: Matrix<T>,
     kernel: Separable<T>,
     /// K/V and the splines' factors along x, y, z.
@@ -159,6 +161,7 @@ impl<T: Scalar> Influence<T> {
         });
         let mut out = Self {
             points,
+            waves: (0..points[0]).map(|x| wave(x, points[0])).collect(),
             metric,
             kernel: Separable::new(lattice, points),
             scale: lattice.volume.recip() * COULOMB_CONSTANT,
@@ -176,6 +179,10 @@ impl<T: Scalar> Influence<T> {
                 let mut squares = vec![T::zero(); nx];
                 for (z, row) in plane.chunks_mut(nx).enumerate() {
                     out.squares(y, z, &mut squares);
+                    if out.periodic() {
+                        out.bulk_weights(y, z, &mut squares, row);
+                        continue;
+                    }
                     for x in 0..nx {
                         row[x] = out.mode([x, y, z], squares[x]).0;
                     }
@@ -192,9 +199,8 @@ impl<T: Scalar> Influence<T> {
                         let factor = -0.5 * width * width;
                         for (z, row) in plane.chunks_mut(nx).enumerate() {
                             out.squares(y, z, row);
-                            for value in row {
-                                *value = (*value * factor).exp();
-                            }
+                            row.iter_mut().for_each(|value| *value = *value * factor);
+                            T::exp_all(row);
                         }
                     });
                 values
@@ -206,15 +212,35 @@ impl<T: Scalar> Influence<T> {
     }
 
     /// k² along a column of modes in x.
+    #[inline(always)]
     pub fn squares(&self, y: usize, z: usize, out: &mut [T]) {
-        let [nx, ny, nz] = self.points;
+        let [_, ny, nz] = self.points;
         let (n1, n2) = (wave(y, ny), wave(z, nz));
         let g = &self.metric;
         let constant = g[1][1] * (n1 * n1) + g[2][2] * (n2 * n2) + g[1][2] * (2.0 * n1 * n2);
         let linear = (g[0][1] * n1 + g[0][2] * n2) * 2.0;
-        for (x, out) in out.iter_mut().enumerate() {
-            let n0 = wave(x, nx);
+        for (out, &n0) in out.iter_mut().zip(&self.waves) {
             *out = constant + (linear + g[0][0] * n0) * n0;
+        }
+    }
+
+    /// Whether all axes are periodic, so that G = 4π/k².
+    pub fn periodic(&self) -> bool {
+        self.kernel.dimensions == 3
+    }
+
+    /// 4πK D²/V k² along a column.
+    fn bulk_weights(&self, y: usize, z: usize, squares: &mut [T], out: &mut [T]) {
+        let along = self.splines[1][y] * self.splines[2][z];
+        let factor = self.scale * (4.0 * std::f64::consts::PI * along * along);
+        if y == 0 && z == 0 {
+            squares[0] = T::constant(1.0);
+        }
+        for ((out, &square), spline) in out.iter_mut().zip(&*squares).zip(&self.splines[0]) {
+            *out = factor * square.recip() * (spline * spline);
+        }
+        if y == 0 && z == 0 {
+            out[0] = T::zero();
         }
     }
 

@@ -249,7 +249,7 @@ impl<T: Scalar> Mesh<T> {
         coefficients: &[Vec<T>],
         given: bool,
     ) -> Vec<Field> {
-        let n = self.transforms.points[0] * self.transforms.plane();
+        let n = self.transforms.points[0] * self.transforms.plane;
         let mut pool = self
             .pool
             .lock()
@@ -274,7 +274,7 @@ impl<T: Scalar> Mesh<T> {
                     sites.expansion.max_l,
                     coefficients,
                     sites.expansion.n_monomials,
-                    self.transforms.points,
+                    &self.transforms,
                     field,
                 );
                 for grid in field {
@@ -329,7 +329,7 @@ impl<T: Scalar> Mesh<T> {
                 self.transforms.backward_planes(grid);
             }
             let derivatives =
-                gather::gather(splines, group, total, self.transforms.points, field);
+                gather::gather(splines, group, total, &self.transforms, field);
             let n_lm = target.density.n_lm();
             let n = n_monomials(total);
             for (row, &place) in derivatives.chunks_exact(n).zip(&group.targets) {

@@ -6,6 +6,7 @@
 
 use crate::lattice::Lattice;
 use crate::scalar::{LANES, Pack, Scalar};
+use crate::simd::{ANY_DEGREE, degree_or, dispatch};
 use crate::vector::{Vector, dot};
 use rayon::prelude::*;
 
@@ -85,13 +86,18 @@ impl<T: Scalar> Splines<T> {
             .zip(out.site.par_chunks(LANES))
             .with_min_len(8)
             .for_each(|((xy, z), sites)| {
-                let mut values = [[T::Pack::zero(); MAX_ORDER]; MAX_ORDER];
+                let mut work = Weights::<T> {
+                    rest: T::Pack::zero(),
+                    order,
+                    max_derivative,
+                    values: [[T::Pack::zero(); MAX_ORDER]; MAX_DERIVATIVE + 1],
+                };
                 for axis in 0..3 {
-                    let mut rest = T::Pack::zero();
                     for (lane, &site) in sites.iter().enumerate() {
-                        rest.set(lane, coordinates[site as usize][axis].1);
+                        work.rest.set(lane, coordinates[site as usize][axis].1);
                     }
-                    weights::<T>(rest, order, max_derivative, &mut values);
+                    with_order!(order, weights, T, &mut work);
+                    let values = &work.values;
                     for lane in 0..sites.len() {
                         for (derivative, row) in values[..n_derivatives].iter().enumerate() {
                             for (point, value) in row[..order].iter().enumerate() {
@@ -157,13 +163,41 @@ pub fn first_of_bin<T: Scalar>(splines: &Splines<T>, places: &[u32], x: usize) -
     places.partition_point(|&place| (splines.start[place as usize][0] as usize / BIN) < bin)
 }
 
-/// `values[derivative][point]` for eight rests ⟨u⟩ in [0, 1).
-fn weights<T: Scalar>(
+/// Highest derivative: one gradient beyond the multipoles.
+const MAX_DERIVATIVE: usize = super::monomials::MAX_TOTAL;
+
+/// Weights of eight sites along one axis.
+pub struct Weights<T: Scalar> {
+    /// Mesh coordinates less the points below, ⟨u⟩ in [0, 1).
     rest: T::Pack,
     order: usize,
     max_derivative: usize,
-    values: &mut [[T::Pack; MAX_ORDER]; MAX_ORDER],
-) {
+    /// `[derivative][point]`
+    values: [[T::Pack; MAX_ORDER]; MAX_DERIVATIVE + 1],
+}
+
+/// Calls `$function::<$scalar, P>` with the order P as a constant where it is a usual one.
+macro_rules! with_order {
+    ($order:expr, $function:ident, $scalar:ident, $arg:expr) => {
+        match $order {
+            8 => $function::<$scalar, 8>($arg),
+            10 => $function::<$scalar, 10>($arg),
+            12 => $function::<$scalar, 12>($arg),
+            _ => $function::<$scalar, ANY_DEGREE>($arg),
+        }
+    };
+}
+use with_order;
+
+dispatch! {
+    /// Fills the values, of splines of order L.
+    fn weights<T, L>(work: &mut Weights<T>) -> () => body
+}
+
+#[inline(always)]
+fn body<T: Scalar, const L: usize, const FMA: bool>(work: &mut Weights<T>) {
+    let order = degree_or::<L>(work.order);
+    let (rest, max_derivative) = (work.rest, work.max_derivative);
     let number = |x: f64| T::Pack::splat(T::constant(x));
     let mut row = [T::Pack::zero(); MAX_ORDER];
     row[0] = number(1.0);
@@ -179,17 +213,17 @@ fn weights<T: Scalar>(
                 }
                 if j + 1 < n {
                     let factor = number((1 + j) as f64).add(rest.neg());
-                    sum = sum.add(factor.mul(row[j]));
+                    sum = factor.mul_add::<FMA>(row[j], sum);
                 }
                 row[j] = sum.mul(inverse);
             }
         }
         if n + max_derivative >= order {
-            values[order - n] = row;
+            work.values[order - n][..n].copy_from_slice(&row[..n]);
         }
     }
     for derivative in 1..=max_derivative {
-        let row = &mut values[derivative];
+        let row = &mut work.values[derivative];
         for n in order - derivative + 1..=order {
             for j in (0..n).rev() {
                 let before = if j > 0 { row[j - 1] } else { T::Pack::zero() };
@@ -208,9 +242,14 @@ mod tests {
     #[test]
     fn weights_and_derivatives() {
         for order in [4, 7, 8, 16] {
-            let mut values = [[<Dual as Scalar>::Pack::zero(); MAX_ORDER]; MAX_ORDER];
-            let rest = <Dual as Scalar>::Pack::splat(Dual::new(0.37, 1.0));
-            weights::<Dual>(rest, order, 2, &mut values);
+            let mut work = Weights::<Dual> {
+                rest: <Dual as Scalar>::Pack::splat(Dual::new(0.37, 1.0)),
+                order,
+                max_derivative: 2,
+                values: [[<Dual as Scalar>::Pack::zero(); MAX_ORDER]; MAX_DERIVATIVE + 1],
+            };
+            with_order!(order, weights, Dual, &mut work);
+            let values = work.values;
             let sum: f64 = values[0][..order].iter().map(|w| w.get(3).value).sum();
             assert!((sum - 1.0).abs() < 1e-14);
             // The first moment follows the site.

@@ -1,5 +1,6 @@
 //! Sites to mesh.
 
+use super::grid::Transforms;
 use super::monomials::Monomials;
 use super::sites::Group;
 use super::splines::{MAX_PACKS, Splines, first_of_bin};
@@ -21,6 +22,8 @@ pub struct Slab<'a, T: Scalar> {
     points: [usize; 3],
     /// Reals in a row along z.
     stride: usize,
+    /// Reals in a plane.
+    plane: usize,
     planes: Range<usize>,
     /// Values on the planes; a second field for the tangents of dual numbers.
     parts: [&'a mut [f64]; 2],
@@ -35,10 +38,10 @@ pub fn spread<T: Scalar>(
     max_l: usize,
     coefficients: &[T],
     n_monomials: usize,
-    points: [usize; 3],
+    transforms: &Transforms,
     grids: &mut [Vec<Complex<f64>>],
 ) {
-    let plane = grids[0].len() / points[0];
+    let (points, plane) = (transforms.points, transforms.plane);
     let together = points[0].div_ceil(4 * rayon::current_num_threads()).max(4);
     let mut grids = grids.iter_mut();
     let first = slabs(grids.next(), together * plane);
@@ -56,7 +59,8 @@ pub fn spread<T: Scalar>(
             coefficients,
             n_monomials,
             points,
-            stride: 2 * plane / points[1],
+            stride: 2 * transforms.stride,
+            plane: 2 * plane,
             planes: start..(start + together).min(points[0]),
             parts,
         };
@@ -102,10 +106,16 @@ fn body<T: Scalar, const L: usize, const FMA: bool>(slab: &mut Slab<'_, T>) {
             if start >= range.end && first_of_later_bin(start, range.end) {
                 break;
             }
-            if slab.splines.n_packs == 1 {
-                add::<T, L, FMA, 1>(slab, member);
-            } else {
-                add::<T, L, FMA, MAX_PACKS>(slab, member);
+            // Arrays as small as the degree allows stay in registers.
+            match (L, slab.splines.n_packs) {
+                (0, 1) => add::<T, L, 1, FMA, 1>(slab, member),
+                (0, _) => add::<T, L, 1, FMA, MAX_PACKS>(slab, member),
+                (1, 1) => add::<T, L, 2, FMA, 1>(slab, member),
+                (1, _) => add::<T, L, 2, FMA, MAX_PACKS>(slab, member),
+                (2, 1) => add::<T, L, 3, FMA, 1>(slab, member),
+                (2, _) => add::<T, L, 3, FMA, MAX_PACKS>(slab, member),
+                (_, 1) => add::<T, L, { MAX_L + 1 }, FMA, 1>(slab, member),
+                _ => add::<T, L, { MAX_L + 1 }, FMA, MAX_PACKS>(slab, member),
             }
             member += 1;
         }
@@ -120,7 +130,7 @@ fn first_of_later_bin(start: usize, end: usize) -> bool {
 
 /// Adds one member to the planes of the slab.
 #[inline(always)]
-fn add<T: Scalar, const L: usize, const FMA: bool, const PACKS: usize>(
+fn add<T: Scalar, const L: usize, const N: usize, const FMA: bool, const PACKS: usize>(
     slab: &mut Slab<'_, T>,
     member: usize,
 ) {
@@ -135,7 +145,7 @@ fn add<T: Scalar, const L: usize, const FMA: bool, const PACKS: usize>(
     let z = splines.z(place);
     let zero = [T::Pack::zero(); PACKS];
     // by_xy[a][b] = Σ_c t_abc Z^(c)
-    let mut by_xy = [[zero; MAX_L + 1]; MAX_L + 1];
+    let mut by_xy = [[zero; N]; N];
     for a in 0..=max_l {
         for b in 0..=max_l - a {
             let mut row = zero;
@@ -156,7 +166,7 @@ fn add<T: Scalar, const L: usize, const FMA: bool, const PACKS: usize>(
             continue;
         }
         let wx = &along_x[jx * n_derivatives..][..n_derivatives];
-        let mut by_y = [zero; MAX_L + 1];
+        let mut by_y = [zero; N];
         for b in 0..=max_l {
             for a in 0..=max_l - b {
                 let w = T::Pack::splat(wx[a]);
@@ -165,11 +175,11 @@ fn add<T: Scalar, const L: usize, const FMA: bool, const PACKS: usize>(
                 }
             }
         }
-        let plane = (x - slab.planes.start) * ny;
+        let plane = (x - slab.planes.start) * slab.plane;
         for jy in 0..splines.order {
             let y = wrapped(y0 + jy, ny);
             let wy = &along_y[jy * n_derivatives..][..n_derivatives];
-            let start = (plane + y) * slab.stride + z0;
+            let start = plane + y * slab.stride + z0;
             for pack in 0..PACKS {
                 let mut sum = T::Pack::zero();
                 for b in 0..=max_l {
