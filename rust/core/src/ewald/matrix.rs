@@ -9,7 +9,7 @@ use super::background;
 use super::corrections::add_correction;
 use super::density::{Density, Gradient};
 use super::pair::PairTable;
-use super::plan::Plan;
+use super::plan::{Method, Options, Plan};
 use super::real::{RealSpace, parts};
 use super::reciprocal::{LatticeSums, MAX_TOTAL, Reciprocal};
 use crate::lattice::periodic_measure;
@@ -32,6 +32,9 @@ impl Prepared<f64> {
         source: &Density<f64>,
         receiver: Option<&Density<f64>>,
     ) -> Option<Vec<f64>> {
+        if self.mesh.is_some() {
+            return self.without_mesh(source, receiver)?.matrix(source, receiver);
+        }
         let rec = receiver.unwrap_or(source);
         let n_sites = source.n_sites();
         let n_columns = n_sites * source.n_lm();
@@ -48,7 +51,7 @@ impl Prepared<f64> {
             .as_ref()
             .map(|reciprocal| PairSums::new(reciprocal, source, rec, &kinds, &table));
         let cell = &self.boundary.cell;
-        let periodic = self.boundary.pbc == [true; 3] || self.correction.is_some();
+        let periodic = self.boundary.pbc == [true; 3] || self.options.correction.is_some();
         let split = match self.plan {
             Plan::Split(split) if periodic => Some(split),
             _ => None,
@@ -73,13 +76,13 @@ impl Prepared<f64> {
                         }
                     }
                 }
-                if !self.self_interaction {
+                if !self.options.self_interaction {
                     add_own_blocks(source, rec, site, &table, panel, |sigma, s| {
                         vec![(sigma * sigma + s * s, -1.0)]
                     });
                 }
             });
-        if let (Some(correction), Some(_)) = (self.correction, split) {
+        if let (Some(correction), Some(_)) = (self.options.correction, split) {
             let box_ = (cell, self.boundary.pbc, volume);
             let columns: Vec<Vec<f64>> = (0..n_columns)
                 .into_par_iter()
@@ -110,6 +113,20 @@ impl Prepared<f64> {
                 });
         }
         Some(out)
+    }
+
+    /// The same operator as a sum over k-vectors, whose matrix elements come one by one. None where there would be
+    /// too many of them.
+    fn without_mesh(
+        &self,
+        source: &Density<f64>,
+        receiver: Option<&Density<f64>>,
+    ) -> Option<Self> {
+        let options = Options {
+            method: Method::Sums,
+            ..self.options
+        };
+        Self::new(0, self.boundary, source, receiver, &options).ok()
     }
 }
 

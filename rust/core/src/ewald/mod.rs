@@ -40,8 +40,7 @@ pub struct Boundary<T> {
 /// Everything that depends on the geometry alone, kept to evaluate many multipoles.
 pub struct Prepared<T: Scalar> {
     boundary: Boundary<T>,
-    correction: Option<Correction>,
-    self_interaction: bool,
+    options: Options,
     plan: Plan,
     reciprocal: Option<Reciprocal<T>>,
     mesh: Option<Mesh<T>>,
@@ -113,8 +112,7 @@ impl<T: Scalar> Prepared<T> {
         };
         let mut out = Self {
             boundary,
-            correction: options.correction,
-            self_interaction: options.self_interaction,
+            options: *options,
             plan,
             reciprocal: None,
             mesh: None,
@@ -178,19 +176,19 @@ impl<T: Scalar> Prepared<T> {
             out.add(&real.evaluate(source, receiver, want));
         }
         let cell = &self.boundary.cell;
-        let periodic = self.boundary.pbc == [true; 3] || self.correction.is_some();
+        let periodic = self.boundary.pbc == [true; 3] || self.options.correction.is_some();
         if let (Plan::Split(split), true) = (self.plan, periodic) {
             let volume = periodic_measure(cell, [true; 3]);
             if split.cutoff > 0.0 {
                 background::add_background(source, receiver, split.floor, cell, volume, &mut out);
             }
-            if let Some(correction) = self.correction {
+            if let Some(correction) = self.options.correction {
                 let box_ = (cell, self.boundary.pbc, volume);
                 corrections::add_correction(correction, source, receiver, box_, &mut out);
             }
         }
         let same_sites = receiver.is_none_or(|r| std::ptr::eq(r.positions, source.positions));
-        if !self.self_interaction && same_sites {
+        if !self.options.self_interaction && same_sites {
             real::subtract_self_interaction(source, receiver, want, &mut out);
         }
         if receiver.is_none() && want == Want::RECEIVER {

@@ -15,6 +15,8 @@ pub enum Method {
     Direct,
     Reciprocal,
     Ewald,
+    /// A sum over k-vectors, with or without a split.
+    Sums,
     /// Particle mesh, with splines of a given order or of the best one.
     Mesh(Option<usize>),
 }
@@ -322,15 +324,18 @@ fn cheapest(
     };
     let span = open_span(extent.positions, cell, pbc);
     let real = |split: &Split| cost::real(extent, cell, pbc, split, span);
-    let sums = matches!(options.method, Method::Auto | Method::Reciprocal | Method::Ewald);
     let mesh = matches!(options.method, Method::Auto | Method::Mesh(_));
     // No split first, then wider and wider ones.
     let mut floor = 0.0;
     while floor < longest {
         let split = split(extent, cell, pbc, options, floor);
-        if sums && (floor == 0.0) != (options.method == Method::Ewald)
-            || options.method == Method::Auto
-        {
+        let sum = match options.method {
+            Method::Auto | Method::Sums => true,
+            Method::Reciprocal => floor == 0.0,
+            Method::Ewald => floor > 0.0,
+            Method::Direct | Method::Mesh(_) => false,
+        };
+        if sum {
             let modes = n_modes(extent, cell, pbc, &split);
             consider(split, cost::reciprocal(extent, modes) + real(&split));
         }
