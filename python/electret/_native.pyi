@@ -11,6 +11,7 @@ __all__ = [
     "Geometry",
     "InputError",
     "Jacobian",
+    "NeighborList",
     "__version__",
     "charge_equilibration",
     "coulomb",
@@ -38,6 +39,32 @@ def neighbor_list(
     half: bool = False,
     self_interaction: bool = False,
 ) -> tuple[NDArray[Any], ...]: ...
+@final
+class NeighborList:
+    def __new__(
+        cls, cutoff: float, skin: float, half: bool = False, self_interaction: bool = False
+    ) -> NeighborList: ...
+    def update(
+        self,
+        positions: NDArray[np.float64],
+        cell: NDArray[np.float64],
+        pbc: NDArray[np.bool_],
+        batch: NDArray[np.int64] | None = None,
+    ) -> bool: ...
+    def get(self, quantities: str) -> tuple[NDArray[Any], ...]: ...
+    @property
+    def n_builds(self) -> int: ...
+    @property
+    def n_updates(self) -> int: ...
+    @property
+    def cutoff(self) -> float: ...
+    @property
+    def skin(self) -> float: ...
+    @property
+    def half(self) -> bool: ...
+    @property
+    def self_interaction(self) -> bool: ...
+
 def coulomb(
     positions: NDArray[np.float64],
     multipoles: NDArray[np.float64],
