@@ -10,9 +10,12 @@ over the steps:
 - *neighbours*: the neighbour list,
 - *SCF*: torch code of the solver and of the step that carries the derivatives, without native code,
 - *integrator*: ASE's own code outside of the calculator,
-- *rest*: everything else in the calculator: checks, tensors, conditions, heads, energies, results.
+- *heads*: torch code from the features of the backbone to the density, or to the parameters of its equations, and
+  the energy of the density,
+- *rest*: everything else in the calculator: checks, tensors, conditions, calls of operators, results.
 
-On a machine with other load: ``OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1``. ``--label before`` and ``--append`` put the
+On a machine with other load: ``OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1`` and ``--cpu-time``, which counts the seconds
+of the process alone. ``--label before`` and ``--append`` put the
 tables of two versions of the package into one file.
 """
 
@@ -43,6 +46,8 @@ import electret.neighbors
 from electret import _native
 from electret.models import ModelConfig, build
 from electret.models.backbone import Backbone
+from electret.models.fixed_point import FixedPoint
+from electret.models.local_charges import LocalCharges
 from electret.models.self_consistent import SelfConsistent
 from scf_table import ACCURACY, SIGMA, WIDTHS, machine, water_frame
 from scf_table import statistics as water_statistics
@@ -59,8 +64,9 @@ BACKBONE = {
     "num_radial_basis": 3,
     "dtype": "float64",
 }
+TIMER = time.perf_counter
 FAMILIES = ("local_charges", "fixed_point")
-SECTIONS = ("backbone", "kernels", "neighbours", "SCF", "integrator", "rest")
+SECTIONS = ("backbone", "heads", "kernels", "neighbours", "SCF", "integrator", "rest")
 
 
 class Clock:
@@ -69,10 +75,10 @@ class Clock:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self.stack = ["integrator"]
-        self.last = time.perf_counter()
+        self.last = TIMER()
 
     def _switch(self) -> None:
-        now = time.perf_counter()
+        now = TIMER()
         self.seconds[self.stack[-1]] += now - self.last
         self.last = now
 
@@ -136,6 +142,8 @@ def instrument(clock: Clock) -> None:
         _native.NeighborList = clock.timed_class("neighbours", _native.NeighborList)  # type: ignore[misc]
     Backbone.forward = clock.timed("backbone", Backbone.forward)  # type: ignore[method-assign]
     SelfConsistent._converged = clock.timed("SCF", SelfConsistent._converged)  # type: ignore[method-assign]
+    for kind, name in ((LocalCharges, "density"), (FixedPoint, "parameters_of"), (FixedPoint, "density_energy")):
+        setattr(kind, name, clock.timed("heads", getattr(kind, name)))
     gradient = torch.autograd.grad
 
     def grad(*arguments: Any, **options: Any) -> Any:
@@ -180,7 +188,7 @@ def report(rows: list[dict[str, Any]], label: str) -> str:
         f"## {label}",
         "",
         f"{datetime.now(timezone.utc).isoformat(timespec='minutes')}, {m['cpu']}, {m['cores']} logical cores, rayon "
-        f"threads: {m['rayon_threads']}, torch threads: {m['torch_threads']}, Python {platform.python_version()}, "
+        f"threads: {m['rayon_threads']}, torch threads: {m['torch_threads']}, timer: {TIMER.__name__}, Python {platform.python_version()}, "
         f"torch {torch.__version__}; load average {round(os.getloadavg()[0], 1)}. `python {' '.join(sys.argv)}`.",
         "",
         f"| family | frame | total | {' | '.join(SECTIONS)} |",
@@ -198,7 +206,11 @@ def main() -> None:
     parser.add_argument("--label", default="this version")
     parser.add_argument("--append", action="store_true", help="keep what the file holds")
     parser.add_argument("--output", type=Path, default=RESULTS / "md_overhead.md")
+    parser.add_argument("--cpu-time", action="store_true", help="process time instead of wall time")
     arguments = parser.parse_args()
+    global TIMER
+    if arguments.cpu_time:
+        TIMER = time.process_time
     clock = Clock()
     instrument(clock)
     rows = []
