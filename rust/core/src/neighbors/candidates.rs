@@ -23,6 +23,8 @@ pub(super) struct Block {
     pub candidates: Vec<Candidate>,
     /// Images of the cell that hold candidates, when no atom has crossed a face of the cell.
     pub images: Vec<[i32; 3]>,
+    /// Where each atom of the bin stands, unshifted, among the candidates.
+    pub own: Vec<u32>,
 }
 
 /// Buffers of one thread.
@@ -44,12 +46,20 @@ impl Block {
     ) -> Self {
         let (candidates, images) = collect(grid, bin, atoms, reach, scratch);
         let range = grid.atoms(bin);
+        let mut own = vec![0; range.len()];
+        for (place, candidate) in candidates.iter().enumerate() {
+            let slot = candidate.slot as usize;
+            if range.contains(&slot) && images[candidate.image as usize] == [0; 3] {
+                own[slot - range.start] = place as u32;
+            }
+        }
         Self {
             system,
             start: range.start as u32,
             end: range.end as u32,
             candidates,
             images,
+            own,
         }
     }
 

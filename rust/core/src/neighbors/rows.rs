@@ -266,11 +266,17 @@ impl<I: From<u32> + Copy, S: From<i32> + Copy> Targets<I, S> {
         for (entry, neighbor) in j.iter_mut().zip(neighbors.clone()) {
             entry.write(I::from(neighbor.index));
         }
-        for (entry, neighbor) in shift.iter_mut().zip(neighbors.clone()) {
-            entry.write(std::array::from_fn(|axis| {
-                S::from(neighbor.cells[axis] + atom.cells[axis])
-            }));
-        }
+        let [a, b, c] = atom.cells;
+        let origin_cells = [a, b, c, 0];
+        write_triples(shift, neighbors.clone(), |neighbor| {
+            let cells = [
+                neighbor.cells[0],
+                neighbor.cells[1],
+                neighbor.cells[2],
+                neighbor.index as i32,
+            ];
+            std::array::from_fn(|axis| S::from(cells[axis].wrapping_add(origin_cells[axis])))
+        });
         let [x, y, z] = atom.position;
         let origin = [x, y, z, 0.0];
         let separation = |neighbor: &Neighbor| -> [f64; 4] {
@@ -278,10 +284,7 @@ impl<I: From<u32> + Copy, S: From<i32> + Copy> Targets<I, S> {
                 (neighbor.position[axis] - origin[axis]) + neighbor.vector[axis]
             })
         };
-        for (entry, neighbor) in vector.iter_mut().zip(neighbors.clone()) {
-            let [x, y, z, _] = separation(neighbor);
-            entry.write([x, y, z]);
-        }
+        write_triples(vector, neighbors.clone(), separation);
         for (entry, neighbor) in distance.iter_mut().zip(neighbors) {
             let [x, y, z, _] = separation(neighbor);
             entry.write(x * x + y * y + z * z);
@@ -290,6 +293,28 @@ impl<I: From<u32> + Copy, S: From<i32> + Copy> Targets<I, S> {
         for entry in distance {
             // SAFETY: written by the loop above, which goes over all of them.
             entry.write(unsafe { entry.assume_init_read() }.sqrt());
+        }
+    }
+}
+
+/// Writes the first three of every four values that `of` gives, four at a time: each but the last store reaches into
+/// the next entry, which then overwrites that.
+#[inline(always)]
+fn write_triples<'a, T: Copy>(
+    row: &mut [MaybeUninit<[T; 3]>],
+    neighbors: impl Iterator<Item = &'a Neighbor>,
+    of: impl Fn(&Neighbor) -> [T; 4],
+) {
+    let length = row.len();
+    let entries = row.as_mut_ptr().cast::<T>();
+    for (number, neighbor) in neighbors.take(length).enumerate() {
+        let values = of(neighbor);
+        if number + 1 < length {
+            // SAFETY: entries `number` and `number + 1` lie inside the row.
+            unsafe { entries.add(3 * number).cast::<[T; 4]>().write(values) };
+        } else {
+            let [x, y, z, _] = values;
+            row[number].write([x, y, z]);
         }
     }
 }

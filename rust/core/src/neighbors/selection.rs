@@ -43,13 +43,41 @@ impl Selection {
             counts: Vec::with_capacity(own.len()),
         };
         let limit = squared_limit(criteria.cutoff);
-        let Scratch { groups, images } = scratch;
+        let Scratch {
+            rough,
+            images,
+            doubts,
+        } = scratch;
+        doubts.clear();
+        doubts.resize(words * own.len(), 0);
         for crossed in crossings(own) {
             images.load(block, cell, crossed);
-            load(&block.candidates, images, atoms, groups);
-            compare(groups, own, crossed, limit, &mut selection.masks);
+            rough.load(block, images, atoms, crossed);
+            rough.compare(criteria.cutoff, &mut selection.masks, doubts);
+            for (number, atom) in own.iter().enumerate() {
+                if atom.crossed != crossed {
+                    continue;
+                }
+                let row = number * words..(number + 1) * words;
+                let masks = selection.masks[row.clone()].iter_mut();
+                for (word, (mask, &doubt)) in masks.zip(&doubts[row]).enumerate() {
+                    let mut bits = doubt;
+                    while bits != 0 {
+                        let place = word * LANES + bits.trailing_zeros() as usize;
+                        // The places that are left over come last.
+                        let Some(&candidate) = block.candidates.get(place) else {
+                            break;
+                        };
+                        let other = &atoms[candidate.slot as usize];
+                        let shift = images.vector(candidate, other);
+                        let near = squared(atom.position, other.position, shift) < limit;
+                        *mask |= u64::from(near) << (place % LANES);
+                        bits &= bits - 1;
+                    }
+                }
+            }
         }
-        selection.choose(block, atoms, criteria);
+        selection.choose(block, criteria);
         selection
     }
 
@@ -60,10 +88,10 @@ impl Selection {
     }
 
     /// Takes the pairs that are not asked for out of the masks, and counts the rest.
-    fn choose(&mut self, block: &Block, atoms: &[BinnedAtom], criteria: &Criteria) {
+    fn choose(&mut self, block: &Block, criteria: &Criteria) {
         let words = block.candidates.len().div_ceil(LANES);
-        for (number, slot) in block.atoms().enumerate() {
-            let own = own_place(block, atoms, atoms[slot].index);
+        for (number, &own) in block.own.iter().enumerate() {
+            let own = own as usize;
             let mask = &mut self.masks[number * words..(number + 1) * words];
             // Candidates are sorted by (j, S): those after the atom itself are the ones that a half list keeps.
             if criteria.half {
@@ -81,17 +109,6 @@ impl Selection {
     fn n_pairs(&self) -> usize {
         self.counts.iter().map(|&count| count as usize).sum()
     }
-}
-
-/// Where the atom of this index stands, unshifted, among the candidates.
-fn own_place(block: &Block, atoms: &[BinnedAtom], index: u32) -> usize {
-    let mut place = block
-        .candidates
-        .partition_point(|candidate| atoms[candidate.slot as usize].index < index);
-    while block.images[block.candidates[place].image as usize] != [0; 3] {
-        place += 1;
-    }
-    place
 }
 
 /// The different crossings of some atoms: nearly always none.
@@ -144,12 +161,98 @@ impl Images {
 /// Buffers of one thread.
 #[derive(Debug, Default)]
 struct Scratch {
-    groups: Vec<Group>,
+    rough: Rough,
     images: Images,
+    /// As the masks of a selection: bits that are set where single precision does not tell.
+    doubts: Vec<u64>,
 }
 
-/// Positions and shift vectors of [`LANES`] candidates, component by component.
-type Group = [[f64; LANES]; 6];
+/// Positions of [`LANES`] candidates, component by component.
+type Group = [[f32; LANES]; 3];
+
+/// Positions of a block in single precision: enough to tell all but the pairs at the cutoff, in a quarter of the time.
+#[derive(Debug, Default)]
+struct Rough {
+    groups: Vec<Group>,
+    /// Atoms of the bin; NaN for those that have made another crossing.
+    own: Vec<[f32; 3]>,
+    /// Largest coordinate here, and a bound of those that it was computed from.
+    extent: f64,
+    size: f64,
+}
+
+impl Rough {
+    #[inline(always)]
+    fn load(&mut self, block: &Block, images: &Images, atoms: &[BinnedAtom], crossed: [i8; 3]) {
+        let own = &atoms[block.atoms()];
+        let origin = own[0].position;
+        let relative = |position: [f64; 3], shift: [f64; 3]| -> [f32; 3] {
+            std::array::from_fn(|axis| ((position[axis] - origin[axis]) + shift[axis]) as f32)
+        };
+        self.groups.clear();
+        for chunk in block.candidates.chunks(LANES) {
+            // Places that are left over are in doubt.
+            let mut group = [[f32::NAN; LANES]; 3];
+            for (place, candidate) in chunk.iter().enumerate() {
+                let atom = &atoms[candidate.slot as usize];
+                let x = relative(atom.position, images.vector(*candidate, atom));
+                for axis in 0..3 {
+                    group[axis][place] = x[axis];
+                }
+            }
+            self.groups.push(group);
+        }
+        self.own.clear();
+        self.own.extend(own.iter().map(|atom| {
+            if atom.crossed == crossed {
+                relative(atom.position, [0.0; 3])
+            } else {
+                [f32::NAN; 3]
+            }
+        }));
+        // The atoms of the bin are among the candidates. Maxima pass over NaN.
+        let mut extents = [0.0_f32; LANES];
+        for row in self.groups.as_flattened() {
+            for (extent, x) in extents.iter_mut().zip(row) {
+                *extent = extent.max(x.abs());
+            }
+        }
+        let largest = |values: &[f64]| values.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+        self.extent = f64::from(extents.into_iter().fold(0.0, f32::max));
+        // Wrapped positions are the origin and what is here, less a shift. Images of atoms that have crossed a face
+        // lie one cell further.
+        let cell = images
+            .cell
+            .as_ref()
+            .map_or(0.0, |cell| largest(cell.vectors.as_flattened()));
+        let shift = largest(images.vectors.as_flattened()) + 3.0 * cell;
+        self.size = 2.0 * (self.extent + largest(&origin) + shift);
+    }
+
+    /// Sets the bits of the candidates that are nearer than the cutoff in `masks`, of those that may be in `doubts`.
+    fn compare(&self, cutoff: f64, masks: &mut [u64], doubts: &mut [u64]) {
+        // Rounding moves a distance by less than an eighth of the first term, that of differences in double
+        // precision by less than the second.
+        let doubt = (self.extent + cutoff) * 2.0_f64.powi(-18) + self.size * 2.0_f64.powi(-48);
+        // Squares must neither overflow nor vanish.
+        let limits = if self.extent + cutoff < 1e18 && cutoff > 1e-18 {
+            let inside = (cutoff - doubt).max(0.0);
+            [
+                (inside * inside) as f32,
+                ((cutoff + doubt) * (cutoff + doubt)) as f32,
+            ]
+        } else {
+            [0.0, f32::NAN]
+        };
+        compare(&self.groups, &self.own, limits, masks, doubts);
+    }
+}
+
+/// The squared distance of two atoms.
+fn squared(from: [f64; 3], to: [f64; 3], shift: [f64; 3]) -> f64 {
+    let [x, y, z]: [f64; 3] = std::array::from_fn(|axis| (to[axis] - from[axis]) + shift[axis]);
+    x * x + y * y + z * z
+}
 
 /// Searches every bin that holds an atom: what lies within `reach`, and the pairs among it.
 pub(super) fn find_all(
@@ -247,92 +350,82 @@ fn squared_limit(cutoff: f64) -> f64 {
     limit
 }
 
-fn load(candidates: &[Candidate], images: &Images, atoms: &[BinnedAtom], groups: &mut Vec<Group>) {
-    groups.clear();
-    for chunk in candidates.chunks(LANES) {
-        // Places that are left over lie infinitely far away.
-        let mut group = [[f64::INFINITY; LANES]; 6];
-        for (place, candidate) in chunk.iter().enumerate() {
-            let atom = &atoms[candidate.slot as usize];
-            let vector = images.vector(*candidate, atom);
-            for axis in 0..3 {
-                group[axis][place] = atom.position[axis];
-                group[3 + axis][place] = vector[axis];
-            }
-        }
-        groups.push(group);
-    }
-}
-
-/// Sets the bits of the candidates whose squared distance from an atom is below `limit`, for the atoms that have made
-/// this crossing; atoms one after the other.
+/// Sets bits in `masks` where the squared distance is below the first of two limits, in `doubts` where it is not but
+/// not above the second either; a limit of NaN puts all in doubt. Atoms one after the other.
 fn compare(
     groups: &[Group],
-    atoms: &[BinnedAtom],
-    crossed: [i8; 3],
-    limit: f64,
+    own: &[[f32; 3]],
+    limits: [f32; 2],
     masks: &mut [u64],
+    doubts: &mut [u64],
 ) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]
         fn avx2(
             groups: &[Group],
-            atoms: &[BinnedAtom],
-            crossed: [i8; 3],
-            limit: f64,
+            own: &[[f32; 3]],
+            limits: [f32; 2],
             masks: &mut [u64],
+            doubts: &mut [u64],
         ) {
-            compare_body(groups, atoms, crossed, limit, masks);
+            compare_body(groups, own, limits, masks, doubts);
         }
         #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
         fn avx512(
             groups: &[Group],
-            atoms: &[BinnedAtom],
-            crossed: [i8; 3],
-            limit: f64,
+            own: &[[f32; 3]],
+            limits: [f32; 2],
             masks: &mut [u64],
+            doubts: &mut [u64],
         ) {
-            compare_body(groups, atoms, crossed, limit, masks);
+            compare_body(groups, own, limits, masks, doubts);
         }
         match instructions() {
             // SAFETY: the features were detected on this machine.
-            Instructions::Avx512 => return unsafe { avx512(groups, atoms, crossed, limit, masks) },
+            Instructions::Avx512 => {
+                return unsafe { avx512(groups, own, limits, masks, doubts) };
+            }
             // SAFETY: as above.
-            Instructions::Avx2 => return unsafe { avx2(groups, atoms, crossed, limit, masks) },
+            Instructions::Avx2 => return unsafe { avx2(groups, own, limits, masks, doubts) },
             Instructions::Portable => {}
         }
     }
-    compare_body(groups, atoms, crossed, limit, masks);
+    compare_body(groups, own, limits, masks, doubts);
 }
 
-/// No fused multiply-adds: every instruction set finds the same pairs.
 #[inline(always)]
 fn compare_body(
     groups: &[Group],
-    atoms: &[BinnedAtom],
-    crossed: [i8; 3],
-    limit: f64,
+    own: &[[f32; 3]],
+    [inside, outside]: [f32; 2],
     masks: &mut [u64],
+    doubts: &mut [u64],
 ) {
-    for (atom, mask) in atoms.iter().zip(masks.chunks_exact_mut(groups.len())) {
-        if atom.crossed != crossed {
+    let rows = masks
+        .chunks_exact_mut(groups.len())
+        .zip(doubts.chunks_exact_mut(groups.len()));
+    for (origin, (mask, doubt)) in own.iter().zip(rows) {
+        if origin[0].is_nan() {
             continue;
         }
-        let origin = atom.position;
-        for (group, word) in groups.iter().zip(mask) {
-            let mut squares = [0.0; LANES];
+        for ((group, mask), doubt) in groups.iter().zip(mask).zip(doubt) {
+            let mut squares = [0.0_f32; LANES];
             for place in 0..LANES {
-                let x = (group[0][place] - origin[0]) + group[3][place];
-                let y = (group[1][place] - origin[1]) + group[4][place];
-                let z = (group[2][place] - origin[2]) + group[5][place];
+                let x = group[0][place] - origin[0];
+                let y = group[1][place] - origin[1];
+                let z = group[2][place] - origin[2];
                 squares[place] = x * x + y * y + z * z;
             }
-            let mut bits = 0;
+            let (mut near, mut far) = (0_u64, 0_u64);
             for place in 0..LANES {
-                bits |= u64::from(squares[place] < limit) << place;
+                near |= u64::from(squares[place] < inside) << place;
             }
-            *word = bits;
+            for place in 0..LANES {
+                far |= u64::from(squares[place] > outside) << place;
+            }
+            *mask = near;
+            *doubt = !(near | far);
         }
     }
 }
@@ -343,11 +436,11 @@ mod tests {
 
     #[test]
     fn every_instruction_set_finds_the_same() {
-        // Whole numbers, so that many squared distances equal the limit, and a row of irrational ones.
+        // Whole numbers, so that many squared distances equal the limits, and a row of irrational ones.
         let coordinate = |seed: usize| {
-            (seed * 7919 % 13) as f64 + if seed.is_multiple_of(5) { 0.1 } else { 0.0 }
+            (seed * 7919 % 13) as f32 + if seed.is_multiple_of(5) { 0.1 } else { 0.0 }
         };
-        let mut groups = vec![[[0.0; LANES]; 6]; 3];
+        let mut groups = vec![[[0.0; LANES]; 3]; 3];
         for (number, entry) in groups
             .as_flattened_mut()
             .as_flattened_mut()
@@ -356,19 +449,35 @@ mod tests {
         {
             *entry = coordinate(number + number / 11) - 6.0;
         }
-        let atoms: Vec<BinnedAtom> = (0..20)
-            .map(|n| BinnedAtom {
-                position: [coordinate(n), coordinate(3 * n + 1), coordinate(5 * n)],
-                ..BinnedAtom::default()
-            })
+        let own: Vec<[f32; 3]> = (0..20)
+            .map(|n| [coordinate(n), coordinate(3 * n + 1), coordinate(5 * n)])
             .collect();
-        let mut fast = vec![0; 60];
-        let mut plain = vec![0; 60];
-        compare(&groups, &atoms, [0; 3], 300.0, &mut fast);
-        compare_body(&groups, &atoms, [0; 3], 300.0, &mut plain);
+        let (mut fast, mut plain) = ([vec![0; 60], vec![0; 60]], [vec![0; 60], vec![0; 60]]);
+        let limits = [100.0, 150.0];
+        let [masks, doubts] = &mut fast;
+        compare(&groups, &own, limits, masks, doubts);
+        let [masks, doubts] = &mut plain;
+        compare_body(&groups, &own, limits, masks, doubts);
         assert_eq!(fast, plain);
-        let found: u32 = plain.iter().map(|word: &u64| word.count_ones()).sum();
-        assert!(found > 100 && found < 3700);
+        for bits in plain {
+            let found: u32 = bits.iter().map(|word| word.count_ones()).sum();
+            assert!(found > 100 && found < 3700, "{found}");
+        }
+    }
+
+    #[test]
+    fn without_limits_all_is_in_doubt() {
+        let mut groups = vec![[[1e30_f32; LANES]; 3]];
+        groups[0][0][5] = f32::NAN;
+        let (mut masks, mut doubts) = ([0], [0]);
+        compare(
+            &groups,
+            &[[0.0; 3]],
+            [0.0, f32::NAN],
+            &mut masks,
+            &mut doubts,
+        );
+        assert_eq!((masks, doubts), ([0], [u64::MAX]));
     }
 
     #[test]
