@@ -1,37 +1,33 @@
-"""Where the time of a step of molecular dynamics goes: the backbone, the kernels, the SCF, and electret's own Python.
+"""Where the time of a step of molecular dynamics goes: backbone, kernels, SCF, and electret's own Python.
 
-``python benches/md_overhead.py`` writes ``benches/results/md_overhead.md``. The models are untrained (seed 0) with
-a backbone so small that the rest shows; frames are the 192-atom water box and a cluster of 24 atoms of it. Every
-step is one of velocity Verlet through `electret.Calculator`. Sections exclude each other, and each is the median
-over the steps:
+``python benches/md_overhead.py`` writes ``benches/results/md_overhead.md``. The models are untrained (seed 0)
+with a backbone so small that the rest shows; frames are the 192-atom water box and a cluster of 24 atoms of
+it. Every step is one of velocity Verlet through `electret.Calculator`. Sections exclude each other, and each
+is the median over the steps:
 
 - *backbone*: forward of MACE and the backward pass from the energy to the positions, without native code,
+- *heads*: torch code from the features of the backbone to the density, or to the parameters of its
+  equations, and the energy of the density,
 - *kernels*: native code of the electrostatics, with the copies of its results,
 - *neighbours*: the neighbour list,
 - *SCF*: torch code of the solver and of the step that carries the derivatives, without native code,
 - *integrator*: ASE's own code outside of the calculator,
-- *heads*: torch code from the features of the backbone to the density, or to the parameters of its equations, and
-  the energy of the density,
 - *rest*: everything else in the calculator: checks, tensors, conditions, calls of operators, results.
 
-On a machine with other load: ``OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1`` and ``--cpu-time``, which counts the seconds
-of the process alone. ``--label before`` and ``--append`` put the
-tables of two versions of the package into one file.
+On a machine with other load: ``OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1`` and ``--cpu-time``, which counts the
+seconds of the process alone. ``--label before`` and ``--append`` put the tables of two versions of the
+package into one file.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import os
-import platform
 import statistics
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +138,11 @@ def instrument(clock: Clock) -> None:
         _native.NeighborList = clock.timed_class("neighbours", _native.NeighborList)  # type: ignore[misc]
     Backbone.forward = clock.timed("backbone", Backbone.forward)  # type: ignore[method-assign]
     SelfConsistent._converged = clock.timed("SCF", SelfConsistent._converged)  # type: ignore[method-assign]
-    for kind, name in ((LocalCharges, "density"), (FixedPoint, "parameters_of"), (FixedPoint, "density_energy")):
+    for kind, name in (
+        (LocalCharges, "density"),
+        (FixedPoint, "parameters_of"),
+        (FixedPoint, "density_energy"),
+    ):
         setattr(kind, name, clock.timed("heads", getattr(kind, name)))
     gradient = torch.autograd.grad
 
@@ -187,9 +187,9 @@ def report(rows: list[dict[str, Any]], label: str) -> str:
     lines = [
         f"## {label}",
         "",
-        f"{datetime.now(timezone.utc).isoformat(timespec='minutes')}, {m['cpu']}, {m['cores']} logical cores, rayon "
-        f"threads: {m['rayon_threads']}, torch threads: {m['torch_threads']}, timer: {TIMER.__name__}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}; load average {round(os.getloadavg()[0], 1)}. `python {' '.join(sys.argv)}`.",
+        f"{m['time']}, {m['cpu']}, {m['cores']} logical cores, rayon threads: {m['rayon_threads']}, torch "
+        f"threads: {m['torch_threads']}, timer: {TIMER.__name__}, Python {m['python']}, torch {m['torch']}; "
+        f"load average {m['load_before']}. `{m['command']}`.",
         "",
         f"| family | frame | total | {' | '.join(SECTIONS)} |",
         "|" + "---|" * (3 + len(SECTIONS)),

@@ -1,8 +1,9 @@
 """Neighbour lists, full, with shifts and vectors, 6 Å, against vesin and matscipy.
 
-Run with ``pytest -o addopts= benches/test_neighbors.py --benchmark-only``. A step of a followed list moves every atom
-by some hundredths of an Å, within the skin, and gives the same arrays as a list made anew. vesin is measured as it comes, and without
-copies (its arrays are then overwritten by the next call); electret's arrays always belong to the caller.
+Run with ``pytest -o addopts= benches/test_neighbors.py --benchmark-only``. A step of a followed list moves
+every atom by some hundredths of an Å, within the skin, and gives the arrays of a list made anew. vesin is
+measured as it comes, and without copies (its arrays are then overwritten by the next call); electret's arrays
+always belong to the caller.
 """
 
 import numpy as np

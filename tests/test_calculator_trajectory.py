@@ -1,4 +1,4 @@
-"""What the calculator keeps from step to step: every change of the atoms gives what a new calculator gives."""
+"""What the calculator keeps from step to step: any change of the atoms gives what a new calculator gives."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def assert_fresh(atoms: Atoms) -> None:
 
 
 def test_any_change_between_steps_gives_what_a_new_calculator_gives() -> None:
-    """Steps within the skin of the neighbour list, and every change that it or the kept tensors must notice."""
+    """Steps within the skin of the neighbour list, and changes that it or the kept tensors must notice."""
     rng = np.random.default_rng(0)
     atoms = bulk()
     atoms.calc = Calculator(small_model("local_charges"))

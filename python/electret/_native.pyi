@@ -39,6 +39,7 @@ def neighbor_list(
     half: bool = False,
     self_interaction: bool = False,
 ) -> tuple[NDArray[Any], ...]: ...
+
 @final
 class NeighborList:
     def __new__(

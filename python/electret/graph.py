@@ -155,7 +155,7 @@ class Graph:
         else:
             neighbors.update(positions, cell, pbc)
             pairs = neighbors.get("ijS")
-        edge_index, unit_shifts = edges_of(*pairs, dtype)
+        edge_index, unit_shifts = edges_of(pairs, dtype)
 
         def real(values: NDArray[np.floating] | Sequence[float]) -> torch.Tensor:
             return torch.as_tensor(np.array(values, dtype=np.float64)).to(dtype)
@@ -250,9 +250,10 @@ class Graph:
 
 
 def edges_of(
-    sender: NDArray[np.int64], receiver: NDArray[np.int64], shifts: NDArray[np.int64], dtype: torch.dtype
+    pairs: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`edge_index` and `unit_shifts` of the pairs i, j, S of a neighbour list."""
+    sender, receiver, shifts = pairs
     return torch.from_numpy(np.stack([sender, receiver])), torch.from_numpy(shifts).to(dtype)
 
 

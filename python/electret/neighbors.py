@@ -77,16 +77,18 @@ class NeighborList:
     """Pairs of moving atoms, as :func:`neighbor_list` gives them, at a lower price.
 
     Candidates within ``cutoff + skin`` are found once and serve until an atom may have moved further than
-    ``skin / 2`` since then. Motion is counted relative to the deformation of the cell, which takes its part of the
-    skin too, and modulo cell vectors, so that atoms may drift through the cell or be wrapped by the caller. Other
-    periodic axes, another `batch` or another number of atoms or systems always make the list anew.
+    ``skin / 2`` since then. Motion is counted relative to the deformation of the cell, which takes its part
+    of the skin too, and modulo cell vectors, so that atoms may drift through the cell or be wrapped by the
+    caller. Other periodic axes, another `batch` or another number of atoms or systems always make the list
+    anew.
 
-    The pairs, their order and every bit of ``d`` and ``D`` are those of :func:`neighbor_list` for the positions of
-    the last :meth:`update`.
+    The pairs, their order and every bit of ``d`` and ``D`` are those of :func:`neighbor_list` for the
+    positions of the last :meth:`update`.
 
     Args:
         cutoff: Å.
-        skin: Å. A larger one is rebuilt less often and costs more at every step; 0 rebuilds whenever an atom moves.
+        skin: Å. A larger one is rebuilt less often and costs more at every step; 0 rebuilds whenever an atom
+            moves.
         half, self_interaction: as in :func:`neighbor_list`.
 
     Raises:
@@ -128,7 +130,7 @@ class NeighborList:
             True where the candidates were found anew.
 
         Raises:
-            InputError: as :func:`neighbor_list`. The list then stays at the last positions that were accepted.
+            InputError: as :func:`neighbor_list`. The list then stays at the last accepted positions.
         """
         return self._native.update(*_systems(positions, cell, pbc, batch))
 
@@ -169,7 +171,8 @@ class NeighborList:
         return type(self), (native.cutoff, native.skin, native.half, native.self_interaction)
 
     def __repr__(self) -> str:
-        return f"NeighborList(cutoff={self.cutoff}, skin={self.skin}), {self.n_builds} builds in {self.n_updates}"
+        counts = f"{self.n_builds} builds in {self.n_updates} updates"
+        return f"NeighborList(cutoff={self.cutoff}, skin={self.skin}), {counts}"
 
 
 def _length(name: str, value: Any) -> float:

@@ -132,7 +132,7 @@ class Calculator(ASECalculator):
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What differs from the atoms of the last calculation, conditions in `atoms.info` included."""
-        # Several requests per step of a trajectory: the very same numbers need no comparison within a tolerance.
+        # Most requests of a trajectory are for the very same numbers, which no tolerance need compare.
         same = self.atoms is not None and _same_system(self.atoms, atoms)
         changes = [] if same else super().check_state(atoms, tol=tol)
         if self.atoms is not None and not conditions.equal(

@@ -57,7 +57,7 @@ class TrajectoryGraph:
         positions = finite("positions", atoms.positions)
         cell = finite("cell", atoms.cell.array)
         self._neighbors.update(positions, cell, atoms.pbc)
-        edge_index, unit_shifts = edges_of(*self._neighbors.get("ijS"), self._dtype)
+        edge_index, unit_shifts = edges_of(self._neighbors.get("ijS"), self._dtype)
         return replace(
             last,
             positions=self._tensor(positions),
