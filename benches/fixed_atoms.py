@@ -1,13 +1,14 @@
 """Features at fixed atoms, as in a self-consistent loop, against graph-longrange.
 
-Periodic water; *mixed* is 50 times p <- p - 0.25 (p - F(v)) with a trivial F from the geometry on, the loop of
-the reference scheme. Errors are relative L2 against accuracy 1e-12.
+Periodic water; *mixed* is 50 times p <- p - 0.25 (p - F(v)) with a trivial F from the geometry on, the loop
+of the reference scheme. Errors are relative L2 against accuracy 1e-12.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,8 @@ Timer = Callable[[Callable[[], object]], float]
 def fixed_atoms(n_atoms: int, timer: Timer) -> list[dict[str, object]]:
     """Geometry, one evaluation and 50 mixed iterations of electret and, where it is installed, the peer."""
     rows = [of_electret(n_atoms, timer)]
-    try:
+    with suppress(ImportError):
         rows += [of_graph_longrange(n_atoms, timer, factor) for factor in FACTORS]
-    except ImportError:
-        pass
     return rows
 
 

@@ -1,9 +1,9 @@
 """Measures every row of the table of targets, electret and its peers in the same run.
 
 ``python benches/targets.py`` measures all tables, ``--only electrostatics features`` some of them; the others
-keep what `benches/results/targets.json` has. `benches/results/targets.md` shows all, with targets, ratios to
-the peers, and misses. Peers that are not installed are listed as such; ``pip install 'electret[peers,bench]'``
-has them. Every case runs in a process of its own. On a machine with other load only ratios mean anything.
+keep what `benches/results/targets.json` has. `benches/results/targets.md` shows all, with targets, ratios
+to the peers, and misses. Peers that are not installed are listed as such; the extras `peers` and `bench`
+have them. Every case runs in a process of its own. On a machine with other load only ratios mean anything.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def report(document: dict, path: Path) -> str:
     lines = [
         "# Targets",
         "",
-        "Written by `python benches/targets.py`; float64 unless said, times in ms of wall clock, minimum over "
-        "repeats, warm-up left out. Targets: `TARGETS` in the modules of `benches/target_tables`.",
+        "Written by `python benches/targets.py`; float64 unless said, times in ms of wall clock, minimum "
+        "over repeats, warm-up left out. Targets: `TARGETS` in the modules of `benches/target_tables`.",
     ]
     for name in SECTIONS:
         if name not in document:

@@ -46,12 +46,12 @@ class Settings:
 def candidates(code: str, length: float) -> Iterator[Settings]:
     """What is tried for a code in a cube of this length; OpenMM has order 5 and needs cutoffs of at most half
     the box, torch-pme has powers of 2 and orders up to 5."""
-    cutoffs = [c for c in (5.0, 6.0, 7.0, 8.0, 9.0, 10.0) if code != "OpenMM" or c <= 0.5 * length]
+    cutoffs = [c for c in (5.0, 6.0, 7.0, 8.0, 10.0) if code != "OpenMM" or c <= 0.5 * length]
     if code == "OpenMM" and length < 14.0:
         cutoffs.append(6.8)
     meshes = (16, 32, 64) if code == "torch-pme P3M" else (12, 15, 18, 21, 24, 30, 36, 48)
     orders = {"OpenMM": (5,), "torch-pme P3M": (4, 5), "nvalchemi PME": (4, 5, 6)}[code]
-    for cutoff, decay, mesh, order in product(cutoffs, (2.4, 2.8, 3.2, 3.6, 4.0), meshes, orders):
+    for cutoff, decay, mesh, order in product(cutoffs, (2.3, 2.7, 3.3, 3.7), meshes, orders):
         # k² / 4 alpha² at the mesh's limit: outside this range the mesh is far too coarse or too fine.
         if 1.5 <= (math.pi * mesh / CELL_LENGTH) / (2 * decay / cutoff) <= 9.0:
             yield Settings(cutoff, decay, mesh, order)

@@ -16,14 +16,14 @@ from timing import timed
 from water import water_of
 
 TITLE = "Charges: Gaussians of 0.3 Å (electret) against point charges (peers), energy and forces"
-TEXT = """Periodic water, charges -0.8 and 0.4 e. All codes sum **all** pairs, those inside molecules too (no
-exclusions). electret has Gaussians of 0.3 Å, the peers have points; each is compared with the exact forces of its own
-densities: for the points those of Gaussians of 0.05 Å, which differ from points by 1e-36 beyond 0.9 Å. Both force
-fields are alike (2.4 % at the O-H distance of 0.96 Å, 3e-5 at 1.5 Å and less beyond), so the relative RMS errors
-have the same scale. Each code has its fastest setting that reaches the error, from a survey on up to 1,536 atoms;
-meshes and cutoffs stay for larger boxes, where the error is measured again. OpenMM (CPU platform) computes in single
-precision, all others in double. Neighbour lists are **excluded** for the peers (built once) and **included** for
-electret."""
+TEXT = """Periodic water, charges -0.8 and 0.4 e. All codes sum **all** pairs, those inside molecules too
+(no exclusions). electret has Gaussians of 0.3 Å, the peers have points; each is compared with the exact
+forces of its own densities: for the points those of Gaussians of 0.05 Å, which differ from points by
+1e-36 beyond 0.9 Å. Both force fields are alike (2.4 % at the O-H distance of 0.96 Å, 3e-5 at 1.5 Å and
+less beyond), so the relative RMS errors have the same scale. Each code has its fastest setting that
+reaches the error, from a survey on up to 1,536 atoms; meshes and cutoffs stay for larger boxes, where
+the error is measured again. OpenMM (CPU platform) computes in single precision, all others in double.
+Neighbour lists are **excluded** for the peers (built once) and **included** for electret."""
 
 SIZES = (192, 1_536, 12_288, 98_304)
 SIGMA = 0.3
@@ -40,6 +40,7 @@ TARGETS |= {(12_288, 1e-6): 20.0}
 
 def cases(options: Options) -> list[Row]:
     limits = {"seconds": options.seconds, "method": options.method, "threads": options.threads}
+    limits["timeout"] = 4 * options.timeout
     return [
         {"code": code, "sizes": [n for n in options.sizes(*SIZES) if n <= LARGEST.get(code, n)], **limits}
         for code in CODES
@@ -60,7 +61,7 @@ def measure(code: str, sizes: list[int], seconds: float, method: str, threads: i
             found = survey(code, system, n, threads)
         for limit in ERRORS:
 
-            def best(limit=limit, n=n, system=system) -> Row:
+            def best(limit=limit, n=n, system=system, found=found) -> Row:
                 return first_within(code, system, n, limit, found, seconds, threads)
 
             yield attempt({"atoms": n, "limit": limit}, best)
@@ -76,6 +77,8 @@ def survey(code: str, system, n: int, threads: int) -> list[tuple[Settings, floa
     exact, found = exact_forces(n, POINT, 0), []
     tried = list(candidates(code, float(system["cell"][0, 0])))
     np.random.default_rng(0).shuffle(tried)
+    for settings in {s.order: s for s in tried}.values():  # compiles what has to be compiled
+        make(code, system, settings, threads).evaluate()
     deadline = time.monotonic() + SURVEY_SECONDS
     for settings in tried:
         if time.monotonic() > deadline:
@@ -101,11 +104,10 @@ def first_within(
     threads: int,
 ) -> Row:
     """The fastest of the survey that keeps the limit at this size too; the best three are timed with care at
-    the sizes of the survey."""
+    the sizes of the survey. Where none reaches it, the most accurate."""
     fit = [settings for settings, difference, _ in found if difference <= limit]
     if not fit:
-        smallest = min((difference for _, difference, _ in found), default=float("nan"))
-        raise ValueError(f"no setting of the survey reaches {limit:g} (best {smallest:.1e})")
+        fit = [settings for settings, _, _ in sorted(found, key=lambda entry: entry[1])[:1]]
     rows = []
     for settings in fit[:3]:
         candidate = row(make(code, system, settings, threads), n, POINT, seconds)

@@ -21,12 +21,13 @@ from timing import timed
 from water import batch_of, water_of
 
 TITLE = "Electrostatics: energy and gradients in positions and multipoles, l ≤ 1"
-TEXT = """Periodic water of 192 atoms, repeated; 16 × 192 is a batch of different boxes. Error: relative RMS error
-of the forces against accuracy 1e-13 on the box that is repeated. Memory: growth of the process over what it held
-after imports and a small evaluation. The *ratio* of a peer is its time over that of the fastest electret setting
-with **at most its error**. nvalchemi uses one thread on a CPU; its neighbour list (made once) is not in its time, its
-settings are the fastest of those in `multipole_codes.py` that reach the error stated, tried on up to 1,536 atoms.
-electret's headline is its fastest setting with an error of at most 1e-6."""
+TEXT = """Periodic water of 192 atoms, repeated; 16 × 192 is a batch of different boxes. Error: relative
+RMS error of the forces against accuracy 1e-13 on the box that is repeated. Memory: growth of the process
+over what it held after imports and a small evaluation. The *ratio* of a peer is its time over that of
+the fastest electret setting with **at most its error**. nvalchemi uses one thread on a CPU; its
+neighbour list (made once) is not in its time, its settings are the fastest of those in
+`multipole_codes.py` that reach the error stated, tried on up to 1,536 atoms. electret's headline is its
+fastest setting with an error of at most 1e-6."""
 
 SIZES = (192, 1_536, 5_184, 12_288, 98_304)
 SIGMAS = (1.0, 1.5)

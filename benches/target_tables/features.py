@@ -13,12 +13,13 @@ from target_tables.report import against, error, markdown, megabytes, missing, m
 from timing import fastest
 
 TITLE = "Features in an SCF loop: l ≤ 1, widths 1.5 and 3.0 Å, sigma 1.0 Å"
-TEXT = """Periodic water. *One evaluation* is at fixed atoms (`electret.Geometry`), *50 mixed* is the geometry and 50
-evaluations with mixing. Error: relative RMS error of the features against accuracy 1e-12. The *ratio* is the peer's
-time over that of the fastest electret setting with at most its error: of one evaluation, of 50 mixed. A *solve* is
-the affine `fixed_point` model of `scf_table.py` from its learned parameters to the density (tolerance 1e-8, the
-faster of dense and matrix-free), *gradients* adds implicit derivatives in positions and parameters, *training* the
-second derivatives of a loss of forces; without the backbone."""
+TEXT = """Periodic water. *One evaluation* is at fixed atoms (`electret.Geometry`), *50 mixed* is the
+geometry and 50 evaluations with mixing. Error: relative RMS error of the features against accuracy
+1e-12. The *ratio* is the peer's time over that of the fastest electret setting with at most its error:
+of one evaluation, of 50 mixed. A *solve* is the affine `fixed_point` model of `scf_table.py` from its
+learned parameters to the density (tolerance 1e-8, the faster of dense and matrix-free), *gradients* adds
+implicit derivatives in positions and parameters, *training* the second derivatives of a loss of forces;
+without the backbone."""
 
 SIZES = (192, 768, 1_536, 5_184)
 MIXED_UP_TO = 1_536

@@ -14,9 +14,10 @@ from timing import timed
 from water import water_of
 
 TITLE = "Neighbour list: full, with shifts and vectors, 6 Å"
-TEXT = """Periodic water; i, j, shifts and vectors of every code, the same number of pairs. *no copy*: vesin's arrays
-are overwritten by its next call, while electret's and the other ones belong to the caller. *default* is vesin's own
-number of threads, which follows OMP_NUM_THREADS here. matscipy has one thread. The ratio is to electret."""
+TEXT = """Periodic water; i, j, shifts and vectors of every code, the same number of pairs. *no copy*:
+vesin's arrays are overwritten by its next call, while electret's and the other ones belong to the
+caller. *default* is vesin's own number of threads, which follows OMP_NUM_THREADS here. matscipy has one
+thread. The ratio is to electret."""
 
 SIZES = (192, 12_288, 98_304)
 CUTOFF = 6.0

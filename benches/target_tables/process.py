@@ -30,7 +30,7 @@ THREAD_VARIABLES = (
 def run(section: str, arguments: Row, options: Options) -> list[Row]:
     """Rows of `target_tables.<section>.measure(**arguments)`; where it does not finish, the last one has the
     reason under `missing`, with the arguments that are labels."""
-    environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(options.threads))
+    environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(arguments.get("threads", options.threads)))
     paths = [str(BENCHES), str(BENCHES.parent / "tests"), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     with tempfile.TemporaryDirectory(prefix="electret_bench_") as folder:
