@@ -51,9 +51,10 @@ def candidates(code: str, length: float) -> Iterator[Settings]:
         cutoffs.append(6.8)
     meshes = (16, 32, 64) if code == "torch-pme P3M" else (12, 15, 18, 21, 24, 30, 36, 48)
     orders = {"OpenMM": (5,), "torch-pme P3M": (4, 5), "nvalchemi PME": (4, 5, 6)}[code]
+    finest = 18.0 if code == "torch-pme P3M" else 9.0
     for cutoff, decay, mesh, order in product(cutoffs, (2.3, 2.7, 3.3, 3.7), meshes, orders):
-        # k² / 4 alpha² at the mesh's limit: outside this range the mesh is far too coarse or too fine.
-        if 1.5 <= (math.pi * mesh / CELL_LENGTH) / (2 * decay / cutoff) <= 9.0:
+        # k / 2 alpha at the mesh's limit: outside this range the mesh is far too coarse or too fine.
+        if 1.5 <= (math.pi * mesh / CELL_LENGTH) / (2 * decay / cutoff) <= finest:
             yield Settings(cutoff, decay, mesh, order)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
@@ -18,10 +19,8 @@ class PeakMemory:
 
     def restart(self) -> None:
         """Forget the peak so far."""
-        try:
+        with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            pass
 
     def megabytes(self) -> float | None:
         peak = _status("VmHWM")

@@ -55,17 +55,7 @@ def cases(options: Options) -> list[Row]:
     if options.max_atoms < 3 * np.prod(LAYERS):
         sizes = {"n_frames": 2, "layers": (2, 2, 1), "steps": 1}
     limits = {"threads": options.threads, "timeout": 2 * options.timeout}
-    return [
-        {
-            "family": family,
-            "dtype": dtype,
-            **sizes,
-            "threads": options.threads,
-            "timeout": 2 * options.timeout,
-        }
-        for dtype in DTYPES
-        for family in FAMILIES
-    ]
+    return [{"family": family, "dtype": dtype, **sizes, **limits} for dtype in DTYPES for family in FAMILIES]
 
 
 def measure(
