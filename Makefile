@@ -60,9 +60,10 @@ lint: build  ## Formatting, clippy, ruff, mypy, and the native stub against the 
 	$(BIN)/mypy
 	$(BIN)/stubtest electret._native --mypy-config-file pyproject.toml
 
-bench: build $(STAMPS)/extra-peers  ## Benchmarks against the peers (Rust: criterion; Python: pytest-benchmark)
+bench: build $(STAMPS)/extra-peers $(STAMPS)/extra-bench  ## Benchmarks against the peers, and the tables of targets
 	cargo bench -p electret-core
 	$(BIN)/python -m pytest -o addopts= benches --benchmark-only --benchmark-group-by=group
+	$(BIN)/python benches/targets.py
 
 docs: build $(STAMPS)/extra-docs  ## HTML documentation in site/
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -b html docs site

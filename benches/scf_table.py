@@ -16,12 +16,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import ase.io
@@ -36,13 +33,13 @@ from electret.models.base import Call, Structure
 from electret.models.self_consistent import SelfConsistent, _systems
 from electret.scf.solvers import Mixing
 from electret.scf.state import ScfRequest, State
-from water import CELL_LENGTH, water
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from fixed_atoms import ACCURACY, SIGMA, WIDTHS, Timer, fixed_atoms
+from machine import machine
+from timing import fastest
+from water import water_of
 
 RESULTS = Path(__file__).parent / "results"
 DEMO = Path(electret.__file__).parent / "demo" / "data"
-WIDTHS, SIGMA, ACCURACY = (1.5, 3.0), 1.0, 1e-6
 BACKBONE = {
     "r_max": 4.0,
     "num_interactions": 2,
@@ -64,27 +61,15 @@ SOLVERS = {
     "anderson": ("anderson", "auto", 1e-6),
     "mixing (reference scheme)": ("mixing", "auto", 1e-6),
 }
-TIMER = time.perf_counter
-MOLECULES = {24: (2, 2, 2), 48: (2, 2, 4), 96: (2, 4, 4), 192: (4, 4, 4)}
 
 
 # --- frames and models ---
 
 
 def water_frame(n_atoms: int) -> Atoms:
-    """Water of 24 to 192 atoms cut from the 192-atom box at its grid of molecules, or repeats of that
-    box."""
-    if n_atoms > 192:
-        system = water({768: (2, 2, 1), 1536: (2, 2, 2)}[n_atoms])
-        cell = system["cell"]
-    else:
-        system = water()
-        counts = np.array(MOLECULES[n_atoms])
-        grid = np.stack(np.meshgrid(*[np.arange(4)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
-        inside = np.repeat((grid < counts).all(axis=1), 3)
-        system = {"positions": system["positions"][inside], "multipoles": system["multipoles"][inside]}
-        cell = np.diag(counts * CELL_LENGTH / 4)
-    atoms = Atoms("OHH" * (n_atoms // 3), positions=system["positions"], cell=cell, pbc=True)
+    """Periodic water, see `water_of`."""
+    system = water_of(n_atoms)
+    atoms = Atoms("OHH" * (n_atoms // 3), positions=system["positions"], cell=system["cell"], pbc=True)
     atoms.arrays["water_multipoles"] = system["multipoles"]
     return atoms
 
@@ -209,116 +194,24 @@ class Case:
         torch.autograd.grad(gradient.square().sum(), leaves, allow_unused=True)
 
 
-def fastest(function: Callable[[], object], seconds: float, most: int = 50) -> float:
-    """Minimum time in ms over repeats that take about `seconds` together, the first for warming up if there
-    are more."""
-    times: list[float] = []
-    while not times or (sum(times) < seconds and len(times) < most):
-        begin = TIMER()
-        function()
-        times.append(TIMER() - begin)
-    return 1e3 * min(times)
-
-
-def measure(case: Case, seconds: float, newton: bool) -> dict[str, object]:
+def measure(case: Case, timer: Timer, newton: bool) -> dict[str, object]:
     record = case.solve().record
     row = {
         "iterations": int(record.iterations.max()),
         "unconverged": int((~record.converged).sum()),
         "residual": float(record.residual.max()),
-        "solve_ms": fastest(case.solve, seconds),
+        "solve_ms": timer(case.solve),
     }
     if newton and row["unconverged"] == 0:
-        row["gradients_ms"] = fastest(case.gradients, seconds)
-        row["training_ms"] = fastest(case.training, seconds)
+        row["gradients_ms"] = timer(case.gradients)
+        row["training_ms"] = timer(case.training)
     return row
 
 
-# --- at fixed atoms, against graph-longrange ---
+# --- the reference scheme in a model ---
 
 
-def fixed_atoms(n_atoms: int, seconds: float) -> list[dict[str, object]]:
-    """One evaluation of the features, 50 mixed iterations p <- p - 0.25 (p - F(v)) from the geometry on.
-
-    The peer at two cutoffs, with errors: at factor 1.0, its default, it is less accurate than electret here,
-    at 1.25 as accurate as it gets; larger factors only cost time.
-    """
-    atoms = water_frame(n_atoms)
-    x, p = atoms.positions, atoms.arrays["water_multipoles"]
-    cell = atoms.cell.array
-
-    def geometry():
-        return electret.Geometry(x, SIGMA, WIDTHS, max_l=1, cell=cell, pbc=True, accuracy=ACCURACY)
-
-    def mixed() -> np.ndarray:
-        own, density = geometry(), p
-        for _ in range(50):
-            v = own.features(density)
-            density = density - 0.25 * (density - p + 1e-3 * v[:, 0])
-        return density
-
-    exact = electret.features(x, p, SIGMA, WIDTHS, 1, cell=cell, pbc=True, accuracy=1e-12)
-
-    def error(values: np.ndarray) -> float:
-        return float(np.linalg.norm(values - exact) / np.linalg.norm(exact))
-
-    ready = geometry()
-    rows = [
-        {
-            "code": f"electret.Geometry, accuracy {ACCURACY:g}",
-            "atoms": n_atoms,
-            "error": error(ready.features(p)),
-            "geometry_ms": fastest(geometry, seconds),
-            "evaluation_ms": fastest(lambda: ready.features(p), seconds),
-            "mixed_ms": fastest(mixed, seconds),
-        }
-    ]
-    try:
-        from graph_longrange_peer import Peer
-    except ImportError:
-        return rows
-    for factor in (1.0, 1.25):
-        peer = Peer(SIGMA, factor=factor, widths=WIDTHS, self_interaction=False)
-        rows.append(peer_at_fixed_atoms(peer, x, p, cell, seconds))
-        rows[-1].update(
-            code=f"graph-longrange 0.4.4, cutoff factor {factor:g}",
-            atoms=n_atoms,
-            error=error(peer.features(x, p, cell)),
-        )
-    return rows
-
-
-def peer_at_fixed_atoms(peer, x: np.ndarray, p: np.ndarray, cell: np.ndarray, seconds: float) -> dict:
-    """The same of graph-longrange."""
-    tensors = torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(np.ascontiguousarray(p))
-
-    def precompute():
-        arguments = peer.geometry(*tensors, cell)
-        source = arguments.pop("source_feats")
-        with torch.no_grad():
-            return peer.features_module.precompute_geometry(**arguments), source
-
-    def mixed() -> torch.Tensor:
-        cache, source = precompute()
-        density = source
-        with torch.no_grad():
-            for _ in range(50):
-                out = peer.features_module.forward_dynamic(cache, density)
-                v = out[0] if isinstance(out, tuple) else out
-                density = density - 0.25 * (density - source + 1e-3 * v[:, :4])
-        return density
-
-    cache, source = precompute()
-    with torch.no_grad():
-        evaluation = fastest(lambda: peer.features_module.forward_dynamic(cache, source), seconds)
-    return {
-        "geometry_ms": fastest(precompute, seconds),
-        "evaluation_ms": evaluation,
-        "mixed_ms": fastest(mixed, seconds),
-    }
-
-
-def mixed_model(model: SelfConsistent, n_atoms: int, seconds: float) -> float:
+def mixed_model(model: SelfConsistent, n_atoms: int, timer: Timer) -> float:
     """50 mixed iterations of a model in its own solver, geometry included, ms."""
     case = Case.of(model, water_frame(n_atoms), "mixing (reference scheme)")
 
@@ -327,30 +220,10 @@ def mixed_model(model: SelfConsistent, n_atoms: int, seconds: float) -> float:
             loop, start = case.loop()
             return Mixing(1e-300, 50, 0.25).solve(loop, start).state
 
-    return fastest(run, seconds)
+    return timer(run)
 
 
 # --- report ---
-
-
-def machine() -> dict[str, object]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        cpu = platform.processor()
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "rayon_threads": os.environ.get("RAYON_NUM_THREADS", "all"),
-        "torch_threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 1),
-        "timer": TIMER.__name__,
-        "time": datetime.now(timezone.utc).isoformat(timespec="minutes"),
-        "command": "python " + " ".join(sys.argv),
-    }
 
 
 def report(document: dict) -> str:
@@ -411,16 +284,20 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="of repeats per entry")
     parser.add_argument("--output", type=Path, default=RESULTS / "scf.md")
     arguments = parser.parse_args()
-    global TIMER
     seconds, sizes = arguments.seconds, arguments.atoms
-    if arguments.cpu_time:
-        TIMER = time.process_time
-    document: dict = {"machine": machine(), "solves": [], "fixed_atoms": [], "mixed_models": []}
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    timer = partial(fastest, seconds=seconds, clock=clock)
+    described = machine() | {
+        "timer": clock.__name__,
+        "torch": torch.__version__,
+        "torch_threads": torch.get_num_threads(),
+    }
+    document: dict = {"machine": described, "solves": [], "fixed_atoms": [], "mixed_models": []}
     built = models(arguments.model)
     for n_atoms in sorted({192, 768}.intersection(sizes)):
-        document["fixed_atoms"] += fixed_atoms(n_atoms, seconds)
+        document["fixed_atoms"] += fixed_atoms(n_atoms, timer)
         document["mixed_models"] += [
-            {"model": name, "atoms": n_atoms, "mixed_ms": mixed_model(built[name], n_atoms, seconds)}
+            {"model": name, "atoms": n_atoms, "mixed_ms": mixed_model(built[name], n_atoms, timer)}
             for name in ("fixed_point, affine",)
         ]
     frames = {f"water, {n} atoms": water_frame(n) for n in sizes}
@@ -431,7 +308,7 @@ def main() -> None:
             for solver in SOLVERS:
                 case = Case.of(model, atoms, solver)
                 newton = solver.startswith("newton")
-                row = {"model": name, "frame": frame, "solver": solver, **measure(case, seconds, newton)}
+                row = {"model": name, "frame": frame, "solver": solver, **measure(case, timer, newton)}
                 document["solves"].append(row)
                 print(row, flush=True)
     document["machine"]["load_after"] = round(os.getloadavg()[0], 1)

@@ -1,7 +1,9 @@
 """Neighbour lists, full, with shifts and vectors, 6 Å, against vesin and matscipy.
 
-Run with ``pytest benches/test_neighbors.py --benchmark-only``. vesin is measured as it comes, and without
-copies (its arrays are then overwritten by the next call); electret's arrays always belong to the caller.
+Run with ``pytest -o addopts= benches/test_neighbors.py --benchmark-only``. A step of a followed list moves
+every atom by some hundredths of an Å, within the skin, and gives the arrays of a list made anew. vesin is
+measured as it comes, and without copies (its arrays are then overwritten by the next call); electret's arrays
+always belong to the caller.
 """
 
 import numpy as np
@@ -41,10 +43,29 @@ def measure(benchmark, system, find):
     benchmark.pedantic(find, rounds=300 if len(positions) < 1000 else 10, warmup_rounds=1)
 
 
-@pytest.mark.parametrize("quantities", ["ijSD", "ijSdD"])
+@pytest.mark.parametrize("quantities", ["ijS", "ijSD", "ijSdD"])
 def test_electret(benchmark, system, quantities):
     positions, cell = system
     measure(benchmark, system, lambda: electret.neighbor_list(quantities, positions, cell, True, CUTOFF))
+
+
+@pytest.mark.parametrize("quantities", ["ijS", "ijSD"])
+def test_electret_followed(benchmark, system, quantities):
+    positions, cell = system
+    pairs = electret.NeighborList(CUTOFF, skin=1.0)
+    pairs.update(positions, cell, True)
+    moved = [positions, positions + np.random.default_rng(0).normal(scale=0.03, size=positions.shape)]
+
+    def step():
+        moved.reverse()
+        pairs.update(moved[0], cell, True)
+        return pairs.get(quantities)
+
+    found = step() and step()
+    assert len(found[0]) == len(electret.neighbor_list("i", positions, cell, True, CUTOFF))
+    benchmark.group = f"neighbour list, {len(positions)} atoms"
+    benchmark.pedantic(step, rounds=300 if len(positions) < 1000 else 10, warmup_rounds=2)
+    assert pairs.n_builds == 1
 
 
 @pytest.mark.parametrize("copy", [False, True], ids=["no_copy", "default"])

@@ -5,6 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 CELL_LENGTH = 13.73  # Å, 192 atoms
+REPEATS = {
+    192: (1, 1, 1),
+    768: (2, 2, 1),
+    1_536: (2, 2, 2),
+    5_184: (3, 3, 3),
+    12_288: (4, 4, 4),
+    41_472: (6, 6, 6),
+    98_304: (8, 8, 8),
+    998_784: (17, 17, 18),
+}
+MOLECULES = {24: (2, 2, 2), 48: (2, 2, 4), 96: (2, 4, 4)}
+"""Smaller boxes are cut from the grid of 4 × 4 × 4 molecules."""
 
 
 def water(repeats: tuple[int, int, int] = (1, 1, 1), seed: int = 0) -> dict[str, np.ndarray]:
@@ -40,3 +52,25 @@ def batch_of(n: int) -> dict[str, np.ndarray]:
         "cell": np.stack([s["cell"] for s in systems]),
         "batch": np.repeat(np.arange(n), 192),
     }
+
+
+def water_of(n_atoms: int) -> dict[str, np.ndarray]:
+    """Repeats of the 192-atom box, or a box of 24 to 96 atoms cut from it at its grid of molecules."""
+    if n_atoms in REPEATS:
+        return water(REPEATS[n_atoms])
+    system, counts = water(), np.array(MOLECULES[n_atoms])
+    grid = np.stack(np.meshgrid(*[np.arange(4)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    inside = np.repeat((grid < counts).all(axis=1), 3)
+    return {
+        "positions": system["positions"][inside],
+        "multipoles": system["multipoles"][inside],
+        "cell": np.diag(counts * CELL_LENGTH / 4),
+    }
+
+
+def unit_of(n_atoms: int) -> tuple[dict[str, np.ndarray], int]:
+    """The box that `water_of(n_atoms)` repeats, and how often: per-atom results of the large system are tiles
+    of those of this one."""
+    if n_atoms in REPEATS:
+        return water(), n_atoms // 192
+    return water_of(n_atoms), 1

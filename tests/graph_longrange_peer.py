@@ -87,6 +87,9 @@ class Peer:
         """Features [n_atoms, n_widths, 4] in electret's layout: the peer's is by order, width, component."""
         arguments = self.geometry(torch.as_tensor(positions), torch.as_tensor(multipoles), cell, batch)
         out = self.features_module(**arguments)
-        flat = (out[0] if isinstance(out, tuple) else out).detach().numpy()
+        return self.arranged((out[0] if isinstance(out, tuple) else out).detach().numpy())
+
+    def arranged(self, flat):
+        """Features of the peer's module [n_atoms, n_widths * 4] in electret's layout."""
         n, w = len(flat), len(self.widths)
         return np.concatenate([flat[:, :w].reshape(n, w, 1), flat[:, w:].reshape(n, w, 3)], axis=2)

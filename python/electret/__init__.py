@@ -7,7 +7,7 @@ from electret.electrostatics import CoulombResult, coulomb, features, potential
 from electret.equilibration import ChargeEquilibration, charge_equilibration
 from electret.errors import ConvergenceError
 from electret.geometry import Geometry
-from electret.neighbors import neighbor_list
+from electret.neighbors import NeighborList, neighbor_list
 from electret.response import Jacobian
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ __all__ = [
     "Geometry",
     "InputError",
     "Jacobian",
+    "NeighborList",
     "__version__",
     "charge_equilibration",
     "coulomb",

@@ -11,6 +11,7 @@ __all__ = [
     "Geometry",
     "InputError",
     "Jacobian",
+    "NeighborList",
     "__version__",
     "charge_equilibration",
     "coulomb",
@@ -38,6 +39,33 @@ def neighbor_list(
     half: bool = False,
     self_interaction: bool = False,
 ) -> tuple[NDArray[Any], ...]: ...
+
+@final
+class NeighborList:
+    def __new__(
+        cls, cutoff: float, skin: float, half: bool = False, self_interaction: bool = False
+    ) -> NeighborList: ...
+    def update(
+        self,
+        positions: NDArray[np.float64],
+        cell: NDArray[np.float64],
+        pbc: NDArray[np.bool_],
+        batch: NDArray[np.int64] | None = None,
+    ) -> bool: ...
+    def get(self, quantities: str) -> tuple[NDArray[Any], ...]: ...
+    @property
+    def n_builds(self) -> int: ...
+    @property
+    def n_updates(self) -> int: ...
+    @property
+    def cutoff(self) -> float: ...
+    @property
+    def skin(self) -> float: ...
+    @property
+    def half(self) -> bool: ...
+    @property
+    def self_interaction(self) -> bool: ...
+
 def coulomb(
     positions: NDArray[np.float64],
     multipoles: NDArray[np.float64],
@@ -178,6 +206,8 @@ class Geometry:
     def features_matrix(self, system: int) -> NDArray[np.float64]: ...
     @property
     def methods(self) -> list[tuple[str, str | None]]: ...
+    @property
+    def plans(self) -> list[tuple[str, str | None]]: ...
 
 @final
 class Jacobian:
@@ -198,6 +228,7 @@ class Jacobian:
         residual: NDArray[np.float64],
         constraint: NDArray[np.float64],
         transpose: bool = False,
+        tolerance: float | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]: ...
     def apply(
         self, x: NDArray[np.float64], y: NDArray[np.float64], transpose: bool = False

@@ -135,6 +135,11 @@ class Geometry:
         """The methods that serve the energy and the features (None without widths) of each system."""
         return self._native.methods
 
+    @property
+    def plans(self) -> list[tuple[str, str | None]]:
+        """As `methods`, with the parameters chosen (k-vectors, mesh, order of its splines, split, cutoff) as text."""
+        return self._native.plans
+
     def _multipoles(self, values: ArrayLike) -> tuple[FloatArray, int]:
         """Multipoles up to the geometry's order, and how many coefficients per atom were given."""
         p = inputs.multipoles(values, self._systems.n_atoms)

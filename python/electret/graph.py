@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import electret
 from electret import InputError
+from electret.neighbors import NeighborList, neighbor_list
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["DEFAULT_KEYS", "LABEL_KINDS", "Graph"]
+__all__ = ["DEFAULT_KEYS", "LABEL_KINDS", "Graph", "edges_of", "finite"]
 
 DEFAULT_KEYS: dict[str, str] = {
     "energy": "REF_energy",
@@ -122,6 +122,7 @@ class Graph:
         dtype: torch.dtype = torch.float64,
         keys: Mapping[str, str] | None = None,
         labels: bool = True,
+        neighbors: NeighborList | None = None,
     ) -> Graph:
         """The graph of one `ase.Atoms`.
 
@@ -133,6 +134,7 @@ class Graph:
             keys: names in `atoms` that differ from [`DEFAULT_KEYS`], by the package's name.
             labels: read labels (training data). `fermi_level` is then a label and not a request; with
                 `labels=False` (a calculator) it is a request and no labels are read.
+            neighbors: a list of this cutoff that follows the atoms; None finds the neighbours anew.
 
         Raises:
             InputError: no atoms, entries that are not finite, wrong shapes, contradicting charges, unknown
@@ -144,11 +146,16 @@ class Graph:
         n_atoms = len(atoms)
         if n_atoms == 0:
             raise InputError("atoms holds no atoms; give a system with at least one atom")
-        positions = _finite("positions", np.asarray(atoms.get_positions(), dtype=np.float64))
-        cell = _finite("cell", np.asarray(atoms.cell.array, dtype=np.float64))
+        positions = finite("positions", np.asarray(atoms.get_positions(), dtype=np.float64))
+        cell = finite("cell", np.asarray(atoms.cell.array, dtype=np.float64))
         pbc = np.asarray(atoms.pbc, dtype=bool)
         numbers = np.asarray(atoms.numbers, dtype=np.int64)
-        sender, receiver, shifts = electret.neighbor_list("ijS", positions, cell, pbc, float(cutoff))
+        if neighbors is None:
+            pairs = neighbor_list("ijS", positions, cell, pbc, float(cutoff))
+        else:
+            neighbors.update(positions, cell, pbc)
+            pairs = neighbors.get("ijS")
+        edge_index, unit_shifts = edges_of(pairs, dtype)
 
         def real(values: NDArray[np.floating] | Sequence[float]) -> torch.Tensor:
             return torch.as_tensor(np.array(values, dtype=np.float64)).to(dtype)
@@ -169,8 +176,8 @@ class Graph:
             pbc=torch.as_tensor(pbc[None].copy()),
             batch=torch.zeros(n_atoms, dtype=torch.int64),
             ptr=torch.tensor([0, n_atoms], dtype=torch.int64),
-            edge_index=torch.as_tensor(np.stack([sender, receiver]).astype(np.int64)),
-            unit_shifts=real(np.asarray(shifts, dtype=np.float64).reshape(-1, 3)),
+            edge_index=edge_index,
+            unit_shifts=unit_shifts,
             total_charge=real([_total_charge(atoms, names["total_charge"])]),
             external_field=real(external_field[None]),
             fermi_level=real([fermi_level]),
@@ -242,6 +249,14 @@ class Graph:
         return replace(self, **moved)
 
 
+def edges_of(
+    pairs: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`edge_index` and `unit_shifts` of the pairs i, j, S of a neighbour list."""
+    sender, receiver, shifts = pairs
+    return torch.from_numpy(np.stack([sender, receiver])), torch.from_numpy(shifts).to(dtype)
+
+
 def _merged_keys(keys: Mapping[str, str] | None) -> dict[str, str]:
     """The default keys with the caller's on top."""
     merged = dict(DEFAULT_KEYS)
@@ -253,13 +268,14 @@ def _merged_keys(keys: Mapping[str, str] | None) -> dict[str, str]:
     return merged
 
 
-def _finite(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+def finite(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
     """`values` if every entry is finite."""
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        place = ", ".join(str(index) for index in bad[0])
+    good = np.isfinite(values)
+    if not good.all():
+        bad = tuple(np.argwhere(~good)[0])
+        place = ", ".join(str(index) for index in bad)
         where = f"{name}[{place}]" if place else name
-        raise InputError(f"{where} is {values[tuple(bad[0])]}; every entry must be finite")
+        raise InputError(f"{where} is {values[bad]}; every entry must be finite")
     return values
 
 
@@ -275,7 +291,7 @@ def _info(atoms: Atoms, key: str, shape: tuple[int, ...]) -> NDArray[np.float64]
     values = _as_real(f"atoms.info[{key!r}]", atoms.info[key])
     if values.size != int(np.prod(shape)):
         raise InputError(f"atoms.info[{key!r}] has shape {values.shape}; expected {shape}")
-    return _finite(f"atoms.info[{key!r}]", values.reshape(shape))
+    return finite(f"atoms.info[{key!r}]", values.reshape(shape))
 
 
 def _total_charge(atoms: Atoms, key: str) -> float:
@@ -313,7 +329,7 @@ def _read_labels(atoms: Atoms, names: Mapping[str, str]) -> dict[str, NDArray[np
             raw = results[key]
         else:
             continue
-        values = _finite(key, _as_real(key, raw))
+        values = finite(key, _as_real(key, raw))
         if name == "stress" and values.size == 6:
             xx, yy, zz, yz, xz, xy = values.reshape(6)
             values = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from electret import _native
 from electret._native import InputError
 
-__all__ = ["neighbor_list"]
+__all__ = ["NeighborList", "neighbor_list"]
 
 
 def neighbor_list(
@@ -59,10 +59,133 @@ def neighbor_list(
     """
     if cutoff is None:
         raise InputError("cutoff is missing; give the largest distance of a pair, in Å")
+    positions, cells, periodic, batch = _systems(positions, cell, pbc, batch)
+    arrays = _native.neighbor_list(
+        quantities,
+        positions,
+        cells,
+        periodic,
+        _length("cutoff", cutoff),
+        batch,
+        half,
+        self_interaction,
+    )
+    return arrays[0] if len(arrays) == 1 else arrays
+
+
+class NeighborList:
+    """Pairs of moving atoms, as :func:`neighbor_list` gives them, at a lower price.
+
+    Candidates within ``cutoff + skin`` are found once and serve until an atom may have moved further than
+    ``skin / 2`` since then. Motion is counted relative to the deformation of the cell, which takes its part
+    of the skin too, and modulo cell vectors, so that atoms may drift through the cell or be wrapped by the
+    caller. Other periodic axes, another `batch` or another number of atoms or systems always make the list
+    anew.
+
+    The pairs, their order and every bit of ``d`` and ``D`` are those of :func:`neighbor_list` for the
+    positions of the last :meth:`update`.
+
+    Args:
+        cutoff: Å.
+        skin: Å. A larger one is rebuilt less often and costs more at every step; 0 rebuilds whenever an atom
+            moves.
+        half, self_interaction: as in :func:`neighbor_list`.
+
+    Raises:
+        InputError: a length that is not finite, a cutoff that is not positive, a negative skin.
+
+    Example:
+        >>> import numpy as np, electret
+        >>> positions, cell = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.5]]), 8.0 * np.eye(3)
+        >>> pairs = electret.NeighborList(cutoff=2.0, skin=1.0)
+        >>> pairs.update(positions, cell, True)
+        True
+        >>> positions[1, 2] += 0.3
+        >>> pairs.update(positions, cell, True)  # within skin / 2: the candidates are kept
+        False
+        >>> i, j, d = pairs.get("ijd")
+        >>> i.tolist(), j.tolist(), d.round(3).tolist()
+        ([0, 1], [1, 0], [1.8, 1.8])
+        >>> pairs.n_updates, pairs.n_builds
+        (2, 1)
+    """
+
+    def __init__(
+        self, cutoff: float, skin: float = 1.0, half: bool = False, self_interaction: bool = False
+    ) -> None:
+        self._native = _native.NeighborList(
+            _length("cutoff", cutoff), _length("skin", skin), bool(half), bool(self_interaction)
+        )
+
+    def update(
+        self,
+        positions: ArrayLike,
+        cell: ArrayLike | None = None,
+        pbc: ArrayLike = False,
+        batch: ArrayLike | None = None,
+    ) -> bool:
+        """Move the atoms; the arguments are those of :func:`neighbor_list`.
+
+        Returns:
+            True where the candidates were found anew.
+
+        Raises:
+            InputError: as :func:`neighbor_list`. The list then stays at the last accepted positions.
+        """
+        return self._native.update(*_systems(positions, cell, pbc, batch))
+
+    def get(self, quantities: str) -> Any:
+        """The arrays named by the letters, as :func:`neighbor_list` returns them. They belong to the caller.
+
+        Raises:
+            InputError: an unknown letter, no positions yet, or more pairs than memory can hold.
+        """
+        arrays = self._native.get(quantities)
+        return arrays[0] if len(arrays) == 1 else arrays
+
+    __call__ = get
+
+    @property
+    def n_builds(self) -> int:
+        """How often the candidates were found anew."""
+        return self._native.n_builds
+
+    @property
+    def n_updates(self) -> int:
+        """How often positions were accepted."""
+        return self._native.n_updates
+
+    @property
+    def cutoff(self) -> float:
+        """Å."""
+        return self._native.cutoff
+
+    @property
+    def skin(self) -> float:
+        """Å."""
+        return self._native.skin
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles have the settings alone: they start without positions."""
+        native = self._native
+        return type(self), (native.cutoff, native.skin, native.half, native.self_interaction)
+
+    def __repr__(self) -> str:
+        counts = f"{self.n_builds} builds in {self.n_updates} updates"
+        return f"NeighborList(cutoff={self.cutoff}, skin={self.skin}), {counts}"
+
+
+def _length(name: str, value: Any) -> float:
     try:
-        cutoff = float(cutoff)
+        return float(value)
     except (TypeError, ValueError) as error:
-        raise InputError(f"cutoff is {cutoff!r}; give a length in Å") from error
+        raise InputError(f"{name} is {value!r}; give a length in Å") from error
+
+
+def _systems(
+    positions: ArrayLike, cell: ArrayLike | None, pbc: ArrayLike, batch: ArrayLike | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64] | None]:
+    """The arguments as the arrays of the native layer, which checks their values."""
     positions = _array("positions", positions, np.float64)
     if positions.size == 0 and positions.ndim < 2:
         positions = positions.reshape(0, 3)
@@ -77,17 +200,7 @@ def neighbor_list(
             f"pbc has shape {list(periodic.shape)}; expected one bool, [3], "
             f"or [n_systems, 3] = [{len(cells)}, 3]"
         )
-    arrays = _native.neighbor_list(
-        quantities,
-        positions,
-        cells,
-        np.ascontiguousarray(np.broadcast_to(periodic, (len(cells), 3))),
-        cutoff,
-        batch,
-        half,
-        self_interaction,
-    )
-    return arrays[0] if len(arrays) == 1 else arrays
+    return positions, cells, np.ascontiguousarray(np.broadcast_to(periodic, (len(cells), 3))), batch
 
 
 def _cells(

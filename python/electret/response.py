@@ -88,7 +88,11 @@ class Jacobian:
         )
 
     def solve(
-        self, residual: ArrayLike, constraint: ArrayLike | None = None, transpose: bool = False
+        self,
+        residual: ArrayLike,
+        constraint: ArrayLike | None = None,
+        transpose: bool = False,
+        tolerance: float | None = None,
     ) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
         """Solves ``K (x, y) = (residual, constraint)``, or with the transpose of K.
 
@@ -96,6 +100,7 @@ class Jacobian:
             residual: ``[n_atoms, n_lm]``.
             constraint: ``[n_systems]``; None is zero.
             transpose: solve with K^T.
+            tolerance: relative residual at which Krylov iterations end; None is that of the Jacobian.
 
         Returns:
             x ``[n_atoms, n_lm]``, y ``[n_systems]`` and the status of each system: 0 solved, 1 singular,
@@ -106,6 +111,7 @@ class Jacobian:
             inputs.array("residual", residual, self._shape),
             inputs.array("constraint", s, (self._n_systems,)),
             transpose=bool(transpose),
+            tolerance=None if tolerance is None else inputs.tolerance(tolerance, "tolerance"),
         )
 
     def apply(self, x: ArrayLike, y: ArrayLike, transpose: bool = False) -> tuple[FloatArray, FloatArray]:

@@ -82,7 +82,8 @@ class Backbone(torch.nn.Module):
         self.register_buffer(
             "e0s", torch.tensor([statistics.e0s[number] for number in self.elements], dtype=torch.float64)
         )
-        index = torch.full((len(chemical_symbols),), -1, dtype=torch.int64)
+        # The last entry stands for every number beyond; no element has it or the first.
+        index = torch.full((len(chemical_symbols) + 1,), -1, dtype=torch.int64)
         index[list(self.elements)] = torch.arange(len(self.elements))
         self.register_buffer("element_index", index, persistent=False)
 
@@ -98,8 +99,7 @@ class Backbone(torch.nn.Module):
             InputError: an element the model was not trained on.
         """
         numbers = graph.atomic_numbers
-        inside = (numbers > 0) & (numbers < len(self.element_index))
-        index = torch.where(inside, self.element_index[torch.where(inside, numbers, 0)], -1)
+        index = self.element_index[numbers.clamp(0, len(self.element_index) - 1)]
         if bool((index < 0).any()):
             atom = int(torch.nonzero(index < 0)[0])
             number = int(numbers[atom])

@@ -6,7 +6,7 @@ its density is (`Model.density`), and which conditions it honours.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -344,14 +344,15 @@ class Model(torch.nn.Module):
 
     def _check_conditions(self, graph: Graph) -> None:
         """Refuses what the family cannot honour instead of dropping it silently."""
-        requested = {
-            "total_charge": graph.total_charge != 0,
-            "external_field": (graph.external_field != 0).any(dim=1),
-            "fermi_level": ~torch.isnan(graph.fermi_level),
+        accepted = self.honours | self.predicts | set(self.config.ignored_conditions)
+        given: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+            "total_charge": lambda charge: charge != 0,
+            "external_field": lambda field: (field != 0).any(dim=1),
+            "fermi_level": lambda level: ~torch.isnan(level),
         }
-        for name, mask in requested.items():
-            accepted = self.honours | self.predicts | set(self.config.ignored_conditions)
-            if name in accepted or not bool(mask.any()):
+        for name in sorted(given.keys() - accepted):
+            mask = given[name](getattr(graph, name))
+            if not bool(mask.any()):
                 continue
             system = int(torch.nonzero(mask)[0])
             raise InputError(
@@ -359,7 +360,9 @@ class Model(torch.nn.Module):
                 f"energy of family {self.family!r} does not depend on it; use another family, remove the "
                 f"request, or list {name!r} in ignored_conditions of the model's configuration"
             )
-        if "external_field" in self.honours and not self.field_couples_to_polarization:
+        if "external_field" not in self.honours or self.field_couples_to_polarization:
+            return
+        if bool(graph.external_field.any()):
             # [n_systems, 3]: work of the field along each periodic cell vector
             along = torch.einsum("si,ski->sk", graph.external_field, graph.cell).abs() * graph.pbc
             if bool((along > 1e-6).any()):
@@ -423,6 +426,9 @@ def _volumes(graph: Graph, training: bool) -> torch.Tensor:
 
 def _check_finite(result: dict[str, torch.Tensor], structure: Structure) -> None:
     """Names the cause of a result that is not finite."""
+    sums = [value.sum(dtype=torch.float64) for name, value in result.items() if name not in NOT_FINITE]
+    if bool(torch.isfinite(torch.stack(sums)).all()):  # an entry that is not finite spoils its sum
+        return
     bad = [
         name
         for name, value in result.items()

@@ -52,11 +52,18 @@ class NativeJacobian:
         self.failed = torch.zeros_like(constrained)
 
     def solve(
-        self, multipoles: torch.Tensor, condition: torch.Tensor, transpose: bool = False
+        self,
+        multipoles: torch.Tensor,
+        condition: torch.Tensor,
+        transpose: bool = False,
+        tolerance: float | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `electret.scf.problem.LinearSolver`."""
         x, y, status = self.native.solve(
-            multipoles.detach().contiguous().numpy(), condition.detach().contiguous().numpy(), transpose
+            multipoles.detach().contiguous().numpy(),
+            condition.detach().contiguous().numpy(),
+            transpose,
+            tolerance,
         )
         self.failed = self.failed | (torch.from_numpy(status) != 0)
         return torch.from_numpy(x), torch.from_numpy(y)
@@ -91,11 +98,19 @@ class OperatorJacobian:
         self.failed = torch.zeros_like(systems.constrained)
 
     def solve(
-        self, multipoles: torch.Tensor, condition: torch.Tensor, transpose: bool = False
+        self,
+        multipoles: torch.Tensor,
+        condition: torch.Tensor,
+        transpose: bool = False,
+        tolerance: float | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `electret.scf.problem.LinearSolver`."""
         x, y, converged = gmres(
-            self._apply[transpose], multipoles.detach(), condition.detach(), self.systems, self.tolerance
+            self._apply[transpose],
+            multipoles.detach(),
+            condition.detach(),
+            self.systems,
+            self.tolerance if tolerance is None else tolerance,
         )
         self.failed = self.failed | ~converged
         return x, y

@@ -61,10 +61,14 @@ class LinearSolver(Protocol):
     """The Jacobian K of the residual at one state, ready to solve with."""
 
     def solve(
-        self, multipoles: torch.Tensor, condition: torch.Tensor, transpose: bool = False
+        self,
+        multipoles: torch.Tensor,
+        condition: torch.Tensor,
+        transpose: bool = False,
+        tolerance: float | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """x `[n_atoms, n_lm]` and y `[n_systems]` with K (x, y) = (multipoles, condition); zero for systems
-        that `failed`."""
+        that `failed`. An iterative solver may end at the relative residual `tolerance`."""
         ...
 
     @property

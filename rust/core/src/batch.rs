@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result, check_finite};
 use crate::ewald::density::{check_max_l, check_widths};
-use crate::ewald::{Boundary, Density, Gradient, Options, Prepared, Want};
+use crate::ewald::{Boundary, Density, Gradient, Options, Prepared, Purpose, Want};
 use crate::harmonics::{count, degree};
 use crate::scalar::Scalar;
 use crate::vector::{Matrix, Vector, values};
@@ -249,7 +249,8 @@ pub fn coulomb<T: Scalar>(
                 coefficients: &members.gather(system, sources.multipoles, n_lm),
             };
             let boundary = systems.boundary(system);
-            let prepared = Prepared::new(system, boundary, &density, None, options)?;
+            let prepared =
+                Prepared::new(system, boundary, &density, None, Purpose::Energies, options)?;
             Ok(prepared.evaluate(&density, None, want))
         })
         .collect::<Result<_>>()?;
@@ -320,7 +321,10 @@ pub fn features<T: Scalar>(
                 coefficients: &coefficients,
             };
             let boundary = systems.boundary(system);
-            let prepared = Prepared::new(system, boundary, &source, Some(&receiver), options)?;
+            // The same sum with and without a cotangent, so that one is the derivative of the other.
+            let purpose = Purpose::Forms;
+            let prepared =
+                Prepared::new(system, boundary, &source, Some(&receiver), purpose, options)?;
             let mut result = prepared.evaluate(&source, Some(&receiver), want);
             scale_rows(&mut result.receiver, &factors);
             Ok(result)
@@ -401,7 +405,9 @@ pub fn potential(
                 coefficients: &vec![0.0; local_points.len()],
             };
             let boundary = systems.boundary(system);
-            let prepared = Prepared::new(system, boundary, &source, Some(&receiver), options)?;
+            let purpose = Purpose::Potentials;
+            let prepared =
+                Prepared::new(system, boundary, &source, Some(&receiver), purpose, options)?;
             Ok(prepared
                 .evaluate(&source, Some(&receiver), Want::RECEIVER)
                 .receiver)

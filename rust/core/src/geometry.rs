@@ -4,7 +4,7 @@ use crate::batch::{
     Members, Receivers, Sources, Systems, check_receivers, receiver_factors, scale_rows,
 };
 use crate::error::{Error, Result, check_finite};
-use crate::ewald::{Density, Gradient, Options, Prepared, Want};
+use crate::ewald::{Density, Gradient, Options, Prepared, Purpose, Want};
 use crate::harmonics::count;
 use crate::vector::Vector;
 use rayon::prelude::*;
@@ -73,7 +73,14 @@ impl Geometry {
                     coefficients: &vec![0.0; positions.len() * count(max_l)],
                 };
                 let boundary = systems.boundary(system);
-                let mut energy = Prepared::new(system, boundary, &source, None, coulomb)?;
+                let mut energy = Prepared::new(
+                    system,
+                    boundary,
+                    &source,
+                    None,
+                    Purpose::Potentials,
+                    coulomb,
+                )?;
                 energy.cache(&source, None, CACHE_LIMIT);
                 let mut operator = None;
                 if !receivers.widths.is_empty() {
@@ -84,8 +91,14 @@ impl Geometry {
                         max_l: receivers.max_l,
                         coefficients: &vec![0.0; positions.len() * n_rows],
                     };
-                    let mut prepared =
-                        Prepared::new(system, boundary, &source, Some(&receiver), features)?;
+                    let mut prepared = Prepared::new(
+                        system,
+                        boundary,
+                        &source,
+                        Some(&receiver),
+                        Purpose::Potentials,
+                        features,
+                    )?;
                     prepared.cache(&source, Some(&receiver), CACHE_LIMIT);
                     operator = Some(prepared);
                 }
@@ -137,6 +150,19 @@ impl Geometry {
                 (
                     o.coulomb.method(),
                     o.features.as_ref().map(Prepared::method),
+                )
+            })
+            .collect()
+    }
+
+    /// The same with parameters, for people.
+    pub fn plans(&self) -> Vec<(String, Option<String>)> {
+        self.operators
+            .iter()
+            .map(|o| {
+                (
+                    o.coulomb.description(),
+                    o.features.as_ref().map(Prepared::description),
                 )
             })
             .collect()

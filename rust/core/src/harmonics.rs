@@ -61,6 +61,7 @@ impl<T: Scalar> Ring for T {
 }
 
 /// Fills `out[l*l + l + m]` for all l ≤ `max_l` (recursion of Helgaker, Jørgensen, Olsen, eqs. 6.4.70–6.4.73).
+#[inline(always)]
 pub fn solid_harmonics<R: Ring>(x: R, y: R, z: R, max_l: usize, out: &mut [R]) {
     out[0] = R::one();
     if max_l == 0 {

@@ -2,6 +2,7 @@
 
 pub mod batch;
 mod bessel;
+mod boys;
 pub mod error;
 pub mod ewald;
 pub mod exponential;
@@ -9,9 +10,12 @@ pub mod geometry;
 pub mod harmonics;
 pub mod lattice;
 pub mod neighbors;
-pub mod radial;
+mod operators;
+mod radial;
 pub mod response;
 pub mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod shuffles;
 pub mod simd;
 pub mod units;
 pub mod vector;

@@ -1,174 +1,131 @@
-//! Radial functions of the Gaussian pair interaction.
+//! Radial functions of the Gaussian pair interaction, of eight pairs at a time.
 //!
 //! With f(r) = erf(r / (√2 γ)) / r, an interaction of multipoles needs F_an = (1/r d/dr)^a (∇²)^n f. They follow
 //! from the Boys function, which is smooth at r = 0: (1/r d/dr)^a f = √(2/π)/γ (-1/γ²)^a B_a(r²/2γ²).
 
-use crate::harmonics::MAX_DEGREE;
-use crate::scalar::Scalar;
-use std::sync::OnceLock;
+use crate::boys::{BoysTable, MAX_ORDER, boys};
+use crate::exponential::exp;
+use crate::harmonics::MAX_L;
+use crate::scalar::{F64x8, Pack};
 
-/// Orders B_0 ... that the table holds: two powers of r d/dr for each Laplacian, one for a tangent.
-const MAX_ORDER: usize = MAX_DEGREE + 3;
-/// Beyond this argument erf(√t) = 1 to double precision.
-const LARGE: f64 = 36.0;
-const STEP: f64 = 0.1;
-const TAYLOR: usize = 8;
-
-type Row = [f64; MAX_ORDER + TAYLOR + 1];
-
-/// B_m(t) = ∫₀¹ u^(2m) exp(-t u²) du by its series, for the table.
-fn boys_series(m: usize, t: f64) -> f64 {
-    let mut term = 1.0 / (2 * m + 1) as f64;
-    let mut sum = term;
-    let mut k = 1;
-    while term > 1e-18 * sum {
-        term *= 2.0 * t / (2 * (m + k) + 1) as f64;
-        sum += term;
-        k += 1;
-    }
-    (-t).exp() * sum
+/// A width γ per pair, and a factor on its functions.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// 1/γ²
+    inverse: F64x8,
+    /// The factor times √(2/π)/γ.
+    prefactor: F64x8,
 }
 
-fn boys_table() -> &'static [Row] {
-    static TABLE: OnceLock<Vec<Row>> = OnceLock::new();
-    TABLE.get_or_init(|| {
-        (0..=(LARGE / STEP) as usize + 1)
-            .map(|k| std::array::from_fn(|m| boys_series(m, k as f64 * STEP)))
-            .collect()
-    })
-}
-
-/// Boys functions B_0(t) ... B_max_order(t), t ≥ 0, to about 1e-15 relative.
-pub fn boys(t: f64, max_order: usize, out: &mut [f64]) {
-    if t >= LARGE {
-        let decay = (-t).exp();
-        let inverse = 0.5 / t;
-        out[0] = (std::f64::consts::PI * 0.5 * inverse).sqrt();
-        for m in 0..max_order {
-            out[m + 1] = ((2 * m + 1) as f64 * out[m] - decay) * inverse;
-        }
-        return;
-    }
-    let nearest = (t * (1.0 / STEP) + 0.5) as usize;
-    let row = &boys_table()[nearest];
-    let delta = nearest as f64 * STEP - t;
-    // B_m(t0 - delta) = Σ_k B_{m+k}(t0) delta^k / k!
-    let mut sum = row[max_order + TAYLOR];
-    for k in (0..TAYLOR).rev() {
-        sum = row[max_order + k] + sum * delta * (1.0 / (k + 1) as f64);
-    }
-    out[max_order] = sum;
-    if max_order > 0 {
-        let decay = (-t).exp();
-        for m in (0..max_order).rev() {
-            out[m] = (2.0 * t * out[m + 1] + decay) / (2 * m + 1) as f64;
-        }
+impl Part {
+    #[inline(always)]
+    pub fn new(gamma2: F64x8, factor: f64) -> Self {
+        let inverse = gamma2.divide(1.0);
+        let squared = inverse.mul(F64x8::splat(std::f64::consts::FRAC_2_PI));
+        let prefactor = squared.sqrt().mul(F64x8::splat(factor));
+        Self { inverse, prefactor }
     }
 }
 
-/// Number of Laplacians stored per order.
-pub const MAX_POWER: usize = crate::harmonics::MAX_L + 1;
-
-/// F[n][a] = (1/r d/dr)^a (∇²)^n f for one pair.
-pub type RadialTable<T> = [[T; MAX_ORDER]; MAX_POWER];
-
-/// Adds `factor` times the functions of width γ (`gamma2` = γ²) to `table`, for n ≤ `max_n` and a + 2n ≤ `max_a`.
-///
-/// For n ≥ 1 only a Gaussian is left: ∇² f = -4π g, and D^a ∇² h = (3 + 2a) D^(a+1) h + r² D^(a+2) h with
-/// D = 1/r d/dr.
-pub fn add_radial<T: Scalar>(
-    table: &mut RadialTable<T>,
-    r2: T,
-    gamma2: f64,
-    factor: f64,
-    max_a: usize,
-    max_n: usize,
+/// Adds (1/r d/dr)^a f for a ≤ `top`, which is at least one; `table` is that of order `top` and the tangents.
+#[inline(always)]
+pub fn add_radial<P: Pack, const FMA: bool>(
+    out: &mut [P],
+    r2: P,
+    part: &Part,
+    top: usize,
+    table: &BoysTable,
 ) {
-    let mut values = [0.0; MAX_ORDER + 1];
-    let inverse = 1.0 / gamma2;
-    let t = 0.5 * r2.value() * inverse;
-    boys(t, max_a + 1, &mut values);
-    let mut prefactor = factor * (2.0 / std::f64::consts::PI * inverse).sqrt();
-    for a in 0..=max_a {
+    let mut values = [F64x8::zero(); MAX_ORDER + 1];
+    let t = r2.values().mul(part.inverse).mul(F64x8::splat(0.5));
+    boys::<FMA>(t, top + P::TANGENTS, table, &mut values);
+    let step = part.inverse.neg();
+    let mut prefactor = part.prefactor;
+    for a in 0..=top {
+        let value = prefactor.mul(values[a]);
+        prefactor = prefactor.mul(step);
         // d/d(r²) of D^a f is half of D^(a+1) f
-        let value = prefactor * values[a];
-        prefactor *= -inverse;
-        table[0][a] += r2.chain(value, 0.5 * prefactor * values[a + 1]);
+        let slope = prefactor.mul(values[a + 1]).mul(F64x8::splat(0.5));
+        out[a] = out[a].add(r2.chain(value, slope));
     }
-    if max_n == 0 {
+}
+
+/// F[n][a] = (1/r d/dr)^a (∇²)^n f.
+pub type RadialTable<P> = [[P; MAX_ORDER + 1]; MAX_L + 1];
+
+/// Adds the functions with n ≥ 1, for a + 2n ≤ `top`.
+///
+/// Only a Gaussian is left of them: ∇² f = -4π g, and D^a ∇² h = (3 + 2a) D^(a+1) h + r² D^(a+2) h with D = 1/r d/dr.
+#[inline(always)]
+pub fn add_laplacians<P: Pack, const FMA: bool>(
+    out: &mut RadialTable<P>,
+    r2: P,
+    part: &Part,
+    top: usize,
+) {
+    if top < 2 {
         return;
     }
-    let normal = (2.0 * std::f64::consts::PI * gamma2).powf(-1.5);
-    let mut value = -4.0 * std::f64::consts::PI * factor * normal * (-t).exp();
-    // Orders that can be asked for: a + 2n never exceeds max_a.
-    let mut rows = [[T::zero(); MAX_ORDER]; MAX_POWER];
-    for a in 0..=max_a - 2 {
-        rows[0][a] = r2.chain(value, -0.5 * inverse * value);
-        value *= -inverse;
+    let t = r2.values().mul(part.inverse).mul(F64x8::splat(0.5));
+    let step = part.inverse.neg();
+    let mut value = part.prefactor.mul(step).mul(exp::<FMA>(t.neg()));
+    let mut rows = [[P::zero(); MAX_ORDER + 1]; 2];
+    for a in 0..=top - 2 {
+        let next = value.mul(step);
+        rows[0][a] = r2.chain(value, next.mul(F64x8::splat(0.5)));
+        out[1][a] = out[1][a].add(rows[0][a]);
+        value = next;
     }
-    for n in 1..max_n {
-        for a in 0..=max_a - 2 * (n + 1) {
-            rows[n][a] = rows[n - 1][a + 1] * (3 + 2 * a) as f64 + r2 * rows[n - 1][a + 2];
+    for n in 2..=top / 2 {
+        let [current, next] = &mut rows;
+        for a in 0..=top - 2 * n {
+            let factor = P::splat(crate::scalar::Scalar::constant((3 + 2 * a) as f64));
+            next[a] = r2.mul_add::<FMA>(current[a + 2], current[a + 1].mul(factor));
+            out[n][a] = out[n][a].add(next[a]);
         }
-    }
-    for n in 0..max_n {
-        for a in 0..=max_a - 2 * (n + 1) {
-            table[n + 1][a] += rows[n][a];
-        }
+        rows.swap(0, 1);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scalar::Dual;
+    use crate::scalar::{Dual, DualPack, Scalar};
 
-    #[test]
-    fn boys_matches_its_series() {
-        let mut out = [0.0; 12];
-        for k in 0..800 {
-            let t = 0.0501 * k as f64;
-            boys(t, 11, &mut out);
-            for m in 0..12 {
-                let exact = boys_series(m, t);
-                assert!(
-                    (out[m] - exact).abs() < 4e-14 * exact + 1e-300,
-                    "B_{m}({t}) = {} against {exact}",
-                    out[m]
-                );
-            }
-        }
+    fn functions(r2: DualPack, top: usize) -> RadialTable<DualPack> {
+        let mut table = [[DualPack::zero(); MAX_ORDER + 1]; MAX_L + 1];
+        let part = Part::new(F64x8::splat(0.81), 1.0);
+        let boys = BoysTable::up_to(top + 1);
+        add_radial::<_, true>(&mut table[0], r2, &part, top, boys);
+        add_laplacians::<_, true>(&mut table, r2, &part, top);
+        table
     }
 
     #[test]
     fn tangents_and_laplacians_match_finite_differences() {
-        let f = |r2: Dual| {
-            let mut table = [[Dual::zero(); MAX_ORDER]; MAX_POWER];
-            add_radial(&mut table, r2, 0.81, 1.0, 9, 3);
-            table
-        };
+        let f = |r2: Dual| functions(DualPack::splat(r2), 9);
         let h = 1e-5;
         for r2 in [0.3, 2.0, 9.0] {
             let exact = f(Dual::new(r2, 1.0));
             let (plus, minus) = (f(Dual::constant(r2 + h)), f(Dual::constant(r2 - h)));
             for n in 0..=3 {
                 for a in 0..=3 {
-                    let slope = (plus[n][a].value - minus[n][a].value) / (2.0 * h);
-                    let scale = 1.0 + exact[n][a].tangent.abs();
-                    assert!((exact[n][a].tangent - slope).abs() < 1e-7 * scale);
+                    let slope = (plus[n][a].get(1).value - minus[n][a].get(1).value) / (2.0 * h);
+                    let found = exact[n][a].get(2);
+                    let scale = 1.0 + found.tangent.abs();
+                    assert!((found.tangent - slope).abs() < 1e-7 * scale);
                     if a < 3 {
                         // D = 2 d/d(r²)
-                        let next = exact[n][a + 1].value;
-                        assert!(
-                            (2.0 * exact[n][a].tangent - next).abs() < 1e-12 * (1.0 + next.abs())
-                        );
+                        let next = exact[n][a + 1].get(0).value;
+                        assert!((2.0 * found.tangent - next).abs() < 1e-12 * (1.0 + next.abs()));
                     }
                 }
             }
             // ∇² h = 3 D h + r² D² h
             for n in 0..3 {
-                let laplacian = 3.0 * exact[n][1].value + r2 * exact[n][2].value;
-                let stored = exact[n + 1][0].value;
+                let at = |a: usize| exact[n][a].get(7).value;
+                let laplacian = 3.0 * at(1) + r2 * at(2);
+                let stored = exact[n + 1][0].get(7).value;
                 assert!((laplacian - stored).abs() < 1e-11 * (1.0 + stored.abs()));
             }
         }

@@ -3,6 +3,7 @@
 //! [`f64`] gives values and gradients; [`Dual`] carries one tangent along, so that the gradient kernel run on it
 //! gives Hessian-vector products. [`Pack`] is eight scalars side by side, for loops over atoms.
 
+use crate::simd::Avx512;
 use std::ops::{Add, AddAssign, Mul, Neg, Sub, SubAssign};
 
 /// A real number with, perhaps, a tangent.
@@ -205,6 +206,8 @@ pub const LANES: usize = 8;
 /// library call.
 pub trait Pack: Copy + Send + Sync + 'static {
     type Scalar: Scalar;
+    /// Number of tangents: derivatives that a function of a pack needs beyond its value.
+    const TANGENTS: usize;
 
     fn splat(value: Self::Scalar) -> Self;
     fn get(&self, lane: usize) -> Self::Scalar;
@@ -221,6 +224,40 @@ pub trait Pack: Copy + Send + Sync + 'static {
     /// The parts of the lanes' scalars, see [`Scalar::PARTS`].
     fn part(&self, part: usize) -> F64x8;
     fn from_parts(part: impl Fn(usize) -> F64x8) -> Self;
+    /// The first numbers of eight rows, `out.len()` of them, as packs.
+    #[inline(always)]
+    fn columns(
+        values: &[Self::Scalar],
+        places: &[usize; LANES],
+        _avx512: Avx512,
+        out: &mut [Self],
+    ) {
+        for lane in 0..LANES {
+            let row = &values[places[lane]..places[lane] + out.len()];
+            for k in 0..out.len() {
+                out[k].set(lane, row[k]);
+            }
+        }
+    }
+    /// Adds packs to the first numbers of eight rows, one row after the other.
+    #[inline(always)]
+    fn add_to_rows(
+        values: &mut [Self::Scalar],
+        places: &[usize; LANES],
+        _avx512: Avx512,
+        added: &[Self],
+    ) {
+        for lane in 0..LANES {
+            let row = &mut values[places[lane]..places[lane] + added.len()];
+            for k in 0..added.len() {
+                row[k] += added[k].get(lane);
+            }
+        }
+    }
+    /// Values without tangents.
+    fn values(self) -> F64x8;
+    /// Applies a function known by its values and derivatives at `self.values()`.
+    fn chain(self, values: F64x8, derivatives: F64x8) -> Self;
 
     #[inline(always)]
     fn zero() -> Self {
@@ -233,8 +270,64 @@ pub trait Pack: Copy + Send + Sync + 'static {
 #[repr(C, align(64))]
 pub struct F64x8(pub [f64; LANES]);
 
+impl F64x8 {
+    #[inline(always)]
+    pub fn min(self, bound: f64) -> Self {
+        let mut out = self;
+        for x in &mut out.0 {
+            *x = if *x < bound { *x } else { bound };
+        }
+        out
+    }
+    #[inline(always)]
+    pub fn max(self, bound: f64) -> Self {
+        let mut out = self;
+        for x in &mut out.0 {
+            *x = if *x > bound { *x } else { bound };
+        }
+        out
+    }
+    #[inline(always)]
+    pub fn sqrt(self) -> Self {
+        let mut out = self;
+        for x in &mut out.0 {
+            *x = x.sqrt();
+        }
+        out
+    }
+    /// `numerator / self`
+    #[inline(always)]
+    pub fn divide(self, numerator: f64) -> Self {
+        let mut out = self;
+        for x in &mut out.0 {
+            *x = numerator / *x;
+        }
+        out
+    }
+    /// Lanes with a value below `bound`: all bits set, or none.
+    #[inline(always)]
+    pub fn below(self, bound: f64) -> [u64; LANES] {
+        let mut out = [0; LANES];
+        for lane in 0..LANES {
+            out[lane] = u64::from(self.0[lane] < bound).wrapping_neg();
+        }
+        out
+    }
+    /// The lanes of `self` where `mask` has all bits set, those of `other` where it has none.
+    #[inline(always)]
+    pub fn select(self, mask: &[u64; LANES], other: Self) -> Self {
+        let mut out = self;
+        for lane in 0..LANES {
+            let (a, b) = (self.0[lane].to_bits(), other.0[lane].to_bits());
+            out.0[lane] = f64::from_bits(b ^ ((a ^ b) & mask[lane]));
+        }
+        out
+    }
+}
+
 impl Pack for F64x8 {
     type Scalar = f64;
+    const TANGENTS: usize = 0;
 
     #[inline(always)]
     fn splat(value: f64) -> Self {
@@ -309,6 +402,54 @@ impl Pack for F64x8 {
     fn from_parts(part: impl Fn(usize) -> F64x8) -> Self {
         part(0)
     }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn columns(values: &[f64], places: &[usize; LANES], avx512: Avx512, out: &mut [Self]) {
+        if !avx512.found() || !out.len().is_multiple_of(4) {
+            for k in 0..out.len() {
+                for lane in 0..LANES {
+                    out[k].0[lane] = values[places[lane] + k];
+                }
+            }
+            return;
+        }
+        for k in (0..out.len()).step_by(4) {
+            let mut rows = [values.as_ptr(); LANES];
+            for lane in 0..LANES {
+                rows[lane] = values[places[lane] + k..places[lane] + k + 4].as_ptr();
+            }
+            // SAFETY: AVX-512 was detected; rows are four numbers long.
+            unsafe { crate::shuffles::columns_of_four(&rows, &mut out[k..k + 4]) };
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn add_to_rows(values: &mut [f64], places: &[usize; LANES], avx512: Avx512, added: &[Self]) {
+        if !avx512.found() || !added.len().is_multiple_of(4) {
+            for lane in 0..LANES {
+                for k in 0..added.len() {
+                    values[places[lane] + k] += added[k].0[lane];
+                }
+            }
+            return;
+        }
+        for k in (0..added.len()).step_by(4) {
+            let mut rows = [values.as_mut_ptr(); LANES];
+            for lane in 0..LANES {
+                rows[lane] = values[places[lane] + k..places[lane] + k + 4].as_mut_ptr();
+            }
+            // SAFETY: AVX-512 was detected; rows are four numbers long, and written one by one.
+            unsafe { crate::shuffles::add_to_rows_of_four(&added[k..k + 4], &rows) };
+        }
+    }
+    #[inline(always)]
+    fn values(self) -> F64x8 {
+        self
+    }
+    #[inline(always)]
+    fn chain(self, values: F64x8, _derivatives: F64x8) -> Self {
+        values
+    }
 }
 
 /// Eight [`Dual`], values and tangents apart.
@@ -320,6 +461,7 @@ pub struct DualPack {
 
 impl Pack for DualPack {
     type Scalar = Dual;
+    const TANGENTS: usize = 1;
 
     #[inline(always)]
     fn splat(value: Dual) -> Self {
@@ -392,6 +534,17 @@ impl Pack for DualPack {
         Self {
             value: part(0),
             tangent: part(1),
+        }
+    }
+    #[inline(always)]
+    fn values(self) -> F64x8 {
+        self.value
+    }
+    #[inline(always)]
+    fn chain(self, values: F64x8, derivatives: F64x8) -> Self {
+        Self {
+            value: values,
+            tangent: derivatives.mul(self.tangent),
         }
     }
 }

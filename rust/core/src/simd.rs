@@ -36,6 +36,21 @@ pub fn instructions() -> Instructions {
     }
 }
 
+/// Whether the machine has AVX-512, as found by [`Avx512::detect`] and nobody else.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512(bool);
+
+impl Avx512 {
+    pub fn detect() -> Self {
+        Self(instructions() == Instructions::Avx512)
+    }
+
+    #[inline(always)]
+    pub fn found(self) -> bool {
+        self.0
+    }
+}
+
 /// Defines `$name`, which runs `$body::<T, L, FMA>` compiled for the best instruction set, the degree L of the
 /// multipoles being a constant that loops are unrolled by.
 macro_rules! dispatch {

@@ -101,4 +101,10 @@ impl Geometry {
     fn methods(&self) -> Vec<(&'static str, Option<&'static str>)> {
         self.0.methods()
     }
+
+    /// The same with parameters, for people.
+    #[getter]
+    fn plans(&self) -> Vec<(String, Option<String>)> {
+        self.0.plans()
+    }
 }

@@ -28,6 +28,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(electrostatics::features_tangent, module)?)?;
     module.add_function(wrap_pyfunction!(electrostatics::potential, module)?)?;
     module.add_class::<geometry::Geometry>()?;
+    module.add_class::<neighbors::NeighborList>()?;
     module.add_class::<response::Jacobian>()?;
     module.add_function(wrap_pyfunction!(response::charge_equilibration, module)?)?;
     module.add_function(wrap_pyfunction!(neighbors::neighbor_list, module)?)?;

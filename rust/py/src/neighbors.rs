@@ -1,6 +1,8 @@
 //! Binding of `electret_core::neighbors`.
 
-use electret_core::neighbors::{Criteria, Pairs, Quantities, Quantity, Search, Systems};
+use electret_core::neighbors::{
+    Criteria, Pairs, Quantities, Quantity, Search, Systems, VerletList,
+};
 use numpy::{Element, IntoPyArray, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -22,28 +24,128 @@ pub fn neighbor_list<'py>(
     half: bool,
     self_interaction: bool,
 ) -> PyResult<Bound<'py, PyTuple>> {
-    let letters = Quantity::parse(quantities).map_err(|error| to_python(py, &error))?;
-    let cells = arrays::slice(py, "cell", &cell, &[3, 3])?.as_chunks().0;
-    let batch = match &batch {
-        Some(batch) => Some(arrays::slice(py, "batch", batch, &[])?),
-        None => None,
-    };
-    let systems = Systems {
-        positions: arrays::slice(py, "positions", &positions, &[3])?
-            .as_chunks()
-            .0,
-        cells: cells.as_chunks().0,
-        pbc: arrays::slice(py, "pbc", &pbc, &[3])?.as_chunks().0,
-        batch,
-    };
+    let letters = letters(py, quantities)?;
+    let systems = systems(py, &positions, &cell, &pbc, batch.as_ref())?;
     let criteria = Criteria {
         cutoff,
         half,
         self_interaction,
     };
-    let pairs: Pairs<i64, i64> = arrays::detached(py, || {
+    let pairs = arrays::detached(py, || {
         Search::new(&systems, &criteria)?.pairs(Quantities::of(&letters))
     })?;
+    named(py, &letters, pairs)
+}
+
+/// Pairs of moving atoms, whose candidates are kept from call to call.
+#[pyclass(module = "electret._native")]
+pub struct NeighborList(VerletList);
+
+#[pymethods]
+impl NeighborList {
+    #[new]
+    #[pyo3(signature = (cutoff, skin, half=false, self_interaction=false))]
+    fn new(
+        py: Python<'_>,
+        cutoff: f64,
+        skin: f64,
+        half: bool,
+        self_interaction: bool,
+    ) -> PyResult<Self> {
+        let criteria = Criteria {
+            cutoff,
+            half,
+            self_interaction,
+        };
+        VerletList::new(criteria, skin)
+            .map(Self)
+            .map_err(|error| to_python(py, &error))
+    }
+
+    #[pyo3(signature = (positions, cell, pbc, batch=None))]
+    fn update<'py>(
+        &mut self,
+        py: Python<'py>,
+        positions: Floats<'py>,
+        cell: Floats<'py>,
+        pbc: Flags<'py>,
+        batch: Option<Integers<'py>>,
+    ) -> PyResult<bool> {
+        let systems = systems(py, &positions, &cell, &pbc, batch.as_ref())?;
+        let list = &mut self.0;
+        arrays::detached(py, || list.update(&systems))
+    }
+
+    fn get<'py>(&mut self, py: Python<'py>, quantities: &str) -> PyResult<Bound<'py, PyTuple>> {
+        let letters = letters(py, quantities)?;
+        let list = &mut self.0;
+        let pairs = arrays::detached(py, || list.pairs(Quantities::of(&letters)))?;
+        named(py, &letters, pairs)
+    }
+
+    #[getter]
+    fn n_builds(&self) -> u64 {
+        self.0.n_builds()
+    }
+
+    #[getter]
+    fn n_updates(&self) -> u64 {
+        self.0.n_updates()
+    }
+
+    #[getter]
+    fn cutoff(&self) -> f64 {
+        self.0.criteria().cutoff
+    }
+
+    #[getter]
+    fn skin(&self) -> f64 {
+        self.0.skin()
+    }
+
+    #[getter]
+    fn half(&self) -> bool {
+        self.0.criteria().half
+    }
+
+    #[getter]
+    fn self_interaction(&self) -> bool {
+        self.0.criteria().self_interaction
+    }
+}
+
+fn letters(py: Python<'_>, quantities: &str) -> PyResult<Vec<Quantity>> {
+    Quantity::parse(quantities).map_err(|error| to_python(py, &error))
+}
+
+fn systems<'a>(
+    py: Python<'_>,
+    positions: &'a Floats<'_>,
+    cell: &'a Floats<'_>,
+    pbc: &'a Flags<'_>,
+    batch: Option<&'a Integers<'_>>,
+) -> PyResult<Systems<'a>> {
+    let cells = arrays::slice(py, "cell", cell, &[3, 3])?.as_chunks().0;
+    let batch = match batch {
+        Some(batch) => Some(arrays::slice(py, "batch", batch, &[])?),
+        None => None,
+    };
+    Ok(Systems {
+        positions: arrays::slice(py, "positions", positions, &[3])?
+            .as_chunks()
+            .0,
+        cells: cells.as_chunks().0,
+        pbc: arrays::slice(py, "pbc", pbc, &[3])?.as_chunks().0,
+        batch,
+    })
+}
+
+/// The arrays in the order of the letters.
+fn named<'py>(
+    py: Python<'py>,
+    letters: &[Quantity],
+    pairs: Pairs<i64, i64>,
+) -> PyResult<Bound<'py, PyTuple>> {
     let scalars = |values: Vec<i64>| values.into_pyarray(py).into_any();
     let i = scalars(pairs.i);
     let j = scalars(pairs.j);

@@ -78,18 +78,23 @@ impl Jacobian {
         .map(Self)
     }
 
-    #[pyo3(signature = (residual, constraint, transpose=false))]
+    #[pyo3(signature = (residual, constraint, transpose=false, tolerance=None))]
     fn solve<'py>(
         &self,
         py: Python<'py>,
         residual: Floats<'py>,
         constraint: Floats<'py>,
         transpose: bool,
+        tolerance: Option<f64>,
     ) -> PyResult<SolutionArrays<'py>> {
         let residual = contiguous(py, "residual", &residual)?;
         let constraint = contiguous(py, "constraint", &constraint)?;
-        let Solution { x, y, status } =
-            detached(py, || self.0.solve(residual, constraint, transpose))?;
+        let Solution { x, y, status } = detached(py, || match tolerance {
+            None => self.0.solve(residual, constraint, transpose),
+            Some(tolerance) => self
+                .0
+                .solve_within(residual, constraint, transpose, tolerance),
+        })?;
         let status: Vec<i64> = status.into_iter().map(|status| status as i64).collect();
         Ok((
             self.two(py, x)?,

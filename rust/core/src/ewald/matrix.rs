@@ -10,8 +10,9 @@ use super::corrections::add_correction;
 use super::density::{Density, Gradient};
 use super::pair::PairTable;
 use super::plan::{Method, Options, Plan};
-use super::real::{RealSpace, parts};
+use super::real::OwnWeights;
 use super::reciprocal::{LatticeSums, MAX_TOTAL, Reciprocal};
+use crate::harmonics::degree;
 use crate::lattice::periodic_measure;
 use crate::vector::{Vector, sub};
 use rayon::prelude::*;
@@ -33,13 +34,15 @@ impl Prepared<f64> {
         receiver: Option<&Density<f64>>,
     ) -> Option<Vec<f64>> {
         if self.mesh.is_some() {
-            return self.without_mesh(source, receiver)?.matrix(source, receiver);
+            return self
+                .without_mesh(source, receiver)?
+                .matrix(source, receiver);
         }
         let rec = receiver.unwrap_or(source);
         let n_sites = source.n_sites();
         let n_columns = n_sites * source.n_lm();
         let height = rec.n_channels * rec.n_lm();
-        let table = PairTable::new(source.max_l, rec.max_l);
+        let table = PairTable::of(source.max_l, rec.max_l);
         let kinds = Kinds::new(source, rec, receiver.is_none());
         let fits =
             source.max_l + rec.max_l <= MAX_TOTAL && kinds.representatives.len() <= MAX_KINDS;
@@ -49,7 +52,12 @@ impl Prepared<f64> {
         let sums = self
             .reciprocal
             .as_ref()
-            .map(|reciprocal| PairSums::new(reciprocal, source, rec, &kinds, &table));
+            .map(|reciprocal| PairSums::new(reciprocal, source, rec, &kinds, table));
+        let pairs = self
+            .real
+            .as_ref()
+            .map(|real| real.pair_tensors(source, receiver));
+        let sizes = [source.n_lm(), rec.n_lm(), n_columns];
         let cell = &self.boundary.cell;
         let periodic = self.boundary.pbc == [true; 3] || self.options.correction.is_some();
         let split = match self.plan {
@@ -62,10 +70,11 @@ impl Prepared<f64> {
             .enumerate()
             .for_each(|(site, panel)| {
                 if let Some(sums) = &sums {
-                    sums.add_rows(site, &table, panel);
+                    sums.add_rows(site, table, panel);
                 }
-                if let Some(real) = &self.real {
-                    real.add_rows(source, rec, site, &table, panel);
+                if let (Some(pairs), Some(real)) = (&pairs, &self.real) {
+                    pairs.add_rows(site, table, sizes, panel);
+                    add_own_blocks(source, rec, site, real.own_weights(), panel);
                 }
                 if let Some(split) = split.filter(|split| split.cutoff > 0.0) {
                     for channel in 0..rec.n_channels {
@@ -77,9 +86,7 @@ impl Prepared<f64> {
                     }
                 }
                 if !self.options.self_interaction {
-                    add_own_blocks(source, rec, site, &table, panel, |sigma, s| {
-                        vec![(sigma * sigma + s * s, -1.0)]
-                    });
+                    add_own_blocks(source, rec, site, OwnWeights::excluded(), panel);
                 }
             });
         if let (Some(correction), Some(_)) = (self.options.correction, split) {
@@ -117,16 +124,12 @@ impl Prepared<f64> {
 
     /// The same operator as a sum over k-vectors, whose matrix elements come one by one. None where there would be
     /// too many of them.
-    fn without_mesh(
-        &self,
-        source: &Density<f64>,
-        receiver: Option<&Density<f64>>,
-    ) -> Option<Self> {
+    fn without_mesh(&self, source: &Density<f64>, receiver: Option<&Density<f64>>) -> Option<Self> {
         let options = Options {
             method: Method::Sums,
             ..self.options
         };
-        Self::new(0, self.boundary, source, receiver, &options).ok()
+        Self::new(0, self.boundary, source, receiver, self.purpose, &options).ok()
     }
 }
 
@@ -297,67 +300,20 @@ fn place_of<V: PartialEq>(list: &mut Vec<V>, value: V) -> usize {
         })
 }
 
-impl RealSpace<f64> {
-    /// Adds the rows of one receiving site.
-    fn add_rows(
-        &self,
-        source: &Density<f64>,
-        rec: &Density<f64>,
-        site: usize,
-        table: &PairTable,
-        panel: &mut [f64],
-    ) {
-        let n = table.n_tensors();
-        let n_columns = source.n_sites() * source.n_lm();
-        let (n_source, n_receiver) = (source.n_lm(), rec.n_lm());
-        let mut add = |other: usize, channel: usize, tensors: &[f64]| {
-            let corner = channel * n_receiver * n_columns + other * n_source;
-            table.add_block(tensors, false, &mut panel[corner..], n_columns);
-        };
-        match &self.tensors {
-            Some(cached) => {
-                let first = self.row_starts(source, rec);
-                let per_pair = rec.n_channels * n;
-                for pair in first[site]..first[site + 1] {
-                    let other = self.source_of(site, pair, first[site]);
-                    let tensors = &cached.values[pair * per_pair..(pair + 1) * per_pair];
-                    for (channel, tensors) in tensors.chunks_exact(n).enumerate() {
-                        add(other, channel, tensors);
-                    }
-                }
-            }
-            None => {
-                let mut tensors = vec![0.0; n];
-                self.for_pairs(source, rec, site, true, |other, d, _| {
-                    for channel in 0..rec.n_channels {
-                        let (sigma, s) = (source.width(other, 0), rec.width(site, channel));
-                        table.tensors(d, &parts(sigma, s, self.split), &mut tensors);
-                        add(other, channel, &tensors);
-                    }
-                });
-            }
-        }
-        add_own_blocks(source, rec, site, table, panel, |sigma, s| {
-            parts(sigma, s, self.split)
-        });
-    }
-}
-
 /// Adds the interaction of a site's receivers with its source.
 fn add_own_blocks(
     source: &Density<f64>,
     rec: &Density<f64>,
     site: usize,
-    table: &PairTable,
+    mut weights: OwnWeights,
     panel: &mut [f64],
-    parts: impl Fn(f64, f64) -> Vec<super::pair::Part>,
 ) {
     let n_columns = source.n_sites() * source.n_lm();
-    let mut tensors = vec![0.0; table.n_tensors()];
     for channel in 0..rec.n_channels {
-        let parts = parts(source.width(site, 0), rec.width(site, channel));
-        table.tensors(&[0.0; 3], &parts, &mut tensors);
+        let weights = weights.of(source.width(site, 0), rec.width(site, channel));
         let corner = channel * rec.n_lm() * n_columns + site * source.n_lm();
-        table.add_block(&tensors, false, &mut panel[corner..], n_columns);
+        for lm in 0..source.n_lm().min(rec.n_lm()) {
+            panel[corner + lm * (n_columns + 1)] += weights[degree(lm)];
+        }
     }
 }

@@ -18,7 +18,7 @@ pub mod reciprocal;
 
 pub use corrections::Correction;
 pub use density::{Density, Gradient, Want};
-pub use plan::{Method, Options, Plan};
+pub use plan::{Method, Options, Plan, Purpose};
 
 use crate::error::{Error, Result, check_finite};
 use crate::lattice::{Lattice, check_cell, dimensions, periodic_measure};
@@ -26,7 +26,7 @@ use crate::scalar::Scalar;
 use crate::vector::{Matrix, Vector, values};
 use mesh::Mesh;
 use plan::{Extent, Split};
-use real::{Pairs, RealSpace, Rows};
+use real::{OwnWeights, Pairs, RealSpace, Rows};
 use reciprocal::{Reciprocal, Settings};
 
 /// Cell and boundary of one system.
@@ -41,6 +41,7 @@ pub struct Boundary<T> {
 pub struct Prepared<T: Scalar> {
     boundary: Boundary<T>,
     options: Options,
+    purpose: Purpose,
     plan: Plan,
     reciprocal: Option<Reciprocal<T>>,
     mesh: Option<Mesh<T>>,
@@ -78,6 +79,7 @@ impl<T: Scalar> Prepared<T> {
         boundary: Boundary<T>,
         source: &Density<T>,
         receiver: Option<&Density<T>>,
+        purpose: Purpose,
         options: &Options,
     ) -> Result<Self> {
         let summed = summed_axes(system, boundary.pbc, options.correction)?;
@@ -95,6 +97,7 @@ impl<T: Scalar> Prepared<T> {
         }
         let extent = Extent {
             positions: &positions,
+            purpose,
             n_sources: source.n_sites() * source.n_channels,
             n_receivers: rec.n_sites() * rec.n_channels,
             n_widths: [source.n_distinct_widths(), rec.n_distinct_widths()],
@@ -113,6 +116,7 @@ impl<T: Scalar> Prepared<T> {
         let mut out = Self {
             boundary,
             options: *options,
+            purpose,
             plan,
             reciprocal: None,
             mesh: None,
@@ -143,13 +147,34 @@ impl<T: Scalar> Prepared<T> {
     /// Caches what potentials at fixed atoms reuse, up to `limit` numbers.
     pub fn cache(&mut self, source: &Density<T>, receiver: Option<&Density<T>>, limit: usize) {
         if let Some(real) = &mut self.real {
-            real.cache(source, receiver.unwrap_or(source), limit);
+            real.cache(source, receiver, limit);
         }
     }
 
     /// The method in use.
     pub fn method(&self) -> &'static str {
         self.plan.name()
+    }
+
+    /// The method and its parameters, for people.
+    pub fn description(&self) -> String {
+        let Plan::Split(split) = self.plan else {
+            return "direct: all pairs".into();
+        };
+        let sum = match (split.mesh, &self.reciprocal) {
+            (Some(mesh::Size { order, points }), _) => {
+                let [x, y, z] = points;
+                format!("splines of order {order} on {x} × {y} × {z} points")
+            }
+            (None, Some(reciprocal)) => format!("{} k-vectors", reciprocal.n_modes()),
+            (None, None) => String::new(),
+        };
+        let name = self.plan.name();
+        if split.cutoff == 0.0 {
+            return format!("{name}: {sum}");
+        }
+        let Split { floor, cutoff, .. } = split;
+        format!("{name}: {sum}, split width {floor:.3} Å, real-space cutoff {cutoff:.2} Å")
     }
 
     /// U(p, q) and its gradients; without a receiver the energy ½ U(p, p), whose gradient dE/dp is `receiver` and
@@ -189,7 +214,7 @@ impl<T: Scalar> Prepared<T> {
         }
         let same_sites = receiver.is_none_or(|r| std::ptr::eq(r.positions, source.positions));
         if !self.options.self_interaction && same_sites {
-            real::subtract_self_interaction(source, receiver, want, &mut out);
+            real::add_own_terms(source, receiver, want, OwnWeights::excluded(), &mut out);
         }
         if receiver.is_none() && want == Want::RECEIVER {
             // Terms that were asked for potentials only leave the value out; it follows from E = ½ p·dE/dp.

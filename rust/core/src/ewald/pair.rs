@@ -3,14 +3,16 @@
 //! U = K Σ p_lm q_l'm' (-1)^l / ((2l-1)!!(2l'-1)!!) C_lm(∇) C_l'm'(∇) f(d), d from source to receiver. The product
 //! of harmonics expands in C_LM(∇) ∇^2n, and C_LM(∇) acts on a radial function as C_LM(d) (1/r d/dr)^L.
 
+use crate::boys::{BoysTable, MAX_ORDER};
 use crate::harmonics::{
-    GradientTerm, MAX_DEGREE, MAX_L, count, degree, double_factorial_odd, gradients, products,
+    GradientTerm, MAX_L, Ring, count, degree, double_factorial_odd, gradients, products,
     solid_harmonics,
 };
-use crate::radial::{RadialTable, add_radial};
-use crate::scalar::Scalar;
+use crate::operators::Element;
+use crate::radial::{Part, RadialTable, add_laplacians, add_radial};
+use crate::scalar::{Pack, Scalar};
 use crate::units::COULOMB_CONSTANT;
-use crate::vector::{Vector, dot};
+use std::sync::OnceLock;
 
 /// One term of the product expansion, prefactors included.
 #[derive(Clone, Copy, Debug)]
@@ -37,19 +39,23 @@ pub struct PairTable {
     gradients: Vec<Vec<GradientTerm>>,
 }
 
-/// A Gaussian width γ² with a factor: +1 for the interaction itself, -1 for what another sum has counted.
-pub type Part = (f64, f64);
-
-/// Where the results of one pair are added.
-pub struct PairOutput<'a, T> {
-    pub source: Option<&'a mut [T]>,
-    pub receiver: Option<&'a mut [T]>,
-    /// dU/dd, only when asked for.
-    pub gradient: Option<&'a mut Vector<T>>,
+/// What the results of eight pairs are added to, one pair per lane.
+pub struct PairOutput<'a, P> {
+    pub source: &'a mut [P],
+    pub receiver: &'a mut [P],
+    /// dU/dd
+    pub gradient: &'a mut [P],
 }
 
 impl PairTable {
-    pub fn new(source_l: usize, receiver_l: usize) -> Self {
+    /// The tables, made when first asked for.
+    pub fn of(source_l: usize, receiver_l: usize) -> &'static Self {
+        static TABLES: [[OnceLock<PairTable>; MAX_L + 1]; MAX_L + 1] =
+            [const { [const { OnceLock::new() }; MAX_L + 1] }; MAX_L + 1];
+        TABLES[source_l][receiver_l].get_or_init(|| Self::new(source_l, receiver_l))
+    }
+
+    fn new(source_l: usize, receiver_l: usize) -> Self {
         let mut components: Vec<Component> = Vec::new();
         for term in products(source_l, receiver_l) {
             let (product, power) = (term.product as usize, term.power as usize);
@@ -91,34 +97,41 @@ impl PairTable {
         self.components.len()
     }
 
-    /// Everything of a pair that does not depend on the multipoles: C_LM(d) (1/r d/dr)^L ∇^2n f, one per component.
-    pub fn tensors<T: Scalar>(&self, d: &Vector<T>, parts: &[Part], out: &mut [T]) {
-        let mut harmonics = [T::zero(); count(2 * MAX_L)];
-        solid_harmonics(d[0], d[1], d[2], self.max_l, &mut harmonics);
-        let radial = self.radial(d, parts, self.max_l);
+    /// Everything of eight pairs that does not depend on the multipoles: C_LM(d) (1/r d/dr)^L ∇^2n f, one per
+    /// component. `boys` is the table of order [`PairTable::order`].
+    #[inline(always)]
+    pub fn tensors<P: Pack, const FMA: bool>(
+        &self,
+        d: &[P],
+        parts: &[Part],
+        boys: &BoysTable,
+        out: &mut [P],
+    ) {
+        let harmonics = self.harmonics(d);
+        let radial = self.radial::<P, FMA>(d, parts, boys);
         for (tensor, component) in out.iter_mut().zip(&self.components) {
-            *tensor = harmonics[component.product] * radial[component.power][component.degree];
+            let function = radial[component.power][component.degree];
+            *tensor = harmonics[component.product].0.mul(function);
         }
     }
 
-    /// Adds the potential of a source with multipoles `p` at a receiver, from the pair's tensors.
-    #[inline]
-    pub fn add_potential<T: Scalar>(&self, tensors: &[T], p: &[T], receiver: &mut [T]) {
+    /// Adds the potentials of sources with multipoles `p` at receivers, and those of receivers with `q` at sources,
+    /// from the tensors of eight pairs.
+    #[inline(always)]
+    pub fn add_potentials<P: Pack, const FMA: bool>(
+        &self,
+        tensors: &[P],
+        p: &[P],
+        q: &[P],
+        source: &mut [P],
+        receiver: &mut [P],
+    ) {
         for (&tensor, component) in tensors.iter().zip(&self.components) {
             for term in &component.terms {
-                receiver[term.receiver as usize] +=
-                    tensor * p[term.source as usize] * term.coefficient;
-            }
-        }
-    }
-
-    /// Adds the potential at a source of a receiver with coefficients `q`, from the pair's tensors.
-    #[inline]
-    pub fn add_source_potential<T: Scalar>(&self, tensors: &[T], q: &[T], source: &mut [T]) {
-        for (&tensor, component) in tensors.iter().zip(&self.components) {
-            for term in &component.terms {
-                source[term.source as usize] +=
-                    tensor * q[term.receiver as usize] * term.coefficient;
+                let (i, j) = (term.source as usize, term.receiver as usize);
+                let scaled = tensor.mul(P::splat(Scalar::constant(term.coefficient)));
+                source[i] = scaled.mul_add::<FMA>(q[j], source[i]);
+                receiver[j] = scaled.mul_add::<FMA>(p[i], receiver[j]);
             }
         }
     }
@@ -143,67 +156,89 @@ impl PairTable {
         }
     }
 
-    fn radial<T: Scalar>(&self, d: &Vector<T>, parts: &[Part], max_a: usize) -> RadialTable<T> {
-        let mut radial: RadialTable<T> = [[T::zero(); MAX_DEGREE + 3]; MAX_L + 1];
-        let r2 = dot(d, d);
-        for &(gamma2, factor) in parts {
-            add_radial(&mut radial, r2, gamma2, factor, max_a, self.max_l / 2);
+    /// Order of the Boys functions that gradients need.
+    pub fn order<P: Pack>(&self) -> usize {
+        self.max_l + 1 + P::TANGENTS
+    }
+
+    #[inline(always)]
+    fn harmonics<P: Pack>(&self, d: &[P]) -> [Element<P>; count(2 * MAX_L)] {
+        let mut out = [Element::zero(); count(2 * MAX_L)];
+        let (x, y, z) = (Element(d[0]), Element(d[1]), Element(d[2]));
+        solid_harmonics(x, y, z, self.max_l, &mut out);
+        out
+    }
+
+    #[inline(always)]
+    fn radial<P: Pack, const FMA: bool>(
+        &self,
+        d: &[P],
+        parts: &[Part],
+        boys: &BoysTable,
+    ) -> RadialTable<P> {
+        let mut radial = [[P::zero(); MAX_ORDER + 1]; MAX_L + 1];
+        let r2 = square::<P, FMA>(d);
+        for part in parts {
+            add_radial::<P, FMA>(&mut radial[0], r2, part, self.max_l + 1, boys);
+            add_laplacians::<P, FMA>(&mut radial, r2, part, self.max_l + 1);
         }
         radial
     }
 
-    /// U of one source with multipoles `p` and one receiver with `q`, adding gradients to `out`.
-    pub fn evaluate<T: Scalar>(
+    /// Adds the gradients of U of sources with multipoles `p` and receivers with `q`, eight pairs at a time. `boys` is
+    /// the table of order [`PairTable::order`].
+    #[inline(always)]
+    pub fn add_gradients<P: Pack, const FMA: bool>(
         &self,
-        d: &Vector<T>,
+        d: &[P],
         parts: &[Part],
-        p: &[T],
-        q: &[T],
-        out: &mut PairOutput<T>,
-    ) -> T {
-        let mut harmonics = [T::zero(); count(2 * MAX_L)];
-        solid_harmonics(d[0], d[1], d[2], self.max_l, &mut harmonics);
-        let radial = self.radial(d, parts, self.max_l + 1);
-        let mut value = T::zero();
+        boys: &BoysTable,
+        p: &[P],
+        q: &[P],
+        out: &mut PairOutput<P>,
+    ) {
+        let harmonics = self.harmonics(d);
+        let radial = self.radial::<P, FMA>(d, parts, boys);
         for component in &self.components {
-            let harmonic = harmonics[component.product];
+            let harmonic = harmonics[component.product].0;
             let function = radial[component.power][component.degree];
-            let tensor = harmonic * function;
-            let mut weight = T::zero();
+            let tensor = harmonic.mul(function);
+            let mut weight = P::zero();
             for term in &component.terms {
                 let (i, j) = (term.source as usize, term.receiver as usize);
-                let scaled = tensor * term.coefficient;
-                if let Some(source) = out.source.as_deref_mut() {
-                    source[i] += scaled * q[j];
-                }
-                if let Some(receiver) = out.receiver.as_deref_mut() {
-                    receiver[j] += scaled * p[i];
-                }
-                weight += p[i] * q[j] * term.coefficient;
+                let coefficient = P::splat(Scalar::constant(term.coefficient));
+                let scaled = tensor.mul(coefficient);
+                out.source[i] = scaled.mul_add::<FMA>(q[j], out.source[i]);
+                out.receiver[j] = scaled.mul_add::<FMA>(p[i], out.receiver[j]);
+                weight = p[i].mul(coefficient).mul_add::<FMA>(q[j], weight);
             }
-            value += weight * tensor;
-            if let Some(gradient) = out.gradient.as_deref_mut() {
-                // ∇(C F) = F ∇C + C d (1/r dF/dr)
-                let next = radial[component.power][component.degree + 1];
-                let along = weight * harmonic * next;
-                for axis in 0..3 {
-                    gradient[axis] += along * d[axis];
-                }
-                let inner = weight * function;
-                for term in &self.gradients[component.product] {
-                    gradient[term.axis as usize] +=
-                        inner * harmonics[term.lower as usize] * term.coefficient;
-                }
+            // ∇(C F) = F ∇C + C d (1/r dF/dr)
+            let next = radial[component.power][component.degree + 1];
+            let along = weight.mul(harmonic).mul(next);
+            for axis in 0..3 {
+                out.gradient[axis] = along.mul_add::<FMA>(d[axis], out.gradient[axis]);
+            }
+            let inner = weight.mul(function);
+            for term in &self.gradients[component.product] {
+                let axis = term.axis as usize;
+                let lower = harmonics[term.lower as usize] * term.coefficient;
+                out.gradient[axis] = inner.mul_add::<FMA>(lower.0, out.gradient[axis]);
             }
         }
-        value
     }
+}
+
+/// r² of eight vectors.
+#[inline(always)]
+pub fn square<P: Pack, const FMA: bool>(d: &[P]) -> P {
+    let (x, y, z) = (d[0], d[1], d[2]);
+    z.mul_add::<FMA>(z, y.mul_add::<FMA>(y, x.mul(x)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scalar::Dual;
+    use crate::scalar::{Dual, DualPack, F64x8, LANES};
 
     /// Deterministic numbers in (-1, 1).
     fn numbers(n: usize, seed: f64) -> Vec<f64> {
@@ -212,64 +247,71 @@ mod tests {
             .collect()
     }
 
+    /// dU/dp, dU/dq and dU/dd of equal pairs in all lanes.
+    fn gradients_of<P: Pack>(
+        table: &PairTable,
+        d: [P::Scalar; 3],
+        parts: &[(f64, f64)],
+        p: &[f64],
+        q: &[f64],
+    ) -> [Vec<P::Scalar>; 3] {
+        let splat = |values: &[f64]| -> Vec<P> {
+            let packs = values.iter().map(|&x| P::splat(Scalar::constant(x)));
+            packs.collect()
+        };
+        let (mut dp, mut dq) = (vec![P::zero(); p.len()], vec![P::zero(); q.len()]);
+        let mut dd = [P::zero(); 3];
+        let parts: Vec<Part> = parts
+            .iter()
+            .map(|&(gamma2, factor)| Part::new(F64x8::splat(gamma2), factor))
+            .collect();
+        table.add_gradients::<P, true>(
+            &d.map(P::splat),
+            &parts,
+            BoysTable::up_to(table.order::<P>()),
+            &splat(p),
+            &splat(q),
+            &mut PairOutput {
+                source: &mut dp,
+                receiver: &mut dq,
+                gradient: &mut dd,
+            },
+        );
+        let lane = |x: &P| x.get(LANES - 1);
+        [
+            dp.iter().map(lane).collect(),
+            dq.iter().map(lane).collect(),
+            dd.iter().map(lane).collect(),
+        ]
+    }
+
     #[test]
     fn two_charges() {
-        let table = PairTable::new(0, 0);
-        let mut out = PairOutput {
-            source: None,
-            receiver: None,
-            gradient: None,
-        };
-        let far = table.evaluate(&[0.0, 0.0, 40.0], &[(0.5, 1.0)], &[1.0], &[2.0], &mut out);
-        assert!((far - 2.0 * COULOMB_CONSTANT / 40.0).abs() < 1e-14);
-        let same = table.evaluate(&[0.0; 3], &[(0.5, 1.0)], &[1.0], &[1.0], &mut out);
-        let exact = COULOMB_CONSTANT * (2.0 / std::f64::consts::PI / 0.5f64).sqrt();
-        assert!((same - exact).abs() < 1e-13 * exact);
+        let table = PairTable::of(0, 0);
+        let at = |d| gradients_of::<F64x8>(table, d, &[(0.5, 1.0)], &[1.0], &[2.0])[0][0];
+        assert!((at([0.0, 0.0, 40.0]) - 2.0 * COULOMB_CONSTANT / 40.0).abs() < 1e-14);
+        let exact = 2.0 * COULOMB_CONSTANT * (2.0 / std::f64::consts::PI / 0.5f64).sqrt();
+        assert!((at([0.0; 3]) - exact).abs() < 1e-13 * exact);
     }
 
     #[test]
     fn gradients_are_those_of_the_value() {
         for (source_l, receiver_l) in [(0, 1), (1, 1), (2, 1), (3, 2), (4, 4), (6, 6)] {
-            let table = PairTable::new(source_l, receiver_l);
+            let table = PairTable::of(source_l, receiver_l);
             let p = numbers(count(source_l), 0.3);
             let q = numbers(count(receiver_l), 1.1);
             let d = [0.9, -0.4, 0.7];
             let parts = [(1.3, 1.0), (2.9, -1.0)];
-            let mut dp = vec![0.0; p.len()];
-            let mut dq = vec![0.0; q.len()];
-            let mut dd = [0.0; 3];
-            let value = table.evaluate(
-                &d,
-                &parts,
-                &p,
-                &q,
-                &mut PairOutput {
-                    source: Some(&mut dp),
-                    receiver: Some(&mut dq),
-                    gradient: Some(&mut dd),
-                },
-            );
+            let [dp, dq, dd] = gradients_of::<F64x8>(table, d, &parts, &p, &q);
+            let value: f64 = dp.iter().zip(&p).map(|(a, b)| a * b).sum();
             assert!(value.abs() > 1e-3);
-            let sum: f64 = dp.iter().zip(&p).map(|(a, b)| a * b).sum();
-            assert!((sum - value).abs() < 1e-12 * dp.iter().map(|x| x.abs()).sum::<f64>());
             let sum: f64 = dq.iter().zip(&q).map(|(a, b)| a * b).sum();
             assert!((sum - value).abs() < 1e-12 * dq.iter().map(|x| x.abs()).sum::<f64>());
             for axis in 0..3 {
                 let mut dual = d.map(Dual::constant);
                 dual[axis].tangent = 1.0;
-                let tangent = table
-                    .evaluate(
-                        &dual,
-                        &parts,
-                        &p.iter().copied().map(Dual::constant).collect::<Vec<_>>(),
-                        &q.iter().copied().map(Dual::constant).collect::<Vec<_>>(),
-                        &mut PairOutput {
-                            source: None,
-                            receiver: None,
-                            gradient: None,
-                        },
-                    )
-                    .tangent;
+                let [tangents, ..] = gradients_of::<DualPack>(table, dual, &parts, &p, &q);
+                let tangent: f64 = tangents.iter().zip(&p).map(|(a, b)| a.tangent * b).sum();
                 let scale = 1.0 + tangent.abs();
                 assert!(
                     (tangent - dd[axis]).abs() < 1e-11 * scale,

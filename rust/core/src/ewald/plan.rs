@@ -45,7 +45,8 @@ impl std::str::FromStr for Method {
                     }),
                     None => Err(Error::Unsupported {
                         what: format!("method {name:?} is unknown"),
-                        remedy: "use \"auto\", \"direct\", \"reciprocal\", \"ewald\" or \"mesh\"".into(),
+                        remedy: "use \"auto\", \"direct\", \"reciprocal\", \"ewald\" or \"mesh\""
+                            .into(),
                     }),
                 }
             }
@@ -94,10 +95,22 @@ impl Options {
     }
 }
 
+/// What a sum is for, so that a plan can be as accurate as needed and no slower than it must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Energies of sources with all gradients.
+    Energies,
+    /// U(p, q) with all gradients.
+    Forms,
+    /// Potentials at the receivers alone.
+    Potentials,
+}
+
 /// What the plan looks at: widths and degrees of sources and receivers, and where the sites are.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent<'a> {
     pub positions: &'a [Vector<f64>],
+    pub purpose: Purpose,
     /// Sites × channels.
     pub n_sources: usize,
     pub n_receivers: usize,
@@ -305,12 +318,7 @@ fn least_order(extent: &Extent) -> usize {
 }
 
 /// The cheapest split for the method asked for.
-fn cheapest(
-    extent: &Extent,
-    cell: &Matrix<f64>,
-    pbc: [bool; 3],
-    options: &Options,
-) -> Candidate {
+fn cheapest(extent: &Extent, cell: &Matrix<f64>, pbc: [bool; 3], options: &Options) -> Candidate {
     let narrowest = extent.source.0.min(extent.receiver.0).max(1e-3);
     let longest = (0..3)
         .filter(|&axis| pbc[axis])
@@ -356,7 +364,11 @@ fn cheapest(
         if options.method == Method::Reciprocal {
             break;
         }
-        floor = if floor == 0.0 { narrowest * 1.05 } else { floor * 1.1 };
+        floor = if floor == 0.0 {
+            narrowest * 1.05
+        } else {
+            floor * 1.1
+        };
     }
     best.unwrap_or_else(|| Candidate {
         split: split(extent, cell, pbc, options, floor),
@@ -379,6 +391,7 @@ fn mesh_size(
         order,
         source_l: extent.source.2,
         receiver_l: extent.receiver.2,
+        forces: extent.purpose != Purpose::Potentials,
     };
     let spacing = interaction.spacing(options.accuracy) * gamma2.sqrt();
     let points = std::array::from_fn(|axis| {

@@ -1,7 +1,7 @@
 //! Linked cells: the atoms of every system, wrapped and sorted by the bin they lie in.
 
+use super::Systems;
 use super::unit_cell::UnitCell;
-use super::{Criteria, Systems};
 use crate::error::{Error, Result};
 
 /// Atoms that a bin should hold: enough to share the search for candidates, few enough to keep them close.
@@ -16,8 +16,12 @@ const MAX_VISITS: f64 = 134_217_728.0;
 pub(super) struct BinnedAtom {
     /// Position, wrapped into the cell, Å.
     pub position: [f64; 3],
-    /// Cell vectors taken off to bring the atom into its cell.
+    /// Cell vectors taken off to bring the atom into its cell, less those of the crossing: shifts are differences of
+    /// these, and stay as they are when an atom drifts through a face.
     pub cells: [i32; 3],
+    /// Cells by which the wrapped position has moved back since the bins were made: an atom that has left the cell
+    /// through a face, and entered it through the opposite one, sees its neighbours in other images.
+    pub crossed: [i8; 3],
     /// Index of the atom in the arrays given.
     pub index: u32,
 }
@@ -41,10 +45,8 @@ impl Grid {
 }
 
 /// Sorts the atoms of all systems into bins.
-pub(super) fn sort_atoms(
-    systems: &Systems,
-    criteria: &Criteria,
-) -> Result<(Vec<Grid>, Vec<BinnedAtom>)> {
+/// Bins suit a search for what lies within `reach`.
+pub(super) fn sort_atoms(systems: &Systems, reach: f64) -> Result<(Vec<Grid>, Vec<BinnedAtom>)> {
     let n_atoms = systems.positions.len();
     let (members, start) = members_of_systems(systems)?;
     let mut atoms = Vec::with_capacity(n_atoms);
@@ -59,7 +61,7 @@ pub(super) fn sort_atoms(
         } else {
             scratch.wrap(&cell, systems, members[range].iter().copied())?;
         }
-        grids.push(scratch.sort(cell, criteria, &mut atoms)?);
+        grids.push(scratch.sort(cell, reach, &mut atoms)?);
     }
     Ok((grids, atoms))
 }
@@ -102,6 +104,33 @@ fn members_of_systems(systems: &Systems) -> Result<(Vec<u32>, Vec<usize>)> {
     Ok((members, start))
 }
 
+/// A position inside the cell, its coordinates, and the cell vectors taken off.
+pub(super) fn wrap(
+    cell: &UnitCell,
+    position: [f64; 3],
+    atom: usize,
+) -> Result<([f64; 3], [f64; 3], [i32; 3])> {
+    if let Some(&value) = position.iter().find(|entry| !entry.is_finite()) {
+        return Err(Error::NonFinite {
+            array: "positions",
+            index: atom,
+            value,
+        });
+    }
+    cell.wrap(position).ok_or_else(|| Error::Value {
+        array: "positions",
+        index: atom,
+        value: position.into_iter().fold(0.0, |far, entry| {
+            if entry.abs() > f64::abs(far) {
+                entry
+            } else {
+                far
+            }
+        }),
+        remedy: "the atom lies more than 2^28 cells away; wrap the positions into the cell",
+    })
+}
+
 /// Wrapped atoms of one system before sorting; reused from system to system.
 #[derive(Debug, Default)]
 struct Scratch {
@@ -120,32 +149,13 @@ impl Scratch {
         self.atoms.clear();
         self.coordinates.clear();
         for atom in atoms {
-            let position = systems.positions[atom as usize];
-            if let Some(&value) = position.iter().find(|entry| !entry.is_finite()) {
-                return Err(Error::NonFinite {
-                    array: "positions",
-                    index: atom as usize,
-                    value,
-                });
-            }
-            let Some((wrapped, coordinates, cells)) = cell.wrap(position) else {
-                return Err(Error::Value {
-                    array: "positions",
-                    index: atom as usize,
-                    value: position.into_iter().fold(0.0, |far, entry| {
-                        if entry.abs() > f64::abs(far) {
-                            entry
-                        } else {
-                            far
-                        }
-                    }),
-                    remedy: "the atom lies more than 2^28 cells away; wrap the positions into the cell",
-                });
-            };
+            let (wrapped, coordinates, cells) =
+                wrap(cell, systems.positions[atom as usize], atom as usize)?;
             self.coordinates.push(coordinates);
             self.atoms.push(BinnedAtom {
                 position: wrapped,
                 cells,
+                crossed: [0; 3],
                 index: atom,
             });
         }
@@ -153,15 +163,10 @@ impl Scratch {
     }
 
     /// Chooses the bins of a system and appends its atoms in their order.
-    fn sort(
-        &mut self,
-        cell: UnitCell,
-        criteria: &Criteria,
-        atoms: &mut Vec<BinnedAtom>,
-    ) -> Result<Grid> {
+    fn sort(&mut self, cell: UnitCell, reach: f64, atoms: &mut Vec<BinnedAtom>) -> Result<Grid> {
         let n_atoms = self.atoms.len();
         let (origin, extent) = self.extents(&cell);
-        let (bins, reach) = choose_bins(&cell, extent, n_atoms, criteria.cutoff)?;
+        let (bins, bin_reach) = choose_bins(&cell, extent, n_atoms, reach)?;
         let scale: [f64; 3] = std::array::from_fn(|axis| {
             let length = if cell.pbc[axis] { 1.0 } else { extent[axis] };
             if bins[axis] > 1 {
@@ -199,7 +204,7 @@ impl Scratch {
         Ok(Grid {
             cell,
             bins,
-            reach,
+            reach: bin_reach,
             start,
         })
     }

@@ -5,24 +5,30 @@
 //! share a list of candidates, sorted by (j, S), from the bins around it; every atom is then compared with all of
 //! them. Rows so come out sorted by (i, j, S), whatever the bins and the threads.
 //!
+//! A [`VerletList`] keeps the candidates, found with a larger cutoff, while the atoms move.
+//!
 //! Distances are computed as (r_j - r_i) + S·cell on wrapped positions, which is exactly odd under exchange of the
 //! two atoms: a full list always holds both directions of a pair.
 
 mod bins;
-mod block;
+mod candidates;
 mod memory;
 mod quantities;
 mod rows;
+mod selection;
 mod unit_cell;
+mod verlet;
 
 use crate::error::{Error, Result};
 
 pub use quantities::{Quantities, Quantity};
 pub use rows::Pairs;
 pub use unit_cell::UnitCell;
+pub use verlet::VerletList;
 
 use bins::BinnedAtom;
-use block::Block;
+use candidates::Block;
+use selection::Selection;
 
 /// Atoms of one system or of many.
 #[derive(Debug, Clone, Copy)]
@@ -101,13 +107,72 @@ impl Criteria {
     }
 }
 
-/// The pairs found, as bit masks over the candidates of each bin: what is known before any of them is written.
+/// The atoms in their bins, with what may lie near the atoms of each.
 #[derive(Debug)]
-pub struct Search {
+struct Arrangement {
+    cells: Vec<UnitCell>,
     atoms: Vec<BinnedAtom>,
     blocks: Vec<Block>,
+}
+
+impl Arrangement {
+    /// Finds what lies within `reach` of the atoms, and the pairs among it.
+    fn new(systems: &Systems, criteria: &Criteria, reach: f64) -> Result<(Self, Selected)> {
+        criteria.check()?;
+        systems.check()?;
+        let (grids, atoms) = bins::sort_atoms(systems, reach)?;
+        let (blocks, selections) = selection::find_all(&grids, &atoms, criteria, reach)?;
+        let cells = grids.into_iter().map(|grid| grid.cell).collect();
+        let arrangement = Self {
+            cells,
+            atoms,
+            blocks,
+        };
+        let selected = Selected::new(&arrangement, selections);
+        Ok((arrangement, selected))
+    }
+
+    /// The pairs of the atoms where they are now.
+    fn select(&self, criteria: &Criteria) -> Result<Selected> {
+        let selections = selection::select_all(&self.blocks, &self.cells, &self.atoms, criteria)?;
+        Ok(Selected::new(self, selections))
+    }
+}
+
+/// Pairs as bit masks over the candidates of each block: what is known before any of them is written.
+#[derive(Debug)]
+struct Selected {
+    selections: Vec<Selection>,
     /// First pair of each atom, and the number of pairs.
     first: Vec<usize>,
+}
+
+impl Selected {
+    fn new(arrangement: &Arrangement, selections: Vec<Selection>) -> Self {
+        let atoms = &arrangement.atoms;
+        let mut first = vec![0_usize; atoms.len() + 1];
+        for (block, selection) in arrangement.blocks.iter().zip(&selections) {
+            for (slot, count) in block.atoms().zip(&selection.counts) {
+                first[atoms[slot].index as usize + 1] = *count as usize;
+            }
+        }
+        for atom in 1..first.len() {
+            first[atom] += first[atom - 1];
+        }
+        Self { selections, first }
+    }
+
+    /// Number of pairs.
+    fn len(&self) -> usize {
+        self.first[self.first.len() - 1]
+    }
+}
+
+/// All pairs of some atoms, before any quantity of them is written.
+#[derive(Debug)]
+pub struct Search {
+    arrangement: Arrangement,
+    selected: Selected,
 }
 
 impl Search {
@@ -117,29 +182,16 @@ impl Search {
     /// Input that is not finite or of the wrong shape, a singular cell, a cutoff that is not positive, or more
     /// pairs than memory can hold.
     pub fn new(systems: &Systems, criteria: &Criteria) -> Result<Self> {
-        criteria.check()?;
-        systems.check()?;
-        let (grids, atoms) = bins::sort_atoms(systems, criteria)?;
-        let blocks = block::find_all(&grids, &atoms, criteria)?;
-        let mut first = vec![0_usize; systems.positions.len() + 1];
-        for block in &blocks {
-            for (slot, count) in block.atoms().zip(&block.counts) {
-                first[atoms[slot].index as usize + 1] = *count as usize;
-            }
-        }
-        for atom in 1..first.len() {
-            first[atom] += first[atom - 1];
-        }
+        let (arrangement, selected) = Arrangement::new(systems, criteria, criteria.cutoff)?;
         Ok(Self {
-            atoms,
-            blocks,
-            first,
+            arrangement,
+            selected,
         })
     }
 
     /// Number of pairs.
     pub fn len(&self) -> usize {
-        self.first[self.first.len() - 1]
+        self.selected.len()
     }
 
     /// Whether there are no pairs.
@@ -149,7 +201,19 @@ impl Search {
 
     /// First pair of each atom i, and the number of pairs: `[n_atoms + 1]`.
     pub fn first(&self) -> &[usize] {
-        &self.first
+        &self.selected.first
+    }
+
+    /// Writes out the quantities asked for.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where there is not enough memory.
+    pub fn pairs<I, S>(&self, quantities: Quantities) -> Result<Pairs<I, S>>
+    where
+        I: From<u32> + Copy + Send + Sync,
+        S: From<i32> + Copy + Send + Sync,
+    {
+        self.arrangement.pairs(&self.selected, quantities)
     }
 }
 
@@ -192,7 +256,7 @@ pub fn full_list(
         ..Quantities::default()
     })?;
     Ok(NeighborList {
-        first: search.first,
+        first: search.selected.first,
         j: pairs.j,
         shift: pairs.shift,
     })

@@ -4,11 +4,13 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use super::Search;
 use super::bins::BinnedAtom;
-use super::block::{Block, LANES};
+use super::candidates::Block;
 use super::memory;
 use super::quantities::Quantities;
+use super::selection::{Images, LANES, Selection, crossings};
+use super::unit_cell::UnitCell;
+use super::{Arrangement, Selected};
 use crate::error::Result;
 use crate::simd::{Instructions, instructions};
 
@@ -29,17 +31,17 @@ pub struct Pairs<I, S> {
     pub vector: Vec<[f64; 3]>,
 }
 
-impl Search {
+impl Arrangement {
     /// Writes out the quantities asked for.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where there is not enough memory.
-    pub fn pairs<I, S>(&self, quantities: Quantities) -> Result<Pairs<I, S>>
+    /// [`Error::Unsupported`](crate::Error::Unsupported) where there is not enough memory.
+    pub fn pairs<I, S>(&self, selected: &Selected, quantities: Quantities) -> Result<Pairs<I, S>>
     where
         I: From<u32> + Copy + Send + Sync,
         S: From<i32> + Copy + Send + Sync,
     {
-        let n = self.len();
+        let n = selected.len();
         let bytes = [
             (quantities.i, size_of::<I>()),
             (quantities.j, size_of::<I>()),
@@ -65,18 +67,27 @@ impl Search {
             distance: distance.target(),
             vector: vector.target(),
         };
-        let write = |scratch: &mut Scratch, block: &Block| {
+        let write = |scratch: &mut Scratch, (block, selection): (&Block, &Selection)| {
+            let rows = Rows {
+                block,
+                selection,
+                cell: &self.cells[block.system as usize],
+                atoms: &self.atoms,
+                first: &selected.first,
+            };
             // SAFETY: each atom is in one block, so no two threads write the same row.
-            unsafe { targets.write_block(block, &self.atoms, &self.first, scratch) }
+            unsafe { targets.write_block(&rows, scratch) }
         };
         if n < PARALLEL_PAIRS {
             let mut scratch = Scratch::default();
             self.blocks
                 .iter()
+                .zip(&selected.selections)
                 .for_each(|block| write(&mut scratch, block));
         } else {
             self.blocks
                 .par_iter()
+                .zip(&selected.selections)
                 .for_each_init(Scratch::default, write);
         }
         // SAFETY: every atom is in one block, so every row, and with them every entry, has been written.
@@ -92,6 +103,16 @@ impl Search {
     }
 }
 
+/// One block with what its rows are written from.
+struct Rows<'a> {
+    block: &'a Block,
+    selection: &'a Selection,
+    cell: &'a UnitCell,
+    atoms: &'a [BinnedAtom],
+    /// First pair of each atom.
+    first: &'a [usize],
+}
+
 /// A candidate as rows are written from it.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(32))]
@@ -100,7 +121,7 @@ struct Neighbor {
     position: [f64; 4],
     /// Vector of the image it lies in.
     vector: [f64; 4],
-    /// Shift from the wrapped atom to where it was given, in this image.
+    /// Shift from the atom in its cell to where it was given, in this image.
     cells: [i32; 3],
     index: u32,
 }
@@ -108,6 +129,7 @@ struct Neighbor {
 /// Buffers of one thread.
 #[derive(Debug, Default)]
 struct Scratch {
+    images: Images,
     neighbors: Vec<Neighbor>,
     /// Those of an atom, as places in `neighbors`.
     hits: Vec<u32>,
@@ -115,21 +137,24 @@ struct Scratch {
 
 impl Scratch {
     #[inline(always)]
-    fn load(&mut self, block: &Block, atoms: &[BinnedAtom]) {
-        self.neighbors.clear();
-        self.neighbors
-            .extend(block.candidates.iter().map(|candidate| {
-                let atom = &atoms[candidate.slot as usize];
-                let image = &block.images[candidate.image as usize];
-                let [x, y, z] = atom.position;
-                let [shift_x, shift_y, shift_z] = image.vector;
-                Neighbor {
-                    position: [x, y, z, 0.0],
-                    vector: [shift_x, shift_y, shift_z, 0.0],
-                    cells: std::array::from_fn(|axis| image.cells[axis] - atom.cells[axis]),
-                    index: atom.index,
-                }
-            }));
+    fn load(&mut self, rows: &Rows, crossed: [i8; 3]) {
+        let Self {
+            images, neighbors, ..
+        } = self;
+        images.load(rows.block, rows.cell, crossed);
+        neighbors.clear();
+        neighbors.extend(rows.block.candidates.iter().map(|candidate| {
+            let atom = &rows.atoms[candidate.slot as usize];
+            let cells = rows.block.images[candidate.image as usize];
+            let [x, y, z] = atom.position;
+            let [shift_x, shift_y, shift_z] = images.vector(*candidate, atom);
+            Neighbor {
+                position: [x, y, z, 0.0],
+                vector: [shift_x, shift_y, shift_z, 0.0],
+                cells: std::array::from_fn(|axis| cells[axis] - atom.cells[axis]),
+                index: atom.index,
+            }
+        }));
     }
 
     /// Lists the bits that are set.
@@ -160,70 +185,60 @@ impl<I: From<u32> + Copy, S: From<i32> + Copy> Targets<I, S> {
     /// Writes the rows of the atoms of a block.
     ///
     /// # Safety
-    /// `first` must give every atom a row of its own inside the arrays, and no other block with the same atoms may
-    /// be written at the same time.
-    unsafe fn write_block(
-        &self,
-        block: &Block,
-        atoms: &[BinnedAtom],
-        first: &[usize],
-        scratch: &mut Scratch,
-    ) {
+    /// `rows` must give every atom a row of its own inside the arrays, and no other block with the same atoms may be
+    /// written at the same time.
+    unsafe fn write_block(&self, rows: &Rows, scratch: &mut Scratch) {
         #[cfg(target_arch = "x86_64")]
         {
             #[target_feature(enable = "avx2")]
             unsafe fn avx2<I: From<u32> + Copy, S: From<i32> + Copy>(
                 targets: &Targets<I, S>,
-                block: &Block,
-                atoms: &[BinnedAtom],
-                first: &[usize],
+                rows: &Rows,
                 scratch: &mut Scratch,
             ) {
                 // SAFETY: the caller's.
-                unsafe { targets.write_body(block, atoms, first, scratch) }
+                unsafe { targets.write_body(rows, scratch) }
             }
             #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
             unsafe fn avx512<I: From<u32> + Copy, S: From<i32> + Copy>(
                 targets: &Targets<I, S>,
-                block: &Block,
-                atoms: &[BinnedAtom],
-                first: &[usize],
+                rows: &Rows,
                 scratch: &mut Scratch,
             ) {
                 // SAFETY: the caller's.
-                unsafe { targets.write_body(block, atoms, first, scratch) }
+                unsafe { targets.write_body(rows, scratch) }
             }
             // SAFETY: the features were detected on this machine; the rest is the caller's.
             unsafe {
                 match instructions() {
-                    Instructions::Avx512 => return avx512(self, block, atoms, first, scratch),
-                    Instructions::Avx2 => return avx2(self, block, atoms, first, scratch),
+                    Instructions::Avx512 => return avx512(self, rows, scratch),
+                    Instructions::Avx2 => return avx2(self, rows, scratch),
                     Instructions::Portable => {}
                 }
             }
         }
         // SAFETY: the caller's.
-        unsafe { self.write_body(block, atoms, first, scratch) }
+        unsafe { self.write_body(rows, scratch) }
     }
 
     /// # Safety
     /// As [`Targets::write_block`].
     #[inline(always)]
-    unsafe fn write_body(
-        &self,
-        block: &Block,
-        atoms: &[BinnedAtom],
-        first: &[usize],
-        scratch: &mut Scratch,
-    ) {
-        scratch.load(block, atoms);
-        for (number, slot) in block.atoms().enumerate() {
-            let atom = &atoms[slot];
-            let row = first[atom.index as usize]..first[atom.index as usize + 1];
-            scratch.hits(block.mask(number));
-            assert_eq!(scratch.hits.len(), row.len());
-            // SAFETY: the row of this atom, which the caller vouches for.
-            unsafe { self.write_row(row.start, atom, scratch) }
+    unsafe fn write_body(&self, rows: &Rows, scratch: &mut Scratch) {
+        let own = &rows.atoms[rows.block.atoms()];
+        for crossed in crossings(own) {
+            scratch.load(rows, crossed);
+            for (number, atom) in own.iter().enumerate() {
+                if atom.crossed != crossed {
+                    continue;
+                }
+                let index = atom.index as usize;
+                let row = rows.first[index]..rows.first[index + 1];
+                scratch.hits(rows.selection.mask(number));
+                assert_eq!(scratch.hits.len(), row.len());
+                // SAFETY: the row of this atom, which the caller vouches for.
+                unsafe { self.write_row(row.start, atom, scratch) }
+            }
         }
     }
 
@@ -233,7 +248,9 @@ impl<I: From<u32> + Copy, S: From<i32> + Copy> Targets<I, S> {
     /// As [`Target::row`], for as many entries from `start` on as there are hits.
     #[inline(always)]
     unsafe fn write_row(&self, start: usize, atom: &BinnedAtom, scratch: &Scratch) {
-        let Scratch { neighbors, hits } = scratch;
+        let Scratch {
+            neighbors, hits, ..
+        } = scratch;
         let neighbors = hits.iter().map(|&hit| &neighbors[hit as usize]);
         // SAFETY: the caller vouches for the row.
         let (i, j, shift, distance, vector) = unsafe {
@@ -249,11 +266,17 @@ impl<I: From<u32> + Copy, S: From<i32> + Copy> Targets<I, S> {
         for (entry, neighbor) in j.iter_mut().zip(neighbors.clone()) {
             entry.write(I::from(neighbor.index));
         }
-        for (entry, neighbor) in shift.iter_mut().zip(neighbors.clone()) {
-            entry.write(std::array::from_fn(|axis| {
-                S::from(neighbor.cells[axis] + atom.cells[axis])
-            }));
-        }
+        let [a, b, c] = atom.cells;
+        let origin_cells = [a, b, c, 0];
+        write_triples(shift, neighbors.clone(), |neighbor| {
+            let cells = [
+                neighbor.cells[0],
+                neighbor.cells[1],
+                neighbor.cells[2],
+                neighbor.index as i32,
+            ];
+            std::array::from_fn(|axis| S::from(cells[axis].wrapping_add(origin_cells[axis])))
+        });
         let [x, y, z] = atom.position;
         let origin = [x, y, z, 0.0];
         let separation = |neighbor: &Neighbor| -> [f64; 4] {
@@ -261,10 +284,7 @@ impl<I: From<u32> + Copy, S: From<i32> + Copy> Targets<I, S> {
                 (neighbor.position[axis] - origin[axis]) + neighbor.vector[axis]
             })
         };
-        for (entry, neighbor) in vector.iter_mut().zip(neighbors.clone()) {
-            let [x, y, z, _] = separation(neighbor);
-            entry.write([x, y, z]);
-        }
+        write_triples(vector, neighbors.clone(), separation);
         for (entry, neighbor) in distance.iter_mut().zip(neighbors) {
             let [x, y, z, _] = separation(neighbor);
             entry.write(x * x + y * y + z * z);
@@ -273,6 +293,28 @@ impl<I: From<u32> + Copy, S: From<i32> + Copy> Targets<I, S> {
         for entry in distance {
             // SAFETY: written by the loop above, which goes over all of them.
             entry.write(unsafe { entry.assume_init_read() }.sqrt());
+        }
+    }
+}
+
+/// Writes the first three of every four values that `of` gives, four at a time: each but the last store reaches into
+/// the next entry, which then overwrites that.
+#[inline(always)]
+fn write_triples<'a, T: Copy>(
+    row: &mut [MaybeUninit<[T; 3]>],
+    neighbors: impl Iterator<Item = &'a Neighbor>,
+    of: impl Fn(&Neighbor) -> [T; 4],
+) {
+    let length = row.len();
+    let entries = row.as_mut_ptr().cast::<T>();
+    for (number, neighbor) in neighbors.take(length).enumerate() {
+        let values = of(neighbor);
+        if number + 1 < length {
+            // SAFETY: entries `number` and `number + 1` lie inside the row.
+            unsafe { entries.add(3 * number).cast::<[T; 4]>().write(values) };
+        } else {
+            let [x, y, z, _] = values;
+            row[number].write([x, y, z]);
         }
     }
 }

@@ -158,14 +158,7 @@ impl Jacobian {
                 expected: format!("{}: one per system", geometry.n_systems()),
             });
         }
-        if !(settings.tolerance > 0.0 && settings.tolerance < 1.0) {
-            return Err(Error::Value {
-                array: "tolerance",
-                index: 0,
-                value: settings.tolerance,
-                remedy: "give a relative residual between 0 and 1, such as 1e-12",
-            });
-        }
+        check_tolerance(settings.tolerance)?;
         let members = geometry.members();
         let systems = (0..geometry.n_systems())
             .map(|index| {
@@ -219,6 +212,18 @@ impl Jacobian {
 
     /// Solves K (x, y) = (residual, constraint), or with Kᵀ. A system that fails gets zeros and its status.
     pub fn solve(&self, residual: &[f64], constraint: &[f64], transpose: bool) -> Result<Solution> {
+        self.solve_within(residual, constraint, transpose, self.settings.tolerance)
+    }
+
+    /// The same with a relative residual of its own for Krylov iterations.
+    pub fn solve_within(
+        &self,
+        residual: &[f64],
+        constraint: &[f64],
+        transpose: bool,
+        tolerance: f64,
+    ) -> Result<Solution> {
+        check_tolerance(tolerance)?;
         self.check("residual", residual, "constraint", constraint)?;
         let results: Vec<_> = self
             .systems
@@ -228,7 +233,7 @@ impl Jacobian {
                     .geometry
                     .members()
                     .gather(system.index, residual, system.n_lm);
-                self.solve_system(system, &r, constraint[system.index], transpose)
+                self.solve_system(system, &r, constraint[system.index], transpose, tolerance)
             })
             .collect();
         let mut out = Solution {
@@ -312,6 +317,7 @@ impl Jacobian {
         r: &[f64],
         s: f64,
         transpose: bool,
+        tolerance: f64,
     ) -> std::result::Result<(Vec<f64>, f64), Status> {
         let mut b = r.to_vec();
         if system.constrained {
@@ -328,7 +334,7 @@ impl Jacobian {
                 .solve(&b, transpose)
                 .map_err(|Singular| Status::Singular)?
         } else {
-            self.iterate(system, &b, transpose)?
+            self.iterate(system, &b, transpose, tolerance)?
         };
         let y = if system.constrained {
             x.pop().unwrap_or(0.0)
@@ -345,10 +351,11 @@ impl Jacobian {
         system: &System,
         b: &[f64],
         transpose: bool,
+        tolerance: f64,
     ) -> std::result::Result<Vec<f64>, Status> {
         let n = system.n_atoms * system.n_lm;
         let limits = Limits {
-            tolerance: self.settings.tolerance,
+            tolerance,
             products: self
                 .settings
                 .max_iterations
@@ -467,4 +474,17 @@ impl Jacobian {
 fn symmetric(left: &[f64], n: usize) -> bool {
     left.chunks_exact((n * n).max(1))
         .all(|block| (0..n).all(|a| (0..a).all(|b| block[a * n + b] == block[b * n + a])))
+}
+
+/// Refuses tolerances that no iteration can be held to.
+fn check_tolerance(tolerance: f64) -> Result<()> {
+    if tolerance > 0.0 && tolerance < 1.0 {
+        return Ok(());
+    }
+    Err(Error::Value {
+        array: "tolerance",
+        index: 0,
+        value: tolerance,
+        remedy: "give a relative residual between 0 and 1, such as 1e-12",
+    })
 }

@@ -1,4 +1,4 @@
-//! How fine a mesh has to be: relative error of forces for a spacing and an order of the splines.
+//! How fine a mesh has to be: relative error of forces (or potentials) for a spacing and an order of the splines.
 //!
 //! Splines of order P fold the modes k + 2πm/h onto k with the weight (κ/(κ + m))^P, κ = kh/2π, on each axis, and
 //! a multipole of degree l brings (|κ + m|/κ)^l. Averaged over positions of uncorrelated sites, the squared error of
@@ -14,6 +14,8 @@ pub struct Interaction {
     pub order: usize,
     pub source_l: usize,
     pub receiver_l: usize,
+    /// Whether forces are wanted, or potentials only.
+    pub forces: bool,
 }
 
 /// Logarithms of h/γ and of the relative error.
@@ -69,8 +71,9 @@ impl Interaction {
     pub fn error(self, spacing: f64) -> f64 {
         const RADIAL: usize = 96;
         const ANGLES: usize = 12;
+        // k in units of 1/γ: F² k² = k^power exp(-k²). Uncorrelated charges have potentials of any range, so that
+        // those are weighted as forces are.
         let power = 2 * (self.source_l + self.receiver_l);
-        // k in units of 1/γ: F² k² = k^power exp(-k²).
         let largest = 9.0 + (power as f64).sqrt();
         let (mut error, mut total) = (0.0, 0.0);
         for step in 0..RADIAL {
@@ -94,10 +97,11 @@ impl Interaction {
             return 1.0;
         }
         let power = |l: usize| 2 * self.order.saturating_sub(l) as i32;
+        let receiver_l = self.receiver_l + usize::from(self.forces);
         let mut sum = 0.0;
         for m in [-3.0, -2.0, -1.0, 1.0, 2.0, 3.0] {
             let ratio = (kappa / (kappa + m)).abs();
-            sum += ratio.powi(power(self.source_l)) + ratio.powi(power(self.receiver_l + 1));
+            sum += ratio.powi(power(self.source_l)) + ratio.powi(power(receiver_l));
         }
         sum.min(1.0)
     }
@@ -133,6 +137,7 @@ mod tests {
                     order,
                     source_l,
                     receiver_l,
+                    forces: true,
                 };
                 let error = interaction.error(0.4);
                 assert!(error < last);
@@ -140,7 +145,10 @@ mod tests {
                 assert!(interaction.spacing(1e-6) < interaction.spacing(1e-4));
                 let spacing = interaction.spacing(1e-6);
                 let error = interaction.error(spacing);
-                assert!((error / (1e-6 * safety(interaction))).ln().abs() < 0.3, "{error}");
+                assert!(
+                    (error / (1e-6 * safety(interaction))).ln().abs() < 0.3,
+                    "{error}"
+                );
             }
         }
     }

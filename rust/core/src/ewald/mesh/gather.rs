@@ -4,7 +4,7 @@ use super::grid::Transforms;
 use super::monomials::{Monomials, n_monomials};
 use super::sites::Group;
 use super::splines::{MAX_PACKS, Splines};
-use super::spread::wrapped;
+use super::spread::offsets;
 use crate::harmonics::MAX_L;
 use crate::scalar::{F64x8, LANES, Pack, Scalar};
 use crate::simd::{degree_or, dispatch, with_low_degree};
@@ -106,22 +106,30 @@ fn site<T: Scalar, const L: usize, const N: usize, const FMA: bool, const PACKS:
     let along_x = splines.along(place, 0);
     let along_y = splines.along(place, 1);
     let zero = [T::Pack::zero(); PACKS];
+    let order = splines.order;
+    let planes = offsets(x0, order, nx, tile.plane);
+    let rows = offsets(y0, order, ny, tile.stride);
+    let reach = |offsets: &[usize]| offsets.iter().copied().max().unwrap_or(0);
+    let end = reach(&planes[..order]) + reach(&rows[..order]) + z0 + PACKS * LANES;
+    for part in 0..T::PARTS {
+        assert!(end <= tile.parts[part].len());
+    }
     // by_xy[a][b] = Σ_xy X^(a) Y^(b) φ, along z
     let mut by_xy = [[zero; N]; N];
-    for jx in 0..splines.order {
-        let plane = wrapped(x0 + jx, nx) * tile.plane;
+    for jx in 0..order {
         let mut by_y = [zero; N];
-        for jy in 0..splines.order {
+        for jy in 0..order {
             let wy = &along_y[jy * n_derivatives..][..n_derivatives];
-            let start = plane + wrapped(y0 + jy, ny) * tile.stride + z0;
+            let start = planes[jx] + rows[jy] + z0;
             for pack in 0..PACKS {
                 let values = T::Pack::from_parts(|part| {
-                    let row = &tile.parts[part][start + pack * LANES..][..LANES];
-                    F64x8(std::array::from_fn(|lane| row[lane]))
+                    // SAFETY: the furthest row was checked above.
+                    F64x8(std::array::from_fn(|lane| unsafe {
+                        *tile.parts[part].get_unchecked(start + pack * LANES + lane)
+                    }))
                 });
                 for b in 0..=total {
-                    by_y[b][pack] =
-                        values.mul_add::<FMA>(T::Pack::splat(wy[b]), by_y[b][pack]);
+                    by_y[b][pack] = values.mul_add::<FMA>(T::Pack::splat(wy[b]), by_y[b][pack]);
                 }
             }
         }

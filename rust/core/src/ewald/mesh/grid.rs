@@ -4,9 +4,9 @@
 //! the transform the half spectrum in the same place.
 
 use super::splines::MAX_ORDER;
+use rayon::prelude::*;
 use realfft::{ComplexToReal, RealFftPlanner, RealToComplex};
 use rustfft::{Fft, FftPlanner, num_complex::Complex};
-use rayon::prelude::*;
 use std::sync::{Arc, LazyLock, Mutex};
 
 /// Columns transformed together: two cache lines of complex numbers.
@@ -207,7 +207,9 @@ impl Shared {
         for x in 0..nx {
             for column in 0..width {
                 // SAFETY: inside the grid by the check above; not used elsewhere by contract.
-                unsafe { *self.first.add(x * self.plane + place + column) = values[column * nx + x] };
+                unsafe {
+                    *self.first.add(x * self.plane + place + column) = values[column * nx + x]
+                };
             }
         }
     }

@@ -247,9 +247,8 @@ impl<T: Scalar> Influence<T> {
     /// K G D²/V of one mode and its derivative in k∥², from k².
     #[inline(always)]
     pub fn mode(&self, modes: [usize; 3], square: T) -> (T, T) {
-        let spline = self.splines[0][modes[0]]
-            * self.splines[1][modes[1]]
-            * self.splines[2][modes[2]];
+        let spline =
+            self.splines[0][modes[0]] * self.splines[1][modes[1]] * self.splines[2][modes[2]];
         if spline == 0.0 {
             return (T::zero(), T::zero());
         }

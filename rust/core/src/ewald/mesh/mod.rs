@@ -143,14 +143,22 @@ impl<T: Scalar> Mesh<T> {
         let source_given = want != Want::SOURCE || symmetric;
         let receiver_given = !symmetric && want != Want::RECEIVER;
         let source_coefficients = self.source.expand(source, source_given);
-        let mut source_fields =
-            self.spread(&self.source, &self.splines, &source_coefficients, source_given);
+        let mut source_fields = self.spread(
+            &self.source,
+            &self.splines,
+            &source_coefficients,
+            source_given,
+        );
         let mut receiver_coefficients = Vec::new();
         let mut receiver_fields = Vec::new();
         if let (Some(receiver), Some(sites)) = (receiver, &self.receiver) {
             receiver_coefficients = sites.expand(receiver, receiver_given);
-            receiver_fields =
-                self.spread(sites, receiving_splines, &receiver_coefficients, receiver_given);
+            receiver_fields = self.spread(
+                sites,
+                receiving_splines,
+                &receiver_coefficients,
+                receiver_given,
+            );
         }
         let with_value = if symmetric {
             want != Want::RECEIVER
@@ -328,8 +336,7 @@ impl<T: Scalar> Mesh<T> {
             for grid in field.iter_mut() {
                 self.transforms.backward_planes(grid);
             }
-            let derivatives =
-                gather::gather(splines, group, total, &self.transforms, field);
+            let derivatives = gather::gather(splines, group, total, &self.transforms, field);
             let n_lm = target.density.n_lm();
             let n = n_monomials(total);
             for (row, &place) in derivatives.chunks_exact(n).zip(&group.targets) {

@@ -35,7 +35,9 @@ impl Group {
                 let width = density.width(site as usize, channel).max(floor);
                 let group = &mut out[widths.partition_point(|&w| w < width)];
                 group.places.push(place as u32);
-                group.targets.push((site as usize * n_channels + channel) as u32);
+                group
+                    .targets
+                    .push((site as usize * n_channels + channel) as u32);
             }
         }
         out

@@ -253,8 +253,13 @@ mod tests {
             let sum: f64 = values[0][..order].iter().map(|w| w.get(3).value).sum();
             assert!((sum - 1.0).abs() < 1e-14);
             // The first moment follows the site.
-            let mean: f64 = (0..order).map(|j| j as f64 * values[0][j].get(0).value).sum();
-            assert!((mean - (0.37 + 0.5 * order as f64 - 1.0)).abs() < 1e-13, "{mean}");
+            let mean: f64 = (0..order)
+                .map(|j| j as f64 * values[0][j].get(0).value)
+                .sum();
+            assert!(
+                (mean - (0.37 + 0.5 * order as f64 - 1.0)).abs() < 1e-13,
+                "{mean}"
+            );
             for derivative in 0..2 {
                 for j in 0..order {
                     let tangent = values[derivative][j].get(1).tangent;

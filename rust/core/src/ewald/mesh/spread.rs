@@ -3,7 +3,7 @@
 use super::grid::Transforms;
 use super::monomials::Monomials;
 use super::sites::Group;
-use super::splines::{MAX_PACKS, Splines, first_of_bin};
+use super::splines::{MAX_ORDER, MAX_PACKS, Splines, first_of_bin};
 use crate::harmonics::MAX_L;
 use crate::scalar::{LANES, Pack, Scalar};
 use crate::simd::{degree_or, dispatch, with_low_degree};
@@ -160,9 +160,16 @@ fn add<T: Scalar, const L: usize, const N: usize, const FMA: bool, const PACKS: 
     }
     let along_x = splines.along(place, 0);
     let along_y = splines.along(place, 1);
-    for jx in 0..splines.order {
-        let x = wrapped(x0 + jx, nx);
-        if !slab.planes.contains(&x) {
+    let order = splines.order;
+    let planes = offsets(x0, order, nx, 1);
+    let rows = offsets(y0, order, ny, slab.stride);
+    let reach = rows[..order].iter().copied().max().unwrap_or(0) + z0 + PACKS * LANES;
+    let end = (slab.planes.len() - 1) * slab.plane + reach;
+    for part in 0..T::PARTS {
+        assert!(end <= slab.parts[part].len());
+    }
+    for jx in 0..order {
+        if !slab.planes.contains(&planes[jx]) {
             continue;
         }
         let wx = &along_x[jx * n_derivatives..][..n_derivatives];
@@ -175,11 +182,10 @@ fn add<T: Scalar, const L: usize, const N: usize, const FMA: bool, const PACKS: 
                 }
             }
         }
-        let plane = (x - slab.planes.start) * slab.plane;
-        for jy in 0..splines.order {
-            let y = wrapped(y0 + jy, ny);
+        let plane = (planes[jx] - slab.planes.start) * slab.plane + z0;
+        for jy in 0..order {
             let wy = &along_y[jy * n_derivatives..][..n_derivatives];
-            let start = plane + y * slab.stride + z0;
+            let start = plane + rows[jy];
             for pack in 0..PACKS {
                 let mut sum = T::Pack::zero();
                 for b in 0..=max_l {
@@ -187,9 +193,12 @@ fn add<T: Scalar, const L: usize, const N: usize, const FMA: bool, const PACKS: 
                 }
                 for part in 0..T::PARTS {
                     let values = sum.part(part).0;
-                    let row = &mut slab.parts[part][start + pack * LANES..][..LANES];
                     for lane in 0..LANES {
-                        row[lane] += values[lane];
+                        // SAFETY: the furthest row was checked above.
+                        unsafe {
+                            *slab.parts[part].get_unchecked_mut(start + pack * LANES + lane) +=
+                                values[lane];
+                        }
                     }
                 }
             }
@@ -197,11 +206,18 @@ fn add<T: Scalar, const L: usize, const N: usize, const FMA: bool, const PACKS: 
     }
 }
 
-/// A point taken back onto the mesh; splines may be wider than a small mesh.
+/// Where the points of a spline from `start` on lie along an axis of `n` points, `stride` apart; a spline may be wider
+/// than a small mesh.
 #[inline(always)]
-pub fn wrapped(mut point: usize, n: usize) -> usize {
-    while point >= n {
-        point -= n;
+pub fn offsets(start: usize, order: usize, n: usize, stride: usize) -> [usize; MAX_ORDER] {
+    let mut out = [0; MAX_ORDER];
+    let mut point = start;
+    for offset in &mut out[..order] {
+        if point == n {
+            point = 0;
+        }
+        *offset = point * stride;
+        point += 1;
     }
-    point
+    out
 }

@@ -78,6 +78,14 @@ impl<T: Scalar> Reciprocal<T> {
         }
     }
 
+    /// Number of k-vectors, each pair ±k counted once.
+    pub fn n_modes(&self) -> usize {
+        // n3 and -n3 share an entry.
+        let columns = &self.columns.columns;
+        let both: usize = columns.iter().map(|column| 2 * column.count - 1).sum();
+        both - columns.first().map_or(0, |column| column.count - 1)
+    }
+
     /// U(p, q), or with `receiver` = None the energy ½ U(p, p), whose gradient in p is `receiver` of the result.
     pub fn evaluate(
         &self,

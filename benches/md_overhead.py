@@ -1,0 +1,233 @@
+"""Where the time of a step of molecular dynamics goes: backbone, kernels, SCF, and electret's own Python.
+
+``python benches/md_overhead.py`` writes ``benches/results/md_overhead.md``. The models are untrained (seed 0)
+with a backbone so small that the rest shows; frames are the 192-atom water box and a cluster of 24 atoms of
+it. Every step is one of velocity Verlet through `electret.Calculator`. Sections exclude each other, and each
+is the tenth percentile over the steps, as other load only ever adds:
+
+- *backbone*: forward of MACE and the backward pass from the energy to the positions, without native code,
+- *heads*: torch code from the features of the backbone to the density, or to the parameters of its
+  equations, and the energy of the density,
+- *kernels*: native code of the electrostatics, with the copies of its results,
+- *neighbours*: the neighbour list,
+- *SCF*: torch code of the solver and of the step that carries the derivatives, without native code,
+- *integrator*: ASE's own code outside of the calculator,
+- *rest*: everything else in the calculator: checks, tensors, conditions, calls of operators, results.
+
+On a machine with other load: ``OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1`` and ``--cpu-time``, which counts the
+seconds of the process alone. ``--label before`` and ``--append`` put the tables of two versions of the
+package into one file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms, units
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.md.verlet import VelocityVerlet
+from numpy.random import default_rng
+
+import electret
+import electret.neighbors
+from electret import _native
+from electret.models import ModelConfig, build
+from electret.models.backbone import Backbone
+from electret.models.fixed_point import FixedPoint
+from electret.models.local_charges import LocalCharges
+from electret.models.self_consistent import SelfConsistent
+from scf_table import ACCURACY, SIGMA, WIDTHS, machine, water_frame
+from scf_table import statistics as water_statistics
+
+RESULTS = Path(__file__).parent / "results"
+BACKBONE = {
+    "r_max": 4.0,
+    "num_interactions": 2,
+    "hidden_irreps": "4x0e + 4x1o",
+    "max_ell": 1,
+    "correlation": 1,
+    "MLP_irreps": "4x0e",
+    "radial_MLP": [4],
+    "num_radial_basis": 3,
+    "dtype": "float64",
+}
+TIMER = time.perf_counter
+FAMILIES = ("local_charges", "fixed_point")
+SECTIONS = ("backbone", "heads", "kernels", "neighbours", "SCF", "integrator", "rest")
+
+
+class Clock:
+    """Time spent in named sections; entering one pauses the section around it."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.stack = ["integrator"]
+        self.last = TIMER()
+
+    def _switch(self) -> None:
+        now = TIMER()
+        self.seconds[self.stack[-1]] += now - self.last
+        self.last = now
+
+    @contextmanager
+    def section(self, name: str):
+        self._switch()
+        self.stack.append(name)
+        try:
+            yield
+        finally:
+            self._switch()
+            self.stack.pop()
+
+    def lap(self) -> dict[str, float]:
+        """Seconds of each section since the last lap."""
+        self._switch()
+        found, self.seconds = dict(self.seconds), defaultdict(float)
+        return found
+
+    def timed(self, name: str, function: Callable) -> Callable:
+        @functools.wraps(function)
+        def run(*arguments: Any, **options: Any) -> Any:
+            with self.section(name):
+                return function(*arguments, **options)
+
+        return run
+
+    def timed_class(self, name: str, kind: type) -> Callable:
+        """A stand-in for a native class: its construction and its methods are timed."""
+        clock = self
+
+        class Timed:
+            def __init__(self, *arguments: Any, **options: Any) -> None:
+                with clock.section(name):
+                    self.native = kind(*arguments, **options)
+
+            def __getattr__(self, attribute: str) -> Any:
+                found = getattr(self.native, attribute)
+                return clock.timed(name, found) if callable(found) else found
+
+        return Timed
+
+
+def bare(geometry: Any) -> Any:
+    """The native object behind a stand-in."""
+    return getattr(geometry, "native", geometry)
+
+
+def instrument(clock: Clock) -> None:
+    """Puts the clock around the parts of the package."""
+    for name in ("coulomb", "features", "features_gradient"):
+        setattr(_native, name, clock.timed("kernels", getattr(_native, name)))
+    jacobian = _native.Jacobian
+    _native.Geometry = clock.timed_class("kernels", _native.Geometry)  # type: ignore[misc]
+    timed_jacobian = clock.timed_class("kernels", jacobian)
+    _native.Jacobian = lambda geometry, *rest, **options: timed_jacobian(  # type: ignore[misc]
+        bare(geometry), *rest, **options
+    )
+    _native.neighbor_list = clock.timed("neighbours", _native.neighbor_list)
+    if hasattr(_native, "NeighborList"):
+        _native.NeighborList = clock.timed_class("neighbours", _native.NeighborList)  # type: ignore[misc]
+    Backbone.forward = clock.timed("backbone", Backbone.forward)  # type: ignore[method-assign]
+    SelfConsistent._converged = clock.timed("SCF", SelfConsistent._converged)  # type: ignore[method-assign]
+    for kind, name in (
+        (LocalCharges, "density"),
+        (FixedPoint, "parameters_of"),
+        (FixedPoint, "density_energy"),
+    ):
+        setattr(kind, name, clock.timed("heads", getattr(kind, name)))
+    gradient = torch.autograd.grad
+
+    def grad(*arguments: Any, **options: Any) -> Any:
+        if clock.stack[-1] != "rest":
+            return gradient(*arguments, **options)
+        with clock.section("backbone"):
+            return gradient(*arguments, **options)
+
+    torch.autograd.grad = grad
+    calculator = electret.Calculator
+    calculator.calculate = clock.timed("rest", calculator.calculate)  # type: ignore[method-assign]
+
+
+def frames() -> dict[str, Atoms]:
+    cluster = water_frame(24)
+    cluster.pbc = False
+    cluster.cell = None
+    return {"water box, 192 atoms": water_frame(192), "cluster, 24 atoms": cluster}
+
+
+def measure(family: str, atoms: Atoms, steps: int, clock: Clock) -> dict[str, float]:
+    """Milliseconds of a step in each section, and in all."""
+    electrostatics = {"max_l": 1, "sigma": SIGMA, "widths": WIDTHS, "accuracy": ACCURACY}
+    config = {"family": family, "backbone": BACKBONE, "electrostatics": electrostatics}
+    model = build(ModelConfig.parse(config), water_statistics(), seed=0)
+    atoms.calc = electret.Calculator(model)
+    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=default_rng(0))
+    dynamics = VelocityVerlet(atoms, timestep=0.5 * units.fs)
+    dynamics.run(30)  # TorchScript specialises in the first calls
+    laps = []
+    clock.lap()
+    for _ in range(steps):
+        dynamics.run(1)
+        laps.append(clock.lap())
+    times = {name: [lap.get(name, 0.0) for lap in laps] for name in SECTIONS}
+    times = {"total": [sum(lap.values()) for lap in laps], **times}
+    return {name: 1e3 * float(np.percentile(values, 10)) for name, values in times.items()}
+
+
+def report(rows: list[dict[str, Any]], label: str) -> str:
+    m = machine()
+    lines = [
+        f"## {label}",
+        "",
+        f"{m['time']}, {m['cpu']}, {m['cores']} logical cores, rayon threads: {m['rayon_threads']}, torch "
+        f"threads: {m['torch_threads']}, timer: {TIMER.__name__}, Python {m['python']}, torch {m['torch']}; "
+        f"load average {m['load_before']}. `{m['command']}`.",
+        "",
+        f"| family | frame | total | {' | '.join(SECTIONS)} |",
+        "|" + "---|" * (3 + len(SECTIONS)),
+    ]
+    for row in rows:
+        times = " | ".join(f"{row[name]:.2f}" for name in ("total", *SECTIONS))
+        lines.append(f"| {row['family']} | {row['frame']} | {times} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--label", default="this version")
+    parser.add_argument("--append", action="store_true", help="keep what the file holds")
+    parser.add_argument("--output", type=Path, default=RESULTS / "md_overhead.md")
+    parser.add_argument("--cpu-time", action="store_true", help="process time instead of wall time")
+    arguments = parser.parse_args()
+    global TIMER
+    if arguments.cpu_time:
+        TIMER = time.process_time
+    clock = Clock()
+    instrument(clock)
+    rows = []
+    for family in FAMILIES:
+        for frame, atoms in frames().items():
+            rows.append({"family": family, "frame": frame, **measure(family, atoms, arguments.steps, clock)})
+            print(rows[-1], flush=True)
+    head = (
+        "# A step of molecular dynamics\n\nTenth percentiles over steps of velocity Verlet, milliseconds.\n\n"
+    )
+    path: Path = arguments.output
+    before = path.read_text() + "\n" if arguments.append and path.exists() else head
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(before + report(rows, arguments.label))
+    print(path.read_text())
+
+
+if __name__ == "__main__":
+    main()
