@@ -384,7 +384,10 @@ def _strained(
         symmetric = (strain + strain.transpose(1, 2)) / 2
         positions = positions + torch.einsum("ai,aij->aj", positions, symmetric[graph.batch])
         cell = cell + cell @ symmetric
-    shifts = torch.einsum("ek,eki->ei", graph.unit_shifts, cell[graph.batch[sender]])
+    if graph.n_systems == 1:  # the same numbers without a cell per edge
+        shifts = graph.unit_shifts @ cell[0]
+    else:
+        shifts = torch.einsum("ek,eki->ei", graph.unit_shifts, cell[graph.batch[sender]])
     return Structure(graph, elements, positions, cell, shifts)
 
 
