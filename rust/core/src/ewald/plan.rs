@@ -45,7 +45,8 @@ impl std::str::FromStr for Method {
                     }),
                     None => Err(Error::Unsupported {
                         what: format!("method {name:?} is unknown"),
-                        remedy: "use \"auto\", \"direct\", \"reciprocal\", \"ewald\" or \"mesh\"".into(),
+                        remedy: "use \"auto\", \"direct\", \"reciprocal\", \"ewald\" or \"mesh\""
+                            .into(),
                     }),
                 }
             }
@@ -305,12 +306,7 @@ fn least_order(extent: &Extent) -> usize {
 }
 
 /// The cheapest split for the method asked for.
-fn cheapest(
-    extent: &Extent,
-    cell: &Matrix<f64>,
-    pbc: [bool; 3],
-    options: &Options,
-) -> Candidate {
+fn cheapest(extent: &Extent, cell: &Matrix<f64>, pbc: [bool; 3], options: &Options) -> Candidate {
     let narrowest = extent.source.0.min(extent.receiver.0).max(1e-3);
     let longest = (0..3)
         .filter(|&axis| pbc[axis])
@@ -356,7 +352,11 @@ fn cheapest(
         if options.method == Method::Reciprocal {
             break;
         }
-        floor = if floor == 0.0 { narrowest * 1.05 } else { floor * 1.1 };
+        floor = if floor == 0.0 {
+            narrowest * 1.05
+        } else {
+            floor * 1.1
+        };
     }
     best.unwrap_or_else(|| Candidate {
         split: split(extent, cell, pbc, options, floor),
@@ -387,17 +387,24 @@ fn mesh_size(
         } else {
             split.open_length
         };
-        good_length((length / spacing).ceil().min(1e6) as usize)
+        let n = (length / spacing).ceil();
+        // Longer axes are refused, so their lengths need not transform quickly.
+        if n <= MAX_LENGTH {
+            good_length(n as usize)
+        } else {
+            n as usize
+        }
     });
     Size { order, points }
 }
 
-/// Meshes of more points than this (8 GB per width) are refused.
+/// Meshes of more points than this (8 GB per width), and longer ones than this, are refused.
 const MAX_POINTS: f64 = 1e9;
+const MAX_LENGTH: f64 = 1e6;
 
 fn check_points(extent: &Extent, split: &Split, size: Size) -> Result<()> {
     let points: f64 = size.points.iter().map(|&n| n as f64).product();
-    if points <= MAX_POINTS {
+    if points <= MAX_POINTS && size.points.iter().all(|&n| n as f64 <= MAX_LENGTH) {
         return Ok(());
     }
     Err(Error::Unsupported {
