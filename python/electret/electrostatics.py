@@ -90,9 +90,9 @@ def coulomb(
         self_interaction: include each Gaussian's interaction with itself.
         boundary: None follows `pbc`; "slab_dipole_correction" and "molecule_in_box" give the
             three-dimensional sum with the correction of that name, for comparison with other codes.
-        method: "auto" (the cheapest), "direct" (pairs, open systems only), "reciprocal", "ewald", or "mesh": a
-            particle mesh with B-splines of the best order, "mesh-8" with those of order 8 (4 to 16, at least the
-            highest multipole order + 4).
+        method: "auto" (the cheapest), "direct" (pairs, open systems only), "reciprocal", "ewald", or "mesh",
+            a particle mesh with B-splines of the best order; "mesh-8" takes order 8 (4 to 16, at least 4 more
+            than the highest multipole order).
         accuracy: requested relative accuracy; for a mesh the relative RMS error of the forces.
 
     Raises:
