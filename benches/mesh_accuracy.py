@@ -1,9 +1,9 @@
 """Errors of method="mesh" in units of the accuracy asked for.
 
-``python benches/mesh_accuracy.py --large`` writes ``benches/results/mesh_accuracy.md``: for each system, degree,
-width and boundary the relative RMS error of the forces and of the features, and the largest error of energy
-and virial relative to the sum of the energy's absolute parts by atom, all against ``method="ewald"`` at
-accuracy 1e-13, divided by `accuracy`. Forces are promised to stay below 1.
+``python benches/mesh_accuracy.py --large`` writes ``benches/results/mesh_accuracy.md``: for each system,
+degree, width and boundary the relative RMS error of the forces and of the features, and the largest error of
+energy and virial relative to the sum of the energy's absolute parts by atom, all against ``method="ewald"``
+at accuracy 1e-13, divided by `accuracy`. Forces are promised to stay below 1.
 """
 
 from __future__ import annotations
@@ -173,10 +173,10 @@ def main() -> None:
     header = [
         "# Errors of the particle mesh",
         "",
-        '`python benches/mesh_accuracy.py --large`: relative error / `accuracy`, against `method="ewald"` (open: '
-        '`"direct"`) at accuracy 1e-13. F: RMS of forces at each accuracy; energy and virial (relative to '
-        "the sum of the energy's absolute parts by atom) and features (width 1 Å, RMS): the largest over "
-        "accuracies.",
+        '`python benches/mesh_accuracy.py --large`: relative error / `accuracy`, against `method="ewald"` '
+        '(open: `"direct"`) at accuracy 1e-13. F: RMS of forces at each accuracy; energy and virial '
+        "(relative to the sum of the energy's absolute parts by atom) and features (width 1 Å, RMS): the "
+        "largest over accuracies.",
         "",
         summary,
         "",
