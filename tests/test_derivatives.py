@@ -12,13 +12,24 @@ TIGHT = 1e-12
 FORCE_BAR = 1e-7  # eV/Å
 STRESS_BAR = 1e-8  # eV/Å³
 CORRECTIONS = ("slab_dipole_correction", "molecule_in_box")
+CASES = [
+    *[(axes, None, l) for axes in BOUNDARIES for l in range(4)],
+    ("xyz", None, 4),
+    ("", None, 4),
+    ("xy", "slab_dipole_correction", 1),
+    ("yz", "slab_dipole_correction", 2),
+    ("", "molecule_in_box", 1),
+]
+MESH_CASES = [
+    *[(axes, None, l) for axes in ("xyz", "xy", "x", "") for l in (1, 2)],
+    ("xyz", None, 4),
+    ("xy", "slab_dipole_correction", 1),
+    ("", "molecule_in_box", 1),
+]
 SETTINGS = [
-    *[pytest.param(axes, None, l, id=f"{axes or 'open'}-l{l}") for axes in BOUNDARIES for l in range(4)],
-    pytest.param("xyz", None, 4, id="xyz-l4"),
-    pytest.param("", None, 4, id="open-l4"),
-    pytest.param("xy", "slab_dipole_correction", 1, id="slab-correction"),
-    pytest.param("yz", "slab_dipole_correction", 2, id="slab-correction-x"),
-    pytest.param("", "molecule_in_box", 1, id="molecule-in-box"),
+    pytest.param(axes, boundary, l, method, id=f"{boundary or axes or 'open'}-l{l}-{method}")
+    for method, cases in (("auto", CASES), ("mesh", MESH_CASES))
+    for axes, boundary, l in cases
 ]
 
 
@@ -27,8 +38,9 @@ def derivative(function, step: float):
     return (8 * (function(step) - function(-step)) - (function(2 * step) - function(-2 * step))) / (12 * step)
 
 
-def energy(system: dict, boundary, **changes) -> float:
-    return electret.coulomb(**{**system, **changes}, boundary=boundary, accuracy=TIGHT).energy[0]
+def energy(system: dict, boundary, method, **changes) -> float:
+    settings = {"boundary": boundary, "method": method, "accuracy": TIGHT}
+    return electret.coulomb(**{**system, **changes}, **settings).energy[0]
 
 
 @pytest.fixture(scope="module")
@@ -36,24 +48,25 @@ def field():
     return np.array([0.11, -0.23, 0.31])
 
 
-@pytest.mark.parametrize(("axes", "boundary", "max_l"), SETTINGS)
-def test_forces(axes, boundary, max_l, field):
+@pytest.mark.parametrize(("axes", "boundary", "max_l", "method"), SETTINGS)
+def test_forces(axes, boundary, max_l, method, field):
     system = {**random_system(31, axes, n=5, max_l=max_l), "external_field": field}
-    forces = electret.coulomb(**system, boundary=boundary, accuracy=TIGHT).forces
+    forces = electret.coulomb(**system, boundary=boundary, method=method, accuracy=TIGHT).forces
     assert np.abs(forces).max() > 100 * FORCE_BAR
     for atom, axis in ((0, 0), (2, 1), (4, 2)):
         direction = np.zeros_like(system["positions"])
         direction[atom, axis] = 1.0
         expected = -derivative(
-            lambda t, d=direction: energy(system, boundary, positions=system["positions"] + t * d), 2e-3
+            lambda t, d=direction: energy(system, boundary, method, positions=system["positions"] + t * d),
+            2e-3,
         )
         assert abs(forces[atom, axis] - expected) < FORCE_BAR
 
 
-@pytest.mark.parametrize(("axes", "boundary", "max_l"), SETTINGS)
-def test_stress(axes, boundary, max_l, field):
+@pytest.mark.parametrize(("axes", "boundary", "max_l", "method"), SETTINGS)
+def test_stress(axes, boundary, max_l, method, field):
     system = {**random_system(32, axes, n=5, max_l=max_l), "external_field": field}
-    result = electret.coulomb(**system, boundary=boundary, accuracy=TIGHT)
+    result = electret.coulomb(**system, boundary=boundary, method=method, accuracy=TIGHT)
     volume = abs(np.linalg.det(system["cell"]))
     assert np.abs(result.stress).max() > 100 * STRESS_BAR
     assert np.allclose(result.stress, result.stress.transpose(0, 2, 1), rtol=0, atol=1e-14)
@@ -67,6 +80,7 @@ def test_stress(axes, boundary, max_l, field):
             return energy(
                 system,
                 boundary,
+                method,
                 positions=system["positions"] @ deformation,
                 cell=system["cell"] @ deformation,
             )
@@ -76,14 +90,14 @@ def test_stress(axes, boundary, max_l, field):
         assert abs(result.virial[0, i, j] + expected * volume) < STRESS_BAR * volume
 
 
-@pytest.mark.parametrize(("axes", "boundary", "max_l"), SETTINGS)
-def test_potential_is_the_derivative_in_the_multipoles(axes, boundary, max_l, field):
+@pytest.mark.parametrize(("axes", "boundary", "max_l", "method"), SETTINGS)
+def test_potential_is_the_derivative_in_the_multipoles(axes, boundary, max_l, method, field):
     """The energy is quadratic in the multipoles, so that the central difference is exact."""
     system = {**random_system(33, axes, n=3, max_l=max_l), "external_field": field}
-    potential = electret.coulomb(**system, boundary=boundary, accuracy=TIGHT).potential
+    potential = electret.coulomb(**system, boundary=boundary, method=method, accuracy=TIGHT).potential
     direction = np.random.default_rng(0).normal(size=potential.shape)
     slope = derivative(
-        lambda t: energy(system, boundary, multipoles=system["multipoles"] + t * direction), 0.5
+        lambda t: energy(system, boundary, method, multipoles=system["multipoles"] + t * direction), 0.5
     )
     assert abs(slope) > 0.1
     assert (potential * direction).sum() == pytest.approx(slope, rel=1e-10)

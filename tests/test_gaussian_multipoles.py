@@ -50,7 +50,7 @@ ALL = CASES + external_cases()
 
 
 def methods(case: dict) -> list[str]:
-    return ["auto", "direct"] if not any(case["pbc"]) else ["auto", "reciprocal", "ewald"]
+    return ["auto", "direct", "mesh"] if not any(case["pbc"]) else ["auto", "reciprocal", "ewald", "mesh"]
 
 
 CASE_METHODS = [

@@ -16,12 +16,13 @@ def split(system: dict) -> tuple[dict, np.ndarray]:
     return {key: value for key, value in system.items() if key != "multipoles"}, system["multipoles"]
 
 
+@pytest.mark.parametrize("method", ["auto", "mesh"])
 @pytest.mark.parametrize("axes", BOUNDARIES)
 @pytest.mark.parametrize("self_interaction", [True, False])
-def test_evaluations_are_those_of_the_functions(axes, self_interaction):
+def test_evaluations_are_those_of_the_functions(axes, self_interaction, method):
     system = random_system(51, axes, n=5, max_l=1)
     geometry, p = split(system)
-    settings = {"widths": [0.9, 1.7], "normalization": "receiver", "accuracy": TIGHT}
+    settings = {"widths": [0.9, 1.7], "normalization": "receiver", "method": method, "accuracy": TIGHT}
     g = electret.Geometry(
         **geometry,
         **settings,
@@ -32,7 +33,11 @@ def test_evaluations_are_those_of_the_functions(axes, self_interaction):
     )
     for scale in (1.0, -0.3):
         expected = electret.coulomb(
-            **geometry, multipoles=scale * p, self_interaction=self_interaction, accuracy=TIGHT
+            **geometry,
+            multipoles=scale * p,
+            self_interaction=self_interaction,
+            method=method,
+            accuracy=TIGHT,
         )
         energy, potential = g.energy_and_potential(scale * p)
         assert relative(energy, expected.energy) < BAR
@@ -43,11 +48,13 @@ def test_evaluations_are_those_of_the_functions(axes, self_interaction):
         assert relative(g.features(scale * p), values) < BAR
 
 
+@pytest.mark.parametrize("method", ["auto", "mesh"])
 @pytest.mark.parametrize("axes", ["xyz", "xy", ""])
-def test_matrices_are_the_operators(axes):
+def test_matrices_are_the_operators(axes, method):
     system = random_system(52, axes, n=4, max_l=1)
     geometry, p = split(system)
-    g = electret.Geometry(**geometry, widths=[0.9, 1.7], max_l=1, features_max_l=2, accuracy=TIGHT)
+    settings = {"widths": [0.9, 1.7], "max_l": 1, "features_max_l": 2, "method": method, "accuracy": TIGHT}
+    g = electret.Geometry(**geometry, **settings)
     a, b = g.coulomb_matrix(), g.matrix()
     assert a.shape == (16, 16)
     assert b.shape == (4 * 2 * 9, 16)
@@ -55,6 +62,8 @@ def test_matrices_are_the_operators(axes):
     assert relative(0.5 * p.ravel() @ a @ p.ravel(), g.energy(p)[0]) < BAR
     assert relative((a @ p.ravel()).reshape(p.shape), g.potential(p)) < BAR
     assert relative((b @ p.ravel()).reshape(4, 2, 9), g.features(p)) < BAR
+    cotangent = np.random.default_rng(0).normal(size=(4, 2, 9))
+    assert relative((b.T @ cotangent.ravel()).reshape(p.shape), g.features_transpose(cotangent)) < BAR
 
 
 def test_matrices_of_one_system_in_a_batch():

@@ -15,6 +15,7 @@ from random_systems import BOUNDARIES, random_system, relative, rotation, wigner
 
 TIGHT = 1e-12
 BAR = 1e-10
+METHODS = ("auto", "mesh")
 SETTINGS = {"widths": [0.9, 1.6], "self_interaction": False, "accuracy": TIGHT}
 
 
@@ -30,33 +31,37 @@ def assert_same(result, expected, bar=BAR):
         assert relative(value, wanted) < bar
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("axes", BOUNDARIES)
-def test_translation(axes):
+def test_translation(axes, method):
     system = random_system(1, axes, max_l=2)
     moved = {**system, "positions": system["positions"] + [0.37, -1.21, 5.3]}
-    assert_same(evaluate(moved), evaluate(system))
+    assert_same(evaluate(moved, method=method), evaluate(system, method=method))
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("axes", BOUNDARIES)
-def test_lattice_translation_of_single_atoms(axes):
+def test_lattice_translation_of_single_atoms(axes, method):
     system = random_system(2, axes, max_l=1)
     shifts = np.array([[1, 0, -2], [0, 3, 0], [-1, 1, 1], [0, 0, 0]]) * system["pbc"]
     moved = {**system, "positions": system["positions"] + shifts @ system["cell"]}
-    assert_same(evaluate(moved), evaluate(system))
+    assert_same(evaluate(moved, method=method), evaluate(system, method=method))
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("axes", BOUNDARIES)
-def test_permutation(axes):
+def test_permutation(axes, method):
     system = random_system(3, axes, n=5, max_l=1)
     order = np.array([3, 0, 4, 2, 1])
     permuted = {**system, **{key: system[key][order] for key in ("positions", "multipoles", "sigma")}}
-    energy, *atomic = evaluate(system)
-    assert_same(evaluate(permuted), (energy, *(values[order] for values in atomic)))
+    energy, *atomic = evaluate(system, method=method)
+    assert_same(evaluate(permuted, method=method), (energy, *(values[order] for values in atomic)))
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("max_l", [1, 3])
 @pytest.mark.parametrize("axes", BOUNDARIES)
-def test_rotation(axes, max_l):
+def test_rotation(axes, max_l, method):
     """Multipoles and features turn with the Wigner matrices, forces and stress as vectors and tensors."""
     system = random_system(4, axes, max_l=max_l)
     r = rotation(7)
@@ -66,15 +71,16 @@ def test_rotation(axes, max_l):
         "cell": system["cell"] @ r.T,
         "multipoles": system["multipoles"] @ wigner(r, max_l).T,
     }
-    energy, potential, forces, features = evaluate(system)
+    energy, potential, forces, features = evaluate(system, method=method)
     expected = (energy, potential @ wigner(r, max_l).T, forces @ r.T, features @ wigner(r, 2).T)
-    assert_same(evaluate(turned), expected)
-    stress = electret.coulomb(**system, accuracy=TIGHT).stress
-    assert relative(electret.coulomb(**turned, accuracy=TIGHT).stress, r @ stress @ r.T) < BAR
+    assert_same(evaluate(turned, method=method), expected)
+    stress = electret.coulomb(**system, method=method, accuracy=TIGHT).stress
+    assert relative(electret.coulomb(**turned, method=method, accuracy=TIGHT).stress, r @ stress @ r.T) < BAR
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("axes", BOUNDARIES)
-def test_mirrored_and_reordered_axes(axes):
+def test_mirrored_and_reordered_axes(axes, method):
     """A cyclic or odd reordering of the Cartesian axes (left-handed cells, slabs along any axis)."""
     system = random_system(5, axes, max_l=1)
     for order in ([1, 2, 0], [1, 0, 2]):
@@ -86,23 +92,26 @@ def test_mirrored_and_reordered_axes(axes):
             "pbc": system["pbc"][order],
             "multipoles": system["multipoles"] @ wigner(p, 1).T,
         }
-        energy, potential, forces, features = evaluate(system)
+        energy, potential, forces, features = evaluate(system, method=method)
         assert_same(
-            evaluate(turned), (energy, potential @ wigner(p, 1).T, forces @ p.T, features @ wigner(p, 2).T)
+            evaluate(turned, method=method),
+            (energy, potential @ wigner(p, 1).T, forces @ p.T, features @ wigner(p, 2).T),
         )
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("axes", [axes for axes in BOUNDARIES if axes])
-def test_other_cells_of_the_same_lattice(axes):
+def test_other_cells_of_the_same_lattice(axes, method):
     """Sheared by lattice vectors and left-handed: the same lattice, so the same everything."""
     system = random_system(6, axes, max_l=1, full_cell=False)
     mix = np.array([[1, 1, 0], [0, 1, -1], [0, 0, 1]]) * np.outer(system["pbc"], system["pbc"])
     other = {**system, "cell": -(mix @ system["cell"])}
-    assert_same(evaluate(other), evaluate(system))
+    assert_same(evaluate(other, method=method), evaluate(system, method=method))
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("axes", [axes for axes in BOUNDARIES if axes])
-def test_supercell(axes):
+def test_supercell(axes, method):
     system = random_system(7, axes, n=3, max_l=1, neutral=True)
     axis = "xyz".index(axes[0])
     shift = system["cell"][axis]
@@ -115,17 +124,20 @@ def test_supercell(axes):
         "sigma": np.concatenate([system["sigma"]] * 2),
         "cell": cell,
     }
-    energy, *atomic = evaluate(system)
-    assert_same(evaluate(double), (2 * energy, *(np.concatenate([values] * 2) for values in atomic)))
+    energy, *atomic = evaluate(system, method=method)
+    assert_same(
+        evaluate(double, method=method), (2 * energy, *(np.concatenate([values] * 2) for values in atomic))
+    )
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("axes", BOUNDARIES)
-def test_accuracy_settings_agree(axes):
+def test_accuracy_settings_agree(axes, method):
     """Splitting width and cutoffs follow `accuracy`: each setting keeps what it promises."""
     system = random_system(8, axes, max_l=2)
     exact = evaluate(system)
     for accuracy in (1e-4, 1e-6, 1e-9):
-        result = electret.coulomb(**system, accuracy=accuracy)
+        result = electret.coulomb(**system, method=method, accuracy=accuracy)
         for value, wanted in zip((result.energy, result.potential, result.forces), exact[:3], strict=True):
             assert relative(value, wanted) < 10 * accuracy
 
@@ -134,7 +146,7 @@ def test_accuracy_settings_agree(axes):
 def test_methods_agree(axes):
     system = random_system(9, axes, n=6, max_l=2)
     expected = evaluate(system)
-    for method in ("reciprocal", "ewald") if axes else ("direct",):
+    for method in ("reciprocal", "ewald", "mesh") if axes else ("direct", "mesh"):
         assert_same(evaluate(system, method=method), expected)
 
 

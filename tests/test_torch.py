@@ -36,13 +36,14 @@ def batched(seed: int, max_l: int = 1) -> dict:
     return {**joined, "batch": np.array([0, 0, 1, 1, 2, 2])}
 
 
+@pytest.mark.parametrize("method", ["auto", "mesh"])
 @pytest.mark.parametrize("axes", BOUNDARIES)
-def test_values_and_first_derivatives_are_those_of_numpy(axes):
+def test_values_and_first_derivatives_are_those_of_numpy(axes, method):
     system = random_system(61, axes, max_l=2)
     field = np.array([0.1, -0.2, 0.3])
     t = tensors(system)
-    expected = electret.coulomb(**system, external_field=field, accuracy=TIGHT)
-    energy = coulomb_energy(**t, external_field=torch.from_numpy(field), accuracy=TIGHT)
+    expected = electret.coulomb(**system, external_field=field, method=method, accuracy=TIGHT)
+    energy = coulomb_energy(**t, external_field=torch.from_numpy(field), method=method, accuracy=TIGHT)
     assert relative(energy.detach(), expected.energy) < 1e-13
     gradient, potential, cell_gradient = torch.autograd.grad(
         energy.sum(), (t["positions"], t["multipoles"], t["cell"])
@@ -51,39 +52,54 @@ def test_values_and_first_derivatives_are_those_of_numpy(axes):
     assert relative(potential, expected.potential) < 1e-12
     strain = t["positions"].detach().T @ gradient + t["cell"].detach().T @ cell_gradient
     assert relative(-(strain + strain.T) / 2, expected.virial[0]) < 1e-12
-    values = features(**t, max_l=2, external_field=torch.from_numpy(field), accuracy=TIGHT)
-    wanted = electret.features(**system, max_l=2, external_field=field, accuracy=TIGHT)
+    values = features(**t, max_l=2, external_field=torch.from_numpy(field), method=method, accuracy=TIGHT)
+    wanted = electret.features(**system, max_l=2, external_field=field, method=method, accuracy=TIGHT)
     assert relative(values.detach(), wanted) < 1e-13
 
 
 @pytest.mark.parametrize(
-    ("axes", "boundary"),
-    [*((axes, None) for axes in BOUNDARIES), ("xy", "slab_dipole_correction"), ("", "molecule_in_box")],
+    ("axes", "boundary", "method"),
+    [
+        *((axes, None, "auto") for axes in BOUNDARIES),
+        ("xy", "slab_dipole_correction", "auto"),
+        ("", "molecule_in_box", "auto"),
+        *((axes, None, "mesh") for axes in ("xyz", "xy", "x", "")),
+        ("xy", "slab_dipole_correction", "mesh"),
+        ("", "molecule_in_box", "mesh"),
+    ],
 )
-def test_gradcheck_of_the_energy(axes, boundary):
+def test_gradcheck_of_the_energy(axes, boundary, method):
+    accuracy = 1e-8 if method == "mesh" else TIGHT  # gradients of a mesh are exact at any
     t = tensors(random_system(62, axes, n=3, max_l=1, full_cell=boundary is not None))
     inputs = (t["positions"], t["multipoles"], t["cell"])
 
     def function(x, p, h):
         h = torch.where(t["pbc"][:, None] | (boundary is not None), h, 0.0)
-        return coulomb_energy(x, p, t["sigma"], h, t["pbc"], boundary=boundary, accuracy=TIGHT)
+        return coulomb_energy(
+            x, p, t["sigma"], h, t["pbc"], boundary=boundary, method=method, accuracy=accuracy
+        )
 
     assert function(*inputs).abs().max() > 0.1
     assert torch.autograd.gradcheck(function, inputs)
     assert torch.autograd.gradgradcheck(function, inputs)
 
 
-@pytest.mark.parametrize("self_interaction", [False, True])
-@pytest.mark.parametrize("axes", BOUNDARIES)
-def test_gradcheck_of_the_features(axes, self_interaction):
+@pytest.mark.parametrize(
+    ("axes", "self_interaction", "method"),
+    [
+        *((axes, own, "auto") for axes in BOUNDARIES for own in (False, True)),
+        *((axes, False, "mesh") for axes in ("xyz", "xy", "x", "")),
+    ],
+)
+def test_gradcheck_of_the_features(axes, self_interaction, method):
+    accuracy = 1e-8 if method == "mesh" else TIGHT
     t = tensors(random_system(63, axes, n=2, max_l=1, full_cell=False))
     inputs = (t["positions"], t["multipoles"], t["cell"])
 
     def function(x, p, h):
         h = torch.where(t["pbc"][:, None], h, 0.0)
-        return features(
-            x, p, t["sigma"], [0.9], 1, "receiver", self_interaction, h, t["pbc"], accuracy=TIGHT
-        )  # fmt: skip
+        settings = {"self_interaction": self_interaction, "method": method, "accuracy": accuracy}
+        return features(x, p, t["sigma"], [0.9], 1, cell=h, pbc=t["pbc"], **settings)
 
     assert function(*inputs).abs().max() > 0.1
     assert torch.autograd.gradcheck(function, inputs)

@@ -90,8 +90,10 @@ def coulomb(
         self_interaction: include each Gaussian's interaction with itself.
         boundary: None follows `pbc`; "slab_dipole_correction" and "molecule_in_box" give the
             three-dimensional sum with the correction of that name, for comparison with other codes.
-        method: "direct", "reciprocal", "ewald" or "auto".
-        accuracy: requested relative accuracy.
+        method: "auto" (the cheapest), "direct" (pairs, open systems only), "reciprocal", "ewald", or "mesh",
+            a particle mesh with B-splines of the best order; "mesh-8" takes order 8 (4 to 16, at least 4 more
+            than the highest multipole order).
+        accuracy: requested relative accuracy; for a mesh the relative RMS error of the forces.
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.

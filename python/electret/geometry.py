@@ -18,7 +18,8 @@ class Geometry:
     Arguments are those of :func:`electret.coulomb` and :func:`electret.features`; `max_l` is the highest
     order of the multipoles to come (missing orders count as zero), `features_max_l` that of the receivers
     (default: the same), `features_self_interaction` belongs to the features. `widths` may be empty where no
-    features are needed.
+    features are needed. With ``method="mesh"`` an evaluation costs fast Fourier transforms; operators and
+    transposes agree to rounding, the matrices with them to `accuracy`.
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.

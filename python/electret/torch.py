@@ -50,9 +50,9 @@ def coulomb_energy(
     """Electrostatic energy of each system, ``[n_systems]`` in eV.
 
     Arguments, units and conventions are those of :func:`electret.coulomb`. Differentiable twice in
-    `positions`, `multipoles` and `cell`, and in `external_field`: forces are ``-grad(energy.sum(),
-    positions)``, the potential dE/dp is ``grad(energy.sum(), multipoles)``, and straining positions and cell
-    together gives the stress.
+    `positions`, `multipoles` and `cell`, and in `external_field`, with any `method`: forces are
+    ``-grad(energy.sum(), positions)``, the potential dE/dp is ``grad(energy.sum(), multipoles)``, and
+    straining positions and cell together gives the stress.
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.

@@ -182,6 +182,7 @@ class ElectrostaticsConfig(StrictConfig):
     """Receiver widths of the potential features in Å (families that use features)."""
     features_max_l: int = Field(default=1, ge=0, le=4)
     method: str = "auto"
+    """One of `electret.coulomb`: `auto`, `direct`, `reciprocal`, `ewald`, `mesh`, or `mesh-8` (order 8)."""
     accuracy: Positive = 1e-6
     boundary: str | None = None
     """None follows pbc; `slab_dipole_correction` and `molecule_in_box` are for parity with other codes."""

@@ -400,17 +400,24 @@ fn mesh_size(
         } else {
             split.open_length
         };
-        good_length((length / spacing).ceil().min(1e6) as usize)
+        let n = (length / spacing).ceil();
+        // Longer axes are refused, so their lengths need not transform quickly.
+        if n <= MAX_LENGTH {
+            good_length(n as usize)
+        } else {
+            n as usize
+        }
     });
     Size { order, points }
 }
 
-/// Meshes of more points than this (8 GB per width) are refused.
+/// Meshes of more points than this (8 GB per width), and longer ones than this, are refused.
 const MAX_POINTS: f64 = 1e9;
+const MAX_LENGTH: f64 = 1e6;
 
 fn check_points(extent: &Extent, split: &Split, size: Size) -> Result<()> {
     let points: f64 = size.points.iter().map(|&n| n as f64).product();
-    if points <= MAX_POINTS {
+    if points <= MAX_POINTS && size.points.iter().all(|&n| n as f64 <= MAX_LENGTH) {
         return Ok(());
     }
     Err(Error::Unsupported {

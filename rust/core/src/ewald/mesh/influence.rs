@@ -35,8 +35,9 @@ pub struct Influence<T> {
     pub gaussians: Vec<Vec<T>>,
 }
 
-/// Ŵ / Σ Ŵ(aliases)² of the splines along one axis: with it a potential is right in the mean over a site's positions
-/// between the points (Hockney and Eastwood, Computer Simulation Using Particles, eq. 8-22). Zero at the Nyquist mode.
+/// Ŵ / Σ Ŵ(aliases)² of the splines along one axis: with it the mean square error of potentials over the sites'
+/// positions between the points is least (Hockney and Eastwood, Computer Simulation Using Particles, section 8-3).
+/// Zero at the Nyquist mode.
 fn deconvolution(n: usize, order: usize) -> Vec<f64> {
     (0..n)
         .map(|i| {
