@@ -27,7 +27,12 @@ static CURVES: LazyLock<Mutex<HashMap<Interaction, Curve>>> = LazyLock::new(Defa
 /// cancel but for the displacements, the errors do not, and the longest waves of the density may run along the mesh.
 /// These factors are those of rock salt and caesium chloride with displacements of 0.1 Å
 /// (`benches/mesh_accuracy.py`); other systems have smaller errors, mostly by 10 and more.
+///
+/// Potentials do not cancel as forces do.
 fn safety(interaction: Interaction) -> f64 {
+    if !interaction.forces {
+        return 0.3;
+    }
     match interaction.source_l + interaction.receiver_l {
         0 => 0.007,
         1 | 2 => 0.1,
