@@ -9,6 +9,8 @@ transpose.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from electret.scf.problem import LinearSolver, Problem
@@ -24,15 +26,15 @@ class _Solve(torch.autograd.Function):
     """K^-1 as a linear operator, differentiable any number of times in its right-hand side."""
 
     @staticmethod
-    def forward(ctx, multipoles, condition, solver, transpose, negligible):
+    def forward(ctx, multipoles, condition, solver, transpose, tolerance):
         ctx.solver, ctx.transpose = solver, transpose
-        if negligible:
+        if tolerance is not None and tolerance >= 1.0:
             return torch.zeros_like(multipoles), torch.zeros_like(condition)
-        return solver.solve(multipoles, condition, transpose)
+        return solver.solve(multipoles, condition, transpose, tolerance=tolerance)
 
     @staticmethod
     def backward(ctx, multipoles_bar, condition_bar):
-        x, y = _Solve.apply(multipoles_bar, condition_bar, ctx.solver, not ctx.transpose, False)
+        x, y = _Solve.apply(multipoles_bar, condition_bar, ctx.solver, not ctx.transpose, None)
         return x, y, None, None, None
 
 
@@ -40,7 +42,7 @@ def linear_solve(
     multipoles: torch.Tensor, condition: torch.Tensor, solver: LinearSolver, transpose: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """K^-1 (multipoles, condition), or with the transpose, as a differentiable operation of its arguments."""
-    return _Solve.apply(multipoles, condition, solver, transpose, False)
+    return _Solve.apply(multipoles, condition, solver, transpose, None)
 
 
 def chord_steps(
@@ -61,8 +63,10 @@ def chord_steps(
     for _ in range(steps):
         residual = problem.residual(state)
         right = residual.multipoles * per_atom, residual.condition * weight
-        # A residual of rounding needs no solve for its value, only for its derivatives.
-        negligible = all(bool((part.detach().abs() < ROUNDING).all()) for part in right)
-        x, y = _Solve.apply(*right, solver, False, negligible)
+        # The value of the step is known well enough at rounding, its derivatives are solved for exactly: a residual
+        # of rounding needs no solve.
+        largest = max(float(part.detach().abs().max()) if part.numel() else 0.0 for part in right)
+        tolerance = None if not largest < math.inf else max(ROUNDING / max(largest, ROUNDING), 1e-12)
+        x, y = _Solve.apply(*right, solver, False, tolerance)
         state = State(state.multipoles - x, state.fermi_level - y)
     return state
