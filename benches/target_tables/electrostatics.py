@@ -29,12 +29,12 @@ the fastest electret setting with **at most its error**. nvalchemi uses one thre
 neighbour list (made once) is not in its time, its settings are the fastest of those in
 `multipole_codes.py` that reach the error stated, timed on up to 1,536 atoms. Its
 batched kernels are left out: on a CPU they were not compiled within 400 s. electret's headline is its
-fastest setting with an error of at most 1e-6."""
+fastest setting with an error of at most 5e-6, that of the prototype which the targets rest on."""
 
 SIZES = (192, 1_536, 5_184, 12_288, 98_304)
 SIGMAS = (1.0, 1.5)
 BATCH = 16
-HEADLINE_ERROR = 1e-6
+HEADLINE_ERROR = 5e-6
 ACCURACIES = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 FACTORS = (1.0, 1.5)
 ERRORS = (1e-4, 3e-6)

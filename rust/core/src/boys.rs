@@ -6,7 +6,7 @@
 //! The relative error is below 1e-14 (8e-15 from the polynomials at the highest order, less at low ones).
 
 use crate::exponential::exp;
-use crate::scalar::{F64x8, LANES, Pack};
+use crate::pack::{F64x8, LANES, Pack};
 use crate::simd::Avx512;
 use std::sync::OnceLock;
 

@@ -4,7 +4,7 @@
 //! that fits best (Remez; 1.3e-17 relative to e^r). The result is within 2 ulp of
 //! the library's.
 
-use crate::scalar::{F64x8, LANES, Pack};
+use crate::pack::{F64x8, LANES, Pack};
 
 /// ln 2 in two parts; n times the first is exact.
 const LN_2: [f64; 2] = [0.6931471803691238, 1.9082149292705877e-10];

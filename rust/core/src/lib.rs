@@ -11,6 +11,7 @@ pub mod harmonics;
 pub mod lattice;
 pub mod neighbors;
 mod operators;
+pub mod pack;
 mod radial;
 pub mod response;
 pub mod scalar;

@@ -1,7 +1,8 @@
 //! Operators on packs, for code that is written for any ring.
 
 use crate::harmonics::Ring;
-use crate::scalar::{Pack, Scalar};
+use crate::pack::Pack;
+use crate::scalar::Scalar;
 use std::ops::{Add, Mul, Sub};
 
 /// A pack with operators.

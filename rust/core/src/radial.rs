@@ -6,7 +6,7 @@
 use crate::boys::{BoysTable, MAX_ORDER, boys};
 use crate::exponential::exp;
 use crate::harmonics::MAX_L;
-use crate::scalar::{F64x8, Pack};
+use crate::pack::{F64x8, Pack};
 
 /// A width γ per pair, and a factor on its functions.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +90,8 @@ pub fn add_laplacians<P: Pack, const FMA: bool>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scalar::{Dual, DualPack, Scalar};
+    use crate::pack::DualPack;
+    use crate::scalar::{Dual, Scalar};
 
     fn functions(r2: DualPack, top: usize) -> RadialTable<DualPack> {
         let mut table = [[DualPack::zero(); MAX_ORDER + 1]; MAX_L + 1];

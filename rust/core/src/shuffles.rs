@@ -2,7 +2,7 @@
 //!
 //! Every function here needs a machine with AVX-512. None enables it: they are inlined where it is enabled.
 
-use crate::scalar::{F64x8, LANES};
+use crate::pack::{F64x8, LANES};
 use std::arch::x86_64::*;
 
 /// Columns of eight rows of eight numbers.

@@ -7,13 +7,13 @@ use super::mesh::Size;
 use super::plan::{Extent, Purpose, Split};
 use crate::harmonics::count;
 use crate::lattice::{dimensions, periodic_measure};
-use crate::scalar::LANES;
+use crate::pack::LANES;
 use crate::vector::Matrix;
 
 /// Per k-vector, site and polynomial degree that is summed.
 const PHASE: f64 = 0.25;
-/// Per k-vector.
-const MODE: f64 = 15.0;
+/// Per k-vector, with the kernel of open, wire, slab and bulk systems: Bessel functions, exponentials, a quotient.
+const MODE: [f64; 4] = [40.0, 400.0, 40.0, 15.0];
 /// Per pair of charges, of charges and dipoles, and per product of higher multipoles.
 const PAIR: [f64; 2] = [8.0, 12.0];
 const PRODUCT: f64 = 2.4;
@@ -28,7 +28,7 @@ const ROW: f64 = 1.0;
 /// Per site and spline: weights, coefficients, scattered results.
 const SITE: f64 = 400.0;
 /// Of the tasks of one evaluation on a mesh.
-const MESH_TASKS: f64 = 30_000.0;
+pub const MESH_TASKS: f64 = 30_000.0;
 
 /// (sites, degrees) of each pass from sites to modes or back: derivatives up to the degree, and one for gradients.
 fn passes(extent: &Extent) -> Vec<(usize, usize)> {
@@ -64,9 +64,9 @@ fn share(extent: &Extent) -> f64 {
 }
 
 /// A sum over k-vectors.
-pub fn reciprocal(extent: &Extent, modes: f64) -> f64 {
+pub fn reciprocal(extent: &Extent, pbc: [bool; 3], modes: f64) -> f64 {
     let terms: usize = passes(extent).into_iter().map(|(sites, n)| sites * n).sum();
-    modes * (MODE + PHASE * terms as f64)
+    modes * (MODE[dimensions(pbc)] + PHASE * terms as f64)
 }
 
 /// The sum over neighbours of a split.

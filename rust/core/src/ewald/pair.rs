@@ -9,8 +9,9 @@ use crate::harmonics::{
     solid_harmonics,
 };
 use crate::operators::Element;
+use crate::pack::Pack;
 use crate::radial::{Part, RadialTable, add_laplacians, add_radial};
-use crate::scalar::{Pack, Scalar};
+use crate::scalar::Scalar;
 use crate::units::COULOMB_CONSTANT;
 use std::sync::OnceLock;
 
@@ -238,7 +239,8 @@ pub fn square<P: Pack, const FMA: bool>(d: &[P]) -> P {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scalar::{Dual, DualPack, F64x8, LANES};
+    use crate::pack::{DualPack, F64x8, LANES};
+    use crate::scalar::Dual;
 
     /// Deterministic numbers in (-1, 1).
     fn numbers(n: usize, seed: f64) -> Vec<f64> {

@@ -188,8 +188,17 @@ impl Plan {
                 ),
             });
         }
+        // Nothing is faster for a few open sites, and the plan would take longer than the sum.
+        let direct = if method == Method::Auto && open {
+            cost::direct(extent)
+        } else {
+            f64::INFINITY
+        };
+        if direct <= cost::MESH_TASKS {
+            return Ok(Plan::Direct);
+        }
         let best = cheapest(extent, cell, pbc, options);
-        if method == Method::Auto && open && cost::direct(extent) <= best.cost {
+        if direct.is_finite() && direct <= best.cost {
             return Ok(Plan::Direct);
         }
         match best.split.mesh {
@@ -265,13 +274,7 @@ fn exponent(accuracy: f64, degree: usize) -> f64 {
     x
 }
 
-fn split(
-    extent: &Extent,
-    cell: &Matrix<f64>,
-    pbc: [bool; 3],
-    options: &Options,
-    floor: f64,
-) -> Split {
+fn split(extent: &Extent, pbc: [bool; 3], options: &Options, floor: f64, open_span: f64) -> Split {
     let degree = extent.source.2 + extent.receiver.2 + 1;
     let exponent = exponent(options.accuracy, degree);
     let widest = |range: (f64, f64, usize)| range.1.max(floor);
@@ -280,7 +283,7 @@ fn split(
     let open_length = if dimensions(pbc) == 3 {
         1.0
     } else {
-        2.0 * (open_span(extent.positions, cell, pbc) + tail)
+        2.0 * (open_span + tail)
     };
     // Only pairs with a Gaussian narrower than the split are left to real space.
     let raised2 = |narrow: (f64, f64, usize), other: (f64, f64, usize)| {
@@ -324,19 +327,36 @@ fn cheapest(extent: &Extent, cell: &Matrix<f64>, pbc: [bool; 3], options: &Optio
         .filter(|&axis| pbc[axis])
         .map(|axis| norm(&cell[axis]))
         .fold(10.0, f64::max);
-    let mut best: Option<Candidate> = None;
-    let mut consider = |split: Split, cost: f64| {
-        if best.as_ref().is_none_or(|best| cost < best.cost) {
-            best = Some(Candidate { split, cost });
-        }
-    };
     let span = open_span(extent.positions, cell, pbc);
-    let real = |split: &Split| cost::real(extent, cell, pbc, split, span);
-    let mesh = matches!(options.method, Method::Auto | Method::Mesh(_));
+    let mut best = Candidate {
+        split: split(extent, pbc, options, 0.0, span),
+        cost: f64::INFINITY,
+    };
+    let orders: &[usize] = match &options.method {
+        Method::Mesh(Some(order)) => std::slice::from_ref(order),
+        Method::Auto | Method::Mesh(None) => &ORDERS,
+        _ => &[],
+    };
+    // (order, spacing over γ)
+    let meshes: Vec<(usize, f64)> = orders
+        .iter()
+        .filter(|&&order| order >= least_order(extent))
+        .map(|&order| (order, relative_spacing(extent, options, order)))
+        .collect();
     // No split first, then wider and wider ones.
     let mut floor = 0.0;
     while floor < longest {
-        let split = split(extent, cell, pbc, options, floor);
+        let split = split(extent, pbc, options, floor, span);
+        let real = cost::real(extent, cell, pbc, &split, span);
+        // The real-space sum grows with the split.
+        if real >= best.cost {
+            break;
+        }
+        let mut consider = |split: Split, cost: f64| {
+            if cost < best.cost {
+                best = Candidate { split, cost };
+            }
+        };
         let sum = match options.method {
             Method::Auto | Method::Sums => true,
             Method::Reciprocal => floor == 0.0,
@@ -345,21 +365,15 @@ fn cheapest(extent: &Extent, cell: &Matrix<f64>, pbc: [bool; 3], options: &Optio
         };
         if sum {
             let modes = n_modes(extent, cell, pbc, &split);
-            consider(split, cost::reciprocal(extent, modes) + real(&split));
+            consider(split, cost::reciprocal(extent, pbc, modes) + real);
         }
-        if mesh {
-            let orders: &[usize] = match &options.method {
-                Method::Mesh(Some(order)) => std::slice::from_ref(order),
-                _ => &ORDERS,
+        for &(order, spacing) in &meshes {
+            let size = mesh_size(extent, cell, pbc, &split, order, spacing);
+            let split = Split {
+                mesh: Some(size),
+                ..split
             };
-            for &order in orders.iter().filter(|&&order| order >= least_order(extent)) {
-                let size = mesh_size(extent, cell, pbc, options, &split, order);
-                let split = Split {
-                    mesh: Some(size),
-                    ..split
-                };
-                consider(split, cost::mesh(extent, size) + real(&split));
-            }
+            consider(split, cost::mesh(extent, size) + real);
         }
         if options.method == Method::Reciprocal {
             break;
@@ -370,30 +384,32 @@ fn cheapest(extent: &Extent, cell: &Matrix<f64>, pbc: [bool; 3], options: &Optio
             floor * 1.1
         };
     }
-    best.unwrap_or_else(|| Candidate {
-        split: split(extent, cell, pbc, options, floor),
-        cost: f64::INFINITY,
-    })
+    best
 }
 
-/// Mesh that reaches the accuracy with splines of an order.
-fn mesh_size(
-    extent: &Extent,
-    cell: &Matrix<f64>,
-    pbc: [bool; 3],
-    options: &Options,
-    split: &Split,
-    order: usize,
-) -> Size {
-    let gamma2 =
-        extent.source.0.max(split.floor).powi(2) + extent.receiver.0.max(split.floor).powi(2);
+/// Spacing over γ = √(σ² + s²) that reaches the accuracy with splines of an order.
+fn relative_spacing(extent: &Extent, options: &Options, order: usize) -> f64 {
     let interaction = Interaction {
         order,
         source_l: extent.source.2,
         receiver_l: extent.receiver.2,
         forces: extent.purpose != Purpose::Potentials,
     };
-    let spacing = interaction.spacing(options.accuracy) * gamma2.sqrt();
+    interaction.spacing(options.accuracy)
+}
+
+/// Mesh of a spacing given over γ.
+fn mesh_size(
+    extent: &Extent,
+    cell: &Matrix<f64>,
+    pbc: [bool; 3],
+    split: &Split,
+    order: usize,
+    spacing: f64,
+) -> Size {
+    let gamma2 =
+        extent.source.0.max(split.floor).powi(2) + extent.receiver.0.max(split.floor).powi(2);
+    let spacing = spacing * gamma2.sqrt();
     let points = std::array::from_fn(|axis| {
         let length = if pbc[axis] {
             norm(&cell[axis])

@@ -4,7 +4,8 @@
 use super::Field;
 use super::grid::{Shared, TOGETHER, Transforms, resized};
 use super::influence::{Influence, wave};
-use crate::scalar::{LANES, Scalar};
+use crate::pack::LANES;
+use crate::scalar::Scalar;
 use crate::simd::{ANY_DEGREE, dispatch};
 use rayon::prelude::*;
 use rustfft::num_complex::Complex;

@@ -5,7 +5,8 @@
 //! 8577, eq. 3.6-3.8).
 
 use crate::lattice::Lattice;
-use crate::scalar::{LANES, Pack, Scalar};
+use crate::pack::{LANES, Pack};
+use crate::scalar::Scalar;
 use crate::simd::{ANY_DEGREE, degree_or, dispatch};
 use crate::vector::{Vector, dot};
 use rayon::prelude::*;

@@ -7,8 +7,9 @@ use super::list::Block;
 use super::widths::{MAX_PARTS, Parts, Widths, complete, parts};
 use crate::boys::BoysTable;
 use crate::harmonics::count;
+use crate::pack::{F64x8, LANES, Pack};
 use crate::radial::{Part, add_radial};
-use crate::scalar::{F64x8, LANES, Pack, Scalar};
+use crate::scalar::Scalar;
 use crate::simd::{ANY_DEGREE, Avx512, dispatch};
 use crate::vector::{Matrix, Vector};
 

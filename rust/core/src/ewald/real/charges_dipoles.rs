@@ -4,7 +4,8 @@
 //! U/K = qQ F_0 + (q P·d - Q p·d) F_1 - p·P F_1 - (p·d)(P·d) F_2.
 
 use super::super::pair::PairOutput;
-use crate::scalar::{Pack, Scalar};
+use crate::pack::Pack;
+use crate::scalar::Scalar;
 use crate::units::COULOMB_CONSTANT;
 
 /// Axes of the coefficients.

@@ -105,8 +105,8 @@ mod tests {
     use crate::boys::BoysTable;
     use crate::ewald::pair::{PairOutput, PairTable};
     use crate::harmonics::count;
+    use crate::pack::{F64x8, LANES, Pack};
     use crate::radial::Part;
-    use crate::scalar::{F64x8, LANES, Pack};
 
     #[test]
     fn limit_of_the_pair_interaction() {

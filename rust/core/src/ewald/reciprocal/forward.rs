@@ -3,7 +3,8 @@
 use super::columns::Columns;
 use super::sites::{Group, Phases};
 use crate::harmonics::count;
-use crate::scalar::{Pack, Scalar};
+use crate::pack::Pack;
+use crate::scalar::Scalar;
 use crate::simd::{degree_or, dispatch};
 use crate::vector::{Vector, add_scaled, dot};
 use std::ops::Range;

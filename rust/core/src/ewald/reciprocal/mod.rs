@@ -12,7 +12,8 @@ mod tensors;
 use super::density::{Density, Gradient, Want};
 use super::kernel::Kernel;
 use crate::lattice::Lattice;
-use crate::scalar::{LANES, Scalar};
+use crate::pack::LANES;
+use crate::scalar::Scalar;
 use crate::simd::with_degree;
 use crate::units::COULOMB_CONSTANT;
 use crate::vector::{Matrix, Vector, add_scaled, dot, scale, zero_matrix};
@@ -470,7 +471,7 @@ fn scatter<T: Scalar>(
     coefficients: &mut [T],
     positions: &mut [Vector<T>],
 ) {
-    use crate::scalar::Pack;
+    use crate::pack::Pack;
     let n_lm = group.n_lm();
     for lane in 0..LANES {
         let site = group.members[place][lane];

@@ -4,7 +4,8 @@ use super::columns::Columns;
 use crate::ewald::density::Density;
 use crate::harmonics::{count, degree, double_factorial_odd};
 use crate::lattice::Lattice;
-use crate::scalar::{LANES, Pack, Scalar};
+use crate::pack::{LANES, Pack};
+use crate::scalar::Scalar;
 use crate::vector::{Vector, dot};
 
 /// (cos, sin) of n θ for eight sites.

@@ -7,7 +7,8 @@
 use super::Reciprocal;
 use super::sites::{Phase, Phases, parity_sign};
 use crate::harmonics::{MAX_L, Ring, count, degree, solid_harmonics};
-use crate::scalar::{F64x8, LANES, Pack, Scalar};
+use crate::pack::{F64x8, LANES, Pack};
+use crate::scalar::Scalar;
 use crate::simd::{degree_or, dispatch};
 use crate::units::COULOMB_CONSTANT;
 use crate::vector::{Vector, add_scaled, dot, scale};
