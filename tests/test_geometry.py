@@ -66,6 +66,16 @@ def test_matrices_are_the_operators(axes, method):
     assert relative((b.T @ cotangent.ravel()).reshape(p.shape), g.features_transpose(cotangent)) < BAR
 
 
+@pytest.mark.parametrize("axes", BOUNDARIES)
+def test_auto_takes_the_same_sums_for_matrices_and_operators(axes):
+    """At any accuracy: a mesh is left to systems too large for dense solvers."""
+    geometry, p = split(random_system(57, axes, n=6, max_l=1))
+    g = electret.Geometry(**geometry, widths=[0.9], max_l=1, features_max_l=1, accuracy=1e-3)
+    assert "mesh" not in g.methods[0]
+    assert relative((g.matrix() @ p.ravel()).reshape(6, 1, 4), g.features(p)) < 1e-12
+    assert relative((g.coulomb_matrix() @ p.ravel()).reshape(p.shape), g.potential(p)) < 1e-12
+
+
 def test_matrices_of_one_system_in_a_batch():
     first, second = random_system(53, "xyz", n=2), random_system(54, "", n=3)
     joined = {key: np.concatenate([first[key], second[key]]) for key in ("positions", "sigma")}

@@ -62,6 +62,14 @@ def test_fixed_point_variants_keep_the_contract(name):
 
 
 @pytest.mark.parametrize("family", ["local_charges", *SELF_CONSISTENT])
+def test_a_mesh_keeps_the_contract(family):
+    electrostatics = {"sigma": {"H": 0.8, "O": 1.0, "Na": 1.2}, "method": "mesh", "accuracy": 1e-12}
+    model = build(model_config(family, electrostatics=electrostatics), STATISTICS, seed=3)
+    checked = check_model(model, [in_field(molecule(), charge=1.0), bulk()])
+    assert sum(name.startswith("stress") for name in checked) == 1
+
+
+@pytest.mark.parametrize("family", ["local_charges", *SELF_CONSISTENT])
 @pytest.mark.parametrize("max_l", [0, 2])
 def test_other_orders_keep_the_contract(family, max_l):
     config = model_config(

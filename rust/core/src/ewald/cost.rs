@@ -66,7 +66,12 @@ fn share(extent: &Extent) -> f64 {
 /// A sum over k-vectors.
 pub fn reciprocal(extent: &Extent, pbc: [bool; 3], modes: f64) -> f64 {
     let terms: usize = passes(extent).into_iter().map(|(sites, n)| sites * n).sum();
-    modes * (MODE[dimensions(pbc)] + PHASE * terms as f64)
+    let mode = match extent.purpose {
+        // The kernel serves many evaluations.
+        Purpose::Potentials => 0.0,
+        Purpose::Energies | Purpose::Forms => MODE[dimensions(pbc)],
+    };
+    modes * (mode + PHASE * terms as f64)
 }
 
 /// The sum over neighbours of a split.

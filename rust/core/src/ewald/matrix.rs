@@ -122,7 +122,7 @@ impl Prepared<f64> {
         Some(out)
     }
 
-    /// The same operator as a sum over k-vectors, whose matrix elements come one by one. None where there would be
+    /// The same operator as a sum, whose matrix elements come one by one. None where there would be
     /// too many of them.
     fn without_mesh(&self, source: &Density<f64>, receiver: Option<&Density<f64>>) -> Option<Self> {
         let options = Options {

@@ -15,7 +15,7 @@ pub enum Method {
     Direct,
     Reciprocal,
     Ewald,
-    /// A sum over k-vectors, with or without a split.
+    /// Anything but a mesh: sums whose matrix elements come one by one.
     Sums,
     /// Particle mesh, with splines of a given order or of the best one.
     Mesh(Option<usize>),
@@ -189,7 +189,7 @@ impl Plan {
             });
         }
         // Nothing is faster for a few open sites, and the plan would take longer than the sum.
-        let direct = if method == Method::Auto && open {
+        let direct = if matches!(method, Method::Auto | Method::Sums) && open {
             cost::direct(extent)
         } else {
             f64::INFINITY
