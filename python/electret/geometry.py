@@ -138,7 +138,7 @@ class Geometry:
 
     @property
     def plans(self) -> list[tuple[str, str | None]]:
-        """As `methods`, with the parameters chosen (k-vectors, mesh, order of its splines, split, cutoff) as text."""
+        """As `methods`, with what was chosen (k-vectors, mesh, order of splines, split, cutoff) as text."""
         return self._native.plans
 
     def _multipoles(self, values: ArrayLike) -> tuple[FloatArray, int]:

@@ -63,8 +63,8 @@ def chord_steps(
     for _ in range(steps):
         residual = problem.residual(state)
         right = residual.multipoles * per_atom, residual.condition * weight
-        # The value of the step is known well enough at rounding, its derivatives are solved for exactly: a residual
-        # of rounding needs no solve.
+        # The value of the step is known well enough at rounding, its derivatives are solved for exactly: a
+        # residual of rounding needs no solve.
         largest = max(float(part.detach().abs().max()) if part.numel() else 0.0 for part in right)
         tolerance = None if not largest < math.inf else max(ROUNDING / max(largest, ROUNDING), 1e-12)
         x, y = _Solve.apply(*right, solver, False, tolerance)

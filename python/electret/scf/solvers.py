@@ -21,7 +21,7 @@ FERMI_LEVEL_STEP = 1.0
 """Largest change of the Fermi level in one mixing step, eV (the reference scheme clamps it so)."""
 
 LINEAR_MARGIN = 0.02
-"""A linear solve leaves this part of the tolerance: its residual is that of the whole system, not of each atom."""
+"""A linear solve leaves this part of the tolerance: its residual is that of a system, not of each atom."""
 
 LOST = 1e6
 """Residuals and multipoles (e Å^l), and Fermi levels (eV), beyond which a system has diverged."""
@@ -125,7 +125,7 @@ class Newton:
         return Solution(state, progress.record(), solver if problem.affine else None)
 
     def _linear_tolerance(self, progress: _Progress) -> float:
-        """Relative residual of an iterative solve that brings every active system well below the tolerance."""
+        """Relative residual of an iterative solve that brings active systems well below the tolerance."""
         sizes = progress.residual[progress.active]
         reduction = self.tolerance / float(sizes.max()) if len(sizes) else 1.0
         return min(max(LINEAR_MARGIN * reduction, 1e-12), 1e-3)
