@@ -45,7 +45,8 @@ from electret.models.backbone import Backbone
 from electret.models.fixed_point import FixedPoint
 from electret.models.local_charges import LocalCharges
 from electret.models.self_consistent import SelfConsistent
-from scf_table import ACCURACY, SIGMA, WIDTHS, machine, water_frame
+from machine import machine, versions
+from scf_table import ACCURACY, SIGMA, WIDTHS, water_frame
 from scf_table import statistics as water_statistics
 
 RESULTS = Path(__file__).parent / "results"
@@ -184,12 +185,12 @@ def measure(family: str, atoms: Atoms, steps: int, clock: Clock) -> dict[str, fl
 
 
 def report(rows: list[dict[str, Any]], label: str) -> str:
-    m = machine()
+    m = machine() | versions()
     lines = [
         f"## {label}",
         "",
         f"{m['time']}, {m['cpu']}, {m['cores']} logical cores, rayon threads: {m['rayon_threads']}, torch "
-        f"threads: {m['torch_threads']}, timer: {TIMER.__name__}, Python {m['python']}, torch {m['torch']}; "
+        f"threads: {m['openmp_threads']}, timer: {TIMER.__name__}, Python {m['python']}, torch {m['torch']}; "
         f"load average {m['load_before']}. `{m['command']}`.",
         "",
         f"| family | frame | total | {' | '.join(SECTIONS)} |",
