@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 import electret
 from random_systems import BOUNDARIES, random_system, relative, rotation, wigner
+from threads import outputs_by_threads
 
 TIGHT = 1e-12
 BAR = 1e-10
@@ -218,12 +217,6 @@ print(digest.hexdigest())
 
 def test_bitwise_the_same_for_any_number_of_threads():
     script = DIGEST.format(tests=os.path.dirname(__file__))
-    digests = set()
-    for threads in ("1", "2", "4"):
-        environment = {**os.environ, "RAYON_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(sys.path)}
-        run = subprocess.run(
-            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
-        )
-        digests.add(run.stdout.strip())
+    digests = outputs_by_threads(script)
     assert len(digests) == 1
     assert len(digests.pop()) == len(hashlib.sha256().hexdigest())

@@ -2,10 +2,7 @@
 
 import copy
 import itertools
-import os
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import electret
+from threads import outputs_by_threads
 
 ALL_PBC = list(itertools.product([False, True], repeat=3))
 EVERYTHING = "ijSdD"
@@ -351,15 +349,5 @@ print(digest.hexdigest(), pairs.n_builds)
 
 
 def test_bitwise_the_same_for_any_number_of_threads():
-    outputs = set()
-    for threads in ("1", "2", "4"):
-        environment = {**os.environ, "RAYON_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run(
-            [sys.executable, "-c", THREADS_SCRIPT],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        outputs.add(done.stdout)
+    outputs = outputs_by_threads(THREADS_SCRIPT)
     assert len(outputs) == 1

@@ -2,9 +2,6 @@
 
 import doctest
 import itertools
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +10,7 @@ from hypothesis import strategies as st
 
 import electret
 import electret.neighbors
+from threads import outputs_by_threads
 
 ALL_PBC = list(itertools.product([False, True], repeat=3))
 # Distances this close to the cutoff may fall on either side of it, depending on how they are summed.
@@ -322,17 +320,7 @@ print(hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest())
 
 
 def test_bitwise_the_same_for_any_number_of_threads():
-    digests = set()
-    for threads in ("1", "2", "4"):
-        environment = {**os.environ, "RAYON_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run(
-            [sys.executable, "-c", THREADS_SCRIPT],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        digests.add(done.stdout.strip())
+    digests = outputs_by_threads(THREADS_SCRIPT)
     assert len(digests) == 1
     assert len(digests.pop()) == 64
 
