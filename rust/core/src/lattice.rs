@@ -110,6 +110,22 @@ impl<T: Scalar> Lattice<T> {
         }
     }
 
+    /// Adds to the derivatives in the reciprocal vectors what comes through the phases b·r of sites:
+    /// ∂U/∂b_j ∋ Σ_i r_i (h_j · ∂U/∂r_i) / 2π.
+    pub fn add_phases(
+        &self,
+        positions: &[Vector<T>],
+        gradients: &[Vector<T>],
+        reciprocal: &mut Matrix<T>,
+    ) {
+        for (position, gradient) in positions.iter().zip(gradients) {
+            for axis in 0..3 {
+                let along = dot(&self.vectors[axis], gradient) * (0.5 / std::f64::consts::PI);
+                add_scaled(&mut reciprocal[axis], position, along);
+            }
+        }
+    }
+
     /// Derivative in the user's cell, from derivatives in the reciprocal vectors and in the volume.
     pub fn pull_back(&self, reciprocal: &Matrix<T>, volume: T) -> Matrix<T> {
         // b = 2π h^{-T}: dU/dh = -(1/2π) b (dU/db)^T b, and dV/dh = V h^{-T} = V b / 2π.

@@ -12,6 +12,7 @@ pub mod lattice;
 pub mod neighbors;
 mod operators;
 pub mod pack;
+mod polynomial;
 mod radial;
 pub mod response;
 pub mod scalar;

@@ -18,7 +18,7 @@ mod spread;
 use super::density::{Density, Gradient, Want};
 use crate::lattice::Lattice;
 use crate::scalar::Scalar;
-use crate::vector::{Matrix, Vector, add_scaled, dot, scale, zero_matrix};
+use crate::vector::{Matrix, Vector, add_scaled, scale, zero_matrix};
 use convolve::{Side, Sums, convolve};
 use grid::Transforms;
 use influence::Influence;
@@ -231,18 +231,9 @@ impl<T: Scalar> Mesh<T> {
         self.give_back(source_fields);
         self.give_back(receiver_fields);
         if want.cell {
-            // The mesh coordinates N b·r/2π: ∂U/∂b_a ∋ Σ_i r_i (h_a · ∂U/∂r_i) / 2π.
-            for (positions, gradients) in [
-                (source.positions, &out.source_positions),
-                (rec.positions, &out.receiver_positions),
-            ] {
-                for (position, gradient) in positions.iter().zip(gradients) {
-                    for axis in 0..3 {
-                        let along = dot(&self.lattice.vectors[axis], gradient) * (0.5 / PI);
-                        add_scaled(&mut reciprocal[axis], position, along);
-                    }
-                }
-            }
+            let lattice = &self.lattice;
+            lattice.add_phases(source.positions, &out.source_positions, &mut reciprocal);
+            lattice.add_phases(rec.positions, &out.receiver_positions, &mut reciprocal);
             let volume = -(out.value * self.lattice.volume.recip());
             out.cell = self.lattice.pull_back(&reciprocal, volume);
         }

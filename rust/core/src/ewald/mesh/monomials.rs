@@ -4,9 +4,10 @@
 use crate::harmonics::{
     MAX_L, Ring, count, degree, double_factorial_odd, gradients, solid_harmonics,
 };
+use crate::polynomial::Polynomial;
 use crate::scalar::Scalar;
 use crate::vector::{Matrix, zero_matrix};
-use std::ops::{Add, Mul, Sub};
+use std::ops::Mul;
 use std::sync::OnceLock;
 
 /// Highest total degree: one gradient beyond the multipoles.
@@ -57,28 +58,9 @@ impl Monomials {
 }
 
 /// A polynomial in the three derivatives, up to the total degree `MAX_L`.
-#[derive(Clone, Copy)]
-struct Polynomial<T>([T; n_monomials(MAX_L)]);
+type Derivatives<T> = Polynomial<T, { n_monomials(MAX_L) }>;
 
-impl<T: Scalar> Add for Polynomial<T> {
-    type Output = Self;
-    fn add(mut self, other: Self) -> Self {
-        for (a, b) in self.0.iter_mut().zip(other.0) {
-            *a += b;
-        }
-        self
-    }
-}
-impl<T: Scalar> Sub for Polynomial<T> {
-    type Output = Self;
-    fn sub(mut self, other: Self) -> Self {
-        for (a, b) in self.0.iter_mut().zip(other.0) {
-            *a -= b;
-        }
-        self
-    }
-}
-impl<T: Scalar> Mul for Polynomial<T> {
+impl<T: Scalar> Mul for Derivatives<T> {
     type Output = Self;
     fn mul(self, other: Self) -> Self {
         let table = Monomials::table();
@@ -97,25 +79,6 @@ impl<T: Scalar> Mul for Polynomial<T> {
             }
         }
         Self(out)
-    }
-}
-impl<T: Scalar> Mul<f64> for Polynomial<T> {
-    type Output = Self;
-    fn mul(mut self, factor: f64) -> Self {
-        for a in &mut self.0 {
-            *a = *a * factor;
-        }
-        self
-    }
-}
-impl<T: Scalar> Ring for Polynomial<T> {
-    fn one() -> Self {
-        let mut out = <Self as Ring>::zero();
-        out.0[0] = T::constant(1.0);
-        out
-    }
-    fn zero() -> Self {
-        Self([T::zero(); n_monomials(MAX_L)])
     }
 }
 
@@ -138,7 +101,7 @@ impl<T: Scalar> Expansion<T> {
         if max_l > 0 {
             let table = Monomials::table();
             let linear = |axis: usize| {
-                let mut out = <Polynomial<T> as Ring>::zero();
+                let mut out = <Derivatives<T> as Ring>::zero();
                 for (a, row) in basis.iter().enumerate() {
                     let mut e = [0; 3];
                     e[a] = 1;
@@ -146,7 +109,7 @@ impl<T: Scalar> Expansion<T> {
                 }
                 out
             };
-            let mut harmonics = vec![<Polynomial<T> as Ring>::zero(); count(max_l)];
+            let mut harmonics = vec![<Derivatives<T> as Ring>::zero(); count(max_l)];
             solid_harmonics(linear(0), linear(1), linear(2), max_l, &mut harmonics);
             for (lm, polynomial) in harmonics.iter().enumerate() {
                 let inverse = 1.0 / double_factorial_odd(degree(lm));

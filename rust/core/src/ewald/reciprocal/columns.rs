@@ -3,63 +3,26 @@
 //! k = n1 b_u + n2 b_v + n3 b_w; a column has fixed (n1, n2) in a half plane and holds n3 = 0, ±1, ±2, ... so that
 //! every pair ±k is met once.
 
-use crate::harmonics::{GradientTerm, Ring, count, gradients, solid_harmonics};
+use crate::harmonics::{GradientTerm, MAX_L, Ring, count, gradients, solid_harmonics};
 use crate::lattice::Lattice;
+use crate::polynomial::Polynomial;
 use crate::scalar::Scalar;
 use crate::vector::{Vector, add_scaled, dot, values, zero_vector};
-use std::ops::{Add, Mul, Sub};
+use std::ops::Mul;
 
 /// A polynomial in n3, for the harmonics along a column.
-#[derive(Clone, Copy)]
-struct Polynomial<T>([T; crate::harmonics::MAX_L + 1]);
+type Along<T> = Polynomial<T, { MAX_L + 1 }>;
 
-impl<T: Scalar> Add for Polynomial<T> {
-    type Output = Self;
-    fn add(mut self, other: Self) -> Self {
-        for (a, b) in self.0.iter_mut().zip(other.0) {
-            *a += b;
-        }
-        self
-    }
-}
-impl<T: Scalar> Sub for Polynomial<T> {
-    type Output = Self;
-    fn sub(mut self, other: Self) -> Self {
-        for (a, b) in self.0.iter_mut().zip(other.0) {
-            *a -= b;
-        }
-        self
-    }
-}
-impl<T: Scalar> Mul for Polynomial<T> {
+impl<T: Scalar> Mul for Along<T> {
     type Output = Self;
     fn mul(self, other: Self) -> Self {
-        let mut out = [T::zero(); crate::harmonics::MAX_L + 1];
+        let mut out = [T::zero(); MAX_L + 1];
         for i in 0..out.len() {
             for j in 0..=i {
                 out[i] += self.0[j] * other.0[i - j];
             }
         }
         Self(out)
-    }
-}
-impl<T: Scalar> Mul<f64> for Polynomial<T> {
-    type Output = Self;
-    fn mul(mut self, factor: f64) -> Self {
-        for a in &mut self.0 {
-            *a = *a * factor;
-        }
-        self
-    }
-}
-impl<T: Scalar> Ring for Polynomial<T> {
-    fn one() -> Self {
-        let mut out = <Self as Ring>::zero();
-        out.0[0] = T::constant(1.0);
-        out
-    }
-    fn zero() -> Self {
-        Self([T::zero(); crate::harmonics::MAX_L + 1])
     }
 }
 
@@ -157,12 +120,12 @@ impl<T: Scalar> Columns<T> {
     fn fill_polynomials(&mut self, lattice: &Lattice<T>) {
         let step = lattice.reciprocal[self.axes[2]];
         let stride = self.max_l + 1;
-        let mut harmonics = vec![Polynomial::zero(); count(self.max_l)];
+        let mut harmonics = vec![<Along<T> as Ring>::zero(); count(self.max_l)];
         self.polynomials
             .reserve(self.columns.len() * harmonics.len() * stride);
         for column in &self.columns {
             let linear = |axis: usize| {
-                let mut out = <Polynomial<T> as Ring>::zero();
+                let mut out = <Along<T> as Ring>::zero();
                 out.0[0] = column.base[axis];
                 out.0[1] = step[axis];
                 out

@@ -185,19 +185,9 @@ impl<T: Scalar> Reciprocal<T> {
             );
         }
         if want.cell {
-            // The phases k·r: ∂U/∂b_j ∋ Σ_i r_i (h_j · ∂U/∂r_i) / 2π.
-            for (positions, gradients) in [
-                (source.positions, &out.source_positions),
-                (rec.positions, &out.receiver_positions),
-            ] {
-                for (position, gradient) in positions.iter().zip(gradients) {
-                    for axis in 0..3 {
-                        let along = dot(&self.lattice.vectors[axis], gradient)
-                            * (0.5 / std::f64::consts::PI);
-                        add_scaled(&mut reciprocal[axis], position, along);
-                    }
-                }
-            }
+            let lattice = &self.lattice;
+            lattice.add_phases(source.positions, &out.source_positions, &mut reciprocal);
+            lattice.add_phases(rec.positions, &out.receiver_positions, &mut reciprocal);
             out.cell = self.lattice.pull_back(&reciprocal, volume);
         }
         out
