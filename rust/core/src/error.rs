@@ -34,6 +34,9 @@ pub enum Error {
     /// A combination of settings that cannot be computed.
     #[error("{what}; {remedy}")]
     Unsupported { what: String, remedy: String },
+    /// A graphics processor, its driver or its libraries are missing or failed.
+    #[error("{what}; {remedy}")]
+    Device { what: String, remedy: String },
 }
 
 pub type Result<T> = std::result::Result<T, Error>;

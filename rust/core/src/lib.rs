@@ -3,6 +3,7 @@
 pub mod batch;
 mod bessel;
 mod boys;
+pub mod cuda;
 pub mod error;
 pub mod ewald;
 pub mod exponential;

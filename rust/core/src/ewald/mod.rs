@@ -25,7 +25,7 @@ use crate::lattice::{Lattice, check_cell, dimensions, periodic_measure};
 use crate::scalar::Scalar;
 use crate::vector::{Matrix, Vector, values};
 use mesh::Mesh;
-use plan::{Extent, Split};
+use plan::{Extent, Place, Split};
 use real::{OwnWeights, Pairs, RealSpace, Rows};
 use reciprocal::{Reciprocal, Settings};
 
@@ -96,7 +96,7 @@ impl<T: Scalar> Prepared<T> {
             positions.extend(rec.positions.iter().map(values));
         }
         let extent = Extent {
-            positions: &positions,
+            place: Place::At(&positions),
             purpose,
             n_sources: source.n_sites() * source.n_channels,
             n_receivers: rec.n_sites() * rec.n_channels,

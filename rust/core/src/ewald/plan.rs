@@ -106,10 +106,27 @@ pub enum Purpose {
     Potentials,
 }
 
+/// Where sites are, as far as open axes need it.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    At(&'a [Vector<f64>]),
+    /// Their largest distance along the open directions, Å.
+    Span(f64),
+}
+
+impl Place<'_> {
+    fn span(&self, cell: &Matrix<f64>, pbc: [bool; 3]) -> f64 {
+        match self {
+            Place::At(positions) => open_span(positions, cell, pbc),
+            Place::Span(span) => *span,
+        }
+    }
+}
+
 /// What the plan looks at: widths and degrees of sources and receivers, and where the sites are.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent<'a> {
-    pub positions: &'a [Vector<f64>],
+    pub place: Place<'a>,
     pub purpose: Purpose,
     /// Sites × channels.
     pub n_sources: usize,
@@ -327,7 +344,7 @@ fn cheapest(extent: &Extent, cell: &Matrix<f64>, pbc: [bool; 3], options: &Optio
         .filter(|&axis| pbc[axis])
         .map(|axis| norm(&cell[axis]))
         .fold(10.0, f64::max);
-    let span = open_span(extent.positions, cell, pbc);
+    let span = extent.place.span(cell, pbc);
     let mut best = Candidate {
         split: split(extent, pbc, options, 0.0, span),
         cost: f64::INFINITY,

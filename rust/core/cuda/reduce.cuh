@@ -1,0 +1,54 @@
+// Sums over the threads of a block, in an order that does not depend on timing.
+#pragma once
+#include "scalar.cuh"
+
+#ifdef ELECTRET_HOST
+// Sum over the 32 threads of a warp, valid in its first; every thread of the BLOCK must call it.
+template <class T> DEVICE T warp_sum(T value) {
+    static T lanes[1024];
+    lanes[threadIdx.x] = value;
+    __syncthreads();
+    if (threadIdx.x % 32 == 0)
+        for (unsigned t = threadIdx.x + 1; t < threadIdx.x + 32 && t < blockDim.x; t++) value += lanes[t];
+    __syncthreads();
+    return value;
+}
+#else
+DEVICE double shuffle_down(double x, int by) { return __shfl_down_sync(0xffffffffu, x, by); }
+DEVICE Dual shuffle_down(Dual x, int by) { return {shuffle_down(x.value, by), shuffle_down(x.tangent, by)}; }
+// Sum over the 32 threads of a warp, valid in its first; every thread of the BLOCK must call it.
+template <class T> DEVICE T warp_sum(T value) {
+#pragma unroll
+    for (int by = 16; by > 0; by /= 2) value += shuffle_down(value, by);
+    return value;
+}
+#endif
+
+// Sums each of N values over the block; every thread must call it, the result is valid in thread 0. The block has a
+// multiple of 32 threads, at most 1024.
+template <int N, class T> DEVICE void block_sum(T *values) {
+#ifdef ELECTRET_HOST
+    static T rows[1024][N];
+    for (int n = 0; n < N; n++) rows[threadIdx.x][n] = values[n];
+    __syncthreads();
+    if (threadIdx.x == 0)
+        for (unsigned t = 1; t < blockDim.x; t++)
+            for (int n = 0; n < N; n++) values[n] += rows[t][n];
+    __syncthreads();
+#else
+    __shared__ T rows[32][N];
+    unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, n_warps = blockDim.x / 32;
+#pragma unroll
+    for (int n = 0; n < N; n++) values[n] = warp_sum(values[n]);
+    if (n_warps == 1) return;
+    if (lane == 0)
+#pragma unroll
+        for (int n = 0; n < N; n++) rows[warp][n] = values[n];
+    __syncthreads();
+    if (threadIdx.x == 0)
+        for (unsigned w = 1; w < n_warps; w++)
+#pragma unroll
+            for (int n = 0; n < N; n++) values[n] += rows[w][n];
+    __syncthreads();
+#endif
+}

@@ -1,0 +1,87 @@
+//! The kernels' sources and what they are compiled with.
+
+use sha2::{Digest, Sha256};
+use std::fmt::Write;
+
+/// Every file that a kernel file may include.
+pub const HEADERS: &[(&str, &str)] = &[
+    ("host.cuh", include_str!("../../cuda/host.cuh")),
+    ("scalar.cuh", include_str!("../../cuda/scalar.cuh")),
+    ("reduce.cuh", include_str!("../../cuda/reduce.cuh")),
+    ("harmonics.cuh", include_str!("../../cuda/harmonics.cuh")),
+    ("batch.cuh", include_str!("../../cuda/batch.cuh")),
+];
+
+/// One module to compile: a file with its definitions, and headers generated for it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// For people.
+    pub name: &'static str,
+    pub code: &'static str,
+    /// Macros, `("SCALAR", "double")`.
+    pub definitions: Vec<(&'static str, String)>,
+    /// Headers made for this module, by the name that the file includes.
+    pub generated: Vec<(&'static str, String)>,
+}
+
+impl Source {
+    pub fn new(name: &'static str, code: &'static str) -> Self {
+        Self {
+            name,
+            code,
+            definitions: Vec::new(),
+            generated: Vec::new(),
+        }
+    }
+
+    pub fn define(mut self, macro_: &'static str, value: impl ToString) -> Self {
+        self.definitions.push((macro_, value.to_string()));
+        self
+    }
+
+    pub fn generate(mut self, header: &'static str, text: String) -> Self {
+        self.generated.push((header, text));
+        self
+    }
+
+    /// The file with its definitions in front.
+    pub fn unit(&self) -> String {
+        let mut out = String::new();
+        for (name, value) in &self.definitions {
+            let _ = writeln!(out, "#define {name} {value}");
+        }
+        let _ = writeln!(out, "#line 1 \"{}\"", self.name);
+        out.push_str(self.code);
+        out
+    }
+
+    /// All headers: the project's and the generated ones.
+    pub fn headers(&self) -> Vec<(&str, &str)> {
+        let own = self
+            .generated
+            .iter()
+            .map(|(name, text)| (*name, text.as_str()));
+        HEADERS.iter().copied().chain(own).collect()
+    }
+
+    /// A name for what a compiler makes of this: the same for the same text, compiler and options only.
+    pub fn key(&self, compiler: &str) -> String {
+        let mut hash = Sha256::new();
+        let mut add = |text: &str| {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text.as_bytes());
+        };
+        add(compiler);
+        add(&self.unit());
+        for (name, text) in self.headers() {
+            add(name);
+            add(text);
+        }
+        let digest = hash.finalize();
+        let mut out = format!("{}-", self.name.trim_end_matches(".cu"));
+        for byte in &digest[..16] {
+            let _ = write!(out, "{byte:02x}");
+        }
+        out
+    }
+}

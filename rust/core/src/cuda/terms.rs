@@ -1,0 +1,139 @@
+//! What every term of the sum on a device works on. A term is applied to targets in the field of partners; energies
+//! take one pass (sources on sources), forms two (receivers in the field of sources, and the other way round).
+
+use super::{Address, Buffer, CellGradients, Queue, ScalarKind, Side};
+use crate::error::Result;
+use crate::ewald::plan::Plan;
+use crate::harmonics::count;
+use crate::vector::Matrix;
+
+/// Sources or receivers of a batch on the host: where systems begin, and widths. Sites are sorted by system.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// First site of each system, and the number of sites: `[n_systems + 1]`.
+    pub first: Vec<usize>,
+    /// `[site][channel]`, Å.
+    pub widths: Vec<f64>,
+    pub n_channels: usize,
+    pub max_l: usize,
+}
+
+impl Layout {
+    pub fn n_sites(&self) -> usize {
+        self.first.last().copied().unwrap_or(0)
+    }
+
+    pub fn n_systems(&self) -> usize {
+        self.first.len() - 1
+    }
+
+    /// Coefficients of one site: channels × (max_l + 1)².
+    pub fn n_row(&self) -> usize {
+        self.n_channels * count(self.max_l)
+    }
+
+    /// Widths of one system, `[site][channel]`.
+    pub fn widths_of(&self, system: usize) -> &[f64] {
+        &self.widths[self.first[system] * self.n_channels..self.first[system + 1] * self.n_channels]
+    }
+}
+
+/// How one system is summed.
+#[derive(Clone, Debug)]
+pub struct SystemPlan {
+    pub plan: Plan,
+    /// Axes that are summed periodically.
+    pub summed: [bool; 3],
+    /// Values of the cell when it was planned, Å.
+    pub cell: Matrix<f64>,
+}
+
+/// Everything that terms are made from.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    pub systems: Vec<SystemPlan>,
+    pub source: Layout,
+    /// None when the sources receive (energies).
+    pub receiver: Option<Layout>,
+    /// Whether receivers sit on the sources' sites, in the same order. True for energies.
+    pub same_sites: bool,
+}
+
+impl Batch {
+    pub fn receiving(&self) -> &Layout {
+        self.receiver.as_ref().unwrap_or(&self.source)
+    }
+}
+
+/// A layout's tables on the device.
+pub struct Tables {
+    pub widths: Buffer,
+    pub system: Buffer,
+    pub first: Buffer,
+}
+
+impl Tables {
+    pub fn new(queue: &Queue, layout: &Layout) -> Result<Self> {
+        let mut system = Vec::with_capacity(layout.n_sites());
+        for k in 0..layout.n_systems() {
+            system.resize(layout.first[k + 1], k as i32);
+        }
+        let first: Vec<i32> = layout.first.iter().map(|&site| site as i32).collect();
+        Ok(Self {
+            widths: queue.table(&layout.widths)?,
+            system: queue.table(&system)?,
+            first: queue.table(&first)?,
+        })
+    }
+
+    /// The kernels' view, with arrays of scalars `[site][3]` and `[site][channel][lm]`.
+    pub fn side(
+        &self,
+        layout: &Layout,
+        positions: Address,
+        coefficients: Address,
+        potentials: Address,
+        gradients: Address,
+    ) -> Side {
+        Side {
+            positions,
+            coefficients,
+            potentials,
+            gradients,
+            widths: self.widths.address(),
+            system: self.system.address(),
+            first: self.first.address(),
+            n_sites: layout.n_sites() as i32,
+            n_channels: layout.n_channels as i32,
+        }
+    }
+}
+
+/// Which way a pass goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Sources (or, for energies, the sources themselves) act on the receivers.
+    ToReceivers,
+    /// Receivers act on the sources.
+    ToSources,
+}
+
+/// One application of a term: `targets.potentials` += the partners' potentials at the targets and, with `gradients`,
+/// `targets.gradients` += dU/d(target position), U being Σ target coefficient × potential.
+pub struct Pass<'a> {
+    pub queue: &'a Queue,
+    pub scalar: ScalarKind,
+    pub direction: Direction,
+    pub targets: Side,
+    pub partners: Side,
+    /// `Lattice[system]` of `batch.cuh`.
+    pub lattices: Address,
+    pub gradients: bool,
+    /// Whether to add to `cells`; only together with `gradients`.
+    pub cell: bool,
+    /// Factor on derivatives in the cell that belong to both sides and are counted once: ½ for energies, 1 in a form's
+    /// pass to the receivers, 0 in its pass to the sources. Derivatives through the targets alone (their phases
+    /// b·r, their harmonics C_lm(k)) are added whole in each pass.
+    pub once: f64,
+    pub cells: CellGradients,
+}
