@@ -1,5 +1,6 @@
 """Typed face of the Rust extension. Arrays are C-contiguous; anything else is refused by the binding."""
 
+from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
@@ -7,15 +8,21 @@ from numpy.typing import NDArray
 
 __all__ = [
     "COULOMB_CONSTANT",
+    "DeviceError",
+    "DevicePlan",
     "ElectretError",
     "Geometry",
     "InputError",
     "Jacobian",
     "NeighborList",
     "__version__",
+    "add_package_folders",
     "charge_equilibration",
     "coulomb",
     "coulomb_tangent",
+    "device_count",
+    "device_libraries",
+    "device_properties",
     "features",
     "features_gradient",
     "features_tangent",
@@ -28,6 +35,90 @@ COULOMB_CONSTANT: float
 
 class ElectretError(Exception): ...
 class InputError(ElectretError, ValueError): ...
+class DeviceError(ElectretError, RuntimeError): ...
+
+def device_count() -> int: ...
+def device_properties(device: int) -> dict[str, Any]: ...
+def device_libraries() -> dict[str, Any]: ...
+def add_package_folders(folders: list[str]) -> None: ...
+
+@final
+@final
+class DeviceNeighborSearch:
+    def __new__(
+        cls,
+        device: int,
+        stream: int,
+        positions: int,
+        cell: NDArray[np.float64],
+        pbc: NDArray[np.bool_],
+        first: Sequence[int],
+        cutoff: float,
+    ) -> DeviceNeighborSearch: ...
+    def __len__(self) -> int: ...
+    def write(
+        self,
+        stream: int,
+        *,
+        i: int = 0,
+        j: int = 0,
+        shifts: int = 0,
+        distances: int = 0,
+        vectors: int = 0,
+    ) -> None: ...
+
+def compile_kernels(architecture: int) -> list[tuple[str, int]]: ...
+def device_memory_peak(device: int, reset: bool) -> int: ...
+
+class DevicePlan:
+    def __new__(
+        cls,
+        device: int,
+        stream: int,
+        cell: NDArray[np.float64],
+        pbc: NDArray[np.bool_],
+        batch: NDArray[np.int64],
+        sigma: NDArray[np.float64],
+        max_l: int,
+        widths: NDArray[np.float64] | None,
+        features_max_l: int,
+        normalization: str,
+        points_batch: NDArray[np.int64] | None,
+        spans: NDArray[np.float64] | None,
+        fixed: bool,
+        boundary: str | None,
+        method: str,
+        accuracy: float,
+        self_interaction: bool,
+    ) -> DevicePlan: ...
+    @staticmethod
+    def needs_spans(
+        pbc: NDArray[np.bool_], batch: NDArray[np.int64], boundary: str | None, method: str
+    ) -> bool: ...
+    def evaluate(
+        self,
+        stream: int,
+        *,
+        positions: int,
+        multipoles: int,
+        cell: int,
+        cotangent: int = 0,
+        points: int = 0,
+        tangents: bool = False,
+        positions_tangent: int = 0,
+        multipoles_tangent: int = 0,
+        cotangent_tangent: int = 0,
+        cell_tangent: int = 0,
+        value: int = 0,
+        multipoles_gradient: int = 0,
+        features: int = 0,
+        positions_gradient: int = 0,
+        cell_gradient: int = 0,
+    ) -> None: ...
+    @property
+    def methods(self) -> list[str]: ...
+    @property
+    def plans(self) -> list[str]: ...
 
 def neighbor_list(
     quantities: str,

@@ -14,6 +14,11 @@
 #define DEVICE __device__ __forceinline__
 #define SHARED __shared__
 #define KERNEL(name, Arguments) extern "C" __global__ void name(const __grid_constant__ Arguments args)
+// A kernel of so many threads in a block, with registers for so many blocks on a multiprocessor.
+#define BOUNDED_KERNEL(name, Arguments, threads, blocks) \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Arguments args)
+// A barrier of the threads of a warp, which every thread of the BLOCK must reach.
+#define WARP_BARRIER() __syncwarp()
 
 typedef unsigned long long uint64;
 
@@ -115,14 +120,18 @@ static void launch(const char *name, void (*kernel)(const void *), const void *a
 }  // namespace emulation
 
 static void __syncthreads() { emulation::barrier(); }
+#define WARP_BARRIER() __syncthreads()
 
 #define KERNEL(name, Arguments)                                                                              \
     static void name##_body(const Arguments &args);                                                          \
     static void name##_run(const void *args) { name##_body(*(const Arguments *)args); }                      \
-    extern "C" void name(const void *args, const unsigned *grid, unsigned threads) {                         \
+    extern "C" __attribute__((visibility("default"))) void name(const void *args, const unsigned *grid,      \
+                                                                unsigned threads) {                          \
         emulation::launch(#name, name##_run, args, grid, threads);                                           \
     }                                                                                                        \
     static void name##_body(const Arguments &args)
+
+#define BOUNDED_KERNEL(name, Arguments, threads, blocks) KERNEL(name, Arguments)
 
 static double atomicAdd(double *target, double value) {
     double before = *target;

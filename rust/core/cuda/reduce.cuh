@@ -2,6 +2,10 @@
 #pragma once
 #include "scalar.cuh"
 
+// Nameless, so that every module has arrays of its own: a loader may share static ones of templates between modules,
+// which the emulation runs at the same time.
+namespace {
+
 #ifdef ELECTRET_HOST
 // Sum over the 32 threads of a warp, valid in its first; every thread of the BLOCK must call it.
 template <class T> DEVICE T warp_sum(T value) {
@@ -13,6 +17,22 @@ template <class T> DEVICE T warp_sum(T value) {
     __syncthreads();
     return value;
 }
+// Number of threads before this one in its warp whose flag is set, and of all such threads of the warp in `total`; every
+// thread of the BLOCK must call it.
+DEVICE int warp_rank(bool flag, int *total) {
+    static bool flags[1024];
+    flags[threadIdx.x] = flag;
+    __syncthreads();
+    int rank = 0;
+    *total = 0;
+    unsigned start = threadIdx.x / 32 * 32;
+    for (unsigned t = start; t < start + 32 && t < blockDim.x; t++) {
+        *total += flags[t];
+        if (t < threadIdx.x) rank += flags[t];
+    }
+    __syncthreads();
+    return rank;
+}
 #else
 DEVICE double shuffle_down(double x, int by) { return __shfl_down_sync(0xffffffffu, x, by); }
 DEVICE Dual shuffle_down(Dual x, int by) { return {shuffle_down(x.value, by), shuffle_down(x.tangent, by)}; }
@@ -21,6 +41,13 @@ template <class T> DEVICE T warp_sum(T value) {
 #pragma unroll
     for (int by = 16; by > 0; by /= 2) value += shuffle_down(value, by);
     return value;
+}
+// Number of threads before this one in its warp whose flag is set, and of all such threads of the warp in `total`; every
+// thread of the BLOCK must call it.
+DEVICE int warp_rank(bool flag, int *total) {
+    unsigned mask = __ballot_sync(0xffffffffu, flag);
+    *total = __popc(mask);
+    return __popc(mask & ((1u << (threadIdx.x % 32)) - 1u));
 }
 #endif
 
@@ -52,3 +79,5 @@ template <int N, class T> DEVICE void block_sum(T *values) {
     __syncthreads();
 #endif
 }
+
+}  // namespace

@@ -1,5 +1,6 @@
-// Sums of what the tiles of each system have collected, in their order.
+// Sums of what the tiles of each system have collected, in an order that is always the same.
 #include "batch.cuh"
+#include "reduce.cuh"
 
 struct SumArguments {
     const T *partials;  // [tile][column]
@@ -10,11 +11,11 @@ struct SumArguments {
 };
 
 KERNEL(sum_tiles, SumArguments) {
-    int number = blockIdx.x * blockDim.x + threadIdx.x;
-    if (number >= args.n_systems * args.n_columns) return;
+    int number = blockIdx.x;
     int system = number / args.n_columns, column = number % args.n_columns;
     T sum = zero<T>();
-    for (int tile = args.first[system]; tile < args.first[system + 1]; tile++)
-        sum += args.partials[tile * args.n_columns + column];
-    args.out[number] += sum;
+    for (int tile = args.first[system] + threadIdx.x; tile < args.first[system + 1]; tile += blockDim.x)
+        sum += args.partials[(size_t)tile * args.n_columns + column];
+    block_sum<1>(&sum);
+    if (threadIdx.x == 0) args.out[number] += sum;
 }

@@ -71,6 +71,11 @@ impl BoysTable {
 }
 
 impl BoysTable {
+    /// Coefficients of all intervals, `[interval][8]`.
+    pub fn coefficients(&self) -> Vec<f64> {
+        self.rows.iter().flat_map(|row| row.0).collect()
+    }
+
     /// The rows of eight intervals, whose numbers are in the low bits of `place`, as columns.
     #[inline(always)]
     fn rows_at(&self, place: &F64x8) -> [F64x8; 8] {

@@ -1,6 +1,7 @@
 //! `electret._native`: a thin binding of `electret-core`. No arithmetic lives here.
 
 mod arrays;
+mod device;
 mod electrostatics;
 mod errors;
 mod geometry;
@@ -21,12 +22,21 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("COULOMB_CONSTANT", electret_core::units::COULOMB_CONSTANT)?;
     module.add("ElectretError", py.get_type::<errors::ElectretError>())?;
     module.add("InputError", errors::input_error(py)?)?;
+    module.add("DeviceError", errors::device_error(py)?)?;
     module.add_function(wrap_pyfunction!(electrostatics::coulomb, module)?)?;
     module.add_function(wrap_pyfunction!(electrostatics::coulomb_tangent, module)?)?;
     module.add_function(wrap_pyfunction!(electrostatics::features, module)?)?;
     module.add_function(wrap_pyfunction!(electrostatics::features_gradient, module)?)?;
     module.add_function(wrap_pyfunction!(electrostatics::features_tangent, module)?)?;
     module.add_function(wrap_pyfunction!(electrostatics::potential, module)?)?;
+    module.add_class::<device::DevicePlan>()?;
+    module.add_class::<device::DeviceNeighborSearch>()?;
+    module.add_function(wrap_pyfunction!(device::compile_kernels, module)?)?;
+    module.add_function(wrap_pyfunction!(device::device_memory_peak, module)?)?;
+    module.add_function(wrap_pyfunction!(device::device_count, module)?)?;
+    module.add_function(wrap_pyfunction!(device::device_properties, module)?)?;
+    module.add_function(wrap_pyfunction!(device::device_libraries, module)?)?;
+    module.add_function(wrap_pyfunction!(device::add_package_folders, module)?)?;
     module.add_class::<geometry::Geometry>()?;
     module.add_class::<neighbors::NeighborList>()?;
     module.add_class::<response::Jacobian>()?;

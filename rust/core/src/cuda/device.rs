@@ -165,6 +165,7 @@ impl Device {
         let module = Arc::new(Module {
             name: source.name,
             code,
+            entries: Mutex::new(Vec::new()),
         });
         modules.insert(source, module.clone());
         Ok(module)

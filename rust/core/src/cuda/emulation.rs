@@ -25,13 +25,15 @@ fn compiler() -> String {
         .unwrap_or_else(|| "c++".into())
 }
 
-const OPTIONS: [&str; 7] = [
+const OPTIONS: [&str; 8] = [
     "-std=c++17",
     "-O1",
     "-shared",
     "-fPIC",
     "-fno-math-errno",
     "-w",
+    // Or variables of inline functions would be shared by all modules, which run at the same time.
+    "-fvisibility=hidden",
     "-DELECTRET_HOST",
 ];
 
@@ -110,7 +112,7 @@ fn build(
     let text = |cause: std::io::Error| cause.to_string();
     std::fs::create_dir_all(folder).map_err(text)?;
     for (name, content) in source.headers() {
-        std::fs::write(folder.join(name), content).map_err(text)?;
+        std::fs::write(folder.join(name), content.as_ref()).map_err(text)?;
     }
     let unit = folder.join("unit.cpp");
     std::fs::write(&unit, source.unit()).map_err(text)?;

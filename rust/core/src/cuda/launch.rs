@@ -6,12 +6,13 @@ use crate::error::{Error, Result};
 use bytemuck::Pod;
 use cudarc::driver::{result, sys};
 use std::ffi::CString;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// A compiled file of kernels.
 pub struct Module {
     pub(super) name: &'static str,
     pub(super) code: Code,
+    pub(super) entries: Mutex<Vec<(&'static str, Entry)>>,
 }
 
 pub(super) enum Code {
@@ -32,7 +33,7 @@ pub struct Kernel {
 }
 
 #[derive(Clone, Copy)]
-enum Entry {
+pub(super) enum Entry {
     Cuda(sys::CUfunction),
     Emulated(emulation::Function),
 }
@@ -49,6 +50,24 @@ pub const MAX_GRID: [u32; 3] = [i32::MAX as u32, 65_535, 65_535];
 impl Module {
     /// A kernel by its name in the source.
     pub fn kernel(self: &Arc<Self>, name: &'static str) -> Result<Kernel> {
+        let entry = self.entry(name)?;
+        Ok(Kernel {
+            module: self.clone(),
+            name,
+            entry,
+        })
+    }
+}
+
+impl Module {
+    fn entry(&self, name: &'static str) -> Result<Entry> {
+        let mut entries = self
+            .entries
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some((_, entry)) = entries.iter().find(|(known, _)| *known == name) {
+            return Ok(*entry);
+        }
         let entry = match &self.code {
             Code::Cuda(module) => {
                 let c_name = CString::new(name).expect("kernels' names have no zero bytes");
@@ -58,11 +77,8 @@ impl Module {
             }
             Code::Emulated(library) => Entry::Emulated(library.function(name)?),
         };
-        Ok(Kernel {
-            module: self.clone(),
-            name,
-            entry,
-        })
+        entries.push((name, entry));
+        Ok(entry)
     }
 }
 

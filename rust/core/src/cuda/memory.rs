@@ -3,7 +3,7 @@
 use super::device::{Device, Queue};
 use crate::error::Result;
 use bytemuck::Pod;
-use cudarc::driver::result;
+use cudarc::driver::{result, sys};
 use std::sync::Arc;
 
 /// Memory on a device.
@@ -34,6 +34,33 @@ impl Buffer {
 
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+impl Device {
+    /// Largest number of bytes of work areas at one time since the last reset; 0 for the emulated device.
+    pub fn memory_peak(&self, reset: bool) -> Result<u64> {
+        if self.is_emulated() {
+            return Ok(0);
+        }
+        self.bind()?;
+        let high = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+        let mut bytes = 0u64;
+        // SAFETY: the device is valid, and the attribute is a 64-bit number that may be set to zero.
+        unsafe {
+            let device = self.check("cuDeviceGet", result::device::get(self.ordinal()))?;
+            let pool = result::device::get_default_mem_pool(device);
+            let pool = self.check("cuDeviceGetDefaultMemPool", pool)?;
+            let status = sys::cuMemPoolGetAttribute(pool, high, (&raw mut bytes).cast()).result();
+            self.check("cuMemPoolGetAttribute", status)?;
+            if reset {
+                let mut zero = 0u64;
+                let status =
+                    sys::cuMemPoolSetAttribute(pool, high, (&raw mut zero).cast()).result();
+                self.check("cuMemPoolSetAttribute", status)?;
+            }
+        }
+        Ok(bytes)
     }
 }
 

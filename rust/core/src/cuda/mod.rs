@@ -5,16 +5,30 @@
 //! a device. Nothing of CUDA is needed to build or install.
 
 pub mod batch;
+mod bins;
 mod cache;
 mod device;
 mod emulation;
+pub mod evaluator;
+pub mod fft;
+pub mod lattices;
 mod launch;
 mod library;
 mod memory;
+pub mod mesh;
+pub mod modes;
+pub mod neighbors;
 mod nvrtc;
+mod pair_terms;
+pub mod pairs;
+pub mod planning;
+mod sites;
 pub mod source;
 pub mod sums;
 pub mod terms;
+
+use crate::error::Result;
+use rayon::prelude::*;
 
 pub use batch::{Address, CellGradients, ScalarKind, Side, Tile, tiles};
 pub use cache::directory as cache_directory;
@@ -23,3 +37,38 @@ pub use launch::{Kernel, Module, blocks};
 pub use library::{add_packages, cufft_candidates, nvrtc_candidates};
 pub use memory::Buffer;
 pub use nvrtc::{Nvrtc, supported_architectures};
+
+/// Every module in the variants that models use most, for checks that all of them compile.
+pub fn modules() -> Vec<source::Source> {
+    [
+        sums::sources(),
+        sites::sources(),
+        lattices::Lattices::sources(),
+        bins::sources(),
+        pairs::sources(),
+        neighbors::sources(),
+        modes::sources(),
+        mesh::sources(),
+    ]
+    .concat()
+}
+
+/// Compiles every module for an architecture (90 for sm_90), with NVRTC alone: what each is called, and its size in
+/// bytes.
+pub fn compile_all(architecture: i32) -> Result<Vec<(String, usize)>> {
+    let nvrtc = Nvrtc::find()?;
+    modules()
+        .par_iter()
+        .map(|source| {
+            let definitions = source.definitions.iter();
+            let definitions: Vec<String> = definitions
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            let image = nvrtc.compile(source, architecture)?;
+            Ok((
+                format!("{} {}", source.name, definitions.join(" ")),
+                image.len(),
+            ))
+        })
+        .collect()
+}

@@ -67,7 +67,7 @@ impl Nvrtc {
         let unit = source.unit();
         let headers = source.headers();
         let names = strings(&headers.iter().map(|h| h.0).collect::<Vec<_>>());
-        let texts = strings(&headers.iter().map(|h| h.1).collect::<Vec<_>>());
+        let texts = strings(&headers.iter().map(|h| h.1.as_ref()).collect::<Vec<_>>());
         let pointers = |strings: &[CString]| -> Vec<*const c_char> {
             strings.iter().map(|text| text.as_ptr()).collect()
         };
@@ -163,4 +163,30 @@ impl Nvrtc {
 /// Architectures of the NVRTC at hand.
 pub fn supported_architectures() -> Result<Vec<i32>> {
     Nvrtc::find()?.architectures()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::cuda::add_packages;
+
+    /// Checks that modules compile for sm_90, where there is an NVRTC: `ELECTRET_SITE_PACKAGES` tells where Python
+    /// packages are. With `ELECTRET_CUBINS` set to a folder, the code is left there.
+    pub fn compile_all(sources: &[Source]) {
+        if let Some(path) = std::env::var_os("ELECTRET_SITE_PACKAGES") {
+            add_packages([path.into()]);
+        }
+        let Ok(nvrtc) = Nvrtc::find() else {
+            println!("skipped: no NVRTC found; set ELECTRET_SITE_PACKAGES");
+            return;
+        };
+        for source in sources {
+            let code = nvrtc.compile(source, 90).unwrap();
+            if let Some(folder) = std::env::var_os("ELECTRET_CUBINS") {
+                let values: Vec<&str> = source.definitions.iter().map(|d| d.1.as_str()).collect();
+                let file = format!("{}-{}.cubin", source.name, values.join("-"));
+                std::fs::write(std::path::Path::new(&folder).join(file), code).unwrap();
+            }
+        }
+    }
 }

@@ -1,7 +1,10 @@
 //! The kernels' sources and what they are compiled with.
 
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::fmt::Write;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 /// Every file that a kernel file may include.
 pub const HEADERS: &[(&str, &str)] = &[
@@ -10,18 +13,53 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("reduce.cuh", include_str!("../../cuda/reduce.cuh")),
     ("harmonics.cuh", include_str!("../../cuda/harmonics.cuh")),
     ("batch.cuh", include_str!("../../cuda/batch.cuh")),
+    ("modes.cuh", include_str!("../../cuda/modes.cuh")),
+    ("mesh.cuh", include_str!("../../cuda/mesh.cuh")),
+    ("lattice.cuh", include_str!("../../cuda/lattice.cuh")),
+    (
+        "coulomb_kernel.cuh",
+        include_str!("../../cuda/coulomb_kernel.cuh"),
+    ),
+    ("scan.cuh", include_str!("../../cuda/scan.cuh")),
+    ("bins.cuh", include_str!("../../cuda/bins.cuh")),
+    ("boys.cuh", include_str!("../../cuda/boys.cuh")),
+    ("radial.cuh", include_str!("../../cuda/radial.cuh")),
+    (
+        "charges_dipoles.cuh",
+        include_str!("../../cuda/charges_dipoles.cuh"),
+    ),
+    ("multipoles.cuh", include_str!("../../cuda/multipoles.cuh")),
 ];
 
+/// Makes a header.
+type Generator = Arc<dyn Fn() -> String + Send + Sync>;
+
 /// One module to compile: a file with its definitions, and headers generated for it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone)]
 pub struct Source {
     /// For people.
     pub name: &'static str,
     pub code: &'static str,
     /// Macros, `("SCALAR", "double")`.
     pub definitions: Vec<(&'static str, String)>,
-    /// Headers made for this module, by the name that the file includes.
-    pub generated: Vec<(&'static str, String)>,
+    /// Headers made for this module from its definitions when it is compiled, by the name that the file includes.
+    generated: Vec<(&'static str, Generator)>,
+}
+
+/// Within one process the name and the definitions tell modules apart.
+impl PartialEq for Source {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && self.definitions == other.definitions
+    }
+}
+
+impl Eq for Source {}
+
+impl Hash for Source {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+        self.definitions.hash(state);
+    }
 }
 
 impl Source {
@@ -39,8 +77,12 @@ impl Source {
         self
     }
 
-    pub fn generate(mut self, header: &'static str, text: String) -> Self {
-        self.generated.push((header, text));
+    pub fn generate(
+        mut self,
+        header: &'static str,
+        make: impl Fn() -> String + Send + Sync + 'static,
+    ) -> Self {
+        self.generated.push((header, Arc::new(make)));
         self
     }
 
@@ -56,12 +98,16 @@ impl Source {
     }
 
     /// All headers: the project's and the generated ones.
-    pub fn headers(&self) -> Vec<(&str, &str)> {
+    pub fn headers(&self) -> Vec<(&'static str, Cow<'static, str>)> {
         let own = self
             .generated
             .iter()
-            .map(|(name, text)| (*name, text.as_str()));
-        HEADERS.iter().copied().chain(own).collect()
+            .map(|(name, make)| (*name, make().into()));
+        HEADERS
+            .iter()
+            .map(|&(name, text)| (name, text.into()))
+            .chain(own)
+            .collect()
     }
 
     /// A name for what a compiler makes of this: the same for the same text, compiler and options only.
@@ -75,7 +121,7 @@ impl Source {
         add(&self.unit());
         for (name, text) in self.headers() {
             add(name);
-            add(text);
+            add(&text);
         }
         let digest = hash.finalize();
         let mut out = format!("{}-", self.name.trim_end_matches(".cu"));

@@ -1,7 +1,7 @@
 //! Sums over the tiles of each system.
 
 use super::source::Source;
-use super::{Address, Queue, ScalarKind, Tile, blocks};
+use super::{Address, Queue, ScalarKind, Tile};
 use crate::error::Result;
 use bytemuck::{Pod, Zeroable};
 
@@ -13,6 +13,18 @@ struct Arguments {
     out: Address,
     n_columns: i32,
     n_systems: i32,
+}
+
+/// Threads of a block, which share a sum.
+const THREADS: u32 = 64;
+
+fn source(scalar: ScalarKind) -> Source {
+    Source::new("tiles.cu", include_str!("../../cuda/tiles.cu")).define("SCALAR", scalar.name())
+}
+
+/// The modules of this file, for checks that they compile.
+pub fn sources() -> Vec<Source> {
+    [ScalarKind::Real, ScalarKind::Dual].map(source).into()
 }
 
 /// First tile of each system, for tiles sorted by system.
@@ -27,7 +39,7 @@ pub fn first_tiles(tiles: &[Tile], n_systems: usize) -> Vec<i32> {
     out
 }
 
-/// Adds `partials[tile][column]` of each system to `out[system][column]`, in the order of tiles. `first` is the
+/// Adds `partials[tile][column]` of each system to `out[system][column]`, always in the same order. `first` is the
 /// address of [`first_tiles`].
 pub fn sum_tiles(
     queue: &Queue,
@@ -38,9 +50,7 @@ pub fn sum_tiles(
     n_columns: usize,
     out: Address,
 ) -> Result<()> {
-    let source = Source::new("tiles.cu", include_str!("../../cuda/tiles.cu"))
-        .define("SCALAR", scalar.name());
-    let kernel = queue.module(source)?.kernel("sum_tiles")?;
+    let kernel = queue.module(source(scalar))?.kernel("sum_tiles")?;
     let arguments = Arguments {
         partials,
         first,
@@ -50,8 +60,8 @@ pub fn sum_tiles(
     };
     queue.launch(
         &kernel,
-        [blocks(n_systems * n_columns, 64), 1, 1],
-        64,
+        [(n_systems * n_columns) as u32, 1, 1],
+        THREADS,
         &arguments,
     )
 }

@@ -1,7 +1,7 @@
 //! What each method costs: operation counts with measured rates, to choose between them.
 //!
-//! The rates are nanoseconds of one core of an AMD EPYC with AVX-512, fitted to `benches/targets.py --only auto`; only
-//! their ratios matter.
+//! Only ratios of the rates matter. Those of the CPU were fitted to `benches/targets.py --only auto`, those of the GPU
+//! to the kernels' times in `benches/gpu.py`.
 
 use super::mesh::Size;
 use super::plan::{Extent, Purpose, Split};
@@ -10,25 +10,66 @@ use crate::lattice::{dimensions, periodic_measure};
 use crate::pack::LANES;
 use crate::vector::Matrix;
 
-/// Per k-vector, site and polynomial degree that is summed.
-const PHASE: f64 = 0.25;
-/// Per k-vector, with the kernel of open, wire, slab and bulk systems: Bessel functions, exponentials, a quotient.
-const MODE: [f64; 4] = [40.0, 400.0, 40.0, 15.0];
-/// Per pair of charges, of charges and dipoles, and per product of higher multipoles.
-const PAIR: [f64; 2] = [8.0, 12.0];
-const PRODUCT: f64 = 2.4;
-/// Per pair and direction of a neighbour list, on top: finding it and its short rows.
-const LISTED: f64 = 25.0;
-/// Per mesh point and transform, for each factor two in their number.
-const BUTTERFLY: f64 = 0.3;
-/// Per mesh point, for the influence function.
-const POINT: f64 = 6.0;
-/// Per site, row of eight mesh points along z, and derivative.
-const ROW: f64 = 1.0;
-/// Per site and spline: weights, coefficients, scattered results.
-const SITE: f64 = 400.0;
-/// Of the tasks of one evaluation on a mesh.
-pub const MESH_TASKS: f64 = 30_000.0;
+/// What operations cost on one kind of machine, in ns.
+#[derive(Debug)]
+pub struct Rates {
+    /// Per k-vector, site and polynomial degree that is summed.
+    phase: f64,
+    /// Per k-vector, with the kernel of open, wire, slab and bulk systems: Bessel functions, exponentials, a quotient.
+    mode: [f64; 4],
+    /// Per pair of charges, of charges and dipoles, and per product of higher multipoles.
+    pair: [f64; 2],
+    product: f64,
+    /// Per pair and direction of a neighbour list, on top: finding it and its short rows.
+    listed: f64,
+    /// Per mesh point and transform, for each factor two in their number.
+    butterfly: f64,
+    /// Per mesh point, for the influence function.
+    point: f64,
+    /// Per site, row of eight mesh points along z, and derivative.
+    row: f64,
+    /// Per site and spline: weights, coefficients, scattered results.
+    site: f64,
+    /// Of the tasks of one evaluation: all pairs, k-vectors, a list of neighbours, a mesh.
+    direct_tasks: f64,
+    sum_tasks: f64,
+    real_tasks: f64,
+    pub mesh_tasks: f64,
+}
+
+/// One core of an AMD EPYC with AVX-512.
+pub const CPU: Rates = Rates {
+    phase: 0.25,
+    mode: [40.0, 400.0, 40.0, 15.0],
+    pair: [8.0, 12.0],
+    product: 2.4,
+    listed: 25.0,
+    butterfly: 0.3,
+    point: 6.0,
+    row: 1.0,
+    site: 400.0,
+    direct_tasks: 0.0,
+    sum_tasks: 0.0,
+    real_tasks: 0.0,
+    mesh_tasks: 30_000.0,
+};
+
+/// An NVIDIA H200 at work on many atoms; launches cost microseconds.
+pub const GPU: Rates = Rates {
+    phase: 0.0037,
+    mode: [0.05, 0.5, 0.05, 0.02],
+    pair: [0.02, 0.03],
+    product: 0.006,
+    listed: 0.11,
+    butterfly: 0.0006,
+    point: 0.015,
+    row: 0.01,
+    site: 1.0,
+    direct_tasks: 5_000.0,
+    sum_tasks: 15_000.0,
+    real_tasks: 50_000.0,
+    mesh_tasks: 80_000.0,
+};
 
 /// (sites, degrees) of each pass from sites to modes or back: derivatives up to the degree, and one for gradients.
 fn passes(extent: &Extent) -> Vec<(usize, usize)> {
@@ -43,15 +84,16 @@ fn passes(extent: &Extent) -> Vec<(usize, usize)> {
 
 /// All pairs of an open system.
 pub fn direct(extent: &Extent) -> f64 {
-    extent.n_sources as f64 * extent.n_receivers as f64 * share(extent) * pair(extent)
+    extent.rates.direct_tasks
+        + extent.n_sources as f64 * extent.n_receivers as f64 * share(extent) * pair(extent)
 }
 
 /// One pair.
 fn pair(extent: &Extent) -> f64 {
     let (source, receiver) = (extent.source.2, extent.receiver.2);
     match source.max(receiver) {
-        largest @ 0..=1 => PAIR[largest],
-        _ => PRODUCT * (count(source) * count(receiver)) as f64,
+        largest @ 0..=1 => extent.rates.pair[largest],
+        _ => extent.rates.product * (count(source) * count(receiver)) as f64,
     }
 }
 
@@ -69,9 +111,9 @@ pub fn reciprocal(extent: &Extent, pbc: [bool; 3], modes: f64) -> f64 {
     let mode = match extent.purpose {
         // The kernel serves many evaluations.
         Purpose::Potentials => 0.0,
-        Purpose::Energies | Purpose::Forms => MODE[dimensions(pbc)],
+        Purpose::Energies | Purpose::Forms => extent.rates.mode[dimensions(pbc)],
     };
-    modes * (mode + PHASE * terms as f64)
+    extent.rates.sum_tasks + modes * (mode + extent.rates.phase * terms as f64)
 }
 
 /// The sum over neighbours of a split.
@@ -90,7 +132,8 @@ pub fn real(
     let density = extent.n_sources as f64 / occupied;
     let sphere = 4.0 / 3.0 * std::f64::consts::PI * split.cutoff.powi(3);
     let neighbours = (density * sphere).max(1.0);
-    extent.n_receivers as f64 * neighbours * (LISTED + share(extent) * pair(extent))
+    let each = extent.rates.listed + share(extent) * pair(extent);
+    extent.rates.real_tasks + extent.n_receivers as f64 * neighbours * each
 }
 
 /// A mesh: transforms, spreading and interpolation.
@@ -98,16 +141,16 @@ pub fn mesh(extent: &Extent, size: Size) -> f64 {
     let points: f64 = size.points.iter().map(|&n| n as f64).product();
     let [sources, receivers] = extent.n_widths;
     let (transforms, influence) = match extent.purpose {
-        Purpose::Energies => (2 * sources, POINT),
-        Purpose::Forms => (2 * (sources + receivers), POINT),
+        Purpose::Energies => (2 * sources, extent.rates.point),
+        Purpose::Forms => (2 * (sources + receivers), extent.rates.point),
         // The influence function serves many evaluations.
         Purpose::Potentials => (sources + receivers, 0.0),
     };
     let rows = (size.order * size.order * size.order.div_ceil(LANES)) as f64;
     let sites: f64 = passes(extent)
         .into_iter()
-        .map(|(sites, n)| sites as f64 * (SITE + ROW * rows * n as f64))
+        .map(|(sites, n)| sites as f64 * (extent.rates.site + extent.rates.row * rows * n as f64))
         .sum();
-    let butterflies = BUTTERFLY * points.log2() * transforms as f64;
-    MESH_TASKS + points * (influence + butterflies) + sites
+    let butterflies = extent.rates.butterfly * points.log2() * transforms as f64;
+    extent.rates.mesh_tasks + points * (influence + butterflies) + sites
 }

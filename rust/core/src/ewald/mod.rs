@@ -6,14 +6,14 @@
 
 mod background;
 pub mod corrections;
-mod cost;
+pub(crate) mod cost;
 pub mod density;
 mod kernel;
 mod matrix;
 pub mod mesh;
-mod pair;
+pub(crate) mod pair;
 pub mod plan;
-mod real;
+pub(crate) mod real;
 pub mod reciprocal;
 
 pub use corrections::Correction;
@@ -49,7 +49,11 @@ pub struct Prepared<T: Scalar> {
 }
 
 /// The axes summed periodically: all of them under a correction to the three-dimensional sum.
-fn summed_axes(system: usize, pbc: [bool; 3], correction: Option<Correction>) -> Result<[bool; 3]> {
+pub(crate) fn summed_axes(
+    system: usize,
+    pbc: [bool; 3],
+    correction: Option<Correction>,
+) -> Result<[bool; 3]> {
     let wrong = |what: &str, remedy: &str| {
         Err(Error::Unsupported {
             what: format!("system {system} has pbc = {pbc:?}, but {what}"),
@@ -97,6 +101,7 @@ impl<T: Scalar> Prepared<T> {
         }
         let extent = Extent {
             place: Place::At(&positions),
+            rates: &cost::CPU,
             purpose,
             n_sources: source.n_sites() * source.n_channels,
             n_receivers: rec.n_sites() * rec.n_channels,
@@ -158,23 +163,8 @@ impl<T: Scalar> Prepared<T> {
 
     /// The method and its parameters, for people.
     pub fn description(&self) -> String {
-        let Plan::Split(split) = self.plan else {
-            return "direct: all pairs".into();
-        };
-        let sum = match (split.mesh, &self.reciprocal) {
-            (Some(mesh::Size { order, points }), _) => {
-                let [x, y, z] = points;
-                format!("splines of order {order} on {x} × {y} × {z} points")
-            }
-            (None, Some(reciprocal)) => format!("{} k-vectors", reciprocal.n_modes()),
-            (None, None) => String::new(),
-        };
-        let name = self.plan.name();
-        if split.cutoff == 0.0 {
-            return format!("{name}: {sum}");
-        }
-        let Split { floor, cutoff, .. } = split;
-        format!("{name}: {sum}, split width {floor:.3} Å, real-space cutoff {cutoff:.2} Å")
+        self.plan
+            .description(self.reciprocal.as_ref().map(Reciprocal::n_modes))
     }
 
     /// U(p, q) and its gradients; without a receiver the energy ½ U(p, p), whose gradient dE/dp is `receiver` and

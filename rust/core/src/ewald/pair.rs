@@ -17,19 +17,19 @@ use std::sync::OnceLock;
 
 /// One term of the product expansion, prefactors included.
 #[derive(Clone, Copy, Debug)]
-struct Term {
-    source: u16,
-    receiver: u16,
-    coefficient: f64,
+pub struct Term {
+    pub source: u16,
+    pub receiver: u16,
+    pub coefficient: f64,
 }
 
 /// The terms that share one C_LM and one power of the Laplacian.
 #[derive(Clone, Debug)]
-struct Component {
-    product: usize,
-    degree: usize,
-    power: usize,
-    terms: Vec<Term>,
+pub struct Component {
+    pub product: usize,
+    pub degree: usize,
+    pub power: usize,
+    pub terms: Vec<Term>,
 }
 
 /// Expansion tables for sources up to `source_l` and receivers up to `receiver_l`.
@@ -135,6 +135,15 @@ impl PairTable {
                 receiver[j] = scaled.mul_add::<FMA>(p[i], receiver[j]);
             }
         }
+    }
+
+    pub fn components(&self) -> &[Component] {
+        &self.components
+    }
+
+    /// ∇C_LM in harmonics of one degree less.
+    pub fn gradients_of(&self, product: usize) -> &[GradientTerm] {
+        &self.gradients[product]
     }
 
     /// (index of C_LM, power of the Laplacian) of each component.

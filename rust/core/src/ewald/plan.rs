@@ -1,7 +1,7 @@
 //! Which method a system is summed with, and its parameters.
 
 use super::corrections::Correction;
-use super::cost;
+use super::cost::{self, Rates};
 use super::mesh::accuracy::{Interaction, good_length};
 use super::mesh::{MAX_ORDER, Size};
 use crate::error::{Error, Result};
@@ -127,6 +127,8 @@ impl Place<'_> {
 #[derive(Clone, Copy, Debug)]
 pub struct Extent<'a> {
     pub place: Place<'a>,
+    /// What operations cost where the sum is done.
+    pub rates: &'static Rates,
     pub purpose: Purpose,
     /// Sites × channels.
     pub n_sources: usize,
@@ -172,6 +174,27 @@ impl Plan {
         }
     }
 
+    /// The method and its parameters, for people; with the number of k-vectors where it is known.
+    pub fn description(&self, n_modes: Option<usize>) -> String {
+        let Plan::Split(split) = self else {
+            return "direct: all pairs".into();
+        };
+        let sum = match (split.mesh, n_modes) {
+            (Some(Size { order, points }), _) => {
+                let [x, y, z] = points;
+                format!("splines of order {order} on {x} × {y} × {z} points")
+            }
+            (None, Some(n)) => format!("{n} k-vectors"),
+            (None, None) => "k-vectors".into(),
+        };
+        let name = self.name();
+        if split.cutoff == 0.0 {
+            return format!("{name}: {sum}");
+        }
+        let Split { floor, cutoff, .. } = split;
+        format!("{name}: {sum}, split width {floor:.3} Å, real-space cutoff {cutoff:.2} Å")
+    }
+
     /// Chooses for one system. `pbc` are the axes that are summed periodically.
     pub fn new(
         extent: &Extent,
@@ -211,7 +234,7 @@ impl Plan {
         } else {
             f64::INFINITY
         };
-        if direct <= cost::MESH_TASKS {
+        if direct <= extent.rates.mesh_tasks {
             return Ok(Plan::Direct);
         }
         let best = cheapest(extent, cell, pbc, options);
@@ -358,7 +381,7 @@ fn cheapest(extent: &Extent, cell: &Matrix<f64>, pbc: [bool; 3], options: &Optio
     let meshes: Vec<(usize, f64)> = orders
         .iter()
         .filter(|&&order| order >= least_order(extent))
-        .map(|&order| (order, relative_spacing(extent, options, order)))
+        .map(|&order| (order, relative_spacing(extent, options, order, UNCANCELLED)))
         .collect();
     // No split first, then wider and wider ones.
     let mut floor = 0.0;
@@ -385,6 +408,14 @@ fn cheapest(extent: &Extent, cell: &Matrix<f64>, pbc: [bool; 3], options: &Optio
             consider(split, cost::reciprocal(extent, pbc, modes) + real);
         }
         for &(order, spacing) in &meshes {
+            let gamma = (extent.source.0.max(split.floor).powi(2)
+                + extent.receiver.0.max(split.floor).powi(2))
+            .sqrt();
+            let spacing = if gamma < UNCANCELLED {
+                relative_spacing(extent, options, order, gamma)
+            } else {
+                spacing
+            };
             let size = mesh_size(extent, cell, pbc, &split, order, spacing);
             let split = Split {
                 mesh: Some(size),
@@ -404,15 +435,25 @@ fn cheapest(extent: &Extent, cell: &Matrix<f64>, pbc: [bool; 3], options: &Optio
     best
 }
 
+/// Forces between Gaussians narrower than this (γ, Å) grow as γ^-(3/2 + l) where sites are uncorrelated, and with them
+/// the error, but they cancel in a lattice, of which the relative error is asked.
+const UNCANCELLED: f64 = 1.0;
+
 /// Spacing over γ = √(σ² + s²) that reaches the accuracy with splines of an order.
-fn relative_spacing(extent: &Extent, options: &Options, order: usize) -> f64 {
+fn relative_spacing(extent: &Extent, options: &Options, order: usize, gamma: f64) -> f64 {
     let interaction = Interaction {
         order,
         source_l: extent.source.2,
         receiver_l: extent.receiver.2,
         forces: extent.purpose != Purpose::Potentials,
     };
-    interaction.spacing(options.accuracy)
+    let largest_l = extent.source.2.max(extent.receiver.2) as f64;
+    let narrow = if interaction.forces {
+        (gamma / UNCANCELLED).min(1.0).powf(1.5 + largest_l)
+    } else {
+        1.0
+    };
+    interaction.spacing(options.accuracy * narrow)
 }
 
 /// Mesh of a spacing given over γ.

@@ -26,6 +26,8 @@ pub use rows::Pairs;
 pub use unit_cell::UnitCell;
 pub use verlet::VerletList;
 
+pub(crate) use selection::{MAX_PAIRS, squared_limit, too_many_pairs};
+
 use bins::BinnedAtom;
 use candidates::Block;
 use selection::Selection;
@@ -95,7 +97,7 @@ impl Systems<'_> {
 }
 
 impl Criteria {
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         // The square must neither overflow nor vanish.
         if self.cutoff > 1e-100 && self.cutoff < 1e100 {
             return Ok(());

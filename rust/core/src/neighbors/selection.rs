@@ -14,7 +14,7 @@ use crate::simd::{Instructions, instructions};
 /// Fewer atoms than this are searched on the calling thread: waking others costs more.
 pub(super) const PARALLEL_ATOMS: usize = 256;
 /// A list of more pairs is refused before memory runs out (it would take over 100 GB).
-const MAX_PAIRS: usize = 1 << 31;
+pub(crate) const MAX_PAIRS: usize = 1 << 31;
 /// Candidates compared at a time: the bits of a mask.
 pub(super) const LANES: usize = 64;
 
@@ -331,7 +331,7 @@ pub(super) fn select_all(
     Ok(selections)
 }
 
-fn too_many_pairs(cutoff: f64) -> Error {
+pub(crate) fn too_many_pairs(cutoff: f64) -> Error {
     Error::Unsupported {
         what: format!("a cutoff of {cutoff} Å gives more than {MAX_PAIRS} pairs"),
         remedy: "reduce the cutoff".into(),
@@ -339,7 +339,7 @@ fn too_many_pairs(cutoff: f64) -> Error {
 }
 
 /// The smallest number whose square root is not below the cutoff: comparing squares with it is comparing distances.
-fn squared_limit(cutoff: f64) -> f64 {
+pub(crate) fn squared_limit(cutoff: f64) -> f64 {
     let mut limit = cutoff * cutoff;
     while limit.sqrt() < cutoff {
         limit = limit.next_up();

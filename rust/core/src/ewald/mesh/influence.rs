@@ -38,7 +38,7 @@ pub struct Influence<T> {
 /// Ŵ / Σ Ŵ(aliases)² of the splines along one axis: with it the mean square error of potentials over the sites'
 /// positions between the points is least (Hockney and Eastwood, Computer Simulation Using Particles, section 8-3).
 /// Zero at the Nyquist mode.
-fn deconvolution(n: usize, order: usize) -> Vec<f64> {
+pub fn deconvolution(n: usize, order: usize) -> Vec<f64> {
     (0..n)
         .map(|i| {
             if i == 0 {

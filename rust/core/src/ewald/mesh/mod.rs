@@ -22,6 +22,7 @@ use crate::vector::{Matrix, Vector, add_scaled, scale, zero_matrix};
 use convolve::{Side, Sums, convolve};
 use grid::Transforms;
 use influence::Influence;
+pub(crate) use influence::deconvolution;
 use monomials::{Expansion, Monomials, n_monomials};
 use rayon::prelude::*;
 use rustfft::num_complex::Complex;

@@ -1,0 +1,122 @@
+// Coulomb kernels in reciprocal space: the transform of 1/r, exactly truncated along open axes (Rozzi et al.,
+// Phys. Rev. B 73, 205119). The same functions as in src/ewald/kernel.rs and src/bessel.rs.
+//
+// Along open axes the completed lattice has fixed length, so k depends on the cell only through its part in the
+// periodic directions: the kernel gives its value and its derivative in that part's square.
+#pragma once
+#include "batch.cuh"
+
+// The kernel of one boundary.
+struct CoulombKernel {
+    int dimensions;  // number of periodic axes
+    double radius;   // of truncation: half the length along open axes, Å
+};
+
+// Functions of the part of k along periodic axes: e^{-kR} of a slab, K0 and K1 of kR of a wire.
+struct Parallel {
+    T square, length, functions[2];
+};
+
+// Functions of the part of k along open axes: a cosine, or J0 and J1 of x = kR.
+struct Open {
+    double square, x, functions[2];
+};
+
+DEVICE CoulombKernel coulomb_kernel(const int *pbc, double open_length) {
+    return {pbc[0] + pbc[1] + pbc[2], 0.5 * open_length};
+}
+
+// K_0(x) and K_1(x) for x > 0, from K_ν(x) = ∫₀^∞ exp(-x cosh t) cosh(νt) dt by the trapezoidal rule, which converges
+// geometrically for this integrand.
+DEVICE void bessel_k01(double x, double *k0, double *k1) {
+    const double STEP = 0.1;
+    // cosh t ≥ 1 is taken out so that nothing underflows before the final factor.
+    *k0 = 0.5;
+    *k1 = 0.5;
+    for (int n = 1;; n++) {
+        double growth = cosh(STEP * n);
+        double term = exp(-x * (growth - 1.0));
+        *k0 += term;
+        *k1 += term * growth;
+        if (!(term * growth >= 1e-18 * *k1)) break;
+    }
+    double factor = STEP * exp(-x);
+    *k0 *= factor;
+    *k1 *= factor;
+}
+
+// Value at k = 0: zero with a neutralising background in 3-D, the finite limit elsewhere.
+DEVICE double kernel_at_zero(CoulombKernel kernel) {
+    double r2 = kernel.radius * kernel.radius;
+    switch (kernel.dimensions) {
+        case 3: return 0.0;
+        case 2: return -2.0 * PI * r2;
+        case 1: return PI * r2 - 2.0 * PI * r2 * log(kernel.radius);
+        default: return 2.0 * PI * r2;
+    }
+}
+
+// What the kernel needs of the part of k along the periodic axes, from its square.
+DEVICE Parallel parallel_part(CoulombKernel kernel, T square) {
+    Parallel out = {square, zero<T>(), {zero<T>(), zero<T>()}};
+    if (value_of(square) == 0.0 || (kernel.dimensions != 1 && kernel.dimensions != 2)) return out;
+    out.length = root_of(square);
+    T y = out.length * kernel.radius;
+    if (kernel.dimensions == 2) {
+        out.functions[0] = exp_of(-y);
+    } else {
+        double k0, k1;
+        bessel_k01(value_of(y), &k0, &k1);
+        out.functions[0] = chain(y, k0, -k1);
+        out.functions[1] = chain(y, k1, -k0 - k1 / value_of(y));
+    }
+    return out;
+}
+
+// What the kernel needs of the part of k along the open axes, from its square.
+DEVICE Open open_part(CoulombKernel kernel, double square) {
+    double x = sqrt(square) * kernel.radius;
+    Open out = {square, x, {0.0, 0.0}};
+    if (kernel.dimensions == 1) {
+        out.functions[0] = j0(x);
+        out.functions[1] = j1(x);
+    } else if (kernel.dimensions != 3) {
+        // Along a slab's normal kR is a multiple of π, so only the cosine is left.
+        out.functions[0] = cos(x);
+    }
+    return out;
+}
+
+// The kernel G and dG/d(square of k's periodic part) at k ≠ 0.
+DEVICE void combine(CoulombKernel kernel, Parallel parallel, Open open, T *value, T *slope) {
+    double radius = kernel.radius;
+    *slope = zero<T>();
+    if (kernel.dimensions == 0) {
+        *value = constant<T>(4.0 * PI / open.square * (1.0 - open.functions[0]));
+        return;
+    }
+    if (value_of(parallel.square) == 0.0 && kernel.dimensions < 3) {
+        double bracket = 1.0 - open.functions[0];
+        // the transform of -2 ln(ρ/Å), truncated at R
+        if (kernel.dimensions == 1) bracket -= open.x * log(radius) * open.functions[1];
+        *value = constant<T>(4.0 * PI / open.square * bracket);
+        return;
+    }
+    T inverse = reciprocal_of(parallel.square + constant<T>(open.square));
+    // What multiplies 4π/k², and its derivative in the square.
+    T bracket = constant<T>(1.0), derivative = zero<T>();
+    if (kernel.dimensions == 2) {
+        T decay = parallel.functions[0] * open.functions[0];
+        derivative = decay * reciprocal_of(parallel.length) * (0.5 * radius);
+        bracket -= decay;
+    } else if (kernel.dimensions == 1) {
+        T k0 = parallel.functions[0], k1 = parallel.functions[1];
+        T y = parallel.length * radius;
+        double first = open.functions[0], second = open.x * open.functions[1];
+        // d/dy: K0' = -K1 and (y K1)' = -y K0
+        derivative = (y * k0 * first - k1 * second) * reciprocal_of(parallel.length) * (0.5 * radius);
+        bracket += k0 * second - y * k1 * first;
+    }
+    *value = bracket * inverse * (4.0 * PI);
+    *slope = (derivative * (4.0 * PI) - *value) * inverse;
+}

@@ -1,0 +1,229 @@
+// Mesh to sites: a warp interpolates the derivatives of the potentials at one site, along the mesh, for all of its
+// channels.
+//
+// ORDER of the splines, the targets' DEGREE, GRADIENTS (0 or 1), WARPS_OF_BLOCK and BLOCKS_AT_ONCE are defined by the
+// module.
+#include "mesh.cuh"
+#include "reduce.cuh"
+
+// One term of a gradient: ∂_axis C_of ∋ coefficient · C_lower, over (2l-1) for the l of C_of.
+struct GradientTerm {
+    double coefficient;
+    int of;
+    int axis;
+};
+
+struct GatherArguments {
+    const double *fields;
+    const Lattice *lattices;
+    T *site_gradients;               // [place][3]: of this term alone, if derivatives in the cell are wanted
+    T *site_bases;                   // [place][3][3]: dU/dB through the multipoles' expansions
+    const int *first_term;           // [lm + 1] by lower
+    const GradientTerm *terms;
+    MeshGrid grid;
+    MeshSide side;
+};
+
+const int L = DEGREE;
+const int TOTAL = L + GRADIENTS;
+// Charges and dipoles, which need little of everything, go by more sites.
+const bool SMALL = L <= 1;
+const int WARPS = WARPS_OF_BLOCK;
+// Lanes along z, and planes that the lanes of a warp read together.
+const int LANES = ORDER > 8 ? 16 : 8;
+const int PLANES = 32 / LANES;
+// Pairs of derivatives along x and y.
+const int PAIRS = (TOTAL + 1) * (TOTAL + 2) / 2;
+// Values of an axis of a site: some more than there are, so that writes for sites side by side fall on different banks.
+const int VALUES = (((TOTAL + 1) * ORDER + 1) / 2 | 1) * 2;
+// Rows in flight.
+const int AHEAD = SMALL ? ORDER : 4;
+
+// Keeps the compiler from adding to the address in another order, with more instructions.
+DEVICE const double *as_it_is(const double *p) {
+#ifndef ELECTRET_HOST
+    asm("" : "+l"(p));
+#endif
+    return p;
+}
+
+// Sum over the lanes before COUNT(L), where all others have zero; every thread of the BLOCK must call it.
+DEVICE T sum_of_harmonics(T value) {
+#ifndef ELECTRET_HOST
+    if (SMALL) {
+        if (L == 1) {
+            value += shuffle_down(value, 2);
+            value += shuffle_down(value, 1);
+        }
+        return value;
+    }
+#endif
+    return warp_sum(value);
+}
+
+// The place of C_lm's derivative monomial raised along each axis, for the monomial (a, b) of total l.
+DEVICE int raised(int l, int a, int b, int axis) {
+    int base = (l + 1) * (l + 2) * (l + 3) / 6;
+    if (axis == 0) a++;
+    if (axis == 1) b++;
+    return base + a * (l + 2) - a * (a - 1) / 2 + b;
+}
+
+BOUNDED_KERNEL(gather, GatherArguments, 32 * WARPS, BLOCKS_AT_ONCE) {
+    alignas(16) SHARED T weights[WARPS][3][VALUES];      // [derivative][point]
+    alignas(16) SHARED int offsets[WARPS][3][4 * ((ORDER + 3) / 4)];  // of wrapped points; along y, of their rows
+    SHARED T columns[WARPS][SMALL ? PAIRS : 1][33];
+    SHARED T derivatives[WARPS][MONOMIALS(TOTAL)];
+    const MeshGrid &grid = args.grid;
+    const MeshSide &side = args.side;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int index = blockIdx.x * WARPS + warp;
+    bool here = index < side.n_sites;
+    // Sites of a brick go together, as their points do.
+    int number = here && side.order ? side.order[index] : index;
+    if (threadIdx.x < 3 * WARPS) {
+        int slot = threadIdx.x / 3, axis = threadIdx.x % 3;
+        int other = blockIdx.x * WARPS + slot;
+        if (other < side.n_sites) {
+            const Place &place = side.places[side.order ? side.order[other] : other];
+            T values[TOTAL + 1][ORDER];
+            spline<TOTAL + 1>(place.rest[axis], values);
+            int points = grid.points[axis], point = place.start[axis];
+#pragma unroll
+            for (int j = 0; j < ORDER; j++) {
+#pragma unroll
+                for (int derivative = 0; derivative <= TOTAL; derivative++)
+                    weights[slot][axis][derivative * ORDER + j] = values[derivative][j];
+                if (point == points) point = 0;
+                offsets[slot][axis][j] = axis == 1 ? point * (int)row_stride(grid) : point;
+                point++;
+            }
+        }
+    }
+    __syncthreads();
+    MeshSite site = side.sites[here ? number : 0];
+    long long stride = field_stride(grid), plane = row_stride(grid) * grid.points[1];
+    const T *expansion = side.expansion + (long long)site.local * EXPANSION(L);
+    int jz = lane % LANES;
+    bool inside = here && jz < ORDER;
+    if (!inside) jz = 0;
+    T along[3], bases[3][3];
+    for (int a = 0; a < 3; a++) {
+        along[a] = zero<T>();
+        for (int i = 0; i < 3; i++) bases[a][i] = zero<T>();
+    }
+    for (int channel = 0; channel < side.n_channels; channel++) {
+        long long target = (long long)site.site * side.n_channels + channel;
+        T sums[PAIRS];  // Σ_xy X^(a) Y^(b) φ
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++) sums[i] = zero<T>();
+        if (inside) {
+            const double *field = args.fields + side.field_of[target] * Parts<T>::N * stride + offsets[warp][2][jz];
+#pragma unroll 1
+            for (int jx = lane / LANES; jx < ORDER; jx += PLANES) {
+                const double *rows = as_it_is(field + offsets[warp][0][jx] * plane);
+                T partial[TOTAL + 1];  // Σ_y Y^(b) φ
+#pragma unroll
+                for (int b = 0; b <= TOTAL; b++) partial[b] = zero<T>();
+#pragma unroll 1
+                for (int first = 0; first < ORDER; first += AHEAD) {
+                    T values[AHEAD];
+#pragma unroll
+                    for (int j = 0; j < AHEAD; j++)
+                        values[j] = AHEAD == ORDER || first + j < ORDER
+                                        ? Parts<T>::fetch(rows + offsets[warp][1][first + j], stride)
+                                        : zero<T>();
+#pragma unroll
+                    for (int b = 0; b <= TOTAL; b++)
+#pragma unroll
+                        for (int j = 0; j < AHEAD; j++)
+                            if (AHEAD == ORDER || first + j < ORDER)
+                                partial[b] += weights[warp][1][b * ORDER + first + j] * values[j];
+                }
+                int i = 0;
+#pragma unroll
+                for (int a = 0; a <= TOTAL; a++) {
+                    T w = weights[warp][0][a * ORDER + jx];
+#pragma unroll
+                    for (int b = 0; b <= TOTAL - a; b++) sums[i++] += w * partial[b];
+                }
+            }
+        }
+        if (SMALL) {
+#pragma unroll
+            for (int i = 0; i < PAIRS; i++) columns[warp][i][lane] = sums[i];
+            WARP_BARRIER();
+            // A lane for each derivative: of degree `total`, then by a, then by b.
+            if (lane < MONOMIALS(TOTAL)) {
+                int total = lane == 0 ? 0 : (lane < 4 ? 1 : 2), k = lane - MONOMIALS(total - 1), a = 0;
+                while (k > total - a) k -= total - a++ + 1;
+                const T *column = columns[warp][a * (TOTAL + 1) - a * (a - 1) / 2 + k];
+                const T *along_z = weights[warp][2] + (total - a - k) * ORDER;
+                T parts[2] = {zero<T>(), zero<T>()};
+#pragma unroll
+                for (int j = 0; j < ORDER; j++)
+#pragma unroll
+                    for (int i = 0; i < PLANES; i++) parts[i % 2] += column[i * LANES + j] * along_z[j];
+                derivatives[warp][lane] = parts[0] + parts[1];
+            }
+        } else {
+            int i = 0;
+#pragma unroll
+            for (int a = 0; a <= TOTAL; a++)
+#pragma unroll
+                for (int b = 0; b <= TOTAL - a; b++) {
+#pragma unroll
+                    for (int c = 0; c <= TOTAL - a - b; c++) {
+                        T sum = inside ? sums[i] * weights[warp][2][c * ORDER + jz] : zero<T>();
+                        sum = warp_sum(sum);
+                        if (lane == 0) derivatives[warp][monomial(a, b, c)] = sum;
+                    }
+                    i++;
+                }
+        }
+        WARP_BARRIER();
+        const T *p = side.coefficients + target * COUNT(L);
+        for (int lm = lane; here && lm < COUNT(L); lm += 32) {
+            int l = L == 0 ? 0 : (L == 1 ? lm > 0 : degree_of(lm)), n = (l + 1) * (l + 2) / 2;
+            const T *coefficients = expansion + expansion_place(l) + (lm - l * l) * n;
+            T potential = zero<T>(), slopes[3] = {zero<T>(), zero<T>(), zero<T>()};
+            int k = 0;
+            for (int a = 0; a <= l; a++)
+                for (int b = 0; b <= l - a; b++, k++) {
+                    potential += coefficients[k] * derivatives[warp][MONOMIALS(l) - n + k];
+                    if (GRADIENTS)
+                        for (int axis = 0; axis < 3; axis++)
+                            slopes[axis] += coefficients[k] * derivatives[warp][raised(l, a, b, axis)];
+                }
+            side.potentials[target * COUNT(L) + lm] += potential;
+            if (!GRADIENTS) continue;
+            for (int a = 0; a < 3; a++) along[a] += p[lm] * slopes[a];
+            if (L == 0 || !args.site_bases) continue;
+            for (int term = args.first_term[lm]; term < args.first_term[lm + 1]; term++) {
+                GradientTerm t = args.terms[term];
+                T factor = p[t.of] * t.coefficient;
+                for (int a = 0; a < 3; a++)
+#pragma unroll
+                    for (int i = 0; i < 3; i++)
+                        if (i == t.axis) bases[a][i] += factor * slopes[a];
+            }
+        }
+        WARP_BARRIER();
+    }
+    if (!GRADIENTS) return;
+    for (int a = 0; a < 3; a++) along[a] = sum_of_harmonics(along[a]);
+    if (L > 0 && args.site_bases)
+        for (int a = 0; a < 3; a++)
+            for (int i = 0; i < 3; i++) bases[a][i] = sum_of_harmonics(bases[a][i]);
+    if (!here || lane != 0) return;
+    const Lattice &lattice = args.lattices[site.system];
+    for (int i = 0; i < 3; i++) {
+        T gradient = zero<T>();
+        for (int a = 0; a < 3; a++)
+            gradient += along[a] * lattice.reciprocal[a][i] * (grid.points[a] * (0.5 / PI));
+        side.gradients[3LL * site.site + i] += gradient;
+        if (args.site_gradients) args.site_gradients[3LL * number + i] = gradient;
+        if (L > 0 && args.site_bases)
+            for (int a = 0; a < 3; a++) args.site_bases[9LL * number + 3 * a + i] = bases[a][i];
+    }
+}

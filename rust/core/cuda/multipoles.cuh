@@ -1,0 +1,56 @@
+// Multipoles of any degrees: the interaction of a target with a partner, as src/ewald/pair.rs has it.
+#pragma once
+#include "harmonics.cuh"
+#include "radial.cuh"
+
+const int TOP = TARGET_L + PARTNER_L + GRADIENTS;
+const int POWERS = TARGET_L < PARTNER_L ? TARGET_L : PARTNER_L;
+
+// add_terms(d, h, f, p, q, v, g), or the tables for it; written by src/cuda/pair_terms.rs.
+#include "terms.cuh"
+
+#ifdef TERM_TABLES
+// The terms as loops over tables.
+DEVICE void add_terms(const T *d, const T *h, const T (*f)[TOP + 1], const T *p, const T *q, T *v, T *g) {
+    T along = zero<T>();
+    for (int k = 0; k < N_COMPONENTS; k++) {
+        Component component = COMPONENTS[k];
+        T harmonic = h[component.product], function = f[component.power][component.degree];
+        T tensor = harmonic * function, weight = zero<T>();
+        for (int n = component.first; n < COMPONENTS[k + 1].first; n++) {
+            Term term = TERMS[n];
+            T value = p[term.partner] * term.coefficient;
+            v[term.target] += tensor * value;
+            if (GRADIENTS) weight += value * q[term.target];
+        }
+#if GRADIENTS
+        // ∇(C F) = F ∇C + C d (1/r dF/dr)
+        along += weight * harmonic * f[component.power][component.degree + 1];
+        T inner = weight * function;
+        for (int n = component.first_slope; n < component.last_slope; n++)
+            g[SLOPES[n].axis] += inner * h[SLOPES[n].lower] * SLOPES[n].coefficient;
+#endif
+    }
+#if GRADIENTS
+    for (int k = 0; k < 3; k++) g[k] += along * d[k];
+#endif
+}
+#endif
+
+// Adds the potentials at the target and, with GRADIENTS, dU/dd; d is from the partner to the target.
+DEVICE void interact(const T *d, Widths widths, const BoysRow *table, const T *p, const T *q, T *v, T *g) {
+    T r2 = dot3(d, d);
+    T h[COUNT(TARGET_L + PARTNER_L)], f[POWERS + 1][TOP + 1];
+    solid_harmonics<TARGET_L + PARTNER_L>(d[0], d[1], d[2], h);
+#pragma unroll
+    for (int n = 0; n <= POWERS; n++)
+#pragma unroll
+        for (int a = 0; a <= TOP; a++) f[n][a] = zero<T>();
+#pragma unroll 1
+    for (int k = 0; k < count_of(widths); k++) {
+        Part part = part_of(widths, k);
+        add_radial<TOP>(f[0], r2, part, table);
+        add_laplacians<TOP, POWERS>(f, r2, part);
+    }
+    add_terms(d, h, f, p, q, v, g);
+}

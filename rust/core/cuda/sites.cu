@@ -1,0 +1,322 @@
+// What needs each site and each system once: a site's interaction with itself, the background of a split sum, boundary
+// corrections, and the way of arrays in and out.
+#include "batch.cuh"
+#include "reduce.cuh"
+
+// How one system is summed, as far as this file needs it.
+struct SystemTerms {
+    double floor;       // width that narrower ones are raised to, 0 without a split
+    double own;         // factor on the whole interaction of a site with itself
+    double own_raised;  // factor on that of raised widths
+    int background;     // whether the mean of a short-range part is to be taken out
+    int correction;     // 0 none, 1 slab dipole, 2 molecule in box
+    int open;           // open axis of a slab
+    int padding;
+};
+
+// Moments of one side of one system.
+struct Moments {
+    T charge;
+    T excess;  // Σ q (what raising the width adds to its square)
+    T dipole[3];
+    T second;  // Σ q r² + 2 d·r
+};
+#define N_MOMENTS 6
+
+DEVICE double raised_by(double width, double floor) { return width < floor ? floor * floor - width * width : 0.0; }
+
+struct MomentArguments {
+    Side side;
+    const SystemTerms *systems;
+    const Tile *tiles;
+    T *partials;  // [tile][moment]
+    int n_lm;
+    int padding;
+};
+
+// A block per tile, a thread per site.
+KERNEL(moments, MomentArguments) {
+    Tile tile = args.tiles[blockIdx.x];
+    SystemTerms system = args.systems[tile.system];
+    T sums[N_MOMENTS];
+    for (int k = 0; k < N_MOMENTS; k++) sums[k] = zero<T>();
+    bool full = system.correction != 0;
+    for (int site = tile.first + threadIdx.x; site < tile.first + tile.count; site += blockDim.x) {
+        const T *r = args.side.positions + 3 * (size_t)site;
+        for (int channel = 0; channel < args.side.n_channels; channel++) {
+            int place = site * args.side.n_channels + channel;
+            const T *p = args.side.coefficients + (size_t)place * args.n_lm;
+            sums[0] += p[0];
+            if (system.background) sums[1] += p[0] * raised_by(args.side.widths[place], system.floor);
+            if (!full) continue;
+            for (int axis = 0; axis < 3; axis++) sums[2 + axis] += p[0] * r[axis];
+            sums[5] += p[0] * dot3(r, r);
+            if (args.n_lm == 1) continue;
+            T local[3] = {p[3], p[1], p[2]};
+            for (int axis = 0; axis < 3; axis++) sums[2 + axis] += local[axis];
+            sums[5] += dot3(local, r) * 2.0;
+        }
+    }
+    block_sum<N_MOMENTS>(sums);
+    if (threadIdx.x == 0)
+        for (int k = 0; k < N_MOMENTS; k++) args.partials[(size_t)blockIdx.x * N_MOMENTS + k] = sums[k];
+}
+
+const double CUBIC_MADELUNG = 2.837297479480619;
+
+DEVICE void slab_axes(int open, int *a, int *b) {
+    *a = (open + 1) % 3;
+    *b = (open + 2) % 3;
+}
+
+// Unit normal of a slab and the length of the product of its vectors.
+DEVICE void slab_normal(const Lattice &lattice, int open, T *normal, T *length) {
+    int a, b;
+    slab_axes(open, &a, &b);
+    T area[3];
+    cross3(lattice.vectors[a], lattice.vectors[b], area);
+    *length = root_of(dot3(area, area));
+    T inverse = reciprocal_of(*length);
+    for (int axis = 0; axis < 3; axis++) normal[axis] = area[axis] * inverse;
+}
+
+// The cube root of the volume, by its logarithm's derivative.
+DEVICE T box_length(T volume) {
+    double root = cbrt(value_of(volume));
+    return chain(volume, root, root / (3.0 * value_of(volume)));
+}
+
+// The moments that act on a side, from those of its partner.
+DEVICE void response(const SystemTerms &system, const Lattice &lattice, const Moments &m, T *charge, T *dipole, T *second) {
+    *charge = *second = zero<T>();
+    for (int axis = 0; axis < 3; axis++) dipole[axis] = zero<T>();
+    T inverse = reciprocal_of(lattice.volume);
+    if (system.correction == 1) {
+        T normal[3], length;
+        slab_normal(lattice, system.open, normal, &length);
+        T along = inverse * (4.0 * PI * COULOMB_CONSTANT) * dot3(m.dipole, normal);
+        for (int axis = 0; axis < 3; axis++) dipole[axis] = normal[axis] * along;
+    } else if (system.correction == 2) {
+        T image = reciprocal_of(box_length(lattice.volume)) * (CUBIC_MADELUNG * COULOMB_CONSTANT);
+        T dipolar = inverse * (4.0 * PI / 3.0 * COULOMB_CONSTANT);
+        *charge = image * m.charge - dipolar * m.second * 0.5;
+        for (int axis = 0; axis < 3; axis++) dipole[axis] = m.dipole[axis] * dipolar;
+        *second = -(dipolar * m.charge * 0.5);
+    }
+}
+
+struct SiteArguments {
+    Side targets;
+    Side partners;
+    const SystemTerms *systems;
+    const Lattice *lattices;
+    const Moments *moments;  // [system], of the partners
+    int target_lm;
+    int partner_lm;
+    int same_sites;
+    int gradients;
+};
+
+// Interaction of a Gaussian with itself for l = 0; K √(2/π)/γ.
+DEVICE double own_weight(double inverse2) { return COULOMB_CONSTANT * sqrt(2.0 / PI * inverse2); }
+
+// Adds to every target what it has of itself, of the background and of the boundary's correction.
+KERNEL(sites, SiteArguments) {
+    int site = blockIdx.x * blockDim.x + threadIdx.x;
+    const Side &targets = args.targets, &partners = args.partners;
+    if (site >= targets.n_sites) return;
+    int number = targets.system[site];
+    SystemTerms system = args.systems[number];
+    if (args.same_sites && (system.own != 0.0 || system.own_raised != 0.0)) {
+        int n = args.target_lm < args.partner_lm ? args.target_lm : args.partner_lm;
+        for (int b = 0; b < targets.n_channels; b++) {
+            int to = site * targets.n_channels + b;
+            double s = targets.widths[to];
+            for (int a = 0; a < partners.n_channels; a++) {
+                int from = site * partners.n_channels + a;
+                double sigma = partners.widths[from];
+                double inverse = 1.0 / (sigma * sigma + s * s);
+                double weight = system.own == 0.0 ? 0.0 : system.own * own_weight(inverse);
+                double raised_inverse = 0.0, raised_weight = 0.0;
+                if (system.own_raised != 0.0) {
+                    double x = fmax(sigma, system.floor), y = fmax(s, system.floor);
+                    raised_inverse = 1.0 / (x * x + y * y);
+                    raised_weight = system.own_raised * own_weight(raised_inverse);
+                }
+                int lm = 0;
+                for (int l = 0; lm < n; l++) {
+                    double total = weight + raised_weight;
+                    for (; lm < (l + 1) * (l + 1) && lm < n; lm++)
+                        targets.potentials[(size_t)to * args.target_lm + lm] +=
+                            partners.coefficients[(size_t)from * args.partner_lm + lm] * total;
+                    weight *= inverse / (2 * l + 3);
+                    raised_weight *= raised_inverse / (2 * l + 3);
+                }
+            }
+        }
+    }
+    if (!system.background && !system.correction) return;
+    const Moments &moments = args.moments[number];
+    const Lattice &lattice = args.lattices[number];
+    if (system.background) {
+        T factor = reciprocal_of(lattice.volume) * (-2.0 * PI * COULOMB_CONSTANT);
+        for (int b = 0; b < targets.n_channels; b++) {
+            int to = site * targets.n_channels + b;
+            T sum = moments.excess + moments.charge * raised_by(targets.widths[to], system.floor);
+            targets.potentials[(size_t)to * args.target_lm] += factor * sum;
+        }
+    }
+    if (!system.correction) return;
+    T charge, dipole[3], second;
+    response(system, lattice, moments, &charge, dipole, &second);
+    const T *r = targets.positions + 3 * (size_t)site;
+    T potential = charge + dot3(dipole, r) + second * dot3(r, r);
+    T gradient[3] = {zero<T>(), zero<T>(), zero<T>()};
+    for (int b = 0; b < targets.n_channels; b++) {
+        size_t to = ((size_t)site * targets.n_channels + b) * args.target_lm;
+        T *out = targets.potentials + to;
+        const T *q = targets.coefficients + to;
+        out[0] += potential;
+        if (args.target_lm > 1) {
+            out[3] += dipole[0] + second * r[0] * 2.0;
+            out[1] += dipole[1] + second * r[1] * 2.0;
+            out[2] += dipole[2] + second * r[2] * 2.0;
+        }
+        if (!args.gradients) continue;
+        for (int axis = 0; axis < 3; axis++)
+            gradient[axis] += dipole[axis] * q[0] + r[axis] * (second * q[0] * 2.0);
+        if (args.target_lm > 1) {
+            T local[3] = {q[3], q[1], q[2]};
+            for (int axis = 0; axis < 3; axis++) gradient[axis] += local[axis] * second * 2.0;
+        }
+    }
+    if (args.gradients)
+        for (int axis = 0; axis < 3; axis++) targets.gradients[3 * (size_t)site + axis] += gradient[axis];
+}
+
+struct CellArguments {
+    const SystemTerms *systems;
+    const Lattice *lattices;
+    const Moments *targets;
+    const Moments *partners;
+    T *cell;  // [system][3][3], added to
+    double once;
+    int n_systems;
+    int padding;
+};
+
+// Derivatives of the background and of corrections in the cell.
+KERNEL(cell_terms, CellArguments) {
+    int number = blockIdx.x * blockDim.x + threadIdx.x;
+    if (number >= args.n_systems) return;
+    SystemTerms system = args.systems[number];
+    if (!system.background && !system.correction) return;
+    const Lattice &lattice = args.lattices[number];
+    const Moments &t = args.targets[number], &p = args.partners[number];
+    T *cell = args.cell + 9 * (size_t)number;
+    T inverse = reciprocal_of(lattice.volume);
+    T by_volume = zero<T>();  // V dU/dV
+    if (system.background) {
+        T factor = inverse * (-2.0 * PI * COULOMB_CONSTANT);
+        by_volume -= factor * (p.excess * t.charge + p.charge * t.excess);
+    }
+    if (system.correction == 1) {
+        int a, b;
+        slab_axes(system.open, &a, &b);
+        T normal[3], length;
+        slab_normal(lattice, system.open, normal, &length);
+        T strength = inverse * (4.0 * PI * COULOMB_CONSTANT);
+        T d1 = dot3(p.dipole, normal), d2 = dot3(t.dipole, normal);
+        by_volume -= strength * d1 * d2;
+        // U depends on the normal n = A/|A|: dU/dA = (1 - n n·) dU/dn / |A|
+        T d_normal[3], d_area[3];
+        for (int axis = 0; axis < 3; axis++)
+            d_normal[axis] = p.dipole[axis] * (strength * d2) + t.dipole[axis] * (strength * d1);
+        T along = dot3(normal, d_normal), scale = reciprocal_of(length) * args.once;
+        for (int axis = 0; axis < 3; axis++) d_area[axis] = (d_normal[axis] - normal[axis] * along) * scale;
+        T first[3], second[3];
+        cross3(lattice.vectors[b], d_area, first);
+        cross3(d_area, lattice.vectors[a], second);
+        for (int axis = 0; axis < 3; axis++) {
+            cell[3 * a + axis] += first[axis];
+            cell[3 * b + axis] += second[axis];
+        }
+    } else if (system.correction == 2) {
+        T image = reciprocal_of(box_length(lattice.volume)) * (CUBIC_MADELUNG * COULOMB_CONSTANT);
+        T dipolar = inverse * (4.0 * PI / 3.0 * COULOMB_CONSTANT);
+        T charges = image * p.charge * t.charge;
+        T rest = dipolar * (dot3(p.dipole, t.dipole) - (p.charge * t.second + p.second * t.charge) * 0.5);
+        by_volume -= charges * (1.0 / 3.0) + rest;
+    }
+    // dV/dh = V h^-T, and h^-T = b / 2π
+    T factor = by_volume * (args.once / (2.0 * PI));
+    for (int row = 0; row < 3; row++)
+        for (int axis = 0; axis < 3; axis++) cell[3 * row + axis] += lattice.reciprocal[row][axis] * factor;
+}
+
+struct ProductArguments {
+    Side side;
+    const Tile *tiles;
+    T *partials;  // [tile]
+    double factor;
+    int n_row;
+    int padding;
+};
+
+// Σ coefficient × potential of each tile, a block each.
+KERNEL(products, ProductArguments) {
+    Tile tile = args.tiles[blockIdx.x];
+    size_t first = (size_t)tile.first * args.n_row, n = (size_t)tile.count * args.n_row;
+    T sum = zero<T>();
+    for (size_t k = first + threadIdx.x; k < first + n; k += blockDim.x)
+        sum += args.side.coefficients[k] * args.side.potentials[k];
+    block_sum<1>(&sum);
+    if (threadIdx.x == 0) args.partials[blockIdx.x] = sum * args.factor;
+}
+
+struct PackArguments {
+    const double *values;    // [row][column]; null for zeros
+    const double *tangents;  // null for zeros
+    const int *order;        // row of each place in the order of systems; null for the order as it is
+    const double *factors;   // [column]; null for ones
+    T *out;                  // [place][column]
+    int n_rows;
+    int n_columns;
+};
+
+DEVICE double made_of(double value, double, double) { return value; }
+DEVICE Dual made_of(double value, double tangent, Dual) { return {value, tangent}; }
+DEVICE double tangent_of(double) { return 0.0; }
+DEVICE double tangent_of(Dual x) { return x.tangent; }
+
+KERNEL(pack, PackArguments) {
+    size_t number = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (number >= (size_t)args.n_rows * args.n_columns) return;
+    int row = (int)(number / args.n_columns), column = (int)(number % args.n_columns);
+    size_t from = (size_t)(args.order ? args.order[row] : row) * args.n_columns + column;
+    double factor = args.factors ? args.factors[column] : 1.0;
+    double value = args.values ? args.values[from] * factor : 0.0;
+    double tangent = args.tangents ? args.tangents[from] * factor : 0.0;
+    args.out[number] = made_of(value, tangent, zero<T>());
+}
+
+struct UnpackArguments {
+    const T *values;        // [place][column]
+    const int *order;       // as for packing
+    const double *factors;  // as for packing
+    double *out;            // [row][column]
+    int n_rows;
+    int n_columns;
+    int tangents;  // whether tangents are wanted
+    int padding;
+};
+
+KERNEL(unpack, UnpackArguments) {
+    size_t number = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (number >= (size_t)args.n_rows * args.n_columns) return;
+    int row = (int)(number / args.n_columns), column = (int)(number % args.n_columns);
+    size_t to = (size_t)(args.order ? args.order[row] : row) * args.n_columns + column;
+    double factor = args.factors ? args.factors[column] : 1.0;
+    T x = args.values[number];
+    args.out[to] = (args.tangents ? tangent_of(x) : value_of(x)) * factor;
+}

@@ -1,0 +1,295 @@
+//! The kernels' arguments, structures of the same layout as in `cuda/mesh*.cu`, and their modules.
+
+use crate::cuda::source::Source;
+use crate::cuda::{Address, Kernel, Queue, ScalarKind};
+use crate::error::Result;
+use crate::ewald::mesh::Size;
+use bytemuck::{Pod, Zeroable};
+
+/// Mesh points along the edge of a brick.
+pub const BRICK: usize = 8;
+/// Fields with more members than this have lists of those that reach each brick.
+pub const UNLISTED: usize = 1024;
+
+/// Threads of a block, as the kernels expect.
+pub const SPREAD_THREADS: u32 = 128;
+pub const CONVOLVE_THREADS: u32 = 256;
+/// Threads of blocks whose number does not matter.
+pub const THREADS: u32 = 128;
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct MeshGrid {
+    pub points: [i32; 3],
+    pub half: i32,
+    pub bricks: [i32; 3],
+    pub n_bricks: i32,
+}
+
+impl MeshGrid {
+    pub fn new(points: [usize; 3]) -> Self {
+        let bricks = points.map(|n| n.div_ceil(BRICK));
+        Self {
+            points: points.map(|n| n as i32),
+            half: (points[2] / 2 + 1) as i32,
+            bricks: bricks.map(|n| n as i32),
+            n_bricks: bricks.iter().product::<usize>() as i32,
+        }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct MeshField {
+    pub width: f64,
+    pub system: i32,
+    pub local: i32,
+    pub first_member: i32,
+    pub n_members: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct Member {
+    pub place: i32,
+    pub target: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct MeshSite {
+    pub site: i32,
+    pub system: i32,
+    pub local: i32,
+}
+
+/// Bytes of a `Place`.
+pub fn place_bytes(scalar: ScalarKind) -> usize {
+    3 * scalar.size() + 16
+}
+
+/// Coefficients of one system's expansions.
+pub fn n_expansion(max_l: usize) -> usize {
+    (0..=max_l)
+        .map(|l| (2 * l + 1) * (l + 1) * (l + 2) / 2)
+        .sum()
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct MeshSide {
+    pub positions: Address,
+    pub coefficients: Address,
+    pub potentials: Address,
+    pub gradients: Address,
+    pub fields: Address,
+    pub first_field: Address,
+    pub members: Address,
+    pub field_of: Address,
+    pub sites: Address,
+    pub places: Address,
+    pub expansion: Address,
+    pub counts: Address,
+    pub cursors: Address,
+    pub total: Address,
+    pub offsets: Address,
+    pub entries: Address,
+    pub homes: Address,
+    pub order: Address,
+    pub n_fields: i32,
+    pub n_members: i32,
+    pub n_sites: i32,
+    pub n_channels: i32,
+    pub max_l: i32,
+    pub padding: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct SitesArguments {
+    pub lattices: Address,
+    pub systems: Address,
+    pub parallel: Address,
+    pub open: Address,
+    pub parallel_stride: i32,
+    pub open_stride: i32,
+    pub grid: MeshGrid,
+    pub sides: [MeshSide; 2],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct SpreadArguments {
+    pub fields: Address,
+    pub grid: MeshGrid,
+    pub side: MeshSide,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct ConvolveArguments {
+    pub partners: Address,
+    pub targets: Address,
+    pub partner_fields: Address,
+    pub target_fields: Address,
+    pub first_partner: Address,
+    pub first_target: Address,
+    pub lattices: Address,
+    pub systems: Address,
+    pub moduli: [Address; 3],
+    pub parallel: Address,
+    pub open: Address,
+    pub reciprocal: Address,
+    pub volume: Address,
+    pub once: f64,
+    pub parallel_stride: i32,
+    pub open_stride: i32,
+    pub grid: MeshGrid,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct GradientTerm {
+    pub coefficient: f64,
+    pub of: i32,
+    pub axis: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct GatherArguments {
+    pub fields: Address,
+    pub lattices: Address,
+    pub site_gradients: Address,
+    pub site_bases: Address,
+    pub first_term: Address,
+    pub terms: Address,
+    pub grid: MeshGrid,
+    pub side: MeshSide,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct CellsArguments {
+    pub site_gradients: Address,
+    pub site_bases: Address,
+    pub lattices: Address,
+    pub tiles: Address,
+    pub partials: Address,
+    pub grid: MeshGrid,
+    pub side: MeshSide,
+}
+
+/// Sites of one block of `gather`, each of a warp, and blocks at once on a multiprocessor at least.
+pub fn gather_sites(scalar: ScalarKind, max_l: usize) -> [usize; 2] {
+    match (scalar, max_l) {
+        (ScalarKind::Real, 0 | 1) => [8, 3],
+        _ => [4, 2],
+    }
+}
+
+/// Modules for charges and dipoles at the orders in most use, for checks that they compile.
+pub fn sources() -> Vec<Source> {
+    let mut out = Vec::new();
+    for scalar in [ScalarKind::Real, ScalarKind::Dual] {
+        out.extend([convolve_source(scalar), cells_source(scalar)]);
+        for order in [6, 8, 12] {
+            out.push(sites_source(scalar, order));
+            for max_l in [0, 1] {
+                out.push(spread_source(scalar, order, max_l));
+                out.extend(
+                    [false, true].map(|gradients| gather_source(scalar, order, max_l, gradients)),
+                );
+            }
+        }
+    }
+    out
+}
+
+pub fn sites_source(scalar: ScalarKind, order: usize) -> Source {
+    Source::new("mesh_sites.cu", include_str!("../../../cuda/mesh_sites.cu"))
+        .define("SCALAR", scalar.name())
+        .define("ORDER", order)
+}
+
+pub fn spread_source(scalar: ScalarKind, order: usize, max_l: usize) -> Source {
+    Source::new(
+        "mesh_spread.cu",
+        include_str!("../../../cuda/mesh_spread.cu"),
+    )
+    .define("SCALAR", scalar.name())
+    .define("ORDER", order)
+    .define("DEGREE", max_l)
+}
+
+pub fn convolve_source(scalar: ScalarKind) -> Source {
+    Source::new(
+        "mesh_convolve.cu",
+        include_str!("../../../cuda/mesh_convolve.cu"),
+    )
+    .define("SCALAR", scalar.name())
+}
+
+pub fn gather_source(scalar: ScalarKind, order: usize, max_l: usize, gradients: bool) -> Source {
+    let [warps, blocks] = gather_sites(scalar, max_l);
+    Source::new(
+        "mesh_gather.cu",
+        include_str!("../../../cuda/mesh_gather.cu"),
+    )
+    .define("SCALAR", scalar.name())
+    .define("ORDER", order)
+    .define("DEGREE", max_l)
+    .define("GRADIENTS", i32::from(gradients))
+    .define("WARPS_OF_BLOCK", warps)
+    .define("BLOCKS_AT_ONCE", blocks)
+}
+
+pub fn cells_source(scalar: ScalarKind) -> Source {
+    Source::new("mesh_cells.cu", include_str!("../../../cuda/mesh_cells.cu"))
+        .define("SCALAR", scalar.name())
+}
+
+/// A kernel about sites of a size.
+pub fn sites_kernel(
+    queue: &Queue,
+    scalar: ScalarKind,
+    size: Size,
+    name: &'static str,
+) -> Result<Kernel> {
+    queue.module(sites_source(scalar, size.order))?.kernel(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::{Nvrtc, add_packages};
+
+    /// `ELECTRET_SITE_PACKAGES` is a folder with NVIDIA's Python packages.
+    #[test]
+    fn kernels_compile_for_a_gpu() {
+        if let Some(folder) = std::env::var_os("ELECTRET_SITE_PACKAGES") {
+            add_packages([folder.into()]);
+        }
+        let nvrtc = match Nvrtc::find() {
+            Ok(nvrtc) => nvrtc,
+            Err(error) => {
+                println!("skipped: {error}");
+                return;
+            }
+        };
+        let mut sources = Vec::new();
+        for scalar in [ScalarKind::Real, ScalarKind::Dual] {
+            sources.push(convolve_source(scalar));
+            sources.push(cells_source(scalar));
+            for (order, max_l) in [(4, 0), (8, 0), (8, 1), (8, 2), (10, 1), (12, 3), (16, 6)] {
+                sources.push(sites_source(scalar, order));
+                sources.push(spread_source(scalar, order, max_l));
+                sources.push(gather_source(scalar, order, max_l, false));
+                sources.push(gather_source(scalar, order, max_l, true));
+            }
+        }
+        for source in sources {
+            nvrtc.compile(&source, 90).unwrap();
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! The sum over k-vectors: U = Σ_k w(k) Re[S_p(k) S_q(k)*] with w = K G(k) / V, for the systems that have no mesh.
+//!
+//! The k-vectors are chosen when planned; weights, Gaussians and phases follow the cells and positions of each call.
+
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use super::source::Source;
+use super::sums::first_tiles;
+use super::terms::{Batch, Direction, Layout, Pass};
+use super::{Address, Buffer, CellGradients, Kernel, Queue, ScalarKind, Side, blocks};
+use crate::error::Result;
+use crate::harmonics::gradients;
+use bytemuck::{Pod, Zeroable};
+use plan::{BLOCK, ModePlan, SidePlan};
+use std::fmt::Write;
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct ModeArrays {
+    modes: Address,
+    systems: Address,
+    widths: Address,
+    k: Address,
+    weights: Address,
+    slopes: Address,
+    gaussians: Address,
+    field: Address,
+    n_modes: i32,
+    padding: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct SiteArrays {
+    side: Side,
+    systems: Address,
+    kinds: Address,
+    phases: Address,
+    partials: Address,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct PrepareArguments {
+    modes: ModeArrays,
+    first: SiteArrays,
+    second: SiteArrays,
+    first_sites: Address,
+    second_sites: Address,
+    lattices: Address,
+    n_first: i32,
+    mode_blocks: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct StructureArguments {
+    modes: ModeArrays,
+    sites: SiteArrays,
+    works: Address,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct FieldArguments {
+    modes: ModeArrays,
+    partners: SiteArrays,
+    targets: SiteArrays,
+    blocks: Address,
+    lattices: Address,
+    cell_partials: Address,
+    n_components: i32,
+    contract: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct PotentialArguments {
+    modes: ModeArrays,
+    sites: SiteArrays,
+    tiles: Address,
+    lattices: Address,
+    cell_partials: Address,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct CollectArguments {
+    systems: Address,
+    first_blocks: Address,
+    first_tiles: Address,
+    block_partials: Address,
+    tile_partials: Address,
+    lattices: Address,
+    cells: CellGradients,
+    once: f64,
+    contract: i32,
+    padding: i32,
+}
+
+/// Threads of the blocks that prepare modes and phases.
+const PREPARE: u32 = 64;
+/// Derivatives that one block of modes gives, as in `modes.cu`.
+const N_COLUMNS: usize = 10;
+
+/// One side's tables on the device.
+struct Sites {
+    plan: SidePlan,
+    max_l: usize,
+    systems: Buffer,
+    kinds: Buffer,
+    sites: Buffer,
+    works: Buffer,
+    tiles: Buffer,
+    first_tiles: Buffer,
+}
+
+impl Sites {
+    fn new(queue: &Queue, modes: &ModePlan, batch: &Batch, layout: &Layout) -> Result<Self> {
+        let plan = SidePlan::new(modes, batch, layout);
+        Ok(Self {
+            max_l: layout.max_l,
+            systems: queue.table(&plan.systems)?,
+            kinds: queue.table(&plan.kinds)?,
+            sites: queue.table(&plan.sites)?,
+            works: queue.table(&plan.works)?,
+            tiles: queue.table(&plan.tiles)?,
+            first_tiles: queue.table(&first_tiles(&plan.tiles, layout.n_systems()))?,
+            plan,
+        })
+    }
+
+    fn shape(&self) -> Shape {
+        Shape {
+            max_l: self.max_l,
+            tile_size: self.plan.tile_size,
+            together: self.plan.together,
+        }
+    }
+
+    fn arrays(&self, side: Side, phases: Address, partials: Address) -> SiteArrays {
+        SiteArrays {
+            side,
+            systems: self.systems.address(),
+            kinds: self.kinds.address(),
+            phases,
+            partials,
+        }
+    }
+
+    /// Sums the structure factors of chunks of sites.
+    fn structure(&self, pass: &Pass, modes: ModeArrays, sites: SiteArrays) -> Result<()> {
+        let source = structure_source(pass.scalar, self.max_l, pass.cell);
+        let kernel = pass.queue.module(source)?.kernel("structure_factors")?;
+        let arguments = StructureArguments {
+            modes,
+            sites,
+            works: self.works.address(),
+        };
+        let grid = [self.plan.works.len() as u32, 1, 1];
+        pass.queue.launch(&kernel, grid, BLOCK as u32, &arguments)
+    }
+
+    /// Adds the potentials and gradients of the field over modes.
+    fn potentials(&self, pass: &Pass, areas: &Areas) -> Result<()> {
+        let source = potentials_source(pass.scalar, self.shape(), gradient_level(pass));
+        let kernel = pass.queue.module(source)?.kernel("mode_potentials")?;
+        let arguments = PotentialArguments {
+            modes: areas.modes,
+            sites: areas.targets,
+            tiles: self.tiles.address(),
+            lattices: pass.lattices,
+            cell_partials: areas.tile_partials,
+        };
+        let n_tiles = self.plan.tiles.len();
+        // Few sites fill a device with more threads each; registers allow for no more than these.
+        let threads = if n_tiles < 512 { 256 } else { 128 };
+        pass.queue
+            .launch(&kernel, [n_tiles as u32, 1, 1], threads, &arguments)
+    }
+}
+
+/// The term on a device.
+pub struct Modes {
+    plan: ModePlan,
+    modes: Buffer,
+    systems: Buffer,
+    widths: Buffer,
+    active: Buffer,
+    n_active: usize,
+    blocks: Buffer,
+    n_blocks: usize,
+    first_blocks: Buffer,
+    source: Sites,
+    /// None when the sources receive.
+    receiver: Option<Sites>,
+    same_sites: bool,
+}
+
+/// Where the work areas of a pass are.
+struct Areas {
+    modes: ModeArrays,
+    partners: SiteArrays,
+    targets: SiteArrays,
+    tile_partials: Address,
+    block_partials: Address,
+    /// Of structure factors: real and imaginary part, and the same weighted by widths squared.
+    n_components: usize,
+    /// Whether derivatives in the cell that belong to both sides are wanted.
+    contract: bool,
+    _buffer: Buffer,
+}
+
+impl Modes {
+    /// None where no system is summed over k-vectors.
+    pub fn new(queue: &Queue, batch: &Batch) -> Result<Option<Self>> {
+        let plan = ModePlan::new(batch);
+        if plan.modes.is_empty() {
+            return Ok(None);
+        }
+        let side = |layout: &Layout| Sites::new(queue, &plan, batch, layout);
+        let source = side(&batch.source)?;
+        let receiver = batch.receiver.as_ref().map(side).transpose()?;
+        let (active, blocks) = (plan.active(), plan.blocks());
+        Ok(Some(Self {
+            modes: queue.table(&plan.modes)?,
+            systems: queue.table(&plan.systems)?,
+            widths: queue.table(&plan.widths)?,
+            active: queue.table(&active)?,
+            n_active: active.len(),
+            first_blocks: queue.table(&first_tiles(&blocks, batch.systems.len()))?,
+            blocks: queue.table(&blocks)?,
+            n_blocks: blocks.len(),
+            source,
+            receiver,
+            same_sites: batch.same_sites,
+            plan,
+        }))
+    }
+
+    /// Targets and partners of a pass.
+    fn sides(&self, direction: Direction) -> (&Sites, &Sites) {
+        match (direction, &self.receiver) {
+            (_, None) => (&self.source, &self.source),
+            (Direction::ToReceivers, Some(receiver)) => (receiver, &self.source),
+            (Direction::ToSources, Some(receiver)) => (&self.source, receiver),
+        }
+    }
+
+    /// Adds this term's potentials and gradients.
+    pub fn apply(&self, pass: &Pass) -> Result<()> {
+        let (targets, partners) = self.sides(pass.direction);
+        let areas = self.areas(pass)?;
+        self.prepare(pass, &areas)?;
+        partners.structure(pass, areas.modes, areas.partners)?;
+        if areas.contract && self.receiver.is_some() {
+            targets.structure(pass, areas.modes, areas.targets)?;
+        }
+        self.fields(pass, &areas)?;
+        targets.potentials(pass, &areas)?;
+        if pass.cell {
+            self.collect(pass, &areas, targets)?;
+        }
+        Ok(())
+    }
+
+    /// Work areas for a pass.
+    fn areas(&self, pass: &Pass) -> Result<Areas> {
+        let (targets, partners) = self.sides(pass.direction);
+        let contract = pass.cell && pass.once != 0.0;
+        let scalar = pass.scalar.size();
+        let n_modes = self.plan.modes.len();
+        let n_components = if pass.cell { 4 } else { 2 };
+        let mut bytes = 0;
+        let mut take = |n: usize| {
+            let offset = bytes;
+            bytes += (n * scalar).next_multiple_of(256);
+            offset as u64
+        };
+        let k = take(3 * n_modes);
+        let weights = take(n_modes);
+        let slopes = take(n_modes);
+        let gaussians = take(self.plan.n_gaussians);
+        let field = take(2 * n_modes);
+        let phases = take(2 * partners.plan.n_phases);
+        let target_phases = match self.same_sites {
+            true => phases,
+            false => take(2 * targets.plan.n_phases),
+        };
+        let partials = take(n_components * partners.plan.n_partials);
+        let target_partials = match contract && self.receiver.is_some() {
+            true => take(n_components * targets.plan.n_partials),
+            false => partials,
+        };
+        let tile_partials = take(9 * targets.plan.tiles.len());
+        let block_partials = take(N_COLUMNS * self.n_blocks);
+        let buffer = pass.queue.allocate(bytes)?;
+        let at = |offset: u64| buffer.address() + offset;
+        Ok(Areas {
+            modes: ModeArrays {
+                modes: self.modes.address(),
+                systems: self.systems.address(),
+                widths: self.widths.address(),
+                k: at(k),
+                weights: at(weights),
+                slopes: at(slopes),
+                gaussians: at(gaussians),
+                field: at(field),
+                n_modes: n_modes as i32,
+                padding: 0,
+            },
+            partners: partners.arrays(pass.partners, at(phases), at(partials)),
+            targets: targets.arrays(pass.targets, at(target_phases), at(target_partials)),
+            tile_partials: at(tile_partials),
+            block_partials: at(block_partials),
+            n_components,
+            contract,
+            _buffer: buffer,
+        })
+    }
+
+    /// Modes' weights and Gaussians, and sites' phases.
+    fn prepare(&self, pass: &Pass, areas: &Areas) -> Result<()> {
+        let (targets, partners) = self.sides(pass.direction);
+        let n_modes = self.plan.modes.len();
+        let n_first = partners.plan.sites.len();
+        let n_second = match self.same_sites {
+            true => 0,
+            false => targets.plan.sites.len(),
+        };
+        let mode_blocks = blocks(n_modes, PREPARE);
+        let arguments = PrepareArguments {
+            modes: areas.modes,
+            first: areas.partners,
+            second: areas.targets,
+            first_sites: partners.sites.address(),
+            second_sites: targets.sites.address(),
+            lattices: pass.lattices,
+            n_first: n_first as i32,
+            mode_blocks: mode_blocks as i32,
+        };
+        let kernel = modes_kernel(pass, "prepare_modes")?;
+        let grid = [mode_blocks + (n_first + n_second) as u32, 1, 1];
+        pass.queue.launch(&kernel, grid, PREPARE, &arguments)
+    }
+
+    /// The partners' field, and what the cell's derivative has from both sides together.
+    fn fields(&self, pass: &Pass, areas: &Areas) -> Result<()> {
+        let arguments = FieldArguments {
+            modes: areas.modes,
+            partners: areas.partners,
+            targets: areas.targets,
+            blocks: self.blocks.address(),
+            lattices: pass.lattices,
+            cell_partials: areas.block_partials,
+            n_components: areas.n_components as i32,
+            contract: i32::from(areas.contract),
+        };
+        let kernel = modes_kernel(pass, "mode_fields")?;
+        let grid = [self.n_blocks as u32, 1, 1];
+        pass.queue.launch(&kernel, grid, BLOCK as u32, &arguments)
+    }
+
+    /// Adds up derivatives in the cells.
+    fn collect(&self, pass: &Pass, areas: &Areas, targets: &Sites) -> Result<()> {
+        let arguments = CollectArguments {
+            systems: self.active.address(),
+            first_blocks: self.first_blocks.address(),
+            first_tiles: targets.first_tiles.address(),
+            block_partials: areas.block_partials,
+            tile_partials: areas.tile_partials,
+            lattices: pass.lattices,
+            cells: pass.cells,
+            once: pass.once,
+            contract: i32::from(areas.contract),
+            padding: 0,
+        };
+        let kernel = modes_kernel(pass, "collect_cells")?;
+        let grid = [self.n_active as u32, 1, 1];
+        pass.queue.launch(&kernel, grid, BLOCK as u32, &arguments)
+    }
+}
+
+fn modes_kernel(pass: &Pass, name: &'static str) -> Result<Kernel> {
+    pass.queue.module(modes_source(pass.scalar))?.kernel(name)
+}
+
+/// What `mode_potentials.cu` calls GRADIENTS.
+fn gradient_level(pass: &Pass) -> u32 {
+    match (pass.gradients, pass.cell) {
+        (false, _) => 0,
+        (true, false) => 1,
+        (true, true) => 2,
+    }
+}
+
+/// What the kernel of potentials is compiled for.
+#[derive(Clone, Copy)]
+struct Shape {
+    max_l: usize,
+    /// Largest count of a tile.
+    tile_size: usize,
+    /// Channels whose potentials are summed together.
+    together: usize,
+}
+
+/// Modules for charges and dipoles, for checks that they compile.
+pub fn sources() -> Vec<Source> {
+    let mut out = Vec::new();
+    for scalar in [ScalarKind::Real, ScalarKind::Dual] {
+        out.push(modes_source(scalar));
+        for max_l in [0, 1] {
+            out.extend([false, true].map(|by_width| structure_source(scalar, max_l, by_width)));
+            for together in [1, 2] {
+                let shape = Shape {
+                    max_l,
+                    tile_size: 1,
+                    together,
+                };
+                out.extend([0, 1, 2].map(|level| potentials_source(scalar, shape, level)));
+            }
+        }
+    }
+    out
+}
+
+fn modes_source(scalar: ScalarKind) -> Source {
+    Source::new("modes.cu", include_str!("../../../cuda/modes.cu")).define("SCALAR", scalar.name())
+}
+
+fn structure_source(scalar: ScalarKind, max_l: usize, by_width: bool) -> Source {
+    Source::new("structure.cu", include_str!("../../../cuda/structure.cu"))
+        .define("SCALAR", scalar.name())
+        .define("SITE_L", max_l)
+        .define("BY_WIDTH", u32::from(by_width))
+}
+
+fn potentials_source(scalar: ScalarKind, shape: Shape, level: u32) -> Source {
+    Source::new(
+        "mode_potentials.cu",
+        include_str!("../../../cuda/mode_potentials.cu"),
+    )
+    .define("SCALAR", scalar.name())
+    .define("SITE_L", shape.max_l)
+    .define("SITES", shape.tile_size)
+    .define("TOGETHER", shape.together)
+    .define("GRADIENTS", level)
+    .generate("harmonic_gradients.cuh", move || {
+        harmonic_gradients(shape.max_l)
+    })
+}
+
+/// The function that adds Σ weights × ∇C to `out`, given the harmonics C, without a loop.
+fn harmonic_gradients(max_l: usize) -> String {
+    let mut out =
+        "DEVICE void add_harmonic_gradients(const T *c, const T *weights, T *out) {\n".to_string();
+    for term in gradients(max_l) {
+        let _ = writeln!(
+            out,
+            "    out[{}] += weights[{}] * c[{}] * {:e};",
+            term.axis, term.of, term.lower, term.coefficient
+        );
+    }
+    out.push_str("}\n");
+    out
+}

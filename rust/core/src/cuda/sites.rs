@@ -1,0 +1,400 @@
+//! What needs each site and each system once: a site's interaction with itself, the background, corrections, the
+//! value of a form, and the way of arrays in and out.
+
+use super::source::Source;
+use super::sums::{first_tiles, sum_tiles};
+use super::terms::{Batch, Layout, Pass};
+use super::{Address, Buffer, Queue, ScalarKind, Side, Tile, blocks, tiles};
+use crate::error::Result;
+use crate::ewald::{Correction, Plan};
+use crate::harmonics::count;
+use bytemuck::{Pod, Zeroable};
+
+const N_MOMENTS: usize = 6;
+/// Sites of one block's sums.
+const TILE: usize = 64;
+const THREADS: u32 = 64;
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct SystemTerms {
+    floor: f64,
+    own: f64,
+    own_raised: f64,
+    background: i32,
+    correction: i32,
+    open: i32,
+    padding: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct MomentArguments {
+    side: Side,
+    systems: Address,
+    tiles: Address,
+    partials: Address,
+    n_lm: i32,
+    padding: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct SiteArguments {
+    targets: Side,
+    partners: Side,
+    systems: Address,
+    lattices: Address,
+    moments: Address,
+    target_lm: i32,
+    partner_lm: i32,
+    same_sites: i32,
+    gradients: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct CellArguments {
+    systems: Address,
+    lattices: Address,
+    targets: Address,
+    partners: Address,
+    cell: Address,
+    once: f64,
+    n_systems: i32,
+    padding: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct ProductArguments {
+    side: Side,
+    tiles: Address,
+    partials: Address,
+    factor: f64,
+    n_row: i32,
+    padding: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct PackArguments {
+    values: Address,
+    tangents: Address,
+    order: Address,
+    factors: Address,
+    out: Address,
+    n_rows: i32,
+    n_columns: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct UnpackArguments {
+    values: Address,
+    order: Address,
+    factors: Address,
+    out: Address,
+    n_rows: i32,
+    n_columns: i32,
+    tangents: i32,
+    padding: i32,
+}
+
+fn source(scalar: ScalarKind) -> Source {
+    Source::new("sites.cu", include_str!("../../cuda/sites.cu")).define("SCALAR", scalar.name())
+}
+
+/// The modules of this file, for checks that they compile.
+pub fn sources() -> Vec<Source> {
+    [ScalarKind::Real, ScalarKind::Dual].map(source).into()
+}
+
+/// Tiles of one side, on the device.
+struct Tiling {
+    n: usize,
+    tiles: Buffer,
+    first: Buffer,
+    n_lm: usize,
+    n_row: usize,
+}
+
+impl Tiling {
+    fn new(queue: &Queue, layout: &Layout) -> Result<Self> {
+        let list: Vec<Tile> = tiles(&layout.first, |_| true, TILE);
+        Ok(Self {
+            n: list.len(),
+            tiles: queue.table(&list)?,
+            first: queue.table(&first_tiles(&list, layout.n_systems()))?,
+            n_lm: count(layout.max_l),
+            n_row: layout.n_row(),
+        })
+    }
+}
+
+/// The terms of sites and systems of one batch.
+pub struct Sites {
+    systems: Buffer,
+    n_systems: usize,
+    source: Tiling,
+    receiver: Option<Tiling>,
+    same_sites: bool,
+    /// Whether any system has a term here.
+    own: bool,
+    moments: bool,
+}
+
+/// Moments of both sides, on the device.
+pub struct Moments {
+    pub source: Buffer,
+    /// None when the sources receive.
+    pub receiver: Option<Buffer>,
+}
+
+impl Sites {
+    /// `pbc` are the axes periodic in truth.
+    pub fn new(
+        queue: &Queue,
+        batch: &Batch,
+        pbc: &[[bool; 3]],
+        correction: Option<Correction>,
+        self_interaction: bool,
+    ) -> Result<Self> {
+        let excluded = if self_interaction { 0.0 } else { 1.0 };
+        let systems: Vec<SystemTerms> = batch
+            .systems
+            .iter()
+            .zip(pbc)
+            .map(|(system, pbc)| {
+                let (floor, short) = match system.plan {
+                    Plan::Direct => (0.0, true),
+                    Plan::Split(split) if split.cutoff > 0.0 => (split.floor, true),
+                    Plan::Split(_) => (0.0, false),
+                };
+                let split = short && floor > 0.0;
+                SystemTerms {
+                    floor,
+                    own: f64::from(u8::from(short)) - excluded,
+                    own_raised: if split { -1.0 } else { 0.0 },
+                    background: i32::from(split && system.summed == [true; 3]),
+                    correction: match (correction, system.plan) {
+                        (None, _) | (_, Plan::Direct) => 0,
+                        (Some(Correction::SlabDipole), _) => 1,
+                        (Some(Correction::MoleculeInBox), _) => 2,
+                    },
+                    open: pbc.iter().position(|&periodic| !periodic).unwrap_or(2) as i32,
+                    padding: 0,
+                }
+            })
+            .collect();
+        Ok(Self {
+            own: batch.same_sites && systems.iter().any(|s| s.own != 0.0 || s.own_raised != 0.0),
+            moments: systems
+                .iter()
+                .any(|s| s.background != 0 || s.correction != 0),
+            n_systems: systems.len(),
+            systems: queue.table(&systems)?,
+            source: Tiling::new(queue, &batch.source)?,
+            receiver: batch
+                .receiver
+                .as_ref()
+                .map(|layout| Tiling::new(queue, layout))
+                .transpose()?,
+            same_sites: batch.same_sites,
+        })
+    }
+
+    fn receiving(&self) -> &Tiling {
+        self.receiver.as_ref().unwrap_or(&self.source)
+    }
+
+    /// Moments of the sides; none where no system needs them.
+    pub fn moments(
+        &self,
+        queue: &Queue,
+        scalar: ScalarKind,
+        source: &Side,
+        receiver: Option<&Side>,
+    ) -> Result<Option<Moments>> {
+        if !self.moments {
+            return Ok(None);
+        }
+        let of = |side: &Side, tiling: &Tiling| -> Result<Buffer> {
+            let out = queue.zeros(self.n_systems * N_MOMENTS * scalar.size())?;
+            let partials = queue.allocate(tiling.n * N_MOMENTS * scalar.size())?;
+            let kernel = queue.module(self::source(scalar))?.kernel("moments")?;
+            let arguments = MomentArguments {
+                side: *side,
+                systems: self.systems.address(),
+                tiles: tiling.tiles.address(),
+                partials: partials.address(),
+                n_lm: tiling.n_lm as i32,
+                padding: 0,
+            };
+            queue.launch(&kernel, [tiling.n as u32, 1, 1], THREADS, &arguments)?;
+            let first = tiling.first.address();
+            sum_tiles(
+                queue,
+                scalar,
+                partials.address(),
+                first,
+                self.n_systems,
+                N_MOMENTS,
+                out.address(),
+            )?;
+            Ok(out)
+        };
+        Ok(Some(Moments {
+            source: of(source, &self.source)?,
+            receiver: receiver
+                .map(|side| of(side, self.receiving()))
+                .transpose()?,
+        }))
+    }
+
+    /// Adds the terms of one pass; the moments are those of the pass's targets and partners.
+    pub fn apply(&self, pass: &Pass, moments: Option<(Address, Address)>) -> Result<()> {
+        if !self.own && moments.is_none() {
+            return Ok(());
+        }
+        let (target, partner) = match pass.direction {
+            super::terms::Direction::ToReceivers => (self.receiving(), &self.source),
+            super::terms::Direction::ToSources => (&self.source, self.receiving()),
+        };
+        let module = pass.queue.module(source(pass.scalar))?;
+        let arguments = SiteArguments {
+            targets: pass.targets,
+            partners: pass.partners,
+            systems: self.systems.address(),
+            lattices: pass.lattices,
+            moments: moments.map_or(0, |(_, partners)| partners),
+            target_lm: target.n_lm as i32,
+            partner_lm: partner.n_lm as i32,
+            same_sites: i32::from(self.same_sites),
+            gradients: i32::from(pass.gradients),
+        };
+        let n = pass.targets.n_sites as usize;
+        pass.queue.launch(
+            &module.kernel("sites")?,
+            [blocks(n, 128), 1, 1],
+            128,
+            &arguments,
+        )?;
+        let Some((targets, partners)) = moments.filter(|_| pass.cell && pass.once != 0.0) else {
+            return Ok(());
+        };
+        let arguments = CellArguments {
+            systems: self.systems.address(),
+            lattices: pass.lattices,
+            targets,
+            partners,
+            cell: pass.cells.cell,
+            once: pass.once,
+            n_systems: self.n_systems as i32,
+            padding: 0,
+        };
+        pass.queue.launch(
+            &module.kernel("cell_terms")?,
+            [blocks(self.n_systems, 32), 1, 1],
+            32,
+            &arguments,
+        )
+    }
+
+    /// Adds factor × Σ coefficient × potential of each system of the receivers to `out` `[system]`.
+    pub fn value(
+        &self,
+        queue: &Queue,
+        scalar: ScalarKind,
+        side: &Side,
+        factor: f64,
+        out: Address,
+    ) -> Result<()> {
+        let tiling = self.receiving();
+        let partials = queue.allocate(tiling.n * scalar.size())?;
+        let arguments = ProductArguments {
+            side: *side,
+            tiles: tiling.tiles.address(),
+            partials: partials.address(),
+            factor,
+            n_row: tiling.n_row as i32,
+            padding: 0,
+        };
+        let kernel = queue.module(source(scalar))?.kernel("products")?;
+        queue.launch(&kernel, [tiling.n as u32, 1, 1], THREADS, &arguments)?;
+        sum_tiles(
+            queue,
+            scalar,
+            partials.address(),
+            tiling.first.address(),
+            self.n_systems,
+            1,
+            out,
+        )
+    }
+}
+
+/// Rows of an array from outside, as scalars in the order of systems.
+#[derive(Clone, Copy)]
+pub struct Rows {
+    pub n_rows: usize,
+    pub n_columns: usize,
+    /// Row of each place; 0 for the order as it is.
+    pub order: Address,
+    /// Factor of each column; 0 for ones.
+    pub factors: Address,
+}
+
+/// Values and tangents (either may be 0 for zeros) into `out`.
+pub fn pack(
+    queue: &Queue,
+    scalar: ScalarKind,
+    rows: Rows,
+    values: Address,
+    tangents: Address,
+    out: Address,
+) -> Result<()> {
+    let arguments = PackArguments {
+        values,
+        tangents,
+        order: rows.order,
+        factors: rows.factors,
+        out,
+        n_rows: rows.n_rows as i32,
+        n_columns: rows.n_columns as i32,
+    };
+    let kernel = queue.module(source(scalar))?.kernel("pack")?;
+    queue.launch(
+        &kernel,
+        [blocks(rows.n_rows * rows.n_columns, 256), 1, 1],
+        256,
+        &arguments,
+    )
+}
+
+/// Values (or, for dual numbers, tangents) of scalars back to outside.
+pub fn unpack(
+    queue: &Queue,
+    scalar: ScalarKind,
+    rows: Rows,
+    values: Address,
+    out: Address,
+) -> Result<()> {
+    let arguments = UnpackArguments {
+        values,
+        order: rows.order,
+        factors: rows.factors,
+        out,
+        n_rows: rows.n_rows as i32,
+        n_columns: rows.n_columns as i32,
+        tangents: i32::from(scalar == ScalarKind::Dual),
+        padding: 0,
+    };
+    let kernel = queue.module(source(scalar))?.kernel("unpack")?;
+    queue.launch(
+        &kernel,
+        [blocks(rows.n_rows * rows.n_columns, 256), 1, 1],
+        256,
+        &arguments,
+    )
+}

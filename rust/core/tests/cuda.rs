@@ -1,0 +1,622 @@
+//! Sums on a device against those of the CPU: every boundary, method, purpose and derivative, in batches of unlike
+//! systems in mixed order.
+//!
+//! The device is the emulated one, or with `ELECTRET_TEST_DEVICE=0` a CUDA device.
+
+use electret_core::batch::{self, Normalization, Output, Receivers, Sources, Systems};
+use electret_core::cuda::evaluator::{Evaluator, Inputs, Outputs};
+use electret_core::cuda::planning::Request;
+use electret_core::cuda::{Buffer, Device, Queue};
+use electret_core::ewald::{Method, Options};
+use electret_core::harmonics::count;
+use electret_core::scalar::{Dual, Scalar};
+use std::path::PathBuf;
+
+fn queue() -> Queue {
+    if let Some(folders) = std::env::var_os("ELECTRET_SITE_PACKAGES") {
+        electret_core::cuda::add_packages([PathBuf::from(folders)]);
+    }
+    match std::env::var("ELECTRET_TEST_DEVICE") {
+        Ok(ordinal) => {
+            let ordinal = ordinal.parse().expect("ELECTRET_TEST_DEVICE is a number");
+            Queue::new(Device::get(ordinal).expect("the device is there"), 0).expect("a queue")
+        }
+        Err(_) => Queue::emulated(),
+    }
+}
+
+/// Deterministic numbers in (-1, 1).
+fn numbers(n: usize, seed: f64) -> Vec<f64> {
+    (0..n)
+        .map(|k| (seed + 12.9898 * (k + 1) as f64).sin() * 43758.5453)
+        .map(|x| 2.0 * (x - x.floor()) - 1.0)
+        .collect()
+}
+
+/// A batch of systems whose atoms come in mixed order.
+struct Case {
+    positions: Vec<[f64; 3]>,
+    cells: Vec<[[f64; 3]; 3]>,
+    pbc: Vec<[bool; 3]>,
+    batch: Vec<i64>,
+    sigma: Vec<f64>,
+    multipoles: Vec<f64>,
+    max_l: usize,
+    widths: Vec<f64>,
+    features_l: usize,
+    cotangent: Vec<f64>,
+}
+
+/// Systems of 5, 0, 1 and 9 atoms.
+fn case(pbc: [bool; 3], max_l: usize, features_l: usize, widths: &[f64], narrow: f64) -> Case {
+    let sizes = [5, 0, 1, 9];
+    let mut batch: Vec<i64> = Vec::new();
+    for round in 0..9 {
+        for (system, &size) in sizes.iter().enumerate() {
+            if round < size {
+                batch.push(system as i64);
+            }
+        }
+    }
+    let n = batch.len();
+    let cell = |k: usize| {
+        let s = 1.0 + 0.15 * k as f64;
+        let sign = if k % 2 == 1 { -1.0 } else { 1.0 };
+        [
+            [4.1 * s, 0.3, -0.2],
+            [0.5, 4.6 * s, 0.4],
+            [-0.3, 0.2, sign * 5.0 * s],
+        ]
+    };
+    let spread = numbers(3 * n, 0.7);
+    Case {
+        positions: spread
+            .as_chunks::<3>()
+            .0
+            .iter()
+            .map(|r| r.map(|x| 3.0 * x))
+            .collect(),
+        cells: (0..sizes.len()).map(cell).collect(),
+        pbc: vec![pbc; sizes.len()],
+        sigma: numbers(n, 0.2)
+            .iter()
+            .map(|x| if *x > 0.3 { narrow } else { 0.9 })
+            .collect(),
+        multipoles: numbers(n * count(max_l), 1.9),
+        max_l,
+        widths: widths.to_vec(),
+        features_l,
+        cotangent: numbers(n * widths.len() * count(features_l), 2.3),
+        batch,
+    }
+}
+
+impl Case {
+    fn receivers(&self) -> Receivers<'_> {
+        Receivers {
+            widths: &self.widths,
+            max_l: self.features_l,
+            normalization: Normalization::Receiver,
+        }
+    }
+
+    fn duals(&self) -> DualCase {
+        let tangents = |values: &[f64], seed: f64| -> Vec<Dual> {
+            let directions = numbers(values.len(), seed);
+            values
+                .iter()
+                .zip(directions)
+                .map(|(&value, t)| Dual::new(value, t))
+                .collect()
+        };
+        DualCase {
+            positions: tangents(self.positions.as_flattened(), 3.1)
+                .as_chunks()
+                .0
+                .to_vec(),
+            cells: tangents(self.cells.as_flattened().as_flattened(), 3.7)
+                .as_chunks()
+                .0
+                .as_chunks()
+                .0
+                .to_vec(),
+            multipoles: tangents(&self.multipoles, 4.3),
+            cotangent: tangents(&self.cotangent, 4.9),
+        }
+    }
+
+    /// On the CPU, energies (without receivers) or forms.
+    fn reference<T: Scalar>(&self, dual: &Arrays<T>, options: &Options, forms: bool) -> Output<T> {
+        let systems = Systems {
+            positions: dual.positions,
+            cells: dual.cells,
+            pbc: &self.pbc,
+            batch: &self.batch,
+        };
+        let sources = Sources {
+            multipoles: dual.multipoles,
+            max_l: self.max_l,
+            sigma: &self.sigma,
+        };
+        if forms {
+            batch::features(
+                &systems,
+                &sources,
+                &self.receivers(),
+                Some(dual.cotangent),
+                options,
+            )
+            .unwrap()
+        } else {
+            batch::coulomb(&systems, &sources, options, true).unwrap()
+        }
+    }
+
+    fn spans(&self) -> Vec<f64> {
+        vec![12.0; self.cells.len()]
+    }
+
+    fn evaluator(&self, queue: &Queue, options: &Options, forms: bool) -> Evaluator {
+        let request = Request {
+            cells: &self.cells,
+            pbc: &self.pbc,
+            batch: &self.batch,
+            sigma: &self.sigma,
+            max_l: self.max_l,
+            receivers: forms.then(|| self.receivers()),
+            points: None,
+            spans: Some(&self.spans()),
+            fixed: false,
+            options: *options,
+        };
+        Evaluator::new(queue, &request).unwrap()
+    }
+}
+
+struct DualCase {
+    positions: Vec<[Dual; 3]>,
+    cells: Vec<[[Dual; 3]; 3]>,
+    multipoles: Vec<Dual>,
+    cotangent: Vec<Dual>,
+}
+
+struct Arrays<'a, T> {
+    positions: &'a [[T; 3]],
+    cells: &'a [[[T; 3]; 3]],
+    multipoles: &'a [T],
+    cotangent: &'a [T],
+}
+
+/// What a device gave.
+struct Found {
+    value: Vec<f64>,
+    multipoles: Vec<f64>,
+    features: Vec<f64>,
+    positions: Vec<f64>,
+    cell: Vec<f64>,
+}
+
+fn on_device(
+    queue: &Queue,
+    case: &Case,
+    evaluator: &Evaluator,
+    forms: bool,
+    tangents: Option<&DualCase>,
+) -> Found {
+    let up = |values: &[f64]| queue.upload(values).unwrap();
+    let parts = |values: &[Dual]| up(&values.iter().map(|x| x.tangent).collect::<Vec<_>>());
+    let given = [
+        up(case.positions.as_flattened()),
+        up(&case.multipoles),
+        up(case.cells.as_flattened().as_flattened()),
+        up(if forms { &case.cotangent } else { &[] }),
+    ];
+    let directions: Option<[Buffer; 4]> = tangents.map(|dual| {
+        [
+            parts(dual.positions.as_flattened()),
+            parts(&dual.multipoles),
+            parts(dual.cells.as_flattened().as_flattened()),
+            parts(if forms { &dual.cotangent } else { &[] }),
+        ]
+    });
+    let tangent = |k: usize| directions.as_ref().map_or(0, |d| d[k].address());
+    let (n, n_systems) = (case.positions.len(), case.cells.len());
+    let n_features = if forms { case.cotangent.len() } else { 0 };
+    let sizes = [
+        n_systems,
+        case.multipoles.len(),
+        n_features,
+        3 * n,
+        9 * n_systems,
+    ];
+    let out = sizes.map(|size| queue.upload(&vec![f64::NAN; size]).unwrap());
+    let inputs = Inputs {
+        positions: given[0].address(),
+        multipoles: given[1].address(),
+        cell: given[2].address(),
+        cotangent: given[3].address(),
+        points: 0,
+        tangents: tangents.is_some(),
+        positions_tangent: tangent(0),
+        multipoles_tangent: tangent(1),
+        cell_tangent: tangent(2),
+        cotangent_tangent: tangent(3),
+    };
+    let outputs = Outputs {
+        value: out[0].address(),
+        multipoles: out[1].address(),
+        features: out[2].address(),
+        positions: out[3].address(),
+        cell: out[4].address(),
+    };
+    evaluator.evaluate(queue, &inputs, &outputs).unwrap();
+    let down = |k: usize| queue.download::<f64>(out[k].address(), sizes[k]).unwrap();
+    Found {
+        value: down(0),
+        multipoles: down(1),
+        features: down(2),
+        positions: down(3),
+        cell: down(4),
+    }
+}
+
+fn close(what: &str, found: &[f64], exact: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), exact.len(), "{what}");
+    let scale = exact.iter().map(|x| x.abs()).fold(1.0, f64::max);
+    for (k, (a, b)) in found.iter().zip(exact).enumerate() {
+        assert!(
+            (a - b).abs() <= tolerance * scale,
+            "{what}[{k}]: {a} on the device, {b} on the CPU, scale {scale}"
+        );
+    }
+}
+
+/// One case on the device against the CPU, values and tangents.
+fn compare(
+    queue: &Queue,
+    label: &str,
+    case: &Case,
+    options: &Options,
+    forms: bool,
+    tolerance: f64,
+) {
+    let evaluator = case.evaluator(queue, options, forms);
+    let arrays = Arrays {
+        positions: &case.positions,
+        cells: &case.cells,
+        multipoles: &case.multipoles,
+        cotangent: &case.cotangent,
+    };
+    // The CPU sums as it sees fit: both are exact to the accuracy.
+    let exact = Options {
+        method: Method::Sums,
+        ..*options
+    };
+    let cpu = case.reference(&arrays, &exact, forms);
+    let found = on_device(queue, case, &evaluator, forms, None);
+    let (sources, receivers) = (&cpu.sources, &cpu.receivers);
+    close(
+        &format!("{label} value"),
+        &found.value,
+        &cpu.value,
+        tolerance,
+    );
+    close(
+        &format!("{label} multipoles"),
+        &found.multipoles,
+        sources,
+        tolerance,
+    );
+    if forms {
+        close(
+            &format!("{label} features"),
+            &found.features,
+            receivers,
+            tolerance,
+        );
+    }
+    close(
+        &format!("{label} positions"),
+        &found.positions,
+        cpu.positions.as_flattened(),
+        tolerance,
+    );
+    close(
+        &format!("{label} cell"),
+        &found.cell,
+        cpu.cells.as_flattened().as_flattened(),
+        tolerance,
+    );
+
+    let dual = case.duals();
+    let arrays = Arrays {
+        positions: &dual.positions,
+        cells: &dual.cells,
+        multipoles: &dual.multipoles,
+        cotangent: &dual.cotangent,
+    };
+    let cpu = case.reference(&arrays, &exact, forms);
+    let found = on_device(queue, case, &evaluator, forms, Some(&dual));
+    let tangents = |values: &[Dual]| values.iter().map(|x| x.tangent).collect::<Vec<_>>();
+    let label = format!("{label} tangent of");
+    close(
+        &format!("{label} value"),
+        &found.value,
+        &tangents(&cpu.value),
+        tolerance,
+    );
+    close(
+        &format!("{label} multipoles"),
+        &found.multipoles,
+        &tangents(&cpu.sources),
+        tolerance,
+    );
+    if forms {
+        close(
+            &format!("{label} features"),
+            &found.features,
+            &tangents(&cpu.receivers),
+            tolerance,
+        );
+    }
+    close(
+        &format!("{label} positions"),
+        &found.positions,
+        &tangents(cpu.positions.as_flattened()),
+        tolerance,
+    );
+    close(
+        &format!("{label} cell"),
+        &found.cell,
+        &tangents(cpu.cells.as_flattened().as_flattened()),
+        tolerance,
+    );
+}
+
+fn options(method: &str, correction: Option<&str>, self_interaction: bool) -> Options {
+    Options {
+        method: method.parse().unwrap(),
+        correction: correction.map(|name| name.parse().unwrap()),
+        accuracy: 1e-12,
+        self_interaction,
+    }
+}
+
+const BOUNDARIES: [[bool; 3]; 5] = [
+    [true, true, true],
+    [true, false, true],
+    [false, true, true],
+    [false, false, true],
+    [false, false, false],
+];
+
+fn methods(pbc: [bool; 3]) -> &'static [&'static str] {
+    if pbc == [false; 3] {
+        &["direct", "auto", "reciprocal"]
+    } else {
+        &["reciprocal", "ewald", "auto"]
+    }
+}
+
+#[test]
+fn energies_of_every_boundary() {
+    let queue = queue();
+    for pbc in BOUNDARIES {
+        for method in methods(pbc) {
+            for (max_l, own) in [(0, true), (1, false), (2, true)] {
+                let case = case(
+                    pbc,
+                    max_l,
+                    0,
+                    &[],
+                    if *method == "ewald" { 0.35 } else { 0.7 },
+                );
+                let label = format!("{pbc:?} {method} l={max_l}");
+                compare(
+                    &queue,
+                    &label,
+                    &case,
+                    &options(method, None, own),
+                    false,
+                    1e-10,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn forms_of_every_boundary() {
+    let queue = queue();
+    for pbc in BOUNDARIES {
+        for method in methods(pbc) {
+            for (max_l, features_l, own) in [(1, 1, false), (0, 2, true), (2, 0, false)] {
+                let case = case(
+                    pbc,
+                    max_l,
+                    features_l,
+                    &[0.8, 1.7],
+                    if *method == "ewald" { 0.35 } else { 0.7 },
+                );
+                let label = format!("{pbc:?} {method} l={max_l} features l={features_l}");
+                compare(
+                    &queue,
+                    &label,
+                    &case,
+                    &options(method, None, own),
+                    true,
+                    1e-10,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn meshes_of_every_boundary() {
+    let queue = queue();
+    for pbc in BOUNDARIES {
+        for (max_l, features_l, forms) in [(0, 0, false), (1, 1, true)] {
+            let widths: &[f64] = if forms { &[0.8, 1.7] } else { &[] };
+            let case = case(pbc, max_l, features_l, widths, 0.7);
+            let options = Options {
+                accuracy: 1e-8,
+                ..options("mesh", None, true)
+            };
+            compare(
+                &queue,
+                &format!("{pbc:?} mesh l={max_l}"),
+                &case,
+                &options,
+                forms,
+                1e-7,
+            );
+        }
+    }
+}
+
+#[test]
+fn corrections() {
+    let queue = queue();
+    for (pbc, name) in [
+        ([true, false, true], "slab_dipole_correction"),
+        ([true, true, false], "slab_dipole_correction"),
+        ([false; 3], "molecule_in_box"),
+    ] {
+        for method in ["reciprocal", "ewald"] {
+            for forms in [false, true] {
+                let narrow = if method == "ewald" { 0.35 } else { 0.7 };
+                let case = case(pbc, 1, 1, &[0.8, 1.7], narrow);
+                compare(
+                    &queue,
+                    &format!("{name} {method}"),
+                    &case,
+                    &options(method, Some(name), true),
+                    forms,
+                    1e-10,
+                );
+            }
+        }
+    }
+}
+
+/// Features alone, their transpose, and potentials at points.
+#[test]
+fn potentials_alone() {
+    let queue = queue();
+    for pbc in BOUNDARIES {
+        let case = case(pbc, 1, 1, &[0.8, 1.7], 0.7);
+        let options = options(
+            if pbc == [false; 3] { "direct" } else { "ewald" },
+            None,
+            false,
+        );
+        let arrays = Arrays {
+            positions: &case.positions,
+            cells: &case.cells,
+            multipoles: &case.multipoles,
+            cotangent: &case.cotangent,
+        };
+        let cpu = case.reference(
+            &arrays,
+            &Options {
+                method: Method::Sums,
+                ..options
+            },
+            true,
+        );
+        let evaluator = case.evaluator(&queue, &options, true);
+        let up = |values: &[f64]| queue.upload(values).unwrap();
+        let (positions, multipoles) = (up(case.positions.as_flattened()), up(&case.multipoles));
+        let (cell, cotangent) = (
+            up(case.cells.as_flattened().as_flattened()),
+            up(&case.cotangent),
+        );
+        let input = Inputs {
+            positions: positions.address(),
+            multipoles: multipoles.address(),
+            cell: cell.address(),
+            ..Inputs::default()
+        };
+        let out = up(&vec![f64::NAN; case.cotangent.len()]);
+        let wanted = Outputs {
+            features: out.address(),
+            ..Outputs::default()
+        };
+        evaluator.evaluate(&queue, &input, &wanted).unwrap();
+        let found: Vec<f64> = queue.download(out.address(), case.cotangent.len()).unwrap();
+        close("features", &found, &cpu.receivers, 1e-10);
+
+        let input = Inputs {
+            multipoles: 0,
+            cotangent: cotangent.address(),
+            ..input
+        };
+        let out = up(&vec![f64::NAN; case.multipoles.len()]);
+        let wanted = Outputs {
+            multipoles: out.address(),
+            ..Outputs::default()
+        };
+        evaluator.evaluate(&queue, &input, &wanted).unwrap();
+        let found: Vec<f64> = queue
+            .download(out.address(), case.multipoles.len())
+            .unwrap();
+        close("transpose", &found, &cpu.sources, 1e-10);
+
+        let points: Vec<[f64; 3]> = numbers(21, 5.5)
+            .as_chunks::<3>()
+            .0
+            .iter()
+            .map(|r| r.map(|x| 3.0 * x))
+            .collect();
+        let points_batch = [3, 0, 2, 3, 3, 0, 1];
+        let systems = Systems {
+            positions: &case.positions[..],
+            cells: &case.cells,
+            pbc: &case.pbc,
+            batch: &case.batch,
+        };
+        let sources = Sources {
+            multipoles: &case.multipoles,
+            max_l: 1,
+            sigma: &case.sigma,
+        };
+        let exact = batch::potential(&systems, &sources, &points, &points_batch, &options).unwrap();
+        let request = Request {
+            cells: &case.cells,
+            pbc: &case.pbc,
+            batch: &case.batch,
+            sigma: &case.sigma,
+            max_l: 1,
+            receivers: None,
+            points: Some(&points_batch),
+            spans: Some(&case.spans()),
+            fixed: false,
+            options,
+        };
+        let evaluator = Evaluator::new(&queue, &request).unwrap();
+        let flat = up(points.as_flattened());
+        let input = Inputs {
+            points: flat.address(),
+            multipoles: multipoles.address(),
+            ..input
+        };
+        let out = up(&[f64::NAN; 7]);
+        let wanted = Outputs {
+            features: out.address(),
+            ..Outputs::default()
+        };
+        evaluator
+            .evaluate(
+                &queue,
+                &Inputs {
+                    cotangent: 0,
+                    ..input
+                },
+                &wanted,
+            )
+            .unwrap();
+        let found: Vec<f64> = queue.download(out.address(), 7).unwrap();
+        close("points", &found, &exact, 1e-10);
+    }
+}
