@@ -66,7 +66,8 @@ def wigner(matrix: np.ndarray, max_l: int) -> np.ndarray:
 
 
 def relative(value, expected) -> float:
-    """Largest deviation relative to the largest entry, which must not be zero."""
+    """Largest deviation relative to the largest entry, which must not be zero; of arrays or tensors."""
+    value, expected = (v.detach().cpu() if hasattr(v, "detach") else v for v in (value, expected))
     value, expected = np.asarray(value, dtype=float), np.asarray(expected, dtype=float)
     assert value.shape == expected.shape, f"{value.shape} is not {expected.shape}"
     scale = np.abs(expected).max()

@@ -130,6 +130,10 @@ def test_info() -> None:
         "Rust threads",
         "CPU features",
         "CUDA",
+        "GPU",
+        "NVRTC",
+        "cuFFT",
+        "kernel cache",
     ):
         assert part in text
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from electret._native import ElectretError, InputError, __version__
+from electret._native import DeviceError, ElectretError, InputError, __version__
 from electret.electrostatics import CoulombResult, coulomb, features, potential
 from electret.equilibration import ChargeEquilibration, charge_equilibration
 from electret.errors import ConvergenceError
@@ -18,6 +18,7 @@ __all__ = [
     "ChargeEquilibration",
     "ConvergenceError",
     "CoulombResult",
+    "DeviceError",
     "ElectretError",
     "Geometry",
     "InputError",

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from electret import _native, inputs
 from electret import external_field as fields
+from electret import inputs
 from electret._native import InputError
+from electret.backends import functions_on
 from electret.inputs import FloatArray
 
 
@@ -73,6 +74,7 @@ def coulomb(
     boundary: str | None = None,
     method: str = "auto",
     accuracy: float = 1e-8,
+    device: str = "cpu",
 ) -> CoulombResult:
     """Electrostatic energy of Gaussian multipoles and its first derivatives.
 
@@ -94,6 +96,8 @@ def coulomb(
             a particle mesh with B-splines of the best order; "mesh-8" takes order 8 (4 to 16, at least 4 more
             than the highest multipole order).
         accuracy: requested relative accuracy; for a mesh the relative RMS error of the forces.
+        device: "cpu", or "cuda", "cuda:1", ...: arrays are copied to the GPU and results back, which needs
+            torch (tensors of a GPU stay there: :mod:`electret.torch`).
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.
@@ -111,7 +115,7 @@ def coulomb(
     s = inputs.systems(positions, cell, pbc, batch)
     p = inputs.multipoles(multipoles, s.n_atoms)
     f = inputs.field(external_field, s.n_systems)
-    energy, potential, gradient, cell_gradient = _native.coulomb(
+    energy, potential, gradient, cell_gradient = functions_on(device).coulomb(
         s.positions,
         p,
         inputs.widths("sigma", sigma, s.n_atoms),
@@ -157,6 +161,7 @@ def features(
     boundary: str | None = None,
     method: str = "auto",
     accuracy: float = 1e-8,
+    device: str = "cpu",
 ) -> FloatArray:
     """Projections of the electrostatic potential on Gaussian receivers at each atom.
 
@@ -187,7 +192,7 @@ def features(
     f = inputs.field(external_field, s.n_systems)
     receivers = inputs.widths("widths", widths)
     order = inputs.max_order("max_l", max_l)
-    values = _native.features(
+    values = functions_on(device).features(
         s.positions,
         p,
         inputs.widths("sigma", sigma, s.n_atoms),
@@ -221,6 +226,7 @@ def potential(
     boundary: str | None = None,
     method: str = "auto",
     accuracy: float = 1e-8,
+    device: str = "cpu",
 ) -> FloatArray:
     """Electrostatic potential of the Gaussian multipoles at arbitrary points.
 
@@ -246,7 +252,7 @@ def potential(
     f = inputs.field(external_field, s.n_systems)
     r = inputs.points("points", points)
     index = inputs.labels("points_batch", points_batch, r.shape[0], s.n_systems)
-    values = _native.potential(
+    values = functions_on(device).potential(
         r,
         index,
         s.positions,

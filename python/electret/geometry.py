@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from electret import _native, inputs
+from electret import inputs
 from electret._native import InputError
+from electret.backends import functions_on
 from electret.inputs import FloatArray
 
 
@@ -19,7 +20,8 @@ class Geometry:
     order of the multipoles to come (missing orders count as zero), `features_max_l` that of the receivers
     (default: the same), `features_self_interaction` belongs to the features. `widths` may be empty where no
     features are needed. With ``method="mesh"`` an evaluation costs fast Fourier transforms; operators and
-    transposes agree to rounding, the matrices with them to `accuracy`.
+    transposes agree to rounding, the matrices with them to `accuracy`. With ``device="cuda"`` everything is
+    kept on the GPU, and only multipoles and results travel.
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.
@@ -50,6 +52,7 @@ class Geometry:
         boundary: str | None = None,
         method: str = "auto",
         accuracy: float = 1e-8,
+        device: str = "cpu",
     ) -> None:
         self._systems = inputs.systems(positions, cell, pbc, batch)
         self.max_l = inputs.max_order("max_l", max_l)
@@ -57,7 +60,8 @@ class Geometry:
             self.max_l if features_max_l is None else inputs.max_order("features_max_l", features_max_l)
         )
         self.widths = inputs.widths("widths", widths) if np.size(widths) else np.empty(0)
-        self._native = _native.Geometry(
+        self._functions = functions_on(device)
+        self._native = self._functions.Geometry(
             self._systems.positions,
             inputs.widths("sigma", sigma, self._systems.n_atoms),
             self.widths,

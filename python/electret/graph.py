@@ -171,7 +171,7 @@ class Graph:
             external_field = _info(atoms, names["external_field"], (3,))
         return cls(
             positions=real(positions),
-            atomic_numbers=torch.as_tensor(numbers),
+            atomic_numbers=torch.tensor(numbers),
             cell=real(cell[None]),
             pbc=torch.as_tensor(pbc[None].copy()),
             batch=torch.zeros(n_atoms, dtype=torch.int64),

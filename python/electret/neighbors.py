@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from electret import _native
 from electret._native import InputError
+from electret.backends import functions_on
 
 __all__ = ["NeighborList", "neighbor_list"]
 
@@ -22,6 +23,7 @@ def neighbor_list(
     batch: ArrayLike | None = None,
     half: bool = False,
     self_interaction: bool = False,
+    device: str = "cpu",
 ) -> Any:
     """Pairs of atoms (i, j, S) with ``|positions[j] - positions[i] + S @ cell|`` below ``cutoff``.
 
@@ -38,7 +40,9 @@ def neighbor_list(
         cutoff: Å.
         batch: ``[n_atoms]`` index of each atom's system, in any order. None for one system.
         half: List each pair once: i < j, or i = j where the first non-zero entry of S is positive.
-        self_interaction: List each atom with itself (S = 0, d = 0), once.
+        self_interaction: List each atom with itself (S = 0, d = 0), once; on the CPU.
+        device: "cpu", or "cuda", "cuda:1", ... (needs torch): the arrays are copied there and back. For
+            tensors that are there already use :func:`electret.torch.neighbor_list`.
 
     Returns:
         The arrays in the order of the letters, ``[n_pairs]`` or (for S and D) ``[n_pairs, 3]``; the array
@@ -59,8 +63,8 @@ def neighbor_list(
     """
     if cutoff is None:
         raise InputError("cutoff is missing; give the largest distance of a pair, in Å")
-    positions, cells, periodic, batch = _systems(positions, cell, pbc, batch)
-    arrays = _native.neighbor_list(
+    positions, cells, periodic, batch = as_systems(positions, cell, pbc, batch)
+    arrays = functions_on(device).neighbor_list(
         quantities,
         positions,
         cells,
@@ -132,7 +136,7 @@ class NeighborList:
         Raises:
             InputError: as :func:`neighbor_list`. The list then stays at the last accepted positions.
         """
-        return self._native.update(*_systems(positions, cell, pbc, batch))
+        return self._native.update(*as_systems(positions, cell, pbc, batch))
 
     def get(self, quantities: str) -> Any:
         """The arrays named by the letters, as :func:`neighbor_list` returns them. They belong to the caller.
@@ -182,17 +186,25 @@ def _length(name: str, value: Any) -> float:
         raise InputError(f"{name} is {value!r}; give a length in Å") from error
 
 
-def _systems(
-    positions: ArrayLike, cell: ArrayLike | None, pbc: ArrayLike, batch: ArrayLike | None
+def as_systems(
+    positions: ArrayLike,
+    cell: ArrayLike | None,
+    pbc: ArrayLike,
+    batch: ArrayLike | None,
+    n_atoms: int | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64] | None]:
-    """The arguments as the arrays of the native layer, which checks their values."""
+    """The arguments as the arrays of the native layer, which checks their values.
+
+    `n_atoms` is given where the positions themselves stay elsewhere.
+    """
     positions = _array("positions", positions, np.float64)
     if positions.size == 0 and positions.ndim < 2:
         positions = positions.reshape(0, 3)
     _check_shape("positions", positions, (None, 3), "[n_atoms, 3]")
     if batch is not None:
         batch = _array("batch", batch, np.int64)
-        _check_shape("batch", batch, (len(positions),), f"[{len(positions)}], one index for each atom")
+        n_atoms = len(positions) if n_atoms is None else n_atoms
+        _check_shape("batch", batch, (n_atoms,), f"[{n_atoms}], one index for each atom")
     periodic = _array("pbc", pbc, np.bool_)
     cells = _cells(cell, periodic, batch)
     if periodic.shape not in ((), (3,), (len(cells), 3)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from electret import _native, inputs
+from electret import inputs
 from electret._native import InputError
 from electret.geometry import Geometry
 from electret.inputs import FloatArray
@@ -75,7 +75,7 @@ class Jacobian:
             raise InputError("max_iterations = 0; give a positive integer or None")
         self._shape = (n_atoms, n_lm)
         self._n_systems = geometry.n_systems
-        self._native = _native.Jacobian(
+        self._native = geometry._functions.Jacobian(
             geometry._native,
             operator,
             _optional("left", left, (n_atoms, n_lm, n_lm)),

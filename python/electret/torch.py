@@ -5,8 +5,14 @@ layer. First derivatives come with the forward call, second derivatives (force t
 products) from dual numbers in the native layer; no finite differences. Third derivatives raise
 ``NotImplementedError``.
 
-Tensors live on the CPU; float64 ones are read without a copy, float32 ones are computed in float64 and the
-result is returned as float32. Tensors on another device are refused with a remedy, never copied silently.
+Tensors are used where they are, on the CPU or on an NVIDIA GPU: float64 ones without a copy, float32 ones
+are computed in float64 and the result is returned as float32. On a GPU the work is queued on torch's current
+stream and nothing waits, but for the first call with new tensors of cell, pbc, batch or widths, whose values
+are read (:mod:`electret.device_plans`), for a `batch` without the number of systems (give `cell` as
+``[n_systems, 3, 3]``), and for open axes with a sum over k-vectors or a mesh, where every call reads the
+extent of the atoms. Give numbers or lists, or the same tensors in every call, to stay free of that. Values
+are not looked at there, so NaN in positions or multipoles gives NaN. Tensors on several devices are refused
+with a remedy, never copied silently; numbers and lists go where they are needed.
 
 Under ``torch.compile(fullgraph=True)`` the number of systems must be known without reading data: pass `batch`
 together with a cell tensor ``[n_systems, 3, 3]`` (zeros for open systems), or no `batch` at all.
@@ -15,20 +21,32 @@ together with a cell tensor ``[n_systems, 3, 3]`` (zeros for open systems), or n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from electret._native import InputError
-from electret.external_field import CARTESIAN_OF_L1, L1_OF_CARTESIAN
+from electret.device_neighbors import pairs_on_device
+from electret.device_operators import emulated
+from electret.device_plans import Recent
+from electret.external_field import CARTESIAN_OF_L1
+from electret.neighbors import as_systems
+from electret.neighbors import neighbor_list as numpy_neighbor_list
 from electret.torch_operators import coulomb as coulomb_operator
 from electret.torch_operators import features as features_operator
 
-__all__ = ["coulomb_energy", "dipole", "features", "field_features", "potential"]
+__all__ = ["coulomb_energy", "dipole", "features", "field_features", "neighbor_list", "potential"]
 
 HIGHEST_ORDER = 16
 """Highest multipole order l that is looked for in the shape of `multipoles`."""
+
+COEFFICIENTS = tuple((l + 1) ** 2 for l in range(HIGHEST_ORDER + 1))
+"""Coefficients per atom of each order."""
+
+LARGEST_KEPT_CONSTANT = 4096
+"""Bytes of numbers and lists up to which their tensors on a GPU are kept."""
 
 POINT_WIDTH = 1e-5
 """Width in Å of the receivers that stand for points: they see the potential to 2 pi K rho width² (1e-8 V)."""
@@ -74,7 +92,7 @@ def coulomb_energy(
     if external_field is not None:
         f = _field(external_field, x, h.shape[0])
         energy = energy - (f * _dipole(x, p, index, h.shape[0])).sum(dim=1)
-    return energy.to(dtype)
+    return _cast(energy, dtype)
 
 
 def features(
@@ -111,7 +129,7 @@ def features(
     if external_field is not None:
         f = _field(external_field, x, h.shape[0])
         values = values + field_features(x, f[index], w, max_l, normalization)
-    return values.to(dtype)
+    return _cast(values, dtype)
 
 
 def potential(
@@ -144,6 +162,7 @@ def potential(
     n_points = points.shape[0]
     if batch is None:
         batch = torch.zeros(positions.shape[0], dtype=torch.int64, device=positions.device)
+    _require_together(positions, points=points, points_batch=points_batch)
     if points_batch is None:
         points_batch = torch.zeros(n_points, dtype=torch.int64, device=positions.device)
     if points_batch.shape != (n_points,):
@@ -167,6 +186,55 @@ def potential(
         accuracy=accuracy,
     )
     return values[positions.shape[0] :, 0, 0]
+
+
+def neighbor_list(
+    quantities: str,
+    positions: Tensor,
+    cell: Tensor | None = None,
+    pbc: bool | Sequence[bool] | Tensor = False,
+    cutoff: float | None = None,
+    batch: Tensor | None = None,
+    half: bool = False,
+) -> Tensor | tuple[Tensor, ...]:
+    """Pairs of atoms within a cutoff: :func:`electret.neighbor_list` of tensors, where these are.
+
+    Arguments, order of the pairs and errors are those of that function. On a GPU the list is found there;
+    the host waits for the number of pairs. The tensors carry no derivatives: distances that need them follow
+    from ``positions[j] - positions[i] + S @ cell``.
+
+    Returns:
+        The tensors in the order of the letters: i, j ``[n_pairs]`` int64, S ``[n_pairs, 3]`` int64,
+        d ``[n_pairs]``, D ``[n_pairs, 3]`` float64; the tensor alone for a single letter.
+
+    Raises:
+        InputError: an argument cannot be used; the message names array, index, value and remedy.
+
+    Example:
+        >>> import torch
+        >>> from electret.torch import neighbor_list
+        >>> r = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.5]], dtype=torch.float64)
+        >>> neighbor_list("ij", r, cutoff=2.0)
+        (tensor([0, 1]), tensor([1, 0]))
+    """
+    if not isinstance(positions, Tensor):
+        raise InputError(f"positions is a {type(positions).__name__}; give a torch.Tensor")
+    if cutoff is None:
+        raise InputError("cutoff is missing; give the largest distance of a pair, in Å")
+
+    def host(values: object) -> np.ndarray:
+        return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+    there = None if cell is None else host(cell)
+    index = None if batch is None else host(batch)
+    if positions.device.type == "cpu" and not emulated():
+        found = numpy_neighbor_list(quantities, host(positions), there, host(pbc), cutoff, index, half)
+        arrays = (found,) if len(quantities) == 1 else found
+        pairs = tuple(torch.from_numpy(values) for values in arrays)
+    else:
+        _, cells, flags, index = as_systems(np.empty((0, 3)), there, host(pbc), index, len(positions))
+        pairs = pairs_on_device(quantities, positions, cells, flags, float(cutoff), index, half)
+    return pairs[0] if len(pairs) == 1 else pairs
 
 
 def dipole(
@@ -200,7 +268,8 @@ def _prepare(
             )
         if value.dtype not in (torch.float32, torch.float64):
             raise InputError(f"{name} has dtype {value.dtype}; give float32 or float64")
-    _require_cpu(positions=positions, multipoles=multipoles, cell=cell, batch=batch)
+    _require_supported(positions)
+    _require_together(positions, multipoles=multipoles, cell=cell, pbc=pbc, batch=batch)
     if positions.dim() != 2 or positions.shape[1] != 3:
         raise InputError(f"positions has shape {list(positions.shape)}; expected [n_atoms, 3]")
     n_atoms = positions.shape[0]
@@ -210,24 +279,23 @@ def _prepare(
             "for charges alone pass charges[:, None]"
         )
     n_lm = multipoles.shape[1]
-    if not any(n_lm == (l + 1) ** 2 for l in range(HIGHEST_ORDER + 1)):  # traceable, unlike isqrt
+    if n_lm not in COEFFICIENTS:  # traceable, unlike isqrt
         raise InputError(
             f"multipoles has {n_lm} coefficients per atom; expected (max_l + 1)**2 = 1, 4, 9, 16, ..."
         )
-    dtype = torch.promote_types(positions.dtype, multipoles.dtype)
-    x = positions.to(torch.float64)
-    p = multipoles.to(torch.float64)
+    x, p = _cast(positions, torch.float64), _cast(multipoles, torch.float64)
 
-    flags = torch.as_tensor(pbc, device=x.device)
-    if flags.dtype != torch.bool:
-        if flags.dtype.is_floating_point or flags.dtype.is_complex:
-            raise InputError(f"pbc has dtype {flags.dtype}; give flags")
-        flags = flags.to(torch.bool)
-    if flags.dim() > 2 or (flags.dim() > 0 and flags.shape[-1] != 3):
-        raise InputError(f"pbc has shape {list(flags.shape)}; expected one flag, [3] or [n_systems, 3]")
+    flags = None if isinstance(pbc, bool) else _moved(pbc, None, x)
+    if flags is not None:
+        if flags.dtype != torch.bool:
+            if flags.dtype.is_floating_point or flags.dtype.is_complex:
+                raise InputError(f"pbc has dtype {flags.dtype}; give flags")
+            flags = flags.to(torch.bool)
+        if flags.dim() > 2 or (flags.dim() > 0 and flags.shape[-1] != 3):
+            raise InputError(f"pbc has shape {list(flags.shape)}; expected one flag, [3] or [n_systems, 3]")
     h = None
     if cell is not None:
-        h = cell.to(torch.float64) if isinstance(cell, Tensor) else _constant("cell", cell, x)
+        h = _cast(cell, torch.float64) if isinstance(cell, Tensor) else _constant("cell", cell, x)
         if h.dim() == 1 and h.shape[0] == 3:
             h = torch.diag(h)
         if h.shape[-2:] != (3, 3) or h.dim() not in (2, 3):
@@ -236,53 +304,119 @@ def _prepare(
             )
     if h is not None and h.dim() == 3:
         n_systems = h.shape[0]
-    elif flags.dim() == 2:
+    elif flags is not None and flags.dim() == 2:
         n_systems = flags.shape[0]
     elif batch is None:
         n_systems = 1
     else:
         n_systems = int(batch.max()) + 1 if n_atoms else 1
-    if flags.dim() == 2 and flags.shape[0] != n_systems:
-        raise InputError(f"pbc has shape {list(flags.shape)}; expected [n_systems = {n_systems}, 3]")
     if h is None:
-        h = x.new_zeros((n_systems, 3, 3))
-    h = h.expand(n_systems, 3, 3)
-    flags = flags.expand(n_systems, 3)
+        h = _filled(0.0, (n_systems, 3, 3), torch.float64, x)
+    elif h.dim() == 2:
+        h = h.expand(n_systems, 3, 3)
+    if flags is None:
+        flags = _filled(bool(pbc), (n_systems, 3), torch.bool, x)
+    elif flags.dim() < 2:
+        flags = flags.expand(n_systems, 3)
+    elif flags.shape[0] != n_systems:
+        raise InputError(f"pbc has shape {list(flags.shape)}; expected [n_systems = {n_systems}, 3]")
 
     if batch is None:
         if n_systems != 1:
             raise InputError(
                 f"batch is None but there are {n_systems} systems; give batch with the system of each atom"
             )
-        index = torch.zeros(n_atoms, dtype=torch.int64, device=x.device)
+        index = _filled(0, (n_atoms,), torch.int64, x)
     else:
         if batch.dtype.is_floating_point or batch.dtype == torch.bool or batch.shape != (n_atoms,):
             raise InputError(
                 f"batch has dtype {batch.dtype} and shape {list(batch.shape)}; "
                 f"expected integers [n_atoms = {n_atoms}]"
             )
-        index = batch.to(torch.int64)
-    s = _constant("sigma", sigma, x)
-    if s.dim() > 1 or (s.dim() == 1 and s.shape[0] not in (1, n_atoms)):
-        raise InputError(f"sigma has shape {list(s.shape)}; expected one number or [n_atoms = {n_atoms}]")
-    return x, p, h, s.expand(n_atoms), flags, index, dtype
+        index = _cast(batch, torch.int64)
+    if isinstance(sigma, float):
+        s = _filled(sigma, (n_atoms,), torch.float64, x)
+    else:
+        s = _constant("sigma", sigma, x)
+        if s.dim() > 1 or (s.dim() == 1 and s.shape[0] not in (1, n_atoms)):
+            raise InputError(f"sigma has shape {list(s.shape)}; expected one number or [n_atoms = {n_atoms}]")
+        if s.dim() == 0 or s.shape[0] != n_atoms:
+            s = s.expand(n_atoms)
+    return x, p, h, s, flags, index, torch.promote_types(positions.dtype, multipoles.dtype)
 
 
-def _require_cpu(**arguments: object) -> None:
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in a dtype; without a call of torch where it has it."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def _require_together(like: Tensor, **arguments: object) -> None:
     for name, value in arguments.items():
-        if isinstance(value, Tensor) and value.device.type not in ("cpu", "meta"):
+        if isinstance(value, Tensor) and value.device != like.device:
             raise InputError(
-                f"{name} is on {value.device}; the electrostatics run on the CPU for now: pass {name}.cpu() "
-                "and move the result back with .to(device)"
+                f"{name} is on {value.device} but positions on {like.device}; bring them together with "
+                f"{name}.to(positions.device)"
             )
 
 
+def _require_supported(positions: Tensor) -> None:
+    if positions.device.type not in ("cpu", "cuda", "meta"):
+        raise InputError(
+            f"positions is on {positions.device}; the electrostatics run on CPUs and NVIDIA GPUs: pass "
+            "positions.cpu() and move the result back with .to(device)"
+        )
+
+
 def _constant(name: str, value: object, like: Tensor) -> Tensor:
-    """A float64 tensor of settings that have no gradient."""
-    _require_cpu(**{name: value})
-    tensor = torch.as_tensor(value, dtype=torch.float64, device=like.device)
-    if tensor.requires_grad:
+    """A float64 tensor of settings that have no gradient, on the device of `like`."""
+    if not isinstance(value, Tensor):
+        return _moved(value, torch.float64, like)
+    _require_together(like, **{name: value})
+    if value.requires_grad:
         raise InputError(f"{name} requires grad, but no derivative in it is defined; pass {name}.detach()")
+    return _cast(value, torch.float64)
+
+
+def _moved(value: object, dtype: torch.dtype | None, like: Tensor) -> Tensor:
+    """The value as a tensor on the device of `like`; of numbers on a GPU always the same tensor, so that
+    plans are found without reading it."""
+
+    def make() -> Tensor:
+        return torch.as_tensor(value, dtype=dtype, device=like.device)
+
+    if isinstance(value, Tensor):
+        return value if dtype is None else _cast(value, dtype)
+    if not _keeps_constants(like):
+        return make()
+    array = np.asarray(value)
+    if array.dtype == object or array.nbytes > LARGEST_KEPT_CONSTANT:
+        return make()
+    return _kept((array.tobytes(), array.dtype.str, array.shape, dtype, like.device), make)
+
+
+def _filled(value: float, shape: tuple[int, ...], dtype: torch.dtype, like: Tensor) -> Tensor:
+    """A tensor of one number, that nobody writes to; on a GPU always the same tensor."""
+
+    def make() -> Tensor:
+        return torch.full(shape, value, dtype=dtype, device=like.device)
+
+    return _kept((value, shape, dtype, like.device), make) if _keeps_constants(like) else make()
+
+
+_constants: Recent[Tensor] = Recent(64)
+
+
+def _keeps_constants(like: Tensor) -> bool:
+    on_device = like.device.type == "cuda" or emulated()
+    return on_device and not torch.compiler.is_compiling() and type(like) in (Tensor, torch.nn.Parameter)
+
+
+def _kept(key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+    tensor = _constants.get(key)
+    if tensor is None:
+        tensor = make()
+        if not tensor.is_inference():  # those cannot be saved for a backward pass
+            _constants.put(key, tensor)
     return tensor
 
 
@@ -290,7 +424,7 @@ def _constant(name: str, value: object, like: Tensor) -> Tensor:
 
 
 def _field(external_field: Tensor, like: Tensor, n_systems: int) -> Tensor:
-    _require_cpu(external_field=external_field)
+    _require_together(like, external_field=external_field)
     f = torch.as_tensor(external_field, dtype=torch.float64, device=like.device)
     if f.shape not in ((3,), (n_systems, 3)):
         raise InputError(
@@ -302,7 +436,7 @@ def _field(external_field: Tensor, like: Tensor, n_systems: int) -> Tensor:
 def _dipole(positions: Tensor, multipoles: Tensor, batch: Tensor, n_systems: int) -> Tensor:
     atomic = multipoles[:, :1] * positions  # [n_atoms, 3]
     if multipoles.shape[1] > 1:
-        atomic = atomic + multipoles[:, list(L1_OF_CARTESIAN)]
+        atomic = atomic + multipoles[:, 1:4].roll(1, dims=1)  # y, z, x in the order of m
     return atomic.new_zeros((n_systems, 3)).index_add(0, batch, atomic)
 
 

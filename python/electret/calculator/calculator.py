@@ -132,9 +132,11 @@ class Calculator(ASECalculator):
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What differs from the atoms of the last calculation, conditions in `atoms.info` included."""
-        # Most requests of a trajectory are for the very same numbers, which no tolerance need compare.
-        same = self.atoms is not None and _same_system(self.atoms, atoms)
-        changes = [] if same else super().check_state(atoms, tol=tol)
+        # ASE's tolerance is that of rounding: to compare the very numbers takes a tenth of the time.
+        if self.atoms is not None and tol <= 1e-15:
+            changes = _changes(self.atoms, atoms)
+        else:
+            changes = super().check_state(atoms, tol=tol)
         if self.atoms is not None and not conditions.equal(
             conditions.select(self.atoms.info, self.ignore), conditions.select(atoms.info, self.ignore)
         ):
@@ -318,14 +320,12 @@ class Calculator(ASECalculator):
         return found
 
 
-def _same_system(atoms: Atoms, others: Atoms) -> bool:
-    """Whether numbers, positions, cell and periodic axes are equal to the last bit."""
-    return all(
-        np.array_equal(one, other)
-        for one, other in (
-            (atoms.positions, others.positions),
-            (atoms.numbers, others.numbers),
-            (atoms.cell.array, others.cell.array),
-            (atoms.pbc, others.pbc),
-        )
-    )
+def _changes(atoms: Atoms, others: Atoms) -> list[str]:
+    """Which of positions, numbers, cell and periodic axes differ, in the last bit too."""
+    pairs = {
+        "positions": (atoms.positions, others.positions),
+        "numbers": (atoms.numbers, others.numbers),
+        "cell": (atoms.cell.array, others.cell.array),
+        "pbc": (atoms.pbc, others.pbc),
+    }
+    return [name for name, (one, other) in pairs.items() if not np.array_equal(one, other)]

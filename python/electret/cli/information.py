@@ -13,8 +13,10 @@ from pathlib import Path
 from rich.table import Table
 
 import electret
+from electret import _native
+from electret.package_folders import tell_package_folders
 
-__all__ = ["cuda_report", "model_table", "system_table"]
+__all__ = ["cuda_report", "device_report", "model_table", "system_table"]
 
 _PACKAGES = ("numpy", "torch", "mace-torch", "e3nn", "ase", "pydantic", "safetensors", "schedulefree")
 _CPU_FLAGS = ("sse4_2", "avx", "avx2", "fma", "avx512f", "asimd", "sve")
@@ -38,6 +40,7 @@ def system_table() -> Table:
         *_threads(),
         ("CPU features", ", ".join(_cpu_features()) or "unknown"),
         ("CUDA", cuda_report()),
+        *device_report(),
     ):
         table.add_row(name, value)
     return table
@@ -91,6 +94,48 @@ def cuda_report() -> str:
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return f"none: CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']!r} hides every device"
     return f"none: the driver is there, but torch (CUDA {torch.version.cuda}) finds no device it can use"
+
+
+def device_report() -> Iterator[tuple[str, str]]:
+    """What electret finds for its own kernels: driver, devices, compiler, FFT, folder of compiled kernels."""
+    tell_package_folders()
+    try:
+        count = _native.device_count()
+    except _native.DeviceError as error:
+        yield "GPU", f"none: {error}"
+        count = 0
+    for index in range(count):
+        try:
+            found = _native.device_properties(index)
+        except _native.DeviceError as error:
+            yield f"GPU {index}", f"cannot be used: {error}"
+            continue
+        yield (
+            f"GPU {index}",
+            f"{found['name']}, sm_{found['architecture']}, {found['multiprocessors']} multiprocessors, "
+            f"{found['memory'] / 2**30:.1f} GiB, driver for CUDA {_cuda_version(found['driver'])}",
+        )
+    libraries = _native.device_libraries()
+    path, version, message = libraries["nvrtc"]
+    targets = libraries["architectures"]
+    if path is None:
+        yield "NVRTC", f"not found: {message}"
+    else:
+        known = f", compiles for sm_{min(targets)} to sm_{max(targets)}" if targets else ""
+        yield "NVRTC", f"{_version_text(version)} at {path}{known}"
+    path, message = libraries["cufft"]
+    yield "cuFFT", f"not found: {message}" if path is None else str(path)
+    cache = libraries["cache"]
+    yield "kernel cache", "none: there is no home folder" if cache is None else str(cache)
+
+
+def _cuda_version(number: int) -> str:
+    """As 13.0 of 13000."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _version_text(version: object) -> str:
+    return ".".join(map(str, version)) if isinstance(version, (tuple, list)) else str(version)
 
 
 def model_table(path: Path) -> Table:

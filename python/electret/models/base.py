@@ -18,6 +18,7 @@ from electret.graph import Graph
 from electret.models.backbone import Backbone
 from electret.models.config import ModelConfig
 from electret.models.statistics import Statistics
+from electret.models.unchanged import Unchanged
 from electret.scf.state import ScfRequest
 from electret.torch import coulomb_energy, features
 
@@ -34,6 +35,18 @@ __all__ = [
 
 DIFFERENTIATED = frozenset({"polarizability", "born_effective_charges", "charge_stiffness"})
 """Properties that are derivatives of the dipole and the energy through the density."""
+
+CONTAINED = frozenset(
+    {
+        "energy_short_range",
+        "energy_electrostatic",
+        "energy_field",
+        "energy_density",
+        "charges",
+        "total_charge",
+    }
+)
+"""Results that energy or multipoles are made of, which are not finite either where one of these is not."""
 
 NOT_FINITE = frozenset({"scf_history", "scf_residual", "stationarity"})
 """Results that may hold NaN or infinity: after the last iteration, of diverged systems, at components
@@ -79,7 +92,7 @@ def cartesian_dipoles(multipoles: torch.Tensor) -> torch.Tensor:
     """Atomic dipoles (x, y, z) `[n_atoms, 3]` e Å of multipoles `[n_atoms, n_lm]`, zero without l=1."""
     if multipoles.shape[1] < 4:
         return multipoles.new_zeros(multipoles.shape[0], 3)
-    return multipoles[:, [3, 1, 2]]
+    return multipoles[:, 1:4].roll(1, dims=1)  # y, z, x in the order of m
 
 
 def per_element(values: dict[str, float], statistics: Statistics, option: str) -> list[float]:
@@ -134,6 +147,8 @@ class Model(torch.nn.Module):
         self.register_buffer(
             "sigma", torch.tensor(widths, dtype=getattr(torch, config.backbone.dtype)), persistent=False
         )
+        self._elements: Unchanged[torch.Tensor] = Unchanged()
+        self._has_field: Unchanged[bool] = Unchanged()
 
     @property
     def cutoff(self) -> float:
@@ -143,7 +158,7 @@ class Model(torch.nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Type of the positions the model takes and of its results (energies are float64)."""
-        return self.backbone.dtype
+        return self.sigma.dtype  # that of the backbone, whose parameters take longer to reach
 
     @property
     def honours(self) -> frozenset[str]:
@@ -212,7 +227,7 @@ class Model(torch.nn.Module):
         self._check_conditions(graph)
         call = Call(training, scf, frozenset(properties))
         self._check_call(call)
-        elements = self.backbone.elements_of(graph)
+        elements = self._elements.of(lambda: self.backbone.elements_of(graph), graph.atomic_numbers)
         volume = _volumes(graph, training) if stress else None
         derived = bool(DIFFERENTIATED & call.properties)
         with torch.set_grad_enabled(training or forces or stress or derived):
@@ -344,6 +359,22 @@ class Model(torch.nn.Module):
 
     def _check_conditions(self, graph: Graph) -> None:
         """Refuses what the family cannot honour instead of dropping it silently."""
+        given = (graph.total_charge, graph.external_field, graph.fermi_level)
+        has_field = self._has_field.of(lambda: self._accepts(graph), *given)
+        if not has_field or "external_field" not in self.honours or self.field_couples_to_polarization:
+            return
+        # [n_systems, 3]: work of the field along each periodic cell vector
+        along = torch.einsum("si,ski->sk", graph.external_field, graph.cell).abs() * graph.pbc
+        if bool((along > 1e-6).any()):
+            system, axis = torch.nonzero(along > 1e-6)[0].tolist()
+            raise InputError(
+                f"external_field of system {system} has a component along its periodic axis {axis}, "
+                f"where the dipole of family {self.family!r} depends on the choice of cell; apply fields "
+                "along open axes or use 'split_charges', which has a polarisation"
+            )
+
+    def _accepts(self, graph: Graph) -> bool:
+        """Refuses requests for conditions that the energy does not depend on; whether there is a field."""
         accepted = self.honours | self.predicts | set(self.config.ignored_conditions)
         given: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
             "total_charge": lambda charge: charge != 0,
@@ -360,18 +391,7 @@ class Model(torch.nn.Module):
                 f"energy of family {self.family!r} does not depend on it; use another family, remove the "
                 f"request, or list {name!r} in ignored_conditions of the model's configuration"
             )
-        if "external_field" not in self.honours or self.field_couples_to_polarization:
-            return
-        if bool(graph.external_field.any()):
-            # [n_systems, 3]: work of the field along each periodic cell vector
-            along = torch.einsum("si,ski->sk", graph.external_field, graph.cell).abs() * graph.pbc
-            if bool((along > 1e-6).any()):
-                system, axis = torch.nonzero(along > 1e-6)[0].tolist()
-                raise InputError(
-                    f"external_field of system {system} has a component along its periodic axis {axis}, "
-                    f"where the dipole of family {self.family!r} depends on the choice of cell; apply fields "
-                    "along open axes or use 'split_charges', which has a polarisation"
-                )
+        return bool(graph.external_field.any())
 
 
 def _strained(
@@ -429,7 +449,12 @@ def _volumes(graph: Graph, training: bool) -> torch.Tensor:
 
 def _check_finite(result: dict[str, torch.Tensor], structure: Structure) -> None:
     """Names the cause of a result that is not finite."""
-    sums = [value.sum(dtype=torch.float64) for name, value in result.items() if name not in NOT_FINITE]
+    others = NOT_FINITE | CONTAINED if "multipoles" in result else NOT_FINITE
+    sums = [
+        value.sum(dtype=torch.float64)
+        for name, value in result.items()
+        if name not in others and value.is_floating_point()
+    ]
     if bool(torch.isfinite(torch.stack(sums)).all()):  # an entry that is not finite spoils its sum
         return
     bad = [

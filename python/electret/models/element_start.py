@@ -65,5 +65,5 @@ def linear_bias(sigma: torch.Tensor, statistics: Statistics) -> torch.Tensor:
 
 def mean_density(max_l: int, elements: torch.Tensor, statistics: Statistics) -> torch.Tensor:
     """Mean charge of the element of each atom, no higher multipoles, `[n_atoms, n_lm]`."""
-    charges = element_charges(statistics)[elements]
+    charges = element_charges(statistics).to(elements.device)[elements]
     return torch.nn.functional.pad(charges[:, None], (0, (max_l + 1) ** 2 - 1))

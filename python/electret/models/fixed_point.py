@@ -18,7 +18,7 @@ from electret.models.self_consistent import Parameters, SelfConsistent
 from electret.models.statistics import Statistics
 from electret.models.updates import ManyBodyUpdate, OneBodyUpdate
 from electret.scf.electrostatics import Electrostatics, Operator
-from electret.scf.linear import NativeJacobian, OperatorJacobian
+from electret.scf.linear import OperatorJacobian, block_jacobian
 from electret.scf.problem import LinearSolver, Problem, Residual, Systems
 from electret.scf.reference import ReferenceDensity
 from electret.scf.state import State
@@ -89,7 +89,7 @@ class FixedPointProblem:
     @cached_property
     def _per_level(self) -> torch.Tensor:
         """Change of the multipoles with the Fermi level beside that through the potential, `[n_lm]`."""
-        values = torch.zeros(self.parameters["density"].shape[1], dtype=torch.float64)
+        values = self.parameters["density"].new_zeros(self.parameters["density"].shape[1])
         values[0] = self.update.charge_per_level
         return values
 
@@ -135,14 +135,14 @@ class FixedPointProblem:
         column = right @ self._constant.flatten() - self._per_level
         if held is not None:
             column = torch.where(held, 0.0, column)
-        return NativeJacobian(
-            self.electrostatics.geometry, "features", None, right, column, constrained, self.linear_solver
+        return block_jacobian(
+            self.electrostatics, "features", None, right, column, constrained, self.linear_solver
         )
 
     def _operator_jacobian(
         self, state: State, held: torch.Tensor | None, constrained: torch.Tensor
     ) -> OperatorJacobian:
-        geometry, batch = self.electrostatics.geometry, self.systems.batch
+        operators, batch = self.electrostatics.operators, self.systems.batch
         tangent, cotangent = self.products(state)
         free = None if held is None else (~held).double()
 
@@ -150,7 +150,7 @@ class FixedPointProblem:
             return values if free is None else values * free
 
         def apply(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            v = torch.from_numpy(geometry.features(x.contiguous().numpy()))
+            v = operators.features(x)
             v = v + self._constant * y[batch][:, None, None]
             charge = self.systems.sum(x[:, 0])
             moved = tangent(v) + y[batch][:, None] * self._per_level
@@ -158,7 +158,7 @@ class FixedPointProblem:
 
         def apply_transpose(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             v = cotangent(masked(x))
-            r = x - torch.from_numpy(geometry.features_transpose(v.contiguous().numpy()))
+            r = x - operators.features_transpose(v)
             r[:, 0] += torch.where(constrained, y, 0.0)[batch]
             s = -self.systems.sum((v * self._constant).sum(dim=(1, 2)) + masked(x) @ self._per_level)
             return r, torch.where(constrained, s, s + y)

@@ -28,6 +28,12 @@ def _basis_change(l: int) -> torch.Tensor:
     return torch.where(matrix.abs() < 1e-12, 0.0, matrix)
 
 
+@cache
+def _basis_change_like(l: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """The matrix where it is used, so that it is copied to a device once."""
+    return _basis_change(l).to(device=device, dtype=dtype)
+
+
 def e3nn_to_electret(components: torch.Tensor, max_l: int) -> torch.Tensor:
     """Components `[n, (max_l+1)^2]` of irreps 0e + 1o + 2e + ... in e3nn's order, as electret multipoles.
 
@@ -37,7 +43,7 @@ def e3nn_to_electret(components: torch.Tensor, max_l: int) -> torch.Tensor:
     blocks = []
     for l in range(max_l + 1):
         block = components[:, l * l : (l + 1) ** 2]  # [n, 2l+1]
-        blocks.append(block @ _basis_change(l).to(components).T)
+        blocks.append(block @ _basis_change_like(l, components.dtype, components.device).T)
     return torch.cat(blocks, dim=1)
 
 
@@ -46,7 +52,7 @@ def electret_to_e3nn(multipoles: torch.Tensor, max_l: int) -> torch.Tensor:
     blocks = []
     for l in range(max_l + 1):
         block = multipoles[..., l * l : (l + 1) ** 2]
-        blocks.append(block @ _basis_change(l).to(multipoles))
+        blocks.append(block @ _basis_change_like(l, multipoles.dtype, multipoles.device))
     return torch.cat(blocks, dim=-1)
 
 

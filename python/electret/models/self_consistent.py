@@ -17,6 +17,7 @@ from electret.models.base import DIFFERENTIATED, Call, Model, Structure
 from electret.models.config import ModelConfig
 from electret.models.element_start import mean_density
 from electret.models.statistics import Statistics
+from electret.models.unchanged import Unchanged
 from electret.scf.electrostatics import Electrostatics
 from electret.scf.implicit import chord_steps
 from electret.scf.problem import LinearSolver, Problem, Systems
@@ -60,6 +61,8 @@ class SelfConsistent(Model):
     def __init__(self, config: ModelConfig, statistics: Statistics) -> None:
         super().__init__(config, statistics)
         self.max_l = config.electrostatics.max_l
+        self._conditions: Unchanged[Systems] = Unchanged()
+        self._largest: Unchanged[int] = Unchanged()
 
     @property
     def honours(self) -> frozenset[str]:
@@ -110,7 +113,9 @@ class SelfConsistent(Model):
             graph, structure.positions, structure.shifts, structure.elements
         )
         parameters = self.parameters_of(structure, [layer.double() for layer in features])
-        systems = _systems(graph)
+        systems = self._conditions.of(
+            lambda: _systems(graph), graph.batch, graph.total_charge, graph.fermi_level
+        )
         electrostatics = self.electrostatics_of(structure)
         method = self.linear_solver(request, call, graph)
         problem = self.problem(parameters, electrostatics, systems, False, method)
@@ -180,7 +185,8 @@ class SelfConsistent(Model):
         if (request.solver or self.config.scf.solver) == "newton_cg":
             return "krylov"
         wanted = self.config.scf.linear_solver
-        unknowns = int(graph.n_atoms_per_system.max()) * (self.max_l + 1) ** 2
+        largest = self._largest.of(lambda: int(graph.n_atoms_per_system.max()), graph.ptr)
+        unknowns = largest * (self.max_l + 1) ** 2
         if wanted == "auto" and not call.training and unknowns > FEW_SOLVES:
             return "krylov"  # factors pay off in training, where many solves share them
         return wanted
@@ -198,11 +204,10 @@ class SelfConsistent(Model):
                     f"{tuple(given.fermi_level.shape)}; this batch needs {tuple(state.multipoles.shape)} and "
                     f"({systems.n_systems},)"
                 )
-            state = State(given.multipoles.double(), given.fermi_level.double())
+            state = State(given.multipoles.to(state.multipoles), given.fermi_level.to(state.fermi_level))
         p = state.multipoles
-        atoms = systems.sum(torch.ones_like(p[:, 0]))
         missing = torch.where(systems.constrained, systems.total_charge - systems.sum(p[:, 0]), 0.0)
-        p = torch.cat([p[:, :1] + (missing / atoms)[systems.batch][:, None], p[:, 1:]], dim=1)
+        p = torch.cat([p[:, :1] + (missing / systems.n_atoms)[systems.batch][:, None], p[:, 1:]], dim=1)
         level = torch.where(systems.constrained, state.fermi_level, systems.fermi_level)
         return State(p, level)
 
@@ -238,7 +243,8 @@ class SelfConsistent(Model):
         with torch.no_grad():
             at_end = State(state.multipoles.detach(), state.fermi_level.detach())
             size = problem.systems.mean(problem.local_step(at_end, problem.residual(at_end)).abs())
-        count = torch.full((problem.systems.n_systems,), request.unrolled_steps)
+        total_charge = problem.systems.total_charge
+        count = torch.full_like(total_charge, request.unrolled_steps, dtype=torch.int64)
         finite = torch.isfinite(size)
         return Solved(state, Record(finite, count, size.detach(), size.detach()[:, None]))
 

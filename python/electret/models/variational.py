@@ -10,7 +10,7 @@ import torch
 
 from electret.models.self_consistent import Parameters, SelfConsistent
 from electret.scf.electrostatics import Electrostatics, Operator
-from electret.scf.linear import NativeJacobian
+from electret.scf.linear import block_jacobian
 from electret.scf.problem import LinearSolver, Problem, Residual, Systems
 from electret.scf.reference import ReferenceDensity
 from electret.scf.state import State
@@ -102,13 +102,13 @@ class VariationalProblem:
         column[:, 0] = 1.0
         constrained = self.systems.constrained
         if held is not None:
-            identity = torch.eye(left.shape[1], dtype=left.dtype)
+            identity = torch.eye(left.shape[1], dtype=left.dtype, device=left.device)
             left = torch.where(held[:, :, None], identity, left)
             right = identity * (~held)[:, :, None]
             column = torch.where(held, 0.0, column)
             constrained = torch.zeros_like(constrained)
-        return NativeJacobian(
-            self.electrostatics.geometry, "coulomb", left, right, column, constrained, self.linear_solver
+        return block_jacobian(
+            self.electrostatics, "coulomb", left, right, column, constrained, self.linear_solver
         )
 
     def _local_hessian(self, state: State) -> torch.Tensor:

@@ -9,7 +9,10 @@ from functools import cached_property
 
 import torch
 
+from electret.device_geometry import DeviceGeometry
+from electret.device_operators import emulated
 from electret.geometry import Geometry
+from electret.scf.operators import FixedOperators, HostOperators
 from electret.torch import coulomb_energy, dipole, features, field_features
 from electret.units import COULOMB_CONSTANT
 
@@ -21,7 +24,7 @@ Operator = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Electrostatics:
-    """Positions, widths and settings of a batch. All tensors are float64 on the CPU."""
+    """Positions, widths and settings of a batch. All tensors are float64 on one device."""
 
     positions: torch.Tensor  # [n_atoms, 3] Å
     cell: torch.Tensor  # [n_systems, 3, 3] Å
@@ -48,17 +51,42 @@ class Electrostatics:
         return replace(self, **tensors)
 
     @cached_property
-    def geometry(self) -> Geometry:
+    def operators(self) -> FixedOperators:
         """What evaluations at these atoms reuse; without derivatives in positions."""
+        if self.positions.device.type == "cpu" and not emulated():
+            return HostOperators(self.geometry)
+        return DeviceGeometry(
+            self.positions,
+            self.sigma,
+            self._receivers if self.widths else None,
+            self.max_l,
+            self.features_max_l,
+            self.cell,
+            self.pbc,
+            self.batch,
+            features_self_interaction=self.features_self_interaction,
+            boundary=self.boundary,
+            method=self.method,
+            accuracy=self.accuracy,
+        )
+
+    @cached_property
+    def _receivers(self) -> torch.Tensor:
+        """Widths of the receivers, on the device."""
+        return torch.tensor(self.widths, dtype=torch.float64, device=self.positions.device)
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """The operators on the CPU."""
         return Geometry(
-            self.positions.detach().numpy(),
-            self.sigma.numpy(),
+            self.positions.detach().cpu().numpy(),
+            self.sigma.cpu().numpy(),
             self.widths,
             max_l=self.max_l,
             features_max_l=self.features_max_l,
-            cell=self.cell.detach().numpy(),
-            pbc=self.pbc.numpy(),
-            batch=self.batch.numpy(),
+            cell=self.cell.detach().cpu().numpy(),
+            pbc=self.pbc.cpu().numpy(),
+            batch=self.batch.cpu().numpy(),
             features_self_interaction=self.features_self_interaction,
             boundary=self.boundary,
             method=self.method,
@@ -90,7 +118,7 @@ class Electrostatics:
             self.positions,
             multipoles,
             self.sigma,
-            self.widths,
+            self._receivers,
             self.features_max_l,
             "receiver",
             self.features_self_interaction,
@@ -98,8 +126,8 @@ class Electrostatics:
         )
 
     def cached_features(self, multipoles: torch.Tensor) -> torch.Tensor:
-        """The same without derivatives, from the cached geometry."""
-        return torch.from_numpy(self.geometry.features(multipoles.detach().contiguous().numpy()))
+        """The same without derivatives, from the cached operators."""
+        return self.operators.features(multipoles)
 
     def potential(self, multipoles: torch.Tensor) -> torch.Tensor:
         """A p = d(½ pᵀAp)/dp, `[n_atoms, n_lm]`; differentiable twice.
@@ -111,28 +139,26 @@ class Electrostatics:
         values = features(
             self.positions, multipoles, self.sigma, widths, self.max_l, "multipoles", True, **self._settings
         )
-        return values[torch.arange(len(index)), index]
+        return values[torch.arange(len(index), device=index.device), index]
 
     def cached_potential(self, multipoles: torch.Tensor) -> torch.Tensor:
-        """The same without derivatives, from the cached geometry."""
-        return torch.from_numpy(self.geometry.potential(multipoles.detach().contiguous().numpy()))
+        """The same without derivatives, from the cached operators."""
+        return self.operators.potential(multipoles)
 
     def field_features(self) -> torch.Tensor:
         """Features of the external field, `[n_atoms, n_widths, n_features_lm]`."""
-        widths = torch.tensor(self.widths, dtype=torch.float64)
-        return field_features(
-            self.positions, self.external_field[self.batch], widths, self.features_max_l, "receiver"
-        )
+        local = self.external_field[self.batch]
+        return field_features(self.positions, local, self._receivers, self.features_max_l, "receiver")
 
     def field_potential(self) -> torch.Tensor:
         """Potential of the external field on multipoles, `[n_atoms, n_lm]`: -F·r, -F."""
-        width = torch.ones(1, dtype=torch.float64)
+        width = self.positions.new_ones(1)
         local = self.external_field[self.batch]
         return field_features(self.positions, local, width, self.max_l, "multipoles")[:, 0]
 
     def constant_features(self) -> torch.Tensor:
         """Features of a potential of one volt everywhere, `[n_widths, n_features_lm]`."""
-        values = torch.zeros(len(self.widths), (self.features_max_l + 1) ** 2, dtype=torch.float64)
+        values = self.positions.new_zeros(len(self.widths), (self.features_max_l + 1) ** 2)
         values[:, 0] = math.sqrt(4.0 * math.pi)
         return values
 

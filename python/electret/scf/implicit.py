@@ -28,12 +28,20 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def forward(ctx, multipoles, condition, solver, transpose, tolerance):
         ctx.solver, ctx.transpose = solver, transpose
+        ctx.shapes = multipoles.shape, condition.shape
+        ctx.set_materialize_grads(False)
         if tolerance is not None and tolerance >= 1.0:
             return torch.zeros_like(multipoles), torch.zeros_like(condition)
         return solver.solve(multipoles, condition, transpose, tolerance=tolerance)
 
     @staticmethod
     def backward(ctx, multipoles_bar, condition_bar):
+        if multipoles_bar is None and condition_bar is None:
+            return (None,) * 5
+        if multipoles_bar is None:
+            multipoles_bar = condition_bar.new_zeros(ctx.shapes[0])
+        if condition_bar is None:
+            condition_bar = multipoles_bar.new_zeros(ctx.shapes[1])
         x, y = _Solve.apply(multipoles_bar, condition_bar, ctx.solver, not ctx.transpose, None)
         return x, y, None, None, None
 

@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from electret.scf.problem import Systems
 
-__all__ = ["gmres"]
+__all__ = ["Product", "gmres"]
 
-Product = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Product = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Of a pair x `[n_atoms, n_lm]`, y `[n_systems]`; keeps systems apart."""
+
+MOST_ITERATIONS = 1000
 
 
-class _Vectors:
-    """Inner products and updates of pairs (x [n_atoms, n_lm], y [n_systems]) per system."""
-
-    def __init__(self, systems: Systems) -> None:
-        self.systems = systems
-
-    def dot(self, a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        return self.systems.sum((a[0] * b[0]).sum(dim=1)) + a[1] * b[1]
-
-    def scaled(
-        self, a: tuple[torch.Tensor, torch.Tensor], factor: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return a[0] * factor[self.systems.batch][:, None], a[1] * factor
+def _unchanged(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    return x, y
 
 
 def gmres(
     apply: Product,
-    multipoles: torch.Tensor,
-    condition: torch.Tensor,
+    multipoles: Tensor,
+    condition: Tensor,
     systems: Systems,
     tolerance: float = 1e-12,
     max_iterations: int | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    precondition: Product = _unchanged,
+    restart: int = 300,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Solution of K (x, y) = (multipoles, condition) in every system, each with its own Krylov space.
 
     Args:
@@ -44,68 +40,132 @@ def gmres(
         condition: `[n_systems]`.
         systems: of the batch.
         tolerance: relative residual at which a system counts as solved.
-        max_iterations: None takes the number of unknowns of the largest system, at most 300.
+        max_iterations: most products; None takes the number of unknowns of the largest system, 20 to 1000.
+        precondition: an approximate inverse of K, applied on the right.
+        restart: vectors kept before starting again from the best solution.
 
     Returns:
         x `[n_atoms, n_lm]`, y `[n_systems]`, both zero where not converged, and `converged [n_systems]`.
         Source: Saad and Schultz, SIAM J. Sci. Stat. Comput. 7, 856 (1986).
     """
-    space = _Vectors(systems)
-    rhs = (multipoles, condition)
-    norm = space.dot(rhs, rhs).sqrt()
-    unknowns = int(torch.bincount(systems.batch, minlength=systems.n_systems).max()) * multipoles.shape[1] + 1
-    limit = min(unknowns, 300) if max_iterations is None else max_iterations
-    tiny = torch.finfo(norm.dtype).tiny
-    basis = [space.scaled(rhs, 1.0 / norm.clamp(min=tiny))]
-    # R of the QR factorisation of the Hessenberg matrix, and the rotated right-hand side, per system
-    triangle = norm.new_zeros(systems.n_systems, limit + 1, limit)
-    rotations: list[tuple[torch.Tensor, torch.Tensor]] = []
-    reduced = norm.new_zeros(systems.n_systems, limit + 1)
-    reduced[:, 0] = norm
-    solved_after = torch.where(norm <= tiny, 0, limit + 1)
-    for step in range(limit):
-        vector = apply(*basis[step])
-        column = norm.new_zeros(systems.n_systems, limit + 1)
-        for _ in range(2):  # a second pass keeps the basis orthogonal to rounding
-            for index, earlier in enumerate(basis):
-                overlap = space.dot(earlier, vector)
-                column[:, index] += overlap
-                part = space.scaled(earlier, overlap)
-                vector = (vector[0] - part[0], vector[1] - part[1])
-        length = space.dot(vector, vector).sqrt()
-        column[:, step + 1] = length
-        # a vanishing vector means that the space is exhausted: the system is solved, its basis ends here
-        inverse = torch.where(length > 1e-14 * norm.clamp(min=tiny), 1.0 / length.clamp(min=tiny), 0.0)
-        basis.append(space.scaled(vector, inverse))
-        for index, (cosine, sine) in enumerate(rotations):
-            upper, lower = column[:, index].clone(), column[:, index + 1].clone()
-            column[:, index] = cosine * upper + sine * lower
-            column[:, index + 1] = cosine * lower - sine * upper
-        radius = torch.hypot(column[:, step], column[:, step + 1])
-        safe = radius.clamp(min=tiny)
-        cosine = torch.where(radius > 0, column[:, step] / safe, 1.0)
-        sine = torch.where(radius > 0, column[:, step + 1] / safe, 0.0)
-        rotations.append((cosine, sine))
-        column[:, step], column[:, step + 1] = radius, 0.0
-        triangle[:, :, step] = column
-        reduced[:, step + 1] = -sine * reduced[:, step]
-        reduced[:, step] = cosine * reduced[:, step]
-        small = (reduced[:, step + 1].abs() <= tolerance * norm) & (radius > 0)
-        solved_after = torch.where(small & (solved_after > limit), step + 1, solved_after)
-        if bool((solved_after <= limit).all()):
-            break
-    n_steps = len(rotations)
-    converged = solved_after <= limit
-    # Systems solved earlier use their own number of basis vectors: the rest of the triangle becomes identity.
-    used = (torch.arange(n_steps)[None] < solved_after[:, None]) & converged[:, None]  # [n_systems, n_steps]
-    block = triangle[:, :n_steps, :n_steps]
-    block = torch.where(used[:, None, :] & used[:, :, None], block, torch.eye(n_steps, dtype=block.dtype))
-    right = torch.where(used, reduced[:, :n_steps], 0.0)
-    weights = torch.linalg.solve_triangular(block, right[:, :, None], upper=True)[:, :, 0]
+    space = _Space(systems, multipoles.shape[1])
+    target = tolerance * space.norm(multipoles, condition)
+    atoms = torch.bincount(systems.batch, minlength=systems.n_systems)
+    unknowns = int(atoms.max()) * multipoles.shape[1] + 1 if len(atoms) else 1
+    limit = max_iterations or min(max(unknowns, 20), MOST_ITERATIONS)
     x, y = torch.zeros_like(multipoles), torch.zeros_like(condition)
-    for step in range(n_steps):
-        part = space.scaled(basis[step], weights[:, step])
-        x, y = x + part[0], y + part[1]
-    finite = torch.isfinite(weights).all(dim=1) if n_steps else torch.ones_like(converged)
-    good = converged & finite
-    return x * good[systems.batch][:, None], y * good, good
+    residual = multipoles, condition
+    last = torch.full_like(target, math.inf)
+    products = 0
+    while True:
+        size = space.norm(*residual)
+        converged = size <= target
+        # a restart that gains nothing has met rounding or a singular matrix
+        active = ~converged & (size <= 0.9 * last)
+        if products >= limit or not bool(active.any()):
+            break
+        last = size
+        length = min(restart, unknowns, limit - products)
+        step, used = _cycle(apply, precondition, space, residual, size, target, active, length)
+        products += used + 1
+        # what is not finite would spoil its system for good, and is left out
+        good = active & space.finite(*step)
+        x = x + torch.where(good[systems.batch][:, None], step[0], 0.0)
+        y = y + torch.where(good, step[1], 0.0)
+        product = apply(x, y)
+        residual = multipoles - product[0], condition - product[1]
+    rows = converged[systems.batch][:, None]
+    return torch.where(rows, x, 0.0), torch.where(converged, y, 0.0), converged
+
+
+class _Space:
+    """Inner products and sums of pairs (x `[n_atoms, n_lm]`, y `[n_systems]`) per system."""
+
+    def __init__(self, systems: Systems, n_lm: int) -> None:
+        self.systems, self.n_lm = systems, n_lm
+
+    def norm(self, x: Tensor, y: Tensor) -> Tensor:
+        """`[n_systems]`."""
+        return (self.systems.sum(x.square().sum(dim=1)) + y.square()).sqrt()
+
+    def finite(self, x: Tensor, y: Tensor) -> Tensor:
+        """Whether every entry is, `[n_systems]`."""
+        bad = (~torch.isfinite(x)).any(dim=1).to(y.dtype)
+        return (self.systems.sum(bad) == 0) & torch.isfinite(y)
+
+    def scaled(self, x: Tensor, y: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        """Times a factor of each system; zero where the factor is, whatever the pair."""
+        rows = factor[self.systems.batch][:, None]
+        return torch.where(rows == 0, 0.0, x * rows), torch.where(factor == 0, 0.0, y * factor)
+
+    def overlaps(self, xs: Tensor, ys: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Inner products with `[m, n_atoms, n_lm]` and `[m, n_systems]`, `[n_systems, m]`."""
+        return self.systems.sum(torch.einsum("mac,ac->am", xs, x)) + (ys * y).T
+
+    def combined(self, xs: Tensor, ys: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum with weights `[n_systems, m]`."""
+        x = torch.einsum("mac,am->ac", xs, weights[self.systems.batch])
+        return x, (ys * weights.T).sum(dim=0)
+
+
+def _cycle(
+    apply: Product,
+    precondition: Product,
+    space: _Space,
+    residual: tuple[Tensor, Tensor],
+    size: Tensor,
+    target: Tensor,
+    active: Tensor,
+    length: int,
+) -> tuple[tuple[Tensor, Tensor], int]:
+    """One cycle: the correction, and the products used."""
+    n_systems, dtype = len(size), size.dtype
+    tiny, epsilon = torch.finfo(dtype).tiny, torch.finfo(dtype).eps
+    xs = residual[0].new_zeros(length + 1, *residual[0].shape)
+    ys = residual[1].new_zeros(length + 1, n_systems)
+    inverse = torch.where(active, 1.0 / size.clamp(min=tiny), 0.0)
+    xs[0], ys[0] = space.scaled(*residual, inverse)
+    # of the Hessenberg matrix H = Qᵀ R per system: the product of the rotations so far, and the triangle
+    rotation = torch.eye(length + 1, dtype=dtype, device=size.device).repeat(n_systems, 1, 1)
+    triangle = size.new_zeros(n_systems, length + 1, length)
+    steps = torch.where(active, length, 0)  # columns that each system uses
+    used = 0
+    for k in range(length):
+        x, y = apply(*precondition(xs[k], ys[k]))
+        column = size.new_zeros(n_systems, length + 1)
+        for _ in range(2):  # a second pass keeps the basis orthogonal to rounding
+            overlap = space.overlaps(xs[: k + 1], ys[: k + 1], x, y)
+            column[:, : k + 1] += overlap
+            part = space.combined(xs[: k + 1], ys[: k + 1], overlap)
+            x, y = x - part[0], y - part[1]
+        below = space.norm(x, y)
+        column[:, k + 1] = below
+        column = (rotation @ column[:, :, None])[:, :, 0]
+        upper, lower = column[:, k].clone(), column[:, k + 1].clone()
+        radius = torch.hypot(upper, lower)
+        cosine = torch.where(radius > 0, upper / radius.clamp(min=tiny), 1.0)[:, None]
+        sine = torch.where(radius > 0, lower / radius.clamp(min=tiny), 0.0)[:, None]
+        first, second = rotation[:, k].clone(), rotation[:, k + 1].clone()
+        rotation[:, k] = cosine * first + sine * second
+        rotation[:, k + 1] = cosine * second - sine * first
+        column[:, k], column[:, k + 1] = radius, 0.0
+        triangle[:, :, k] = column
+        used = k + 1
+        left = size * rotation[:, k + 1, 0].abs()
+        # an exhausted space has nothing to add; a number that is not finite ends the cycle
+        ended = (left <= 0.5 * target) | ~(below > epsilon * radius) | ~torch.isfinite(below)
+        steps = torch.where(ended & (steps > used), used, steps)
+        running = steps > used
+        if not bool(running.any()):
+            break
+        inverse = torch.where(running, 1.0 / below.clamp(min=tiny), 0.0)
+        xs[k + 1], ys[k + 1] = space.scaled(x, y, inverse)
+    block = triangle[:, :used, :used]
+    diagonal = block.diagonal(dim1=1, dim2=2)
+    within = torch.arange(used, device=size.device)[None] < steps[:, None]
+    within = within & (diagonal != 0)  # zero: a direction without effect
+    identity = torch.eye(used, dtype=dtype, device=size.device)
+    block = torch.where(within[:, None, :] & within[:, :, None], block, identity)
+    right = torch.where(within, size[:, None] * rotation[:, :used, 0], 0.0)
+    weights = torch.linalg.solve_triangular(block, right[:, :, None], upper=True)[:, :, 0]
+    return precondition(*space.combined(xs[:used], ys[:used], weights)), used

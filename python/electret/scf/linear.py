@@ -1,4 +1,4 @@
-"""Jacobians of self-consistency as linear solvers: native for block-diagonal updates, else matrix-free."""
+"""Jacobians of self-consistency as linear solvers: factored for block-diagonal updates, else matrix-free."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Callable
 
 import torch
 
+from electret.device_geometry import DeviceGeometry
 from electret.geometry import Geometry
 from electret.response import Jacobian
+from electret.scf.device_jacobian import DeviceJacobian
+from electret.scf.electrostatics import Electrostatics
 from electret.scf.krylov import gmres
 from electret.scf.problem import Systems
 
-__all__ = ["NativeJacobian", "OperatorJacobian"]
+__all__ = ["BlockJacobian", "NativeJacobian", "OperatorJacobian", "block_jacobian"]
 
 
 class NativeJacobian:
@@ -73,6 +76,26 @@ class NativeJacobian:
         eigenvectors `[n_atoms, n_lm]` complex with u^H w = 1."""
         values, right, left = self.native.eigenpair()
         return torch.from_numpy(values), torch.from_numpy(right), torch.from_numpy(left)
+
+
+BlockJacobian = NativeJacobian | DeviceJacobian
+"""K = L + R M with block-diagonal L and R, on the CPU or on a device."""
+
+
+def block_jacobian(
+    electrostatics: Electrostatics,
+    operator: str,
+    left: torch.Tensor | None,
+    right: torch.Tensor | None,
+    column: torch.Tensor,
+    constrained: torch.Tensor,
+    method: str = "auto",
+) -> BlockJacobian:
+    """The Jacobian where the tensors are. Arguments are those of `NativeJacobian`."""
+    operators = electrostatics.operators
+    if isinstance(operators, DeviceGeometry):
+        return DeviceJacobian(operators, operator, left, right, column, constrained, method)
+    return NativeJacobian(electrostatics.geometry, operator, left, right, column, constrained, method)
 
 
 class OperatorJacobian:

@@ -9,6 +9,7 @@ solver's loop.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -31,8 +32,15 @@ class Systems:
 
     def detach(self) -> Systems:
         """The same without a graph."""
+        if not (self.total_charge.requires_grad or self.fermi_level.requires_grad):
+            return self
         total_charge, fermi_level = self.total_charge.detach(), self.fermi_level.detach()
         return replace(self, total_charge=total_charge, fermi_level=fermi_level)
+
+    @cached_property
+    def n_atoms(self) -> torch.Tensor:
+        """Atoms of each system, `[n_systems]` float64."""
+        return self.sum(torch.ones_like(self.batch, dtype=torch.float64))
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over the atoms of each system, `[n_systems, ...]` of `[n_atoms, ...]`."""
@@ -41,7 +49,7 @@ class Systems:
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Mean over atoms and components of each system, `[n_systems]` of `[n_atoms, ...]`."""
         flat = values.reshape(len(values), -1).mean(dim=1)
-        return self.sum(flat) / self.sum(torch.ones_like(flat)).clamp(min=1)
+        return self.sum(flat) / self.n_atoms.clamp(min=1)
 
     def condition(self, state: State) -> torch.Tensor:
         """Charge minus total charge, or Fermi level minus the given one, `[n_systems]`."""

@@ -50,7 +50,8 @@ class ReferenceDensity:
                 f"{int(graph.batch[atom])} has no labelled charge; label charges or multipoles, or use mode "
                 "'implicit'"
             )
-        level = graph.labels.get("fermi_level", torch.full((graph.n_systems,), torch.nan)).double()
+        unknown = torch.full_like(guess.fermi_level, torch.nan)
+        level = graph.labels.get("fermi_level", unknown).double()
         level_known = torch.isfinite(level)
         level = torch.where(level_known, level, guess.fermi_level)
         return cls(State(p, level), known, level_known)

@@ -10,7 +10,7 @@ from typing import cast
 import torch
 
 from electret import InputError
-from electret.scf.linear import NativeJacobian
+from electret.scf.linear import BlockJacobian
 from electret.scf.problem import FixedPointEquations, LinearSolver, Problem
 from electret.scf.state import State
 from electret.units import COULOMB_CONSTANT
@@ -77,7 +77,7 @@ def _dielectric_tensor(loop: FixedPointEquations, state: State, jacobian: Linear
     volume = torch.linalg.det(electrostatics.cell).abs()
     columns = []
     for axis in range(3):
-        field = torch.zeros(systems.n_systems, 3, dtype=torch.float64)
+        field = electrostatics.positions.new_zeros(systems.n_systems, 3)
         field[:, axis] = 1.0
         # the potential of the field itself has no meaning in a crystal, and nothing here answers it
         features = replace(electrostatics, external_field=field).field_features()
@@ -86,21 +86,21 @@ def _dielectric_tensor(loop: FixedPointEquations, state: State, jacobian: Linear
         x, _ = jacobian.solve(right, torch.zeros_like(systems.total_charge))
         columns.append(systems.sum(x[:, [3, 1, 2]]) / volume[:, None])
     susceptibility = 4 * math.pi * COULOMB_CONSTANT * torch.stack(columns, dim=2)
-    return torch.eye(3, dtype=torch.float64) + susceptibility
+    return torch.eye(3, dtype=torch.float64, device=susceptibility.device) + susceptibility
 
 
 def _stability(
     problem: FixedPointEquations, loop: FixedPointEquations, state: State, jacobian: LinearSolver
 ) -> torch.Tensor:
     """|lambda| of the dominant eigenvalue, with its derivative in the parameters: d lambda = uᴴ dD B w."""
-    systems, geometry = loop.systems, loop.electrostatics.geometry
-    if isinstance(jacobian, NativeJacobian):
+    systems, operators = loop.systems, loop.electrostatics.operators
+    if isinstance(jacobian, BlockJacobian):
         _, right, left = jacobian.dominant_eigenpair()
     else:
         right, left = _dense_eigenpair(loop, state.detach())
     parts = []
     for vector in (right.real, right.imag):
-        v = torch.from_numpy(geometry.features(vector.contiguous().numpy()))
+        v = operators.features(vector)
         parts.append(problem.tangent(state.detach(), v))  # D B w, in the graph of the parameters
     values = systems.sum((left.conj() * torch.complex(parts[0], parts[1])).sum(dim=1))
     return values.abs()
@@ -111,7 +111,7 @@ def _dense_eigenpair(loop: FixedPointEquations, state: State) -> tuple[torch.Ten
 
     One product per unknown of the largest system serves all systems at once.
     """
-    systems, geometry = loop.systems, loop.electrostatics.geometry
+    systems, operators = loop.systems, loop.electrostatics.operators
     n_atoms, n_lm = state.multipoles.shape
     counts = torch.bincount(systems.batch, minlength=systems.n_systems)
     order = torch.argsort(systems.batch, stable=True)
@@ -119,13 +119,12 @@ def _dense_eigenpair(loop: FixedPointEquations, state: State) -> tuple[torch.Ten
     columns = []
     for index in range(int(counts.max()) * n_lm):
         atom, component = divmod(index, n_lm)
-        unit = torch.zeros(n_atoms, n_lm, dtype=torch.float64)
+        unit = torch.zeros_like(state.multipoles)
         present = counts > atom
         unit[order[first[present] + atom], component] = 1.0
-        v = torch.from_numpy(geometry.features(unit.numpy()))
-        columns.append(loop.tangent(state, v).detach())
+        columns.append(loop.tangent(state, operators.features(unit)).detach())
     matrix = torch.stack(columns, dim=2)  # [n_atoms, n_lm, unknowns of the largest system]
-    right = torch.zeros(n_atoms, n_lm, dtype=torch.complex128)
+    right = torch.zeros(n_atoms, n_lm, dtype=torch.complex128, device=matrix.device)
     left = torch.zeros_like(right)
     for system in range(systems.n_systems):
         atoms = order[first[system] : first[system] + counts[system]]

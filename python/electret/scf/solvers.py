@@ -42,11 +42,11 @@ class _Progress:
 
     def __init__(self, problem: Problem, tolerance: float) -> None:
         self.problem, self.tolerance = problem, tolerance
-        n = problem.systems.n_systems
-        self.converged = torch.zeros(n, dtype=torch.bool)
-        self.stopped = torch.zeros(n, dtype=torch.bool)
-        self.iterations = torch.zeros(n, dtype=torch.int64)
-        self.residual = torch.full((n,), math.inf, dtype=torch.float64)
+        like = problem.systems.total_charge  # [n_systems]
+        self.converged = torch.zeros_like(like, dtype=torch.bool)
+        self.stopped = torch.zeros_like(like, dtype=torch.bool)
+        self.iterations = torch.zeros_like(like, dtype=torch.int64)
+        self.residual = torch.full_like(like, math.inf)
         self.history: list[torch.Tensor] = []
 
     @property
@@ -246,12 +246,15 @@ class Anderson:
             gram = systems.sum(torch.einsum("inc,jnc->nij", dp, dp))  # [n_systems, m, m]
             right = systems.sum(torch.einsum("inc,nc->ni", dp, p))
             scale = gram.diagonal(dim1=1, dim2=2).amax(dim=1).clamp(min=torch.finfo(p.dtype).tiny)
-            gram = gram / scale[:, None, None] + 1e-13 * torch.eye(m, dtype=p.dtype)
+            identity = torch.eye(m, dtype=p.dtype, device=p.device)
+            gram = gram / scale[:, None, None] + 1e-13 * identity
             right = right / scale[:, None]
             finite = torch.isfinite(gram).all(dim=(1, 2)) & torch.isfinite(right).all(dim=1)
-            gram = torch.where(finite[:, None, None], gram, torch.eye(m, dtype=p.dtype))
+            gram = torch.where(finite[:, None, None], gram, identity)
             right = torch.where(finite[:, None], right, 0.0)
-            gamma = torch.linalg.lstsq(gram, right[:, :, None]).solution[:, :, 0]  # [n_systems, m]
+            # on the CPU, whose solver finds the rank
+            gamma = torch.linalg.lstsq(gram.cpu(), right.cpu()[:, :, None]).solution[:, :, 0]
+            gamma = gamma.to(p.device)  # [n_systems, m]
             new_p = new_p - torch.einsum("ni,inc->nc", gamma[systems.batch], dx + self.alpha * dp)
             new_mu = new_mu - (gamma.T * (dlevel + dmu)).sum(dim=0)
             return State(new_p, new_mu)

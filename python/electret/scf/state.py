@@ -35,7 +35,7 @@ class ScfRequest:
             `unrolled_steps` mixing steps in the graph; `direct` evaluates the model once at the labelled
             density and Fermi level (training).
         unrolled_steps: for `unrolled`.
-        start: first density, as of the previous step of a trajectory.
+        start: first density, as of the previous step of a trajectory; on any device.
         tolerance: mean absolute residual per multipole component at which a system counts as converged, e.
         max_iterations: of the solver.
         solver: `newton`, `newton_cg`, `anderson` or `mixing`.

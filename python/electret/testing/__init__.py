@@ -15,6 +15,7 @@ from electret.testing.contract import (
     check_training_gradients,
     check_translation,
 )
+from electret.testing.emulation import emulated_device
 from electret.testing.harmonics import real_harmonics, rotation_of_multipoles
 from electret.testing.self_consistency import (
     check_constant_fermi_level,
@@ -42,6 +43,7 @@ __all__ = [
     "check_training_gradients",
     "check_translation",
     "check_warm_start",
+    "emulated_device",
     "real_harmonics",
     "rotation_of_multipoles",
 ]

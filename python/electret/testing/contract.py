@@ -182,7 +182,7 @@ def check_save_load(model: Model, systems: Sequence[Atoms]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.electret"
         save(model, path, {"purpose": "contract"})
-        loaded = load(path)
+        loaded = load(path, device=model.sigma.device)
     for atoms in systems:
         before, after = evaluate(model, atoms), evaluate(loaded, atoms)
         for name, values in before.items():
@@ -196,7 +196,7 @@ def check_precision(model: Model, systems: Sequence[Atoms], relative: float = 1e
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.electret"
         save(model, path)
-        narrow = load(path, dtype=torch.float32)
+        narrow = load(path, device=model.sigma.device, dtype=torch.float32)
     for atoms in systems:
         exact, rounded = evaluate(model, atoms), evaluate(narrow, atoms)
         for name in ("forces", *MULTIPOLES):

@@ -45,7 +45,7 @@ def check_warm_start(model: Model, atoms: Atoms, tolerance: float = 1e-9) -> Non
     cold = evaluate(model, atoms)
     generator = torch.Generator().manual_seed(13)
     p = torch.as_tensor(cold["multipoles"])
-    start = State(
+    start = State(  # on the CPU, wherever the model is
         p + 0.1 * torch.randn(p.shape, generator=generator, dtype=p.dtype),
         torch.as_tensor(cold["fermi_level"]) + 0.5,
     )

@@ -1,0 +1,275 @@
+"""The device path: plans that are found again, what it refuses, the numpy layer, geometries."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import devices
+import electret
+from random_systems import BOUNDARIES, random_system, relative
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+from electret import device_plans  # noqa: E402
+from electret.device_plans import Recent, rounded_up  # noqa: E402
+from electret.scf import device_jacobian  # noqa: E402
+from electret.torch import coulomb_energy, features  # noqa: E402
+
+FIELD = np.array([0.1, -0.2, 0.3])
+
+
+@pytest.fixture(params=devices.NOT_CPU)
+def device(request):
+    """The emulated device, a GPU."""
+    with devices.on_device(request.param):
+        device_plans.forget_plans()
+        yield request.param
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Counts the reads of tensors on the device."""
+    counts = []
+    original = device_plans._to_host
+
+    def counted(tensors):
+        if tensors:
+            counts.append(len(tensors))
+        return original(tensors)
+
+    monkeypatch.setattr(device_plans, "_to_host", counted)
+    return counts
+
+
+def moved(system: dict, device: str) -> dict:
+    place = devices.torch_device(device)
+    return {key: torch.tensor(np.asarray(value), device=place) for key, value in system.items()}
+
+
+def test_a_training_step_reads_the_device_once(device, reads):
+    """Energy and features, forward and backward twice; and the next step with moved atoms not at all."""
+    t = moved(random_system(3, "xyz"), device)
+
+    def step(x):
+        x = x.clone().requires_grad_()
+        energy = coulomb_energy(**{**t, "positions": x})
+        v = features(**{**t, "positions": x}, widths=[0.9, 1.4])
+        (gradient,) = torch.autograd.grad(energy.sum() + (v**2).sum(), x, create_graph=True)
+        return torch.autograd.grad((gradient**2).sum(), x)[0]
+
+    first = step(t["positions"])
+    assert reads == [4, 1]  # cell, pbc, batch, sigma; and the widths
+    second = step(1.01 * t["positions"])
+    assert reads == [4, 1]
+    assert relative(second, first) > 1e-3
+
+
+def test_equal_numbers_in_other_tensors_have_the_same_plan(device, reads):
+    system = random_system(4, "xyz")
+    coulomb_energy(**moved(system, device))
+    plans = len(device_plans._plans._entries)
+    coulomb_energy(**moved(system, device))
+    assert len(reads) == 2
+    assert len(device_plans._plans._entries) == plans
+
+
+def test_tensors_changed_in_place_are_read_again(device, reads):
+    system = random_system(5, "xyz")
+    t = moved(system, device)
+    before = coulomb_energy(**t)
+    t["sigma"].mul_(1.3)
+    t["cell"].mul_(1.1)
+    after = coulomb_energy(**t)
+    expected = electret.coulomb(**{**system, "sigma": 1.3 * system["sigma"], "cell": 1.1 * system["cell"]})
+    assert relative(after, expected.energy) < 1e-7
+    assert relative(after, before.cpu()) > 1e-3
+    assert len(reads) == 2
+
+
+def test_open_axes_follow_the_extent_of_the_atoms(device):
+    """Plans for sums of slabs stay while atoms move a little, and change when they go far."""
+    system = random_system(6, "xy", full_cell=False)
+    t = moved(system, device)
+    for shift, new in ((0.0, 1), (0.01, 1), (9.0, 2)):
+        positions = system["positions"].copy()
+        positions[0, 2] += shift
+        energy = coulomb_energy(
+            **{**t, "positions": moved({"x": positions}, device)["x"]}, method="reciprocal"
+        )
+        expected = electret.coulomb(**{**system, "positions": positions}, method="reciprocal")
+        assert relative(energy, expected.energy) < 1e-6
+        assert len(device_plans._plans._entries) <= new
+    t["positions"][1, 0] = torch.nan
+    with pytest.raises(electret.InputError, match="positions of system 0"):
+        coulomb_energy(**t, method="reciprocal")
+
+
+def test_spans_are_rounded_up_by_little():
+    spans = np.array([0.0, 1e-12, 0.3, 0.5, 3.0, 10.0, 77.0, 1e4])
+    rounded = rounded_up(spans)
+    assert (rounded >= spans).all()
+    assert (rounded <= 1.05 * spans + 0.5 + 1e-9).all()
+    assert (rounded_up(rounded) == rounded).all()
+
+
+def test_the_recent_are_kept():
+    kept: Recent[int] = Recent(2)
+    for key in "ab":
+        kept.put(key, ord(key))
+    assert kept.get("a") == ord("a")
+    kept.put("c", 3)
+    assert kept.get("b") is None
+    assert kept.get("a") == ord("a")
+
+
+@pytest.mark.parametrize("axes", BOUNDARIES)
+def test_the_numpy_layer_gives_the_numbers_of_the_cpu(device, axes):
+    system = random_system(7, axes, max_l=2)
+    rng = np.random.default_rng(1)
+    points = rng.uniform(0, 5, (5, 3))
+    settings = {**system, "external_field": FIELD, "accuracy": 1e-11}
+    here, there = (electret.coulomb(**settings, device=place) for place in ("cpu", device))
+    for name in ("energy", "potential", "forces", "virial", "dipole"):
+        assert relative(getattr(there, name), getattr(here, name)) < 1e-9, name
+    for function, extra in (
+        (electret.features, {"max_l": 2}),
+        (electret.potential, {"points": points}),
+    ):
+        here, there = (function(**settings, **extra, device=place) for place in ("cpu", device))
+        assert relative(there, here) < 1e-9
+
+
+def pair_of_systems(axes: str) -> dict:
+    """Arguments of `electret.Geometry` for three and five atoms in any order, and `multipoles`."""
+    systems = [random_system(8 + i, axes, n=n, max_l=1) for i, n in enumerate((3, 5))]
+    order = np.array([3, 0, 5, 7, 1, 4, 2, 6])  # atoms of the systems in any order
+    joined = {key: np.concatenate([s[key] for s in systems])[order] for key in ("positions", "sigma")}
+    joined |= {"multipoles": np.concatenate([s["multipoles"] for s in systems])[order]}
+    joined |= {key: np.stack([s[key] for s in systems]) for key in ("cell", "pbc")}
+    return joined | {"batch": np.array([0] * 3 + [1] * 5)[order], "widths": [0.8, 1.5], "accuracy": 1e-11}
+
+
+@pytest.mark.parametrize("axes", ["xyz", "xy", ""])
+def test_a_geometry_gives_the_numbers_of_the_cpu(device, axes):
+    joined = pair_of_systems(axes)
+    p = joined.pop("multipoles")
+    here, there = (electret.Geometry(**joined, features_max_l=2, device=place) for place in ("cpu", device))
+    g = np.random.default_rng(2).normal(size=(8, 2, 9))
+    for name, argument in (("energy", p), ("potential", p), ("features", p), ("features_transpose", g)):
+        assert relative(getattr(there, name)(argument), getattr(here, name)(argument)) < 1e-9, name
+    for system in range(2):
+        assert relative(there.coulomb_matrix(system), here.coulomb_matrix(system)) < 1e-9
+        assert relative(there.matrix(system), here.matrix(system)) < 1e-9
+    assert len(there.methods) == len(there.plans) == 2
+
+
+@pytest.mark.parametrize("operator", ["coulomb", "features"])
+def test_dense_and_large_systems_of_a_batch_are_solved_together(device, operator, monkeypatch):
+    monkeypatch.setattr(device_jacobian, "DENSE_LIMIT", 12)
+    joined = pair_of_systems("xyz")
+    rhs = joined.pop("multipoles")
+    rng = np.random.default_rng(4)
+    left = 12.0 * np.eye(4) + rng.normal(scale=0.1, size=(8, 4, 4))
+    right = None if operator == "coulomb" else rng.normal(scale=0.02, size=(8, 4, 8))
+    found = []
+    for place in ("cpu", device):
+        geometry = electret.Geometry(**joined, max_l=1, features_max_l=1, device=place)
+        jacobian = electret.Jacobian(geometry, operator, left, right, constrained=np.array([True, False]))
+        found.append([jacobian.solve(rhs, [0.3, -0.2], transpose) for transpose in (False, True)])
+    assert jacobian.methods == ["dense", "krylov"]
+    for here, there in zip(*found, strict=True):
+        assert there[2].tolist() == [0, 0]
+        assert relative(there[0], here[0]) < 1e-9
+        assert relative(there[1], here[1]) < 1e-9
+
+
+def test_no_atoms_and_no_gradients(device):
+    empty = electret.coulomb(np.zeros((0, 3)), np.zeros((0, 1)), device=device)
+    assert empty.energy.tolist() == [0.0]
+    t = moved(random_system(9, "xyz"), device)
+    assert not coulomb_energy(**t).requires_grad
+    cell = torch.zeros(2, 3, 3, dtype=torch.float64, device=t["positions"].device)
+    batch = torch.zeros(4, dtype=torch.int64, device=cell.device)
+    energy = coulomb_energy(t["positions"], t["multipoles"], 0.9, cell=cell, batch=batch)
+    assert energy[0] != 0.0
+    assert energy[1] == 0.0  # a system without atoms
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragments"),
+    [
+        ({"sigma": -1.0}, ["sigma", "-1"]),
+        ({"batch": [0, 0, 1, -1]}, ["batch", "-1"]),
+        ({"method": "magic"}, ["method", "magic"]),
+        ({"normalization": "magic"}, ["normalization", "magic"]),
+    ],
+)
+def test_bad_input_is_named(device, changes, fragments):
+    t = moved(random_system(10, "xyz", n=4), device)
+    if "batch" in changes:
+        t["cell"] = t["cell"].expand(2, 3, 3)
+        changes = {"batch": torch.tensor(changes["batch"], device=t["cell"].device)}
+    with pytest.raises(electret.InputError) as error:
+        features(**{**t, **changes})
+    for fragment in fragments:
+        assert fragment in str(error.value), str(error.value)
+
+
+@pytest.mark.parametrize("name", ["gpu", "mps", "cuda:99", "xpu"])
+def test_devices_that_are_not_there_are_named(name):
+    with pytest.raises(electret.InputError, match=f"device = '{name}'"):
+        electret.coulomb([[0, 0, 0]], [[1]], device=name)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+class TestOnAGpu:
+    """What only a GPU can show."""
+
+    def test_mixed_devices_are_refused_with_a_remedy(self):
+        t = moved(random_system(11, "xyz"), "cuda")
+        for name in ("multipoles", "sigma", "cell", "pbc"):
+            mixed = {**t, name: t[name].cpu()}
+            with pytest.raises(electret.InputError, match=rf"{name} is on cpu.*cuda:0.*\.to\("):
+                coulomb_energy(**mixed)
+
+    def test_repeated_calls_do_not_wait(self):
+        t = moved(random_system(12, "xyz"), "cuda")
+        t["positions"].requires_grad_()
+
+        def step():
+            energy = coulomb_energy(**t)
+            v = features(**t, widths=[0.9])
+            return torch.autograd.grad(energy.sum() + v.square().sum(), t["positions"], create_graph=True)[0]
+
+        torch.autograd.grad(step().square().sum(), t["positions"])
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            torch.autograd.grad(step().square().sum(), t["positions"])
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    def test_other_streams_and_graphs(self):
+        t = moved(random_system(13, "xyz"), "cuda")
+        expected = coulomb_energy(**t)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            assert relative(coulomb_energy(**t), expected) < 1e-12
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = coulomb_energy(**t)
+        moved_positions = t["positions"] + torch.tensor([[0.1, 0.0, 0.0]] + [[0.0] * 3] * 3, device="cuda")
+        wanted = coulomb_energy(**{**t, "positions": moved_positions})
+        t["positions"].copy_(moved_positions)
+        graph.replay()
+        assert relative(captured, wanted) < 1e-12
+        assert relative(captured, expected) > 1e-4
+
+    def test_capturing_unknown_tensors_is_refused(self):
+        t = moved(random_system(14, "xyz"), "cuda")
+        graph = torch.cuda.CUDAGraph()
+        with pytest.raises(electret.InputError, match="run the same call"), torch.cuda.graph(graph):
+            coulomb_energy(**t)

@@ -1,0 +1,136 @@
+"""Training, evaluation and dynamics on a GPU, through the interfaces of users: the numbers of the CPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import units
+from ase.md.verlet import VelocityVerlet
+from rich.console import Console
+from typer.testing import CliRunner
+
+import devices
+from electret import Calculator
+from electret.cli.main import application
+from electret.models import FAMILIES, build, save
+from electret.training import TrainingConfig, train
+from model_cases import STATISTICS, bulk, in_field, model_config, molecule, slab
+from training_frames import clusters, run_options, write_frames
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def on_a_gpu():
+    devices.require("cuda")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """A file of each family."""
+    folder = tmp_path_factory.mktemp("models")
+    for family in FAMILIES:
+        save(build(model_config(family), STATISTICS, seed=1), folder / f"{family}.electret")
+    return folder
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_calculators_agree(models, family):
+    results = {}
+    for device in ("cpu", "cuda"):
+        calculator = Calculator(models / f"{family}.electret", device=device)
+        for name, atoms in (("molecule", molecule()), ("bulk", bulk()), ("slab", slab())):
+            atoms.calc = calculator
+            values = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+            if name == "bulk":
+                values["stress"] = atoms.get_stress()
+            results[device, name] = values | {"charges": calculator.results.get("charges", np.zeros(1))}
+    for name in ("molecule", "bulk", "slab"):
+        for quantity, expected in results["cpu", name].items():
+            np.testing.assert_allclose(
+                results["cuda", name][quantity], expected, rtol=1e-8, atol=1e-8, err_msg=f"{name} {quantity}"
+            )
+
+
+@pytest.mark.parametrize("family", ["local_charges", "qeq", "fixed_point"])
+def test_dynamics_in_a_field(models, family):
+    ends = {}
+    for device in ("cpu", "cuda"):
+        atoms = in_field(molecule(), charge=1.0)
+        atoms.calc = Calculator(models / f"{family}.electret", device=device)
+        atoms.set_velocities(0.01 * np.random.default_rng(0).normal(size=(4, 3)))
+        dynamics = VelocityVerlet(atoms, 0.2 * units.fs)
+        dynamics.run(20)
+        ends[device] = atoms.positions.copy(), atoms.get_total_energy()
+    np.testing.assert_allclose(ends["cuda"][0], ends["cpu"][0], rtol=0, atol=1e-7)
+    assert abs(ends["cuda"][1] - ends["cpu"][1]) < 1e-7
+
+
+@pytest.mark.parametrize("family", ["mace", "local_charges", "qeq", "fixed_point"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_training_and_evaluation(tmp_path, family, dtype):
+    """Losses fall as on the CPU, the run resumes, and the file that it leaves serves on both."""
+    data = write_frames(tmp_path / "clusters.xyz", clusters(12))
+    losses = {}
+    for device in ("cpu", "cuda"):
+        options = run_options(data, tmp_path / device, device=device, dtype=dtype)
+        options["model"]["family"] = family
+        if family == "mace":
+            options["stages"][0]["loss"] = {"energy": 1.0, "forces": 10.0}
+        train(TrainingConfig.from_dict(options), console=Console(quiet=True))
+        options["stages"].append({**options["stages"][0], "name": "second", "epochs": 1})
+        train(TrainingConfig.from_dict(options), console=Console(quiet=True), resume=True)
+        losses[device] = (tmp_path / device / "metrics.csv").read_text().splitlines()
+    assert len(losses["cuda"]) == len(losses["cpu"]) == 4
+    models = sorted((tmp_path / "cuda").glob("*.electret"))
+    assert models
+    found = {}
+    for device in ("cpu", "cuda"):
+        output = tmp_path / f"{device}.json"
+        arguments = ["eval", str(models[0]), str(data), "--device", device, "--json", str(output)]
+        done = CliRunner().invoke(application, arguments)
+        assert done.exit_code == 0, done.output
+        found[device] = json.loads(output.read_text())
+    tolerance = 1e-6 if dtype == "float64" else 1e-2
+    assert_similar(found["cuda"], found["cpu"], tolerance)
+
+
+def assert_similar(found, expected, tolerance: float, place: str = "") -> None:
+    """Numbers within a relative tolerance, everything else but paths, times and devices the same."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), place
+        for key in expected:
+            if not any(word in key for word in ("time", "seconds", "device", "output", "path", "speed")):
+                assert_similar(found[key], expected[key], tolerance, f"{place}.{key}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), place
+        for index, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+            assert_similar(ours, theirs, tolerance, f"{place}[{index}]")
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=tolerance, abs=tolerance), place
+
+
+def test_memory_is_released():
+    """Repeated calls do not grow the memory of the device."""
+    from electret.torch import coulomb_energy
+
+    x = torch.rand(500, 3, dtype=torch.float64, device="cuda", requires_grad=True)
+    p = torch.randn(500, 4, dtype=torch.float64, device="cuda", requires_grad=True)
+    cell = 20.0 * torch.eye(3, dtype=torch.float64, device="cuda")
+
+    def call():
+        energy = coulomb_energy(20.0 * x, p, 0.8, cell, True)
+        torch.autograd.grad(energy.sum(), (x, p))
+
+    for _ in range(3):
+        call()
+    torch.cuda.synchronize()
+    before = torch.cuda.mem_get_info()[0]
+    for _ in range(50):
+        call()
+    torch.cuda.synchronize()
+    assert before - torch.cuda.mem_get_info()[0] < 2**22
