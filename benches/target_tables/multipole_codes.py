@@ -72,25 +72,28 @@ def pme_candidates(sigma: float) -> Iterator[PmeSettings]:
             yield from (PmeSettings(mesh, 5, float(alpha), cutoff) for mesh in (16, 20, 24))
 
 
-def nvalchemi_at(system: System, sigma: float, settings: PmeSettings) -> Evaluator:
+def nvalchemi_at(system: System, sigma: float, settings: PmeSettings, device: str = "cpu") -> Evaluator:
     import torch
     from nvalchemiops.torch.interactions.electrostatics import multipole_particle_mesh_ewald
 
     positions, batch = system["positions"], system.get("batch")
-    cell = torch.from_numpy(system["cell"])
     # The list is not part of its time.
     i, j, shifts = electret.neighbor_list("ijS", positions, system["cell"], True, settings.cutoff, batch)
     if len(i) == 0:
         raise ValueError("no pair in the real-space cutoff, which nvalchemi refuses")
     order = np.argsort(i, kind="stable")
     starts = np.searchsorted(i[order], np.arange(len(positions) + 1)).astype(np.int32)
-    pairs = [torch.from_numpy(np.ascontiguousarray(a[order], dtype=np.int32)) for a in (j, shifts)]
-    x = torch.from_numpy(positions).clone().requires_grad_()
-    p = torch.from_numpy(system["multipoles"]).clone().requires_grad_()
+
+    def there(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+    first, shift = (there(a[order].astype(np.int32)) for a in (j, shifts))
+    cell, starts = there(system["cell"]), there(starts)
+    x = there(positions).clone().requires_grad_()
+    p = there(system["multipoles"]).clone().requires_grad_()
     lengths = np.linalg.norm(system["cell"].reshape(-1, 3, 3)[0], axis=1)
     mesh = tuple(round(settings.mesh * length / CELL_LENGTH) for length in lengths)
-    index = None if batch is None else torch.from_numpy(batch.astype(np.int32))
-    first, shift = pairs
+    index = None if batch is None else there(batch.astype(np.int32))
 
     def evaluate():
         energy = multipole_particle_mesh_ewald(
@@ -98,7 +101,7 @@ def nvalchemi_at(system: System, sigma: float, settings: PmeSettings) -> Evaluat
             p,
             cell,
             first,
-            torch.from_numpy(starts),
+            starts,
             shift,
             sigma=sigma,
             alpha=settings.alpha,
@@ -108,4 +111,4 @@ def nvalchemi_at(system: System, sigma: float, settings: PmeSettings) -> Evaluat
         )
         return torch.autograd.grad(energy.sum(), (x, p))
 
-    return Evaluator(str(settings), evaluate, lambda result: -result[0].numpy())
+    return Evaluator(str(settings), evaluate, lambda result: -result[0].cpu().numpy())

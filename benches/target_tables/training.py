@@ -131,7 +131,7 @@ def native_time() -> Iterator[dict[str, float]]:
             setattr(_native, name, value)
 
 
-def make_trainer(family: str, dtype: str, frames: list, folder: Path):
+def make_trainer(family: str, dtype: str, frames: list, folder: Path, device: str = "cpu"):
     import ase.io
     from rich.console import Console
 
@@ -150,6 +150,7 @@ def make_trainer(family: str, dtype: str, frames: list, folder: Path):
         {
             "name": "bench",
             "dtype": dtype,
+            "device": device,
             "output": str(folder / "run"),
             "model": model,
             "data": {
