@@ -222,8 +222,8 @@ class FixedPoint(SelfConsistent):
     """n0 and Delta come from the surroundings of the atom; v is the potential of all the others.
 
     `fixed_point.update` chooses Delta (one-body: affine or nonlinear; many-body), `fixed_point.energy` the
-    energy beside E_SR + ½ pᵀAp - F·D - mu0 Q (mu0: mean Fermi level of the data). The update is not the derivative of an energy, so forces contain the
-    response of the density.
+    energy beside E_SR + ½ pᵀAp - F·D - mu0 Q (mu0: mean Fermi level of the data). The update is not the
+    derivative of an energy, so forces contain the response of the density.
     """
 
     family = "fixed_point"
