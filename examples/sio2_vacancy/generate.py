@@ -112,14 +112,14 @@ def main() -> None:
     parser.add_argument("--charges", type=float, nargs="+", default=(0, 1, 2), help="of the vacancy, e")
     parser.add_argument("--repeats", type=int, nargs=3, default=(2, 2, 1), help="cells of 9 atoms")
     parser.add_argument("--large-repeats", type=int, nargs=3, default=(2, 2, 2), help="of the transfer set")
-    parser.add_argument("--chains", type=int, default=4, help="trajectories of each state")
+    parser.add_argument("--chains", type=int, default=3, help="trajectories of each state")
     parser.add_argument("--frames", type=int, default=6, help="of a trajectory")
     parser.add_argument("--steps", type=int, default=10, help=f"between frames, of {TIMESTEP} fs")
     parser.add_argument("--equilibration", type=int, default=20, help="steps before the first frame")
     parser.add_argument("--temperatures", type=float, nargs=2, default=(300, 1200), metavar=("MIN", "MAX"))
     parser.add_argument("--strain", type=float, default=0.03, help="largest component")
-    parser.add_argument("--valid-every", type=int, default=4, help="one chain of each state in so many")
-    parser.add_argument("--other-charges-every", type=int, default=3, help="frames, labelled at all charges")
+    parser.add_argument("--valid-every", type=int, default=3, help="one chain of each state in so many")
+    parser.add_argument("--other-charges-every", type=int, default=2, help="frames, labelled at all charges")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count(), help="processes; set OMP_NUM_THREADS=1"
     )
