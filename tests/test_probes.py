@@ -200,10 +200,10 @@ def test_dynamics_conserves_the_energy(tmp_path: Path) -> None:
     path = store(tmp_path / "frames.xyz", [molecule()])
     options = {
         "data": path,
-        "picoseconds": 0.02,
-        "thermalisation": 0.005,
-        "timestep": 0.25,
-        "temperature": 50,
+        "picoseconds": 0.008,
+        "thermalisation": 0.002,
+        "timestep": 0.1,
+        "temperature": 300,
     }
     probe = parse_probe("dynamics", options, tmp_path)
     found = probe.measure(small_model("qeq"), probe.structures(), silent)
