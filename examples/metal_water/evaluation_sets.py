@@ -5,7 +5,8 @@
 `field_scan.xyz`: silver layers, a row of waters, and waters on silver in fields along z. `water_rows.xyz`:
 polarisabilities of rows of waters. `slab_charges.xyz`: one slab at several charges, with Fermi levels.
 `slab.xyz`: a thicker slab, not periodic along its normal and without labels, to put into a field.
-`bare_slabs.xyz`: displaced slabs at several charges, for training.
+`bare_slabs.xyz`: displaced slabs at several charges, and `long_rows.xyz`: rows of waters with
+polarisabilities, both for training.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "demo_data"))
 from labels import XTB, labelled
+from structures import random_rotation
 
 HEIGHT = 22.0
 """Cell of the labelled slabs along the normal, Å."""
@@ -60,6 +62,23 @@ def water_rows(sizes: list[int]) -> list[Atoms]:
     return frames
 
 
+def long_rows(count: int, sizes: list[int], displacement: float, max_field: float, seed: int) -> list[Atoms]:
+    """Displaced rows of waters in random orientations and fields (V/Å), with polarisabilities. In compact
+    clusters a little flow of charge between molecules hides behind their own polarisability; in rows it
+    grows with the square of their length."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for number in track(range(count), description="long rows"):
+        atoms = water_row(sizes[number % len(sizes)])
+        atoms.positions += rng.normal(scale=displacement, size=atoms.positions.shape)
+        atoms.positions = (atoms.positions - atoms.positions.mean(axis=0)) @ random_rotation(rng).T
+        field = rng.uniform(0, max_field) * random_rotation(rng)[0]
+        frame = labelled(atoms, XTB(0.0, field), "water_row", f"long_row_{number}")
+        add_polarizability(frame, 0.02)
+        frames.append(frame)
+    return frames
+
+
 def slab_charges(charges: list[float], layers: int) -> list[Atoms]:
     """The ideal slab at each charge (e)."""
     atoms = bare_slab((2, 2, layers), HEIGHT, periodic_normal=True)
@@ -92,6 +111,13 @@ def write_sets(options: argparse.Namespace) -> None:
         "bare_slabs": lambda: bare_slabs(
             options.bare_slabs, options.slab_charges, options.displacement, options.seed
         ),
+        "long_rows": lambda: long_rows(
+            options.long_rows,
+            options.long_row_sizes,
+            options.row_displacement,
+            options.max_field,
+            options.seed,
+        ),
         "field_scan": lambda: field_scan(options.fields, options.waters),
     }
     options.output.mkdir(parents=True, exist_ok=True)
@@ -117,6 +143,10 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4, help="of the slab that is charged")
     parser.add_argument("--field-layers", type=int, default=7, help="of the slab that is put into a field")
     parser.add_argument("--bare-slabs", type=int, default=25, help="frames for training")
+    parser.add_argument("--long-rows", type=int, default=36, help="frames for training")
+    parser.add_argument("--long-row-sizes", type=int, nargs="+", default=[2, 4, 8, 12])
+    parser.add_argument("--row-displacement", type=float, default=0.06, help="of their atoms, Å")
+    parser.add_argument("--max-field", type=float, default=0.2, help="on them, V/Å")
     parser.add_argument("--displacement", type=float, default=0.12, help="of their atoms, Å")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -5,7 +5,7 @@
     python examples/metal_water/evaluation_sets.py --output examples/metal_water/data
     python examples/metal_water/training_sets.py --output examples/metal_water/data \\
         --train runs/metal_water/chains/train.xyz --valid runs/metal_water/chains/valid.xyz \\
-        --bare-slabs examples/metal_water/data/bare_slabs.xyz
+        --further examples/metal_water/data/bare_slabs.xyz examples/metal_water/data/long_rows.xyz
 
 Takes some frames of each trajectory, adds polarisabilities to open ones (`polarizabilities.py`) and aligns
 the Fermi levels of periodic ones (`alignment.py`), those of `slab_charges.xyz` in the same folder too. Slabs
@@ -73,7 +73,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--train", type=Path, nargs="+", required=True, help="trajectories")
     parser.add_argument("--valid", type=Path, nargs="+", required=True, help="other trajectories")
-    parser.add_argument("--bare-slabs", type=Path, help="of evaluation_sets.py; a fifth is for validation")
+    parser.add_argument(
+        "--further",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="of evaluation_sets.py; a fifth is validation",
+    )
     parser.add_argument("--clusters", type=int, default=3, help="frames of a trajectory of clusters")
     parser.add_argument("--slabs", type=int, default=3, help="frames of a trajectory of slabs")
     parser.add_argument("--polarizability-every", type=int, default=3, help="of the frames with metal")
@@ -84,12 +90,12 @@ def main() -> None:
     options = parser.parse_args()
     train = chosen(options.train, options.clusters, options.slabs)
     valid = chosen(options.valid, options.clusters, options.slabs)
-    if options.bare_slabs:
-        bare = read(options.bare_slabs, ":")
-        last = len(bare) - len(bare) // 5
-        train, valid = train + bare[:last], valid + bare[last:]
     for frames in (train, valid):
         label(frames, options.polarizability_every, options.step)
+    for file in options.further:
+        frames = read(file, ":")
+        last = len(frames) - len(frames) // 5
+        train, valid = train + frames[:last], valid + frames[last:]
     slabs = neutral_slabs(train, options.alignment_slabs)
     elements = [
         name for name in ("Ag", REFERENCE, "Na", "Cl") if any(name in atoms.symbols for atoms in slabs)
