@@ -117,7 +117,7 @@ class MoleculePolarizability(Probe):
 
 def _growth(entry: Mapping[str, Any]) -> float:
     """Exponent of the total polarisability between the two largest sizes; nan where there is none."""
-    if len(entry["size"]) < 2 or min(entry["along"][-2:]) <= 0:
+    if len(set(entry["size"][-2:])) < 2 or min(entry["along"][-2:]) <= 0:
         return float("nan")
     sizes = np.array(entry["size"][-2:], dtype=float)
     return float(np.diff(np.log(np.array(entry["along"][-2:]) * sizes))[0] / np.diff(np.log(sizes))[0])
