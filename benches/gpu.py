@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # for the peers
 
 from machine import machine, versions
 from target_tables.reference import exact_forces, relative
@@ -85,7 +88,7 @@ def graph_ms(function: Callable[[], object]) -> float | None:
 
 
 def memory_mb(function: Callable[[], object]) -> float:
-    """Most memory of the device that a call holds at one time, MB: torch's tensors and electret's work areas."""
+    """Most memory that a call holds at one time, MB: torch's tensors and electret's work areas."""
     from electret import _native
 
     function()

@@ -158,7 +158,7 @@ def to_labelled(module: torch.nn.Module) -> torch.nn.Module:
 @contextmanager
 def labelled() -> Iterator[None]:
     """See the module."""
-    from electret import device_geometry, device_plans
+    from electret import device_geometry, device_neighbors, device_plans
     from electret.testing import emulated_device
 
     def place_of(tensor: torch.Tensor) -> device_plans.Place:
@@ -173,6 +173,7 @@ def labelled() -> Iterator[None]:
     with (
         emulated_device(),
         mock.patch.object(device_geometry, "place_of", place_of),
+        mock.patch.object(device_neighbors, "place_of", place_of),
         mock.patch.object(torch.autograd, "_engine_run_backward", labelled_backward),
         _Labels(),
     ):

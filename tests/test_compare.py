@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("typer")
 pytest.importorskip("mace")
 
+import numpy as np
 import yaml
 from rich.console import Console
 from typer.testing import CliRunner, Result
@@ -18,6 +19,7 @@ from typer.testing import CliRunner, Result
 from electret import InputError
 from electret.analysis.candidates import Candidate, is_trained
 from electret.analysis.comparison_file import read_comparison
+from electret.analysis.training_time import training_time
 from electret.cli.main import application
 from electret.models import load, save
 from electret.training import TrainingConfig, evaluate
@@ -215,3 +217,42 @@ def test_a_model_file_is_checked_before_training(folder: Path) -> None:
         )
     assert not (folder / "runs" / "never_trained").exists()
     save(load(folder / "runs" / "local" / "model.electret"), broken)  # now it is one
+
+
+def test_probes_of_a_comparison_file(folder: Path) -> None:
+    frames = clusters(2)
+    for atoms in frames:
+        atoms.info["REF_polarizability"] = np.eye(3)
+    write_frames(folder / "rows.xyz", frames)
+    probe = {"kind": "molecule_polarizability", "data": "rows.xyz", "atoms_per_molecule": 4}
+    comparison = {
+        "models": {"short range": "runs/short_range", "local": "runs/local"},
+        "data": {"all": "data.xyz"},
+        "probes": {"rows": probe},
+    }
+    file = folder / "probes.yaml"
+    file.write_text(yaml.safe_dump(comparison), encoding="utf-8")
+    result = call("compare", file, "--output", folder / "probes")
+    assert result.exit_code == 0, everything(result)
+    text = (folder / "probes" / "comparison.md").read_text(encoding="utf-8")
+    assert "## Polarisability per molecule" in text
+    assert "Not asked: `short range`" in text
+    assert (folder / "probes" / "plots" / "rows.png").is_file()
+    assert (folder / "probes" / "probe_rows.csv").is_file()
+    # Epochs and minutes of the training, from the logs beside the models
+    found = training_time(folder / "runs" / "local" / "model.electret")
+    assert found is not None
+    assert found.epochs == 1
+    assert found.seconds > 0
+    assert f"| local | `local_charges` | 1 | {found.seconds / 60:.1f} |" in text
+    for change, expected in (
+        ({"models": ["lokal"]}, "probes.rows.models names lokal"),
+        ({"data": "absent.xyz"}, "absent.xyz' of the probe does not exist"),
+        ({"kind": "row"}, "unknown kind 'row'"),
+    ):
+        file.write_text(
+            yaml.safe_dump({**comparison, "probes": {"rows": {**probe, **change}}}), encoding="utf-8"
+        )
+        result = call("compare", file, "--output", folder / "never")
+        assert result.exit_code == 1
+        assert expected in everything(result)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import devices
+from electret.calculator import Calculator
 from electret.graph import Graph
 from electret.models import FAMILIES, SELF_CONSISTENT, build
 from electret.scf.state import ScfRequest
@@ -84,8 +85,31 @@ def test_finding_densities_on_a_labelled_device(family, finder):
         compared(result, expected)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_calculators_on_a_labelled_device(family):
+    """Steps of dynamics, stress and responses, with neighbours found on the device."""
+    devices.require("emulated")
+    on_the_cpu, there = (Calculator(build(model_config(family), STATISTICS, seed=1)) for _ in range(2))
+    crystal, moved = bulk(), bulk()
+    crystal.calc, moved.calc = on_the_cpu, there
+    with labelled():
+        to_labelled(there.model)
+        there.device = there._trajectory._device = torch.device("cuda:0")
+        for _ in range(2):
+            found = moved.get_potential_energy(), moved.get_forces(), moved.get_stress()
+            moved.positions += 0.01
+        if family in SELF_CONSISTENT:
+            assert there.response(moved)
+    crystal.positions += 0.01
+    expected = crystal.get_potential_energy(), crystal.get_forces(), crystal.get_stress()
+    for ours, theirs in zip(found, expected, strict=True):
+        assert_close("result", ours, theirs, 1e-9)
+
+
 def test_the_labels_find_mixed_devices():
     with labelled():
+        with pytest.raises(MixedDevices, match="aten::index"):
+            torch.zeros(3)[torch.zeros(2, dtype=torch.int64, device="cuda")]
         there = torch.zeros(3, device="cuda")
         assert there.device.type == "cuda"
         assert (there + 1.0 + torch.tensor(2.0)).cpu().tolist() == [3.0] * 3

@@ -70,5 +70,5 @@ def test_refusals_name_the_value(device):
         x[3, 1] = float("nan")
         with pytest.raises(electret.InputError, match="NaN"):
             neighbor_list("i", x, there(CELL, device), True, 2.0)
-        with pytest.raises(electret.InputError, match="device does not|which device"):
+        with pytest.raises(electret.InputError, match="which device"):
             electret.neighbor_list("i", atoms(5), CELL, True, 2.0, self_interaction=True, device=device)

@@ -76,11 +76,12 @@ def test_configurations_are_valid(folder: Path) -> None:
 
 
 def test_comparison_file_is_valid(folder: Path) -> None:
-    (text,) = blocks("docs/guide/cli.md", "yaml")
+    text = "".join(blocks("docs/guide/cli.md", "yaml"))  # models and data, then the probes
     (folder / "compare.yaml").write_text(text, encoding="utf-8")
     comparison = read_comparison(folder / "compare.yaml")
     assert [candidate.name for candidate in comparison.candidates] == ["mace", "local charges", "qeq"]
     assert len(comparison.data["slabs"]) == 2
+    assert list(comparison.probes) == ["field_scan", "nve of a slab"]
 
 
 def test_links_lead_somewhere() -> None:

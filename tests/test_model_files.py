@@ -124,6 +124,16 @@ def test_newer_format_is_named(path):
         load(path)
 
 
+def test_densities_of_another_meaning_are_refused(path):
+    def older(header):
+        header.update(format_version=1)
+        header["config"]["family"] = "qeq"
+
+    rewrite(path, change_header=older)
+    with pytest.raises(ModelFileError, match="train the model again"):
+        load(path)
+
+
 def test_incomplete_header_is_named(path):
     rewrite(path, change_header=lambda header: header.pop("statistics"))
     with pytest.raises(ModelFileError, match="lacks \\['statistics'\\]"):

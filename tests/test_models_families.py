@@ -272,3 +272,17 @@ def test_fresh_fixed_points_answer_as_much_as_the_charges_of_the_data_vary():
             if response(plain).dim() == 2:
                 before, after = map(torch.nn.functional.softplus, (before, after))
             assert torch.allclose(after, factor * before)
+
+
+@pytest.mark.parametrize("charge", [0.0, 1.0, -2.0])
+def test_fixed_point_energies_count_the_charge_from_the_mean_fermi_level(charge):
+    """Nothing but -mu0 Q and the zero of the Fermi level hangs on mu0."""
+    level = -7.5
+    plain = small_model("fixed_point")
+    shifted = build(model_config("fixed_point"), STATISTICS.model_copy(update={"fermi_level": level}), seed=1)
+    atoms = in_field(molecule(), charge)
+    before, after = (model(graph_of(model, atoms)) for model in (plain, shifted))
+    assert abs(float(before["energy"][0])) > 1.0
+    assert float(after["energy"][0] - before["energy"][0]) == pytest.approx(-level * charge, abs=1e-8)
+    assert float(after["fermi_level"][0] - before["fermi_level"][0]) == pytest.approx(level, abs=1e-8)
+    assert_close("charges", after["charges"], before["charges"], 1e-9)

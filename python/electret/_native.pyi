@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 __all__ = [
     "COULOMB_CONSTANT",
     "DeviceError",
+    "DeviceNeighborSearch",
     "DevicePlan",
     "ElectretError",
     "Geometry",
@@ -18,10 +19,12 @@ __all__ = [
     "__version__",
     "add_package_folders",
     "charge_equilibration",
+    "compile_kernels",
     "coulomb",
     "coulomb_tangent",
     "device_count",
     "device_libraries",
+    "device_memory_peak",
     "device_properties",
     "features",
     "features_gradient",
@@ -42,7 +45,6 @@ def device_properties(device: int) -> dict[str, Any]: ...
 def device_libraries() -> dict[str, Any]: ...
 def add_package_folders(folders: list[str]) -> None: ...
 
-@final
 @final
 class DeviceNeighborSearch:
     def __new__(
@@ -70,6 +72,7 @@ class DeviceNeighborSearch:
 def compile_kernels(architecture: int) -> list[tuple[str, int]]: ...
 def device_memory_peak(device: int, reset: bool) -> int: ...
 
+@final
 class DevicePlan:
     def __new__(
         cls,

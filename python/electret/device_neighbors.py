@@ -42,8 +42,8 @@ def pairs_on_device(
         half: each pair once: i < j, or i = j where the first non-zero entry of S is positive.
 
     Returns:
-        The tensors in the order of the letters: i, j `[n_pairs]` and S `[n_pairs, 3]` int64, d `[n_pairs]` and
-        D `[n_pairs, 3]` float64.
+        The tensors in the order of the letters: i, j `[n_pairs]` and S `[n_pairs, 3]` int64, d `[n_pairs]`
+        and D `[n_pairs, 3]` float64.
 
     Raises:
         InputError: an unknown letter, or what `electret.neighbor_list` refuses.

@@ -1,8 +1,8 @@
-"""The YAML file of a comparison: which models, which data."""
+"""The YAML file of a comparison: which models, which data, which probes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from pydantic import Field
 
 from electret import InputError
 from electret.analysis.candidates import Candidate
+from electret.analysis.probes import Probe, parse_probe
 from electret.data import DataKeys
 from electret.models.config import StrictConfig
 
@@ -32,17 +33,19 @@ class _Options(StrictConfig):
     keys: dict[str, str] = Field(default_factory=dict)
     output: str = "comparison"
     batch_size: int = 10
+    probes: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ComparisonFile:
-    """A checked comparison; paths of models and data are relative to its file."""
+    """A checked comparison; paths of models, data and structures of probes are relative to its file."""
 
     candidates: list[Candidate]
     data: dict[str, list[Path]]
     keys: DataKeys
     output: Path
     batch_size: int
+    probes: dict[str, Probe] = field(default_factory=dict)
 
 
 def is_comparison_file(path: Path) -> bool:
@@ -62,6 +65,7 @@ def read_comparison(path: Path) -> ComparisonFile:
     try:
         options = _Options.parse(raw)
         keys = DataKeys(**_known_keys(options.keys))
+        probes = {name: parse_probe(name, entry, path.parent) for name, entry in options.probes.items()}
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     for section in ("models", "data"):
@@ -82,7 +86,18 @@ def read_comparison(path: Path) -> ComparisonFile:
         keys=keys,
         output=Path(options.output),
         batch_size=options.batch_size,
+        probes=_with_known_models(probes, tuple(models), path),
     )
+
+
+def _with_known_models(probes: dict[str, Probe], models: tuple[str, ...], path: Path) -> dict[str, Probe]:
+    for name, probe in probes.items():
+        unknown = sorted(set(probe.models or ()) - set(models))
+        if unknown:
+            raise InputError(
+                f"{path}: probes.{name}.models names {', '.join(unknown)}; the models are {', '.join(models)}"
+            )
+    return probes
 
 
 def _known_keys(keys: dict[str, str]) -> dict[str, str]:

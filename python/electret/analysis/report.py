@@ -13,6 +13,7 @@ from rich.table import Table
 
 from electret.analysis.assessment import Assessment
 from electret.analysis.comparison import Comparison
+from electret.analysis.training_time import training_time
 from electret.training.metrics import ErrorSums, Metrics
 from electret.training.targets import TARGETS
 
@@ -45,11 +46,14 @@ Cell = tuple[str, float]
 """Text and the number that the best of a column is chosen by (nan: not compared)."""
 
 
-def write_comparison(comparison: Comparison, folder: Path, plots: Sequence[Path] = ()) -> list[Path]:
-    """Write `comparison.md`, `.csv` (long: one row per error, in eV, Å, e) and `.json` to `folder`."""
+def write_comparison(
+    comparison: Comparison, folder: Path, plots: Sequence[Path] = (), sections: Sequence[str] = ()
+) -> list[Path]:
+    """Write `comparison.md`, `.csv` (long: one row per error, in eV, Å, e) and `.json` to `folder`;
+    `sections` are further lines of the Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"comparison.{suffix}" for suffix in ("md", "csv", "json")]
-    files[0].write_text(markdown(comparison, plots), encoding="utf-8")
+    files[0].write_text("\n".join([markdown(comparison, plots), *sections]), encoding="utf-8")
     with open(files[1], "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
@@ -80,8 +84,11 @@ def markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> str:
     """The report; `plots` are shown at its end by their place below the folder of the report."""
     lines = ["# Comparison", "", NOTE, ""]
     lines += _table(
-        ["model", "family", "file"],
-        [[name, f"`{family}`", str(comparison.files[name])] for name, family in comparison.families.items()],
+        ["model", "family", "epochs", "training / min", "file"],
+        [
+            [name, f"`{family}`", *_training(comparison.files[name]), str(comparison.files[name])]
+            for name, family in comparison.families.items()
+        ],
     )
     for set_name, entries in comparison.sets.items():
         lines += [f"## {set_name}", ""]
@@ -96,6 +103,12 @@ def markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> str:
     for plot in plots:
         lines += [f"![{plot.stem.replace('_', ' ')}]({plot.parent.name}/{plot.name})", ""]
     return "\n".join(lines)
+
+
+def _training(file: Path) -> list[str]:
+    """Epochs and wall time of the training of a model, dashes where they are not known."""
+    found = training_time(file)
+    return ["—", "—"] if found is None else [str(found.epochs), f"{found.seconds / 60:.1f}"]
 
 
 def _overview(comparison: Comparison, set_name: str) -> tuple[list[str], list[list[Cell]]]:

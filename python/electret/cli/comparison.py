@@ -9,6 +9,13 @@ from rich.console import Console
 from electret import InputError
 from electret.analysis.comparison import Candidate, Comparison, compare
 from electret.analysis.comparison_file import ComparisonFile, is_comparison_file, read_comparison
+from electret.analysis.probes import (
+    check_probes,
+    plot_probes,
+    probe_sections,
+    run_probes,
+    write_probe_tables,
+)
 from electret.analysis.report import print_comparison, write_comparison
 from electret.cli.evaluation import parse_keys
 
@@ -41,6 +48,7 @@ def run_comparison(
             output=Path("comparison"),
             batch_size=10,
         )
+    check_probes(wanted.probes)  # before any training
     comparison = compare(
         wanted.candidates,
         _data_sets(data) or wanted.data,
@@ -57,7 +65,10 @@ def run_comparison(
         from electret.analysis.plots import plot_comparison
 
         pictures = plot_comparison(comparison, folder / "plots")
-    write_comparison(comparison, folder, pictures)
+    reports = run_probes(wanted.probes, comparison.files, folder / "probes", console, device, dtype)
+    drawn = plot_probes(reports, list(comparison.families), folder / "plots") if plots else {}
+    write_comparison(comparison, folder, pictures, probe_sections(reports, drawn))
+    write_probe_tables(reports, folder)
     console.print(f"report, tables and plots in {folder}", highlight=False, soft_wrap=True)
     return comparison
 

@@ -14,15 +14,19 @@ __all__ = [
     "INITIAL_HARDNESS",
     "INITIAL_STIFFNESS",
     "element_charges",
-    "hardness_bias",
     "linear_bias",
+    "log_hardness",
     "mean_density",
     "orders",
+    "positive",
     "response_scales",
 ]
 
 INITIAL_HARDNESS = 5.0
 """Curvature of the local energy of a fresh model in the charge, eV/e²."""
+
+LARGEST_LOGARITHM = 12.0
+"""Of a hardness in eV/(e Å^l)²."""
 
 INITIAL_STIFFNESS = 20.0
 """The same in higher multipoles, eV/(e Å^l)²: a polarisability of about 0.7 Å³ per atom."""
@@ -51,10 +55,16 @@ def response_scales(statistics: Statistics) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64).clamp(0.2, 5.0)
 
 
-def hardness_bias(max_l: int, statistics: Statistics) -> torch.Tensor:
-    """`[n_elements, max_l + 1]`, what softplus takes to the initial hardness."""
+def log_hardness(max_l: int, statistics: Statistics) -> torch.Tensor:
+    """`[n_elements, max_l + 1]`, logarithm of the initial hardness."""
     wanted = torch.tensor([INITIAL_HARDNESS] + [INITIAL_STIFFNESS] * max_l, dtype=torch.float64)
-    return torch.log(torch.expm1(wanted)).repeat(len(statistics.elements), 1)
+    return torch.log(wanted).repeat(len(statistics.elements), 1)
+
+
+def positive(logarithm: torch.Tensor) -> torch.Tensor:
+    """exp, without overflow. The hardness of a metal and that of an insulator differ by orders of magnitude:
+    on a logarithmic scale both are a few steps of an optimiser away from the same start."""
+    return torch.exp(logarithm.clamp(max=LARGEST_LOGARITHM))
 
 
 def linear_bias(sigma: torch.Tensor, statistics: Statistics) -> torch.Tensor:

@@ -222,8 +222,8 @@ class FixedPoint(SelfConsistent):
     """n0 and Delta come from the surroundings of the atom; v is the potential of all the others.
 
     `fixed_point.update` chooses Delta (one-body: affine or nonlinear; many-body), `fixed_point.energy` the
-    energy beside E_SR + ½ pᵀAp - F·D. The update is not the derivative of an energy, so forces contain the
-    response of the density.
+    energy beside E_SR + ½ pᵀAp - F·D - mu0 Q (mu0: mean Fermi level of the data). The update is not the
+    derivative of an energy, so forces contain the response of the density.
     """
 
     family = "fixed_point"
@@ -311,11 +311,17 @@ class FixedPoint(SelfConsistent):
     def density_energy(
         self, state: State, parameters: Parameters, problem: Problem, systems: Systems
     ) -> torch.Tensor:
-        """sum_i eps(h_i, p_i, v_i)."""
+        """sum_i eps(h_i, p_i, v_i) - mu0 Q.
+
+        mu0, the Fermi level that counts as zero in v, is the mean of the data. Without its term eps, which is
+        bilinear in the changes of density and potential, would have to make up the slope dE/dQ = -mu of some
+        10 eV/e between charge states out of differences of large numbers.
+        """
+        origin = -self.statistics.fermi_level * systems.sum(state.multipoles[:, 0])
         if self.energy is None:
-            return torch.zeros_like(systems.total_charge)
+            return origin
         v = cast(FixedPointProblem, problem).effective(state)
-        return systems.sum(self.energy(parameters, state.multipoles - parameters["density"], v))
+        return origin + systems.sum(self.energy(parameters, state.multipoles - parameters["density"], v))
 
     def evaluate_at(
         self, problem: Problem, state: State, reference: ReferenceDensity

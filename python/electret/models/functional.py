@@ -8,7 +8,7 @@ from e3nn import o3
 from electret.models.backbone import construction_dtype
 from electret.models.base import Structure
 from electret.models.config import ModelConfig
-from electret.models.element_start import hardness_bias, linear_bias, orders
+from electret.models.element_start import linear_bias, log_hardness, orders, positive
 from electret.models.readouts import MultipoleReadout, NodeReadout, ScalarReadout, e3nn_to_electret
 from electret.models.self_consistent import Parameters
 from electret.models.statistics import Statistics
@@ -37,7 +37,7 @@ class EnergyFunctional(Variational):
             self.linear = MultipoleReadout(irreps, self.max_l)
             self.hardness = ScalarReadout(irreps, self.max_l + 1, options.hidden, "the hardness")
             self.linear_bias = torch.nn.Parameter(linear_bias(self.sigma, statistics))
-            self.hardness_bias = torch.nn.Parameter(hardness_bias(self.max_l, statistics))
+            self.log_hardness = torch.nn.Parameter(log_hardness(self.max_l, statistics))
             vectors = o3.Irreps([(self.n_channels, (l, (-1) ** l)) for l in range(self.max_l + 1)])
             self.vectors = NodeReadout(irreps, vectors, f"multipoles up to l={self.max_l}")
             self.stiffness = ScalarReadout(irreps, self.n_channels, options.hidden, "the stiffness")
@@ -59,7 +59,7 @@ class EnergyFunctional(Variational):
         n_atoms, elements = len(structure.elements), structure.elements
         linear = self.linear(features)
         linear = torch.cat([linear[:, :1] + self.linear_bias[elements][:, None], linear[:, 1:]], dim=1)
-        hardness = softplus(self.hardness(features) + self.hardness_bias[elements])
+        hardness = positive(self.hardness(features) + self.log_hardness[elements])
         hardness = hardness + self.config.functional.minimum_hardness
         raw = self.vectors(features)  # [n_atoms, channels x 0e + channels x 1o + ...]
         blocks, first = [], 0

@@ -7,7 +7,7 @@ import torch
 from electret.models.backbone import construction_dtype
 from electret.models.base import Structure
 from electret.models.config import ModelConfig
-from electret.models.element_start import hardness_bias, linear_bias, orders
+from electret.models.element_start import linear_bias, log_hardness, orders, positive
 from electret.models.readouts import MultipoleReadout, ScalarReadout
 from electret.models.self_consistent import Parameters
 from electret.models.statistics import Statistics
@@ -33,7 +33,7 @@ class Qeq(Variational):
             self.linear = MultipoleReadout(irreps, self.max_l)
             self.hardness = ScalarReadout(irreps, self.max_l + 1, config.qeq.hidden, "the hardness")
             self.linear_bias = torch.nn.Parameter(linear_bias(self.sigma, statistics))
-            self.hardness_bias = torch.nn.Parameter(hardness_bias(self.max_l, statistics))
+            self.log_hardness = torch.nn.Parameter(log_hardness(self.max_l, statistics))
 
     @property
     def quadratic(self) -> bool:
@@ -45,8 +45,8 @@ class Qeq(Variational):
         linear = self.linear(features)
         bias = self.linear_bias[structure.elements]
         linear = torch.cat([linear[:, :1] + bias[:, None], linear[:, 1:]], dim=1)
-        raw = self.hardness(features) + self.hardness_bias[structure.elements]
-        hardness = torch.nn.functional.softplus(raw) + self.config.qeq.minimum_hardness
+        hardness = positive(self.hardness(features) + self.log_hardness[structure.elements])
+        hardness = hardness + self.config.qeq.minimum_hardness
         return {"linear": linear, "hardness": hardness[:, orders(self.max_l)]}
 
     def local_energy(self, parameters: Parameters, p: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,138 @@
+"""What a probe is: a question that every model of a comparison is asked on given structures."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from ase import Atoms
+from ase.io import read
+
+from electret import InputError
+from electret.calculator import Calculator
+from electret.models import Model
+from electret.models.config import StrictConfig
+
+__all__ = ["Advance", "Colours", "Probe", "ProbeTable", "Results", "calculator", "labelled_groups", "number"]
+
+Advance = Callable[[str], None]
+"""Told what has just been done, for the progress bar."""
+
+Results = Mapping[str, Mapping[str, Any]]
+"""Plain numbers (JSON) by model."""
+
+Colours = Mapping[str, str]
+"""Colour of each model."""
+
+
+@dataclass(frozen=True)
+class ProbeTable:
+    """Part of a report.
+
+    Attributes:
+        headings: of the columns, with units.
+        rows: texts, the first that of the model unless the headings say otherwise.
+        title: above the table, empty where there is one table only.
+    """
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+
+
+class Probe(StrictConfig):
+    """Options of a probe and what it does.
+
+    Subclasses say what to `measure` for one model (plain numbers, so that they can be kept in a file) and how
+    to show the numbers of all models as `tables` and `plot`.
+    """
+
+    title: ClassVar[str]
+    note: ClassVar[str]
+    """What is measured and in which units; below the title in the report."""
+
+    data: Path
+    """Structures, a file that ASE reads."""
+    models: tuple[str, ...] | None = None
+    """Only these models; None takes every one that can answer."""
+
+    def refusal(self, model: Model) -> str | None:
+        """Why the model cannot be asked, or None."""
+        raise NotImplementedError
+
+    def measure(self, model: Model, frames: Sequence[Atoms], advance: Advance) -> dict[str, Any]:
+        """Numbers of one model on the structures of `data`."""
+        raise NotImplementedError
+
+    def tables(self, results: Results, frames: Sequence[Atoms]) -> list[ProbeTable]:
+        """The numbers of all models."""
+        raise NotImplementedError
+
+    def plot(
+        self, results: Results, frames: Sequence[Atoms], colours: Colours, folder: Path, name: str
+    ) -> list[Path]:
+        """Pictures `<name>*.png` in `folder`; none where there is nothing to draw."""
+        return []
+
+    def structures(self) -> list[Atoms]:
+        """Structures of `data`, checked for what the probe needs.
+
+        Raises:
+            InputError: no such file, no frames, or something missing in one; names file, frame and remedy.
+        """
+        if not self.data.is_file():
+            raise InputError(f"file '{self.data}' of the probe does not exist")
+        try:
+            frames = list(read(self.data, ":"))
+        except Exception as error:
+            raise InputError(f"{self.data}: ASE cannot read this file: {error}") from error
+        if not frames:
+            raise InputError(f"{self.data}: the file holds no frame")
+        for index, atoms in enumerate(frames):
+            lacking = [key for key in self.needs() if key not in atoms.info and key not in atoms.arrays]
+            if lacking:
+                raise InputError(
+                    f"{self.data}, frame {index}: no {', '.join(lacking)}, which the probe needs"
+                )
+        return frames
+
+    def needs(self) -> tuple[str, ...]:
+        """Keys of `info` or `arrays` that every structure must have."""
+        return ()
+
+
+def calculator(model: Model, **options: Any) -> Calculator:
+    """A calculator of the model that ignores the labels of a frame and the conditions that the model was
+    told to ignore."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch, where the calculator copies the model
+        return Calculator(model, ignore=("fermi_level", *model.config.ignored_conditions), **options)
+
+
+def without_density(model: Model) -> str | None:
+    """Refusal of models whose charges are no observables."""
+    if model.family in ("mace", "latent_ewald"):
+        return f"family '{model.family}' has no density"
+    return None
+
+
+def without_self_consistency(model: Model) -> str | None:
+    """Refusal of explicit densities."""
+    return None if model.self_consistent else f"the density of family '{model.family}' is explicit"
+
+
+def labelled_groups(frames: Sequence[Atoms], key: str) -> dict[str, list[int]]:
+    """Indices of the frames with each value of an entry of `info`, in the order of the file."""
+    groups: dict[str, list[int]] = {}
+    for index, atoms in enumerate(frames):
+        groups.setdefault(str(atoms.info[key]), []).append(index)
+    return groups
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for tables; a dash where there is none."""
+    return "—" if value is None or not np.isfinite(value) else f"{value:.{digits}g}"

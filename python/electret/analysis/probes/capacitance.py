@@ -1,0 +1,120 @@
+"""Charge of a slab against its Fermi level: capacitance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from ase import Atoms
+from matplotlib.figure import Figure
+
+from electret import InputError
+from electret.analysis.plots import save_figure
+from electret.analysis.probes.base import (
+    Advance,
+    Colours,
+    Probe,
+    ProbeTable,
+    Results,
+    calculator,
+    number,
+    without_self_consistency,
+)
+from electret.models import Model
+
+__all__ = ["Capacitance"]
+
+
+class Capacitance(Probe):
+    """One structure at several charges, each labelled with its Fermi level."""
+
+    title: ClassVar[str] = "Capacitance"
+    note: ClassVar[str] = (
+        "Charge at the Fermi levels of the labels, and the capacitance C = -dQ/dmu: from the slope of these "
+        "charges, and exactly from the response of the density at the charge next to zero. Of the labels the "
+        "slope."
+    )
+
+    def needs(self) -> tuple[str, ...]:
+        """Charges and Fermi levels."""
+        return ("total_charge", "fermi_level")
+
+    def structures(self) -> list[Atoms]:
+        """At least two charges."""
+        frames = super().structures()
+        if len({float(atoms.info["total_charge"]) for atoms in frames}) < 2:
+            raise InputError(f"{self.data}: the frames have one charge only; a capacitance needs two")
+        return sorted(frames, key=lambda atoms: float(atoms.info["total_charge"]))
+
+    def refusal(self, model: Model) -> str | None:
+        """Only models that answer a Fermi level."""
+        if "fermi_level" not in model.honours:
+            return without_self_consistency(model) or "its charges do not answer a Fermi level"
+        return None
+
+    def measure(self, model: Model, frames: Sequence[Atoms], advance: Advance) -> dict[str, Any]:
+        """`level [n]` eV at the charges of the labels, `charge [n]` e at their Fermi levels, `exact` e/V."""
+        at_charge = calculator(model)
+        at_level = calculator(model)
+        at_level.ignore = frozenset({*model.config.ignored_conditions, "total_charge"})
+        levels, charges = [], []
+        for atoms in frames:
+            at_charge.get_property("energy", atoms)
+            levels.append(float(at_charge.state["fermi_level"]))
+            at_level.get_property("energy", atoms)
+            charges.append(float(at_level.state["total_charge"]))
+            advance(f"charge {atoms.info['total_charge']:g} e")
+        middle = min(frames, key=lambda atoms: abs(float(atoms.info["total_charge"])))
+        exact = float(at_charge.response(middle, ["capacitance"])["capacitance"])
+        return {"level": levels, "charge": charges, "exact": exact}
+
+    def tables(self, results: Results, frames: Sequence[Atoms]) -> list[ProbeTable]:
+        """One row per model."""
+        true_charge, true_level = _labels(frames)
+        rows = [["labels", number(_slope(true_level, true_charge)), "—", "—", "—"]]
+        for model, entry in results.items():
+            rows.append(
+                [
+                    model,
+                    number(_slope(true_level, np.array(entry["charge"]))),
+                    number(entry["exact"]),
+                    number(1e3 * float(np.abs(np.array(entry["charge"]) - true_charge).mean())),
+                    number(1e3 * float(np.abs(np.array(entry["level"]) - true_level).mean())),
+                ]
+            )
+        headings = [
+            "model",
+            "C from charges / e/V",
+            "C from response / e/V",
+            "MAE of the charge / me",
+            "MAE of the Fermi level / meV",
+        ]
+        return [ProbeTable(headings, rows)]
+
+    def plot(
+        self, results: Results, frames: Sequence[Atoms], colours: Colours, folder: Path, name: str
+    ) -> list[Path]:
+        """Charge against Fermi level."""
+        charge, level = _labels(frames)
+        figure = Figure(figsize=(5.5, 4.0), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(level, charge, "k--", linewidth=2, label="labels")
+        for model, entry in results.items():
+            axes.plot(level, entry["charge"], "o-", ms=4, color=colours[model], label=model)
+        axes.set(xlabel="Fermi level / eV", ylabel="charge / e")
+        axes.legend(frameon=False, fontsize=8)
+        return [save_figure(figure, folder / f"{name}.png")]
+
+
+def _labels(frames: Sequence[Atoms]) -> tuple[np.ndarray, np.ndarray]:
+    """Charges (e) and Fermi levels (eV) `[n]` of the labels."""
+    pairs = [(float(atoms.info["total_charge"]), float(atoms.info["fermi_level"])) for atoms in frames]
+    charge, level = np.array(pairs).T
+    return charge, level
+
+
+def _slope(level: np.ndarray, charge: np.ndarray) -> float:
+    """-dQ/dmu of the regression, e/V."""
+    return -float(np.polyfit(level, charge, 1)[0])

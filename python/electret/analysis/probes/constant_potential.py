@@ -1,0 +1,179 @@
+"""Dynamics of a slab at constant Fermi level: mean and fluctuation of its charge."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from ase import Atoms, units
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from matplotlib.figure import Figure
+from pydantic import Field
+
+from electret import ConvergenceError, InputError
+from electret.analysis.plots import save_figure
+from electret.analysis.probes.base import (
+    Advance,
+    Colours,
+    Probe,
+    ProbeTable,
+    Results,
+    calculator,
+    number,
+    without_self_consistency,
+)
+from electret.analysis.probes.dynamics import conditions_only
+from electret.dynamics import ConstantFermiLevel
+from electret.models import Model
+
+__all__ = ["ConstantPotential"]
+
+_FEWEST = 20
+"""Steps below which no mean is given."""
+
+
+class ConstantPotential(Probe):
+    """`electret.dynamics.ConstantFermiLevel` with thermostats on atoms and charge."""
+
+    title: ClassVar[str] = "Dynamics at constant Fermi level"
+    note: ClassVar[str] = (
+        "Mean and standard deviation of the charge after the first fifth of the run. `sqrt(C kT)` is the "
+        "deviation that the capacitance C of the first structure lets expect with the atoms fixed."
+    )
+
+    frame: int = 0
+    """Index of the structure in `data`."""
+    fermi_level: float | None = Field(default=None, allow_inf_nan=False)
+    """eV; None takes that of the model for the charge of the structure."""
+    picoseconds: float = Field(default=2.0, gt=0)
+    timestep: float = Field(default=1.0, gt=0)
+    """fs."""
+    temperature: float = Field(default=300.0, gt=0)
+    """K."""
+    seed: int = 0
+
+    def structures(self) -> list[Atoms]:
+        """The structure."""
+        frames = super().structures()
+        if not -len(frames) <= self.frame < len(frames):
+            raise InputError(f"{self.data}: frame {self.frame} of {len(frames)} does not exist")
+        return [frames[self.frame]]
+
+    def refusal(self, model: Model) -> str | None:
+        """Only models that answer a Fermi level."""
+        if "fermi_level" not in model.honours:
+            return without_self_consistency(model) or "its charges do not answer a Fermi level"
+        return None
+
+    def measure(self, model: Model, frames: Sequence[Atoms], advance: Advance) -> dict[str, Any]:
+        """Charge and Fermi level along the run."""
+        atoms = conditions_only(frames[0])
+        atoms.calc = calc = calculator(model)
+        start = float(atoms.info.setdefault("total_charge", 0.0))
+        atoms.get_potential_energy()
+        level = float(calc.state["fermi_level"]) if self.fermi_level is None else self.fermi_level
+        capacitance = float(calc.response(atoms, ["capacitance"])["capacitance"])
+        rng = np.random.default_rng(self.seed)
+        MaxwellBoltzmannDistribution(atoms, temperature_K=self.temperature, rng=rng)
+        n_steps = round(1000 * self.picoseconds / self.timestep)
+        failure = None
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "charge.csv"
+            try:
+                dynamics = ConstantFermiLevel(
+                    atoms,
+                    self.timestep * units.fs,
+                    level,
+                    temperature_K=self.temperature,
+                    friction=0.01 / units.fs,
+                    charge_friction=0.01 / units.fs,
+                    seed=self.seed,
+                    charge_log=log,
+                )
+                dynamics.attach(lambda: advance(f"{dynamics.nsteps} steps"), interval=max(1, n_steps // 100))
+                dynamics.run(n_steps)
+            except (ConvergenceError, InputError) as error:
+                failure = str(error)[:160]
+            rows = _read(log)
+        found: dict[str, Any] = {
+            "failure": failure,
+            "target": level,
+            "start": start,
+            "capacitance": capacitance,
+            "steps": len(rows["time_ps"]),
+        }
+        if found["steps"] > _FEWEST:
+            kept = {name: values[found["steps"] // 5 :] for name, values in rows.items()}
+            stride = max(1, found["steps"] // 500)
+            found |= {
+                "charge_mean": float(kept["charge_e"].mean()),
+                "charge_deviation": float(kept["charge_e"].std()),
+                "level_mean": float(kept["fermi_level_eV"].mean()),
+                "level_deviation": float(kept["fermi_level_eV"].std()),
+                "expected_deviation": float(np.sqrt(max(capacitance, 0.0) * units.kB * self.temperature)),
+                "conserved_drift": 1e3
+                * float(np.polyfit(rows["time_ps"], rows["conserved_eV"], 1)[0])
+                / len(atoms),
+                "time": rows["time_ps"][::stride].tolist(),
+                "charge": rows["charge_e"][::stride].tolist(),
+            }
+        return found
+
+    def tables(self, results: Results, frames: Sequence[Atoms]) -> list[ProbeTable]:
+        """One row per model."""
+        rows = []
+        for model, entry in results.items():
+            if "charge_mean" in entry:
+                numbers = [
+                    f"{entry['charge_mean']:+.3f} ± {entry['charge_deviation']:.3f}",
+                    f"{entry['expected_deviation']:.3f}",
+                    f"{entry['level_mean']:.3f} ± {entry['level_deviation']:.3f}",
+                    number(entry["conserved_drift"]),
+                ]
+            else:
+                numbers = ["—"] * 4
+            rows.append(
+                [
+                    model,
+                    f"{entry['target']:.3f}",
+                    number(entry["capacitance"]),
+                    *numbers,
+                    entry["failure"] or f"{entry['steps'] * self.timestep / 1000:.1f} ps",
+                ]
+            )
+        headings = [
+            "model",
+            "Fermi level asked for / eV",
+            "C / e/V",
+            "charge / e",
+            "sqrt(C kT) / e",
+            "Fermi level / eV",
+            "drift of the conserved energy / meV/atom/ps",
+            "run",
+        ]
+        return [ProbeTable(headings, rows)]
+
+    def plot(
+        self, results: Results, frames: Sequence[Atoms], colours: Colours, folder: Path, name: str
+    ) -> list[Path]:
+        """Charge against time."""
+        figure = Figure(figsize=(6.5, 3.4), layout="constrained")
+        axes = figure.subplots()
+        for model, entry in results.items():
+            if "time" in entry:
+                axes.plot(entry["time"], entry["charge"], linewidth=0.8, color=colours[model], label=model)
+        axes.set(xlabel="time / ps", ylabel="charge of the slab / e")
+        axes.legend(frameon=False, fontsize=8)
+        return [save_figure(figure, folder / f"{name}.png")]
+
+
+def _read(log: Path) -> dict[str, np.ndarray]:
+    """Columns of the log of charges; empty ones where the run wrote nothing."""
+    if not log.exists():
+        return {"time_ps": np.empty(0)}
+    names = log.read_text(encoding="utf-8").partition("\n")[0].split(",")
+    table = np.loadtxt(log, delimiter=",", skiprows=1, ndmin=2)
+    return dict(zip(names, table.T, strict=True))

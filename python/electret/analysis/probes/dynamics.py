@@ -1,0 +1,198 @@
+"""Molecular dynamics at constant energy: drift of the conserved energy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from ase import Atoms, units
+from ase.md.langevin import Langevin
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.md.verlet import VelocityVerlet
+from matplotlib.figure import Figure
+from pydantic import Field
+
+from electret import ConvergenceError, InputError
+from electret.analysis.plots import save_figure
+from electret.analysis.probes.base import (
+    Advance,
+    Colours,
+    Probe,
+    ProbeTable,
+    Results,
+    calculator,
+    number,
+    without_self_consistency,
+)
+from electret.models import Model
+
+__all__ = ["Dynamics"]
+
+_SHOWN = 400
+"""Points of a trajectory that are kept."""
+_HOT = 20.0
+"""Times the temperature asked for at which a trajectory counts as lost."""
+
+
+class Dynamics(Probe):
+    """One frame, thermalised with a Langevin thermostat, then velocity Verlet."""
+
+    title: ClassVar[str] = "Dynamics at constant energy"
+    note: ClassVar[str] = (
+        "`drift` is the slope of the conserved energy, its error half the difference between the slopes of "
+        "the two halves of the run; `fluctuation` the standard deviation about the slope."
+    )
+
+    frame: int = 0
+    """Index of the structure in `data`."""
+    picoseconds: float = Field(default=10.0, gt=0)
+    thermalisation: float = Field(default=0.5, ge=0)
+    """Time with the thermostat, ps."""
+    timestep: float = Field(default=1.0, gt=0)
+    """fs."""
+    temperature: float = Field(default=300.0, gt=0)
+    """K, at which velocities are drawn and the thermostat works."""
+    seed: int = 0
+
+    def structures(self) -> list[Atoms]:
+        """The structure."""
+        frames = super().structures()
+        if not -len(frames) <= self.frame < len(frames):
+            raise InputError(f"{self.data}: frame {self.frame} of {len(frames)} does not exist")
+        return [frames[self.frame]]
+
+    def refusal(self, model: Model) -> str | None:
+        """Only self-consistent families, whose forces hang on the convergence of the density."""
+        return without_self_consistency(model)
+
+    def measure(self, model: Model, frames: Sequence[Atoms], advance: Advance) -> dict[str, Any]:
+        """Energies of the run; what stopped it in `failure`."""
+        atoms = conditions_only(frames[0])
+        atoms.calc = calc = calculator(model)
+        rng = np.random.default_rng(self.seed)
+        MaxwellBoltzmannDistribution(atoms, temperature_K=self.temperature, rng=rng)
+        step = self.timestep * units.fs
+        n_steps = round(1000 * self.picoseconds / self.timestep)
+        stride = max(1, n_steps // _SHOWN)
+        total: list[float] = []
+        kinetic: list[float] = []
+        iterations: list[int] = []
+
+        def record() -> None:
+            total.append(atoms.get_potential_energy() + atoms.get_kinetic_energy())
+            kinetic.append(atoms.get_kinetic_energy())
+            iterations.append(int(calc.state["scf_iterations"]))
+            if atoms.get_temperature() > _HOT * self.temperature or not np.isfinite(total[-1]):
+                raise _Lost(f"{atoms.get_temperature():.0f} K")
+            if len(total) % stride == 0:
+                advance(f"{len(total) * self.timestep / 1000:.2f} ps")
+
+        failure = None
+        started = time.perf_counter()
+        try:
+            if self.thermalisation > 0:
+                thermostat = Langevin(
+                    atoms,
+                    step,
+                    temperature_K=self.temperature,
+                    friction=0.02 / units.fs,
+                    rng=rng,
+                    fixcm=False,
+                )
+                thermostat.run(round(1000 * self.thermalisation / self.timestep))
+            verlet = VelocityVerlet(atoms, step)
+            verlet.attach(record)
+            started = time.perf_counter()
+            verlet.run(n_steps)
+        except (ConvergenceError, InputError, _Lost) as error:
+            failure = f"stopped after {len(total) * self.timestep / 1000:.2f} ps: {str(error)[:160]}"
+        seconds = time.perf_counter() - started
+        return self._summary(total, kinetic, iterations, seconds, len(atoms), failure)
+
+    def _summary(
+        self,
+        total: Sequence[float],
+        kinetic: Sequence[float],
+        iterations: Sequence[int],
+        seconds: float,
+        n_atoms: int,
+        failure: str | None,
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = {"failure": failure, "n_atoms": n_atoms, "steps": max(0, len(total) - 1)}
+        if len(total) < 20:
+            return found
+        picoseconds = np.arange(len(total)) * self.timestep / 1000
+        energy = 1e3 * (np.array(total) - total[0]) / n_atoms  # meV/atom
+        slope, offset = np.polyfit(picoseconds, energy, 1)
+        half = len(energy) // 2
+        halves = [
+            np.polyfit(picoseconds[part], energy[part], 1)[0] for part in (slice(half), slice(half, None))
+        ]
+        stride = max(1, len(energy) // _SHOWN)
+        return {
+            **found,
+            "drift": float(slope),
+            "drift_error": float(abs(halves[1] - halves[0]) / 2),
+            "fluctuation": float(np.std(energy - slope * picoseconds - offset)),
+            "temperature": float(np.mean(kinetic)) / (1.5 * n_atoms * units.kB),
+            "iterations": float(np.mean(iterations)),
+            "ms_per_step": 1e3 * seconds / len(total),
+            "time": picoseconds[::stride].tolist(),
+            "energy": energy[::stride].tolist(),
+        }
+
+    def tables(self, results: Results, frames: Sequence[Atoms]) -> list[ProbeTable]:
+        """One row per model."""
+        rows = []
+        for model, entry in results.items():
+            has_run = "drift" in entry
+            rows.append(
+                [
+                    model,
+                    f"{entry['steps'] * self.timestep / 1000:.2f}",
+                    f"{entry['drift']:+.4f} ± {entry['drift_error']:.4f}" if has_run else "—",
+                    number(entry.get("fluctuation")),
+                    number(entry.get("temperature")),
+                    number(entry.get("iterations")),
+                    number(entry.get("ms_per_step")),
+                    entry["failure"] or "complete",
+                ]
+            )
+        headings = [
+            "model",
+            "ps",
+            "drift / meV/atom/ps",
+            "fluctuation / meV/atom",
+            "mean temperature / K",
+            "SCF iterations",
+            "ms per step",
+            "run",
+        ]
+        return [ProbeTable(headings, rows)]
+
+    def plot(
+        self, results: Results, frames: Sequence[Atoms], colours: Colours, folder: Path, name: str
+    ) -> list[Path]:
+        """Conserved energy against time."""
+        figure = Figure(figsize=(6.5, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for model, entry in results.items():
+            if "time" in entry:
+                axes.plot(entry["time"], entry["energy"], linewidth=0.8, color=colours[model], label=model)
+        axes.set(xlabel="time / ps", ylabel="change of the conserved energy / meV/atom")
+        axes.legend(frameon=False, fontsize=8)
+        return [save_figure(figure, folder / f"{name}.png")]
+
+
+class _Lost(Exception):
+    """A trajectory that has left all bounds."""
+
+
+def conditions_only(atoms: Atoms) -> Atoms:
+    """A copy without labels: positions, cell, total charge and field."""
+    copy = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    copy.info = {key: atoms.info[key] for key in ("total_charge", "external_field") if key in atoms.info}
+    return copy

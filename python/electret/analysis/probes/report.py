@@ -1,0 +1,80 @@
+"""What the probes found, as Markdown, CSV and plots."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from electret.analysis.plots import COLOURS
+from electret.analysis.probes.base import ProbeTable
+from electret.analysis.probes.run import ProbeReport
+
+__all__ = ["plot_probes", "probe_sections", "write_probe_tables"]
+
+
+def plot_probes(reports: Sequence[ProbeReport], models: Sequence[str], folder: Path) -> dict[str, list[Path]]:
+    """Pictures of each probe."""
+    colours = dict(zip(models, COLOURS * len(models), strict=False))
+    return {
+        report.name: report.probe.plot(
+            report.results, report.frames, colours, folder, report.name.replace(" ", "_")
+        )
+        for report in reports
+        if report.results
+    }
+
+
+def probe_sections(reports: Sequence[ProbeReport], pictures: dict[str, list[Path]]) -> list[str]:
+    """Lines of Markdown; pictures by their place below the folder of the report."""
+    lines: list[str] = []
+    for report in reports:
+        title = report.probe.title
+        if report.name != report.name.lower() or sum(r.probe.title == title for r in reports) > 1:
+            title = f"{title}: {report.name.replace('_', ' ')}"
+        lines += [f"## {title}", "", report.probe.note, ""]
+        if report.results:
+            for table in report.probe.tables(report.results, report.frames):
+                lines += _markdown(table)
+        if report.refused:
+            reasons: dict[str, list[str]] = {}
+            for name, reason in report.refused.items():
+                reasons.setdefault(reason, []).append(f"`{name}`")
+            lines += [
+                "Not asked: " + "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items()),
+                "",
+            ]
+        lines += [
+            line
+            for picture in pictures.get(report.name, [])
+            for line in (f"![{picture.stem.replace('_', ' ')}]({picture.parent.name}/{picture.name})", "")
+        ]
+    return lines
+
+
+def write_probe_tables(reports: Sequence[ProbeReport], folder: Path) -> list[Path]:
+    """One CSV file per table, `probe_<name>.csv`."""
+    files = []
+    for report in reports:
+        tables = report.probe.tables(report.results, report.frames) if report.results else []
+        for index, table in enumerate(tables):
+            suffix = f"_{index}" if len(tables) > 1 else ""
+            path = folder / f"probe_{report.name.replace(' ', '_')}{suffix}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(table.headings)
+                writer.writerows(table.rows)
+            files.append(path)
+    return files
+
+
+def _markdown(table: ProbeTable) -> list[str]:
+    lines = [f"### {table.title}", ""] if table.title else []
+    return [
+        *lines,
+        "| " + " | ".join(table.headings) + " |",
+        "|" + "---|" * len(table.headings),
+        *("| " + " | ".join(row) + " |" for row in table.rows),
+        "",
+    ]

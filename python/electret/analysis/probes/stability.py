@@ -1,0 +1,125 @@
+"""How stable the self-consistency of a model is: spectral radius, and how plain mixing fares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from ase import Atoms
+from matplotlib.figure import Figure
+from pydantic import Field
+
+from electret.analysis.plots import save_figure
+from electret.analysis.probes.base import (
+    Advance,
+    Colours,
+    Probe,
+    ProbeTable,
+    Results,
+    calculator,
+    number,
+    without_self_consistency,
+)
+from electret.analysis.scf_convergence import run_solvers
+from electret.data.reading import wrap_atoms
+from electret.models import Model
+
+__all__ = ["Stability"]
+
+
+class Stability(Probe):
+    """Frames spread evenly over the file."""
+
+    title: ClassVar[str] = "Stability of the self-consistency"
+    note: ClassVar[str] = (
+        "Spectral radius of the map of the density onto itself at the solution (fixed points only; below 1 "
+        "the plain iteration converges), and updates until convergence of the model's own solver and of "
+        "linear mixing."
+    )
+
+    frames: int = Field(default=24, ge=1)
+    """Frames that are looked at."""
+    max_iterations: int = Field(default=200, ge=1)
+    """Of linear mixing."""
+
+    def structures(self) -> list[Atoms]:
+        """Those frames."""
+        found = super().structures()
+        places = np.unique(np.linspace(0, len(found) - 1, min(self.frames, len(found))).round().astype(int))
+        return [found[place] for place in places]
+
+    def refusal(self, model: Model) -> str | None:
+        """Explicit densities."""
+        return without_self_consistency(model)
+
+    def measure(self, model: Model, frames: Sequence[Atoms], advance: Advance) -> dict[str, Any]:
+        """`radius [n]` (empty where not defined), `solver` and `mixing`: iterations `[n]`, null where not
+        converged."""
+        radii: list[float] = []
+        if "stability" in model.available_properties:
+            calc = calculator(model)
+            for index, atoms in enumerate(frames):
+                radii.append(float(calc.response(atoms, ["stability"])["stability"]))
+                advance(f"radius {index + 1} of {len(frames)}")
+        wrapped = wrap_atoms(frames, file=str(self.data))
+        own = model.config.scf.solver
+        found: dict[str, Any] = {"radius": radii, "own": own}
+        for name, solver in (("solver", own), ("mixing", "mixing")):
+            (run,) = run_solvers(model, wrapped, (solver,), max_iterations=self.max_iterations)
+            advance(name)
+            found[name] = [
+                len(history) - 1 if done else None
+                for history, done in zip(run.histories, run.converged, strict=True)
+            ]
+        return found
+
+    def tables(self, results: Results, frames: Sequence[Atoms]) -> list[ProbeTable]:
+        """One row per model."""
+        rows = []
+        for model, entry in results.items():
+            radius = np.array(entry["radius"])
+            some = len(radius) > 0
+            rows.append(
+                [
+                    model,
+                    number(float(radius.mean())) if some else "—",
+                    number(float(radius.max())) if some else "—",
+                    f"{int((radius < 1).sum())} of {len(radius)}" if some else "—",
+                    _iterations(entry["solver"]),
+                    _iterations(entry["mixing"]),
+                ]
+            )
+        headings = ["model", "radius, mean", "largest", "below 1", "own solver", "linear mixing"]
+        return [ProbeTable(headings, rows)]
+
+    def plot(
+        self, results: Results, frames: Sequence[Atoms], colours: Colours, folder: Path, name: str
+    ) -> list[Path]:
+        """Distribution of the radius of each fixed-point model."""
+        shown = {model: entry["radius"] for model, entry in results.items() if entry["radius"]}
+        if not shown:
+            return []
+        figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for model, radius in shown.items():
+            axes.plot(
+                np.sort(radius),
+                np.arange(1, len(radius) + 1) / len(radius),
+                "o-",
+                ms=3,
+                color=colours[model],
+                label=model,
+            )
+        axes.axvline(1.0, color="0.5", linestyle=":")
+        axes.set(xlabel="spectral radius", ylabel="part of the frames below", xscale="log")
+        axes.legend(frameon=False, fontsize=8)
+        return [save_figure(figure, folder / f"{name}.png")]
+
+
+def _iterations(counts: Sequence[int | None]) -> str:
+    """Mean of the converged frames, and how many these are."""
+    done = [count for count in counts if count is not None]
+    mean = f"{np.mean(done):.1f}" if done else "—"
+    return f"{mean} ({len(done)} of {len(counts)} converged)"
