@@ -194,22 +194,6 @@ impl Queue {
         }
     }
 
-    /// Copies device memory to other device memory; both must be so long.
-    pub fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
-        if bytes == 0 {
-            return Ok(());
-        }
-        // SAFETY: by contract.
-        unsafe {
-            if self.device().is_emulated() {
-                std::ptr::copy(from as *const u8, to as *mut u8, bytes);
-                return Ok(());
-            }
-            let status = result::memcpy_dtod_async(to, from, bytes, self.stream());
-            self.device().check("cuMemcpyDtoDAsync", status)
-        }
-    }
-
     /// Values at an address, which must hold as many. Waits for everything queued.
     pub fn download<V: Pod>(&self, address: u64, n: usize) -> Result<Vec<V>> {
         let mut out = vec![V::zeroed(); n];

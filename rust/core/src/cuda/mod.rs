@@ -36,7 +36,7 @@ pub use device::{Device, EMULATED, Properties, Queue, count};
 pub use launch::{Kernel, Module, blocks};
 pub use library::{add_packages, cufft_candidates, nvrtc_candidates};
 pub use memory::Buffer;
-pub use nvrtc::{Nvrtc, supported_architectures};
+pub use nvrtc::Nvrtc;
 
 /// Every module in the variants that models use most, for checks that all of them compile.
 pub fn modules() -> Vec<source::Source> {

@@ -160,11 +160,6 @@ impl Nvrtc {
     }
 }
 
-/// Architectures of the NVRTC at hand.
-pub fn supported_architectures() -> Result<Vec<i32>> {
-    Nvrtc::find()?.architectures()
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;

@@ -3,7 +3,9 @@
 use super::terms::{Batch, Layout, SystemPlan};
 use crate::batch::{Members, Receivers, check_receivers, receiver_factors};
 use crate::error::{Error, Result, check_finite};
-use crate::ewald::density::{check_max_l, check_widths};
+use crate::ewald::density::{
+    check_max_l, check_widths, largest_width, n_distinct_widths, smallest_width,
+};
 use crate::ewald::plan::{Extent, Place};
 use crate::ewald::{Method, Options, Plan, Purpose, cost, summed_axes};
 use crate::lattice::{check_cell, dimensions};
@@ -181,19 +183,9 @@ fn plan_system(
     }
     let range = |layout: &Layout| {
         let widths = layout.widths_of(system);
-        let smallest = widths.iter().copied().fold(f64::INFINITY, f64::min);
-        (
-            smallest,
-            widths.iter().copied().fold(0.0, f64::max),
-            layout.max_l,
-        )
+        (smallest_width(widths), largest_width(widths), layout.max_l)
     };
-    let distinct = |layout: &Layout| {
-        let mut widths = layout.widths_of(system).to_vec();
-        widths.sort_by(f64::total_cmp);
-        widths.dedup();
-        widths.len()
-    };
+    let distinct = |layout: &Layout| n_distinct_widths(layout.widths_of(system));
     let purpose = match (request.fixed || request.points.is_some(), receiver) {
         (true, _) => Purpose::Potentials,
         (false, None) => Purpose::Energies,

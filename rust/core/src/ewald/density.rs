@@ -40,18 +40,15 @@ impl<'a, T: Scalar> Density<'a, T> {
     }
 
     pub fn smallest_width(&self) -> f64 {
-        self.widths.iter().copied().fold(f64::INFINITY, f64::min)
+        smallest_width(self.widths)
     }
 
     pub fn largest_width(&self) -> f64 {
-        self.widths.iter().copied().fold(0.0, f64::max)
+        largest_width(self.widths)
     }
 
     pub fn n_distinct_widths(&self) -> usize {
-        let mut widths = self.widths.to_vec();
-        widths.sort_by(f64::total_cmp);
-        widths.dedup();
-        widths.len()
+        n_distinct_widths(self.widths)
     }
 
     /// Total charge on all sites and channels, each weighted by `weight(site, channel)`.
@@ -64,6 +61,21 @@ impl<'a, T: Scalar> Density<'a, T> {
         }
         sum
     }
+}
+
+pub fn smallest_width(widths: &[f64]) -> f64 {
+    widths.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
+pub fn largest_width(widths: &[f64]) -> f64 {
+    widths.iter().copied().fold(0.0, f64::max)
+}
+
+pub fn n_distinct_widths(widths: &[f64]) -> usize {
+    let mut widths = widths.to_vec();
+    widths.sort_by(f64::total_cmp);
+    widths.dedup();
+    widths.len()
 }
 
 /// Checks degrees: the tables reach [`MAX_L`].

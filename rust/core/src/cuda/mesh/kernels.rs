@@ -262,21 +262,10 @@ pub fn sites_kernel(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::{Nvrtc, add_packages};
+    use crate::cuda::nvrtc::tests::compile_all;
 
-    /// `ELECTRET_SITE_PACKAGES` is a folder with NVIDIA's Python packages.
     #[test]
     fn kernels_compile_for_a_gpu() {
-        if let Some(folder) = std::env::var_os("ELECTRET_SITE_PACKAGES") {
-            add_packages([folder.into()]);
-        }
-        let nvrtc = match Nvrtc::find() {
-            Ok(nvrtc) => nvrtc,
-            Err(error) => {
-                println!("skipped: {error}");
-                return;
-            }
-        };
         let mut sources = Vec::new();
         for scalar in [ScalarKind::Real, ScalarKind::Dual] {
             sources.push(convolve_source(scalar));
@@ -288,8 +277,6 @@ mod tests {
                 sources.push(gather_source(scalar, order, max_l, true));
             }
         }
-        for source in sources {
-            nvrtc.compile(&source, 90).unwrap();
-        }
+        compile_all(&sources);
     }
 }
