@@ -11,13 +11,24 @@ from typing import Any, ClassVar
 import numpy as np
 from ase import Atoms
 from ase.io import read
+from matplotlib.figure import Figure
 
 from electret import InputError
 from electret.calculator import Calculator
 from electret.models import Model
 from electret.models.config import StrictConfig
 
-__all__ = ["Advance", "Colours", "Probe", "ProbeTable", "Results", "calculator", "labelled_groups", "number"]
+__all__ = [
+    "Advance",
+    "Colours",
+    "Probe",
+    "ProbeTable",
+    "Results",
+    "calculator",
+    "curves_in_time",
+    "labelled_groups",
+    "number",
+]
 
 Advance = Callable[[str], None]
 """Told what has just been done, for the progress bar."""
@@ -131,6 +142,18 @@ def labelled_groups(frames: Sequence[Atoms], key: str) -> dict[str, list[int]]:
     for index, atoms in enumerate(frames):
         groups.setdefault(str(atoms.info[key]), []).append(index)
     return groups
+
+
+def curves_in_time(results: Results, quantity: str, label: str, colours: Colours, height: float) -> Figure:
+    """`quantity` of each model that has run against its `time` in ps; `height` in inches."""
+    figure = Figure(figsize=(6.5, height), layout="constrained")
+    axes = figure.subplots()
+    for model, entry in results.items():
+        if "time" in entry:
+            axes.plot(entry["time"], entry[quantity], linewidth=0.8, color=colours[model], label=model)
+    axes.set(xlabel="time / ps", ylabel=label)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
 
 
 def number(value: float | None, digits: int = 3) -> str:

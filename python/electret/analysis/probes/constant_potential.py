@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 from ase import Atoms, units
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
-from matplotlib.figure import Figure
 from pydantic import Field
 
 from electret import ConvergenceError, InputError
@@ -22,6 +21,7 @@ from electret.analysis.probes.base import (
     ProbeTable,
     Results,
     calculator,
+    curves_in_time,
     number,
     without_self_consistency,
 )
@@ -160,13 +160,7 @@ class ConstantPotential(Probe):
         self, results: Results, frames: Sequence[Atoms], colours: Colours, folder: Path, name: str
     ) -> list[Path]:
         """Charge against time."""
-        figure = Figure(figsize=(6.5, 3.4), layout="constrained")
-        axes = figure.subplots()
-        for model, entry in results.items():
-            if "time" in entry:
-                axes.plot(entry["time"], entry["charge"], linewidth=0.8, color=colours[model], label=model)
-        axes.set(xlabel="time / ps", ylabel="charge of the slab / e")
-        axes.legend(frameon=False, fontsize=8)
+        figure = curves_in_time(results, "charge", "charge of the slab / e", colours, height=3.4)
         return [save_figure(figure, folder / f"{name}.png")]
 
 

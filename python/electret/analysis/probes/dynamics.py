@@ -12,7 +12,6 @@ from ase import Atoms, units
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
-from matplotlib.figure import Figure
 from pydantic import Field
 
 from electret import ConvergenceError, InputError
@@ -24,6 +23,7 @@ from electret.analysis.probes.base import (
     ProbeTable,
     Results,
     calculator,
+    curves_in_time,
     number,
     without_self_consistency,
 )
@@ -177,13 +177,9 @@ class Dynamics(Probe):
         self, results: Results, frames: Sequence[Atoms], colours: Colours, folder: Path, name: str
     ) -> list[Path]:
         """Conserved energy against time."""
-        figure = Figure(figsize=(6.5, 3.6), layout="constrained")
-        axes = figure.subplots()
-        for model, entry in results.items():
-            if "time" in entry:
-                axes.plot(entry["time"], entry["energy"], linewidth=0.8, color=colours[model], label=model)
-        axes.set(xlabel="time / ps", ylabel="change of the conserved energy / meV/atom")
-        axes.legend(frameon=False, fontsize=8)
+        figure = curves_in_time(
+            results, "energy", "change of the conserved energy / meV/atom", colours, height=3.6
+        )
         return [save_figure(figure, folder / f"{name}.png")]
 
 
