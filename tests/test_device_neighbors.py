@@ -38,6 +38,20 @@ def test_pairs_are_those_of_the_cpu(device, pbc, half):
 
 
 @pytest.mark.parametrize("device", NOT_CPU)
+@pytest.mark.parametrize("half", [False, True], ids=["full", "half"])
+def test_images_of_the_same_atom(device, half):
+    """Atoms see their own images, each once in half lists."""
+    x = atoms(3)
+    expected = electret.neighbor_list("ijSdD", x, CELL, True, 7.5, None, half)
+    own = expected[0] == expected[1]
+    assert 0 < own.sum() < len(own)
+    with on_device(device):
+        found = neighbor_list("ijSdD", there(x, device), there(CELL, device), True, 7.5, None, half)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours.cpu().numpy(), theirs)
+
+
+@pytest.mark.parametrize("device", NOT_CPU)
 def test_numpy_call(device):
     with on_device(device):
         found = electret.neighbor_list("dS", atoms(), CELL, True, 4.0, device=device)
