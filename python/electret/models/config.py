@@ -189,7 +189,8 @@ class ElectrostaticsConfig(StrictConfig):
 
 
 class SplitChargesConfig(StrictConfig):
-    """The edge network of `split_charges`."""
+    """The network of the charge flux along edges: all of `split_charges`, and the density without a potential
+    of `energy_functional` and `fixed_point`."""
 
     channels: int = Field(default=16, gt=0)
     """Scalars that each end of an edge gives, per l of the features."""
@@ -238,6 +239,12 @@ class FixedPointConfig(StrictConfig):
     """`all`: charges and higher multipoles answer the potential, so that charge can flow; `dipoles`: only
     the latter, and only the field (no Fermi level, no transfer of charge: an insulator, whose dielectric
     tensor is finite)."""
+    reference: Literal["flux", "local"] = "flux"
+    """n0, the density without a potential. `flux`: charges that flow along edges, so that they add up to
+    those of the elements and an insulator is neutral without a response; `local`: linear in the features."""
+    charge_gate: bool = True
+    """Multiplies the potential that an atom sees and the charge with which it answers by a learned number
+    between 0 (insulating: dipoles answer the field, nothing else does) and 1 (conducting)."""
     isotropic_response: bool = True
     """Adds a response of each atom along the potential itself, with a coefficient of its features."""
     energy: Literal["none", "quadratic", "mlp"] = "quadratic"
@@ -276,7 +283,8 @@ class ModelConfig(StrictConfig):
     effect."""
     charges: dict[str, float] | None = None
     """Charge per chemical symbol in e: the charges of `fixed_charges` (None takes the mean labelled
-    charge of each element), the reference charges q0 of `split_charges` (None is 0 for every element)."""
+    charge of each element), and the charges before any flux of `split_charges`, `energy_functional` and
+    `fixed_point` (None is 0 for every element)."""
     split: SplitChargesConfig = SplitChargesConfig()
     qeq: QeqConfig = QeqConfig()
     functional: FunctionalConfig = FunctionalConfig()
@@ -300,8 +308,8 @@ class ModelConfig(StrictConfig):
     def _check_options_of_family(self) -> ModelConfig:
         belongs = {
             "conserve_charge": ("fixed_charges", "local_charges"),
-            "charges": ("fixed_charges", "split_charges"),
-            "split": ("split_charges",),
+            "charges": ("fixed_charges", "split_charges", "energy_functional", "fixed_point"),
+            "split": ("split_charges", "energy_functional", "fixed_point"),
             "qeq": ("qeq",),
             "functional": ("energy_functional",),
             "fixed_point": ("fixed_point",),

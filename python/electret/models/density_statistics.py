@@ -27,6 +27,7 @@ import electret
 from electret.graph import Graph
 from electret.models.base import per_element
 from electret.models.config import ModelConfig
+from electret.models.response_statistics import element_responses
 from electret.models.statistics import Statistics
 
 __all__ = ["density_statistics", "reference_multipoles", "unit_norm"]
@@ -50,6 +51,8 @@ def density_statistics(statistics: Statistics, config: ModelConfig, graphs: Iter
       every atom is labelled count. Labels with fewer components than the model are padded with zeros.
     - `fermi_level`: mean of the labels in eV, 0 without any.
     - `charge_spread`: standard deviation of the labelled charges of each element in e, None without any.
+    - `polarizability`, `susceptibility`: of each element, `element_responses` of the labelled
+      polarisabilities, None without any.
 
     Without labelled densities there are no norms (None; a model then takes `unit_norm`), and where a norm
     vanishes (isolated atoms, zero charges, sites without a field by symmetry) it is `unit_norm`. Both are
@@ -67,8 +70,11 @@ def density_statistics(statistics: Statistics, config: ModelConfig, graphs: Iter
         InputError: labelled densities whose electrostatics cannot be computed, or an element without a width.
     """
     graphs = list(graphs)
+    responses = element_responses(statistics.elements, graphs)
     return statistics.model_copy(
         update={
+            "polarizability": responses and responses[0],
+            "susceptibility": responses and responses[1],
             "feature_norms": _feature_norms(statistics, config, graphs),
             "fermi_level": _mean_fermi_level(graphs),
             "charge_spread": _charge_spread(statistics, graphs),

@@ -14,10 +14,13 @@ __all__ = [
     "INITIAL_HARDNESS",
     "INITIAL_STIFFNESS",
     "element_charges",
+    "flow_scales",
     "linear_bias",
     "log_hardness",
+    "log_hardness_from_responses",
     "mean_density",
     "orders",
+    "polarizabilities",
     "positive",
     "response_scales",
 ]
@@ -53,6 +56,41 @@ def response_scales(statistics: Statistics) -> torch.Tensor:
     spread = statistics.charge_spread or {}
     values = [spread.get(number, TYPICAL_SPREAD) / TYPICAL_SPREAD for number in statistics.elements]
     return torch.tensor(values, dtype=torch.float64).clamp(0.2, 5.0)
+
+
+CONDUCTING = 0.01
+"""Susceptibility fitted to polarisabilities (e/V per atom) from which on an element counts as a conductor."""
+
+SMALLEST_FLOW = 5e-4
+"""Part of a conductor's susceptibility that every atom has: with less the Fermi level would be undefined."""
+
+POLARIZABILITIES = (2e-3, 2.0)
+"""Range of the initial polarisability of an atom, e·Å²/V."""
+
+
+def flow_scales(statistics: Statistics) -> torch.Tensor:
+    """How readily charge flows to the atoms of each element relative to a conductor, between `SMALLEST_FLOW`
+    and 1; 1 where the data says nothing. `[n_elements]`."""
+    found = statistics.susceptibility or {}
+    values = [found.get(number, CONDUCTING) / CONDUCTING for number in statistics.elements]
+    return torch.tensor(values, dtype=torch.float64).clamp(SMALLEST_FLOW, 1.0)
+
+
+def polarizabilities(statistics: Statistics) -> torch.Tensor:
+    """Initial polarisability of the atoms of each element in e·Å²/V, `[n_elements]`; `1 /
+    INITIAL_STIFFNESS` where the data says nothing."""
+    found = statistics.polarizability or {}
+    values = [found.get(number, 1.0 / INITIAL_STIFFNESS) for number in statistics.elements]
+    return torch.tensor(values, dtype=torch.float64).clamp(*POLARIZABILITIES)
+
+
+def log_hardness_from_responses(max_l: int, statistics: Statistics) -> torch.Tensor:
+    """As `log_hardness`, with that of charges and dipoles from the labelled polarisabilities."""
+    found = log_hardness(max_l, statistics)
+    found[:, 0] -= torch.log(flow_scales(statistics))
+    if max_l > 0:
+        found[:, 1] = -torch.log(polarizabilities(statistics))
+    return found
 
 
 def log_hardness(max_l: int, statistics: Statistics) -> torch.Tensor:

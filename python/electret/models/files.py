@@ -22,11 +22,14 @@ from electret.models.statistics import Statistics
 
 __all__ = ["FORMAT_VERSION", "ModelFileError", "load", "read_header", "save"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raised when a change makes files unreadable for earlier versions; every released version stays readable."""
 
-CHANGED_IN_FORMAT_2 = ("qeq", "energy_functional", "fixed_point")
-"""Families whose files of version 1, which no release wrote, mean something else."""
+UNREADABLE = {
+    2: ("energy_functional", "fixed_point"),
+    1: ("qeq", "energy_functional", "fixed_point"),
+}
+"""Families of earlier versions, which no release wrote, whose parameters mean something else."""
 
 _HEADER_KEY = "electret"
 
@@ -140,11 +143,10 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path}: format version {version} is newer than {FORMAT_VERSION}, the newest that electret "
             f"{__version__} reads; upgrade electret (written by {header.get('versions')})"
         )
-    if version < 2 and header.get("config", {}).get("family") in CHANGED_IN_FORMAT_2:
+    if header.get("config", {}).get("family") in UNREADABLE.get(version, ()):
         raise ModelFileError(
-            f"{path}: format version {version} has another hardness and another zero of the energy of "
-            f"charged systems for family {header['config']['family']!r}, which electret {__version__} cannot "
-            "read; train the model again"
+            f"{path}: format version {version} has other equations of the density for family "
+            f"{header['config']['family']!r}, which electret {__version__} cannot read; train the model again"
         )
     if missing:
         raise ModelFileError(f"{path}: the header lacks {sorted(missing)}; copy the file again")

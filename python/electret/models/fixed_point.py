@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import cast
 
 import torch
+from e3nn import o3
 
 from electret.models.backbone import construction_dtype
 from electret.models.base import Structure
+from electret.models.charge_flux import FluxDensity
 from electret.models.config import ModelConfig
 from electret.models.density_energies import InvariantEnergy, QuadraticEnergy
 from electret.models.density_statistics import unit_norm
-from electret.models.element_start import element_charges, response_scales
+from electret.models.element_start import element_charges
 from electret.models.readouts import MultipoleReadout
 from electret.models.self_consistent import Parameters, SelfConsistent
 from electret.models.statistics import Statistics
@@ -218,6 +221,21 @@ class FixedPointProblem:
         return tangent(constant).detach() + self._per_level
 
 
+class LocalDensity(torch.nn.Module):
+    """A density linear in the features, on top of the mean charges of the elements."""
+
+    def __init__(self, irreps: Sequence[o3.Irreps], max_l: int, statistics: Statistics) -> None:
+        super().__init__()
+        self.readout = MultipoleReadout(irreps, max_l)
+        self.charge_bias = torch.nn.Parameter(element_charges(statistics))
+
+    def forward(self, structure: Structure, features: list[torch.Tensor]) -> torch.Tensor:
+        """`[n_atoms, (max_l+1)^2]` in e Å^l."""
+        density = self.readout(features)
+        bias = self.charge_bias[structure.elements]
+        return torch.cat([density[:, :1] + bias[:, None], density[:, 1:]], dim=1)
+
+
 class FixedPoint(SelfConsistent):
     """n0 and Delta come from the surroundings of the atom; v is the potential of all the others.
 
@@ -228,6 +246,7 @@ class FixedPoint(SelfConsistent):
 
     family = "fixed_point"
     variational = False
+    norms: torch.Tensor
 
     def __init__(self, config: ModelConfig, statistics: Statistics) -> None:
         super().__init__(config, statistics)
@@ -235,9 +254,13 @@ class FixedPoint(SelfConsistent):
         irreps, n_widths = self.backbone.layer_irreps, len(electrostatics.widths)
         sizes = (self.max_l, electrostatics.features_max_l, n_widths)
         n_elements = len(statistics.elements)
+        self.register_buffer("norms", _norms(config, statistics), persistent=False)
         with construction_dtype(torch.float64):
-            self.readout = MultipoleReadout(irreps, self.max_l)
-            self.charge_bias = torch.nn.Parameter(element_charges(statistics))
+            self.reference: FluxDensity | LocalDensity
+            if options.reference == "flux":
+                self.reference = FluxDensity(config, statistics, irreps)
+            else:
+                self.reference = LocalDensity(irreps, self.max_l, statistics)
             self.update: OneBodyUpdate
             if options.update == "one_body":
                 self.update = OneBodyUpdate(irreps, options, *sizes, n_elements)
@@ -245,15 +268,12 @@ class FixedPoint(SelfConsistent):
                 self.update = ManyBodyUpdate(
                     irreps, options, *sizes, n_elements, config.backbone, statistics.avg_num_neighbors
                 )
-            self.update.scale_elements(response_scales(statistics))
+            self.update.start_from(statistics, _unit_field(config, self.norms))
             self.energy: QuadraticEnergy | InvariantEnergy | None = None
             if options.energy == "quadratic":
                 self.energy = QuadraticEnergy(irreps, options.channels, *sizes)
             elif options.energy == "mlp":
                 self.energy = InvariantEnergy(irreps, options.channels, *sizes, options.hidden)
-        self.register_buffer("norms", _norms(config, statistics), persistent=False)
-
-    norms: torch.Tensor
 
     @property
     def honours(self) -> frozenset[str]:
@@ -275,9 +295,7 @@ class FixedPoint(SelfConsistent):
 
     def parameters_of(self, structure: Structure, features: list[torch.Tensor]) -> Parameters:
         """n0 as `density [n_atoms, n_lm]`, and what update and energy need."""
-        density = self.readout(features)
-        bias = self.charge_bias[structure.elements]
-        found = {"density": torch.cat([density[:, :1] + bias[:, None], density[:, 1:]], dim=1)}
+        found = {"density": self.reference(structure, features)}
         found |= self.update.parameters_of(structure, features)
         if self.energy is not None:
             found |= self.energy.parameters_of(features)
@@ -355,3 +373,11 @@ def _norms(config: ModelConfig, statistics: Statistics) -> torch.Tensor:
             row += [unit_norm(l, width) if given is None else given[l][index]] * (2 * l + 1)
         rows.append(row)
     return torch.tensor(rows, dtype=torch.float64)
+
+
+def _unit_field(config: ModelConfig, norms: torch.Tensor) -> torch.Tensor:
+    """Normalised features of a field of 1 V/Å, `[n_widths]`; nan without features of fields."""
+    widths = config.electrostatics.widths
+    if norms.shape[1] == 1:
+        return norms.new_full((len(widths),), torch.nan)
+    return norms.new_tensor([unit_norm(1, width) for width in widths]) / norms[:, 1]

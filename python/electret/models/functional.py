@@ -7,9 +7,10 @@ from e3nn import o3
 
 from electret.models.backbone import construction_dtype
 from electret.models.base import Structure
+from electret.models.charge_flux import FluxDensity
 from electret.models.config import ModelConfig
-from electret.models.element_start import linear_bias, log_hardness, orders, positive
-from electret.models.readouts import MultipoleReadout, NodeReadout, ScalarReadout, e3nn_to_electret
+from electret.models.element_start import log_hardness_from_responses, orders, positive
+from electret.models.readouts import NodeReadout, ScalarReadout, e3nn_to_electret
 from electret.models.self_consistent import Parameters
 from electret.models.statistics import Statistics
 from electret.models.variational import Variational
@@ -18,13 +19,15 @@ __all__ = ["EnergyFunctional"]
 
 
 class EnergyFunctional(Variational):
-    """eps(p) = chi·p + ½ sum_l eta_l |p_l|² + ½ sum_c w_c t_c² + sum_k a_k softplus(b_k·t + c_k).
+    """eps(p) = chi q + ½ sum_l eta_l |p_l - n_l|² + ½ sum_c w_c t_c² + sum_k a_k softplus(b_k·t + c_k).
 
-    Here t_c = g_c·p; chi, eta, w, g, a and c come from the surroundings of the atom. The g_c are features of
-    all orders, so each t_c is an invariant linear in p, and w_c g_c g_cᵀ a positive semidefinite equivariant
-    block that couples charge and dipole. Softplus of a linear form is convex, and a_k >= 0: with eta > 0 the
-    whole is strictly convex, so the minimum exists and is unique. A sharp softplus is a kink: a preference
-    for a charge state, with an energy that is piecewise straight.
+    Here t_c = g_c·(p - n); n, chi, eta, w, g, a and c come from the surroundings of the atom. n is a
+    `FluxDensity`: its charges add up to those of the elements, so that an insulator, whose hardness is large,
+    has its charges without a Fermi level far off. The g_c are features of all orders, so each t_c is an
+    invariant linear in p, and w_c g_c g_cᵀ a positive semidefinite equivariant block that couples charge and
+    dipole. Softplus of a linear form is convex, and a_k >= 0: with eta > 0 the whole is strictly convex, so
+    the minimum exists and is unique. A sharp softplus is a kink: a preference for a charge state, with an
+    energy that is piecewise straight.
     """
 
     family = "energy_functional"
@@ -34,10 +37,13 @@ class EnergyFunctional(Variational):
         irreps, options = self.backbone.layer_irreps, config.functional
         self.n_channels, self.n_convex = options.channels, options.convex
         with construction_dtype(torch.float64):
-            self.linear = MultipoleReadout(irreps, self.max_l)
+            self.reference = FluxDensity(config, statistics, irreps)
+            self.electronegativity = ScalarReadout(irreps, 1, options.hidden, "the electronegativity")
             self.hardness = ScalarReadout(irreps, self.max_l + 1, options.hidden, "the hardness")
-            self.linear_bias = torch.nn.Parameter(linear_bias(self.sigma, statistics))
-            self.log_hardness = torch.nn.Parameter(log_hardness(self.max_l, statistics))
+            self.electronegativity_bias = torch.nn.Parameter(
+                torch.full((len(statistics.elements),), -statistics.fermi_level)
+            )
+            self.log_hardness = torch.nn.Parameter(log_hardness_from_responses(self.max_l, statistics))
             vectors = o3.Irreps([(self.n_channels, (l, (-1) ** l)) for l in range(self.max_l + 1)])
             self.vectors = NodeReadout(irreps, vectors, f"multipoles up to l={self.max_l}")
             self.stiffness = ScalarReadout(irreps, self.n_channels, options.hidden, "the stiffness")
@@ -52,13 +58,12 @@ class EnergyFunctional(Variational):
         return self.n_convex == 0
 
     def parameters_of(self, structure: Structure, features: list[torch.Tensor]) -> Parameters:
-        """See the class: `linear`, `hardness [n_atoms, n_lm]`, `vectors [n_atoms, channels, n_lm]`,
-        `stiffness [n_atoms, channels]`, `amplitude`, `offset [n_atoms, convex]`, `slopes
-        [convex, channels]`."""
+        """See the class: `electronegativity [n_atoms]`, `reference`, `hardness [n_atoms, n_lm]`, `vectors
+        [n_atoms, channels, n_lm]`, `stiffness [n_atoms, channels]`, `amplitude`, `offset [n_atoms, convex]`,
+        `slopes [convex, channels]`."""
         softplus = torch.nn.functional.softplus
         n_atoms, elements = len(structure.elements), structure.elements
-        linear = self.linear(features)
-        linear = torch.cat([linear[:, :1] + self.linear_bias[elements][:, None], linear[:, 1:]], dim=1)
+        electronegativity = self.electronegativity(features)[:, 0] + self.electronegativity_bias[elements]
         hardness = positive(self.hardness(features) + self.log_hardness[elements])
         hardness = hardness + self.config.functional.minimum_hardness
         raw = self.vectors(features)  # [n_atoms, channels x 0e + channels x 1o + ...]
@@ -70,7 +75,8 @@ class EnergyFunctional(Variational):
         flat = torch.cat(blocks, dim=2).reshape(n_atoms * self.n_channels, -1)
         vectors = e3nn_to_electret(flat, self.max_l).reshape(n_atoms, self.n_channels, -1)
         parameters = {
-            "linear": linear,
+            "electronegativity": electronegativity,
+            "reference": self.reference(structure, features),
             "hardness": hardness[:, orders(self.max_l)],
             "vectors": vectors,
             "stiffness": softplus(self.stiffness(features)),
@@ -81,10 +87,16 @@ class EnergyFunctional(Variational):
             parameters["slopes"] = self.slopes
         return parameters
 
+    def guess(self, parameters: Parameters, elements: torch.Tensor) -> torch.Tensor:
+        """n, the density without a potential."""
+        return parameters["reference"]
+
     def local_energy(self, parameters: Parameters, p: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        invariants = torch.einsum("acm,am->ac", parameters["vectors"], p)  # [n_atoms, channels]
-        energy = (parameters["linear"] * p + 0.5 * parameters["hardness"] * p.square()).sum(dim=1)
+        change = p - parameters["reference"]
+        invariants = torch.einsum("acm,am->ac", parameters["vectors"], change)  # [n_atoms, channels]
+        energy = parameters["electronegativity"] * p[:, 0]
+        energy = energy + 0.5 * (parameters["hardness"] * change.square()).sum(dim=1)
         energy = energy + 0.5 * (parameters["stiffness"] * invariants.square()).sum(dim=1)
         if self.n_convex:
             forms = invariants @ parameters["slopes"].T + parameters["offset"]  # [n_atoms, convex]

@@ -3,64 +3,16 @@
 from __future__ import annotations
 
 import torch
-from ase.data import chemical_symbols
-from e3nn import o3
-from mace.modules.radial import BesselBasis, PolynomialCutoff
 
 from electret.models.backbone import construction_dtype
-from electret.models.base import Density, Model, Structure, cartesian_dipoles, per_element
+from electret.models.base import Density, Model, Structure, cartesian_dipoles
 from electret.models.charge_conservation import shift_to_total_charge
+from electret.models.charge_flux import EdgeFlux, reference_charges
 from electret.models.config import ModelConfig
-from electret.models.readouts import MultipoleReadout, NodeReadout
+from electret.models.readouts import MultipoleReadout
 from electret.models.statistics import Statistics
 
-__all__ = ["EdgeFlux", "SplitCharges"]
-
-
-class EdgeFlux(torch.nn.Module):
-    """Antisymmetric charge flux from sender to receiver of every edge, in e.
-
-    f = c(r) [g(x_s, x_r, R) - g(x_r, x_s, R)], where x of either end holds sum_m h_lm Y_lm of the direction
-    to the other end for every l, R(r) is the radial basis, and c the cutoff polynomial with two continuous
-    derivatives at r_max. The reverse edge has -f by construction.
-    """
-
-    def __init__(self, config: ModelConfig, layer_irreps: list[o3.Irreps]) -> None:
-        super().__init__()
-        backbone, split = config.backbone, config.split
-        available = {irrep for irreps in layer_irreps for _, irrep in irreps}
-        self.degrees = [l for l in range(backbone.max_ell + 1) if o3.Irrep(l, (-1) ** l) in available]
-        self.channels = split.channels
-        irreps = o3.Irreps([(split.channels, (l, (-1) ** l)) for l in self.degrees])
-        self.projection = NodeReadout(layer_irreps, irreps, "the charge flux")
-        self.radial = BesselBasis(r_max=backbone.r_max, num_basis=backbone.num_radial_basis)
-        self.cutoff = PolynomialCutoff(r_max=backbone.r_max, p=backbone.num_cutoff_basis)
-        ends = split.channels * len(self.degrees)
-        self.near = torch.nn.Linear(ends, split.hidden)
-        self.far = torch.nn.Linear(ends, split.hidden, bias=False)
-        self.filter = torch.nn.Linear(backbone.num_radial_basis, split.hidden)
-        self.out = torch.nn.Linear(split.hidden, 1, bias=False)
-
-    def forward(
-        self, features: list[torch.Tensor], edge_index: torch.Tensor, vectors: torch.Tensor
-    ) -> torch.Tensor:
-        """Flux `[n_edges]` for edges `[2, n_edges]` with vectors `[n_edges, 3]` from sender to receiver."""
-        sender, receiver = edge_index
-        projected = self.projection(features)  # [n_atoms, channels * sum(2l+1)]
-        at_sender, at_receiver, start = [], [], 0
-        for l in self.degrees:
-            width = self.channels * (2 * l + 1)
-            block = projected[:, start : start + width].reshape(-1, self.channels, 2 * l + 1)
-            start += width
-            harmonics = o3.spherical_harmonics(l, vectors, normalize=True, normalization="norm")[:, :, None]
-            at_sender.append((block[sender] @ harmonics).squeeze(2))  # [n_edges, channels]
-            at_receiver.append((-1) ** l * (block[receiver] @ harmonics).squeeze(2))
-        x_sender, x_receiver = torch.cat(at_sender, dim=1), torch.cat(at_receiver, dim=1)
-        lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)  # [n_edges, 1]
-        radial = self.filter(self.radial(lengths))
-        forward = torch.nn.functional.silu(self.near(x_sender) + self.far(x_receiver))
-        backward = torch.nn.functional.silu(self.near(x_receiver) + self.far(x_sender))
-        return (self.out((forward - backward) * radial) * self.cutoff(lengths)).squeeze(1)
+__all__ = ["SplitCharges"]
 
 
 class SplitCharges(Model):
@@ -78,9 +30,8 @@ class SplitCharges(Model):
     def __init__(self, config: ModelConfig, statistics: Statistics) -> None:
         super().__init__(config, statistics)
         self.max_l = config.electrostatics.max_l
-        charges = config.charges or {chemical_symbols[number]: 0.0 for number in statistics.elements}
-        values = per_element(charges, statistics, "charges")
-        self.register_buffer("element_charges", torch.tensor(values, dtype=self.dtype))
+        charges = reference_charges(config, statistics)
+        self.register_buffer("element_charges", charges.to(self.dtype))
         with construction_dtype(self.dtype):
             self.flux = EdgeFlux(config, self.backbone.layer_irreps)
             if self.max_l > 0:

@@ -34,6 +34,10 @@ class Statistics(StrictConfig):
     """Mean labelled charge of each element in e, where the data has charges."""
     charge_spread: dict[int, float] | None = None
     """Standard deviation of the labelled charges of each element in e."""
+    polarizability: dict[int, float] | None = None
+    """Polarisability of the atoms of each element in e·Å²/V, where the data has polarisabilities."""
+    susceptibility: dict[int, float] | None = None
+    """Charge per potential of the atoms of each element in e/V, fitted with `polarizability`."""
     feature_norms: tuple[tuple[float, ...], ...] | None = None
     """RMS per component of the potential features of the labelled densities, `[l][width]` in V Å^l; what
     `fixed_point` divides them by."""

@@ -14,12 +14,20 @@ from mace.modules.blocks import (
 
 from electret.models.base import Structure
 from electret.models.config import BackboneConfig, FixedPointConfig
+from electret.models.element_start import flow_scales, polarizabilities, response_scales
 from electret.models.readouts import NodeReadout, ScalarReadout, e3nn_to_electret, electret_to_e3nn
+from electret.models.statistics import Statistics
 
 __all__ = ["ManyBodyUpdate", "OneBodyUpdate", "channel_irreps"]
 
 INITIAL_RESPONSE = 0.05
 """Isotropic response of a fresh model, e Å^l per normalised feature."""
+
+INITIAL_GATE = 1.0
+"""Logit of the charge gate of a fresh model."""
+
+CLOSED = -8.0
+"""Smallest logit of the charge gate: with none at all the Fermi level would be undefined."""
 
 NOMINAL_SUSCEPTIBILITY = -0.05
 """Where charges do not answer the potential, all of them follow the Fermi level by this (e/eV) so that
@@ -154,18 +162,42 @@ class OneBodyUpdate(torch.nn.Module):
             if options.isotropic_response
             else None
         )
+        gated = options.charge_gate and self.charges_respond
+        self.gate = ScalarReadout(layer_irreps, 1, options.hidden, "the charge gate") if gated else None
+        self.gate_bias = torch.nn.Parameter(torch.full((n_elements,), INITIAL_GATE))
         self.isotropic_bias = torch.nn.Parameter(torch.full((n_elements, common * n_widths), -1.0))
 
-    def scale_elements(self, scales: torch.Tensor) -> None:
-        """Multiplies the response of the atoms of each element, `scales [n_elements]`; for fresh models."""
+    def start_from(self, statistics: Statistics, unit_field: torch.Tensor) -> None:
+        """Gives a fresh model responses of the size of the data's: charges and dipoles from the labelled
+        polarisabilities where there are any, else all from the spread of the labelled charges.
+
+        Args:
+            statistics: of the training data.
+            unit_field: normalised features of a field of 1 V/Å, `[n_widths]`.
+        """
+        scales = response_scales(statistics)[:, None].repeat(1, self.highest + 1)  # [n_elements, orders]
+        softplus = torch.nn.functional.softplus
         with torch.no_grad():
-            self.response.output.mul_(scales[:, None, None, None])
-            wanted = torch.nn.functional.softplus(self.isotropic_bias) * scales[:, None]
-            self.isotropic_bias.copy_(torch.log(torch.expm1(wanted)))
+            if statistics.susceptibility is not None:
+                flow = flow_scales(statistics)
+                scales[:, 0] = flow if self.gate is None else 1.0
+                gate = torch.sigmoid(self.gate_bias) * flow.sqrt()
+                self.gate_bias.copy_(torch.logit(gate))
+            if statistics.polarizability is not None and self.features_max_l > 0:
+                fresh = INITIAL_RESPONSE * softplus(self.isotropic_bias[0, 0]) * unit_field.sum()
+                scales[:, 1] = polarizabilities(statistics) / fresh
+            self.response.output.mul_(scales[:, : self.max_l + 1, None, None])
+            own = scales[:, : min(self.max_l, self.features_max_l) + 1]
+            own = own.repeat_interleave(len(unit_field), dim=1)
+            self.isotropic_bias.copy_(torch.log(torch.expm1(softplus(self.isotropic_bias) * own)))
 
     def parameters_of(self, structure: Structure, features: Sequence[torch.Tensor]) -> Parameters:
-        """`update_features [n_atoms, irreps]`, `isotropic [n_atoms, l, n_widths]` (not positive)."""
+        """`update_features [n_atoms, irreps]`, `gate [n_atoms]` (0 to 1), `isotropic [n_atoms, l, n_widths]`
+        (not positive)."""
         found = {"update_features": self.features(features), "elements": structure.elements}
+        if self.gate is not None:
+            raw = self.gate(features)[:, 0] + self.gate_bias[structure.elements]
+            found["gate"] = torch.sigmoid(raw.clamp(min=CLOSED))
         if self.isotropic is not None:
             raw = self.isotropic(features) + self.isotropic_bias[structure.elements]
             n_widths = self.embedding.weights.shape[3]
@@ -179,6 +211,9 @@ class OneBodyUpdate(torch.nn.Module):
         elements = parameters["elements"]
         if not self.charges_respond:  # a constant potential is nothing to dipoles
             v = torch.cat([torch.zeros_like(v[:, :, :1]), v[:, :, 1:]], dim=2)
+        gate = parameters.get("gate")
+        if gate is not None:
+            v = torch.cat([v[:, :, :1] * gate[:, None, None], v[:, :, 1:]], dim=2)
         features = split_channels(parameters["update_features"], self.channels, self.highest)
         u = self._potential(parameters, v, features)
         delta = e3nn_to_electret(self.response(features, u, elements), self.max_l)
@@ -186,6 +221,8 @@ class OneBodyUpdate(torch.nn.Module):
             delta = delta + isotropic_part(parameters["isotropic"], v, self.max_l)
         if not self.charges_respond:
             delta = torch.cat([torch.zeros_like(delta[:, :1]), delta[:, 1:]], dim=1)
+        elif gate is not None:
+            delta = torch.cat([delta[:, :1] * gate[:, None], delta[:, 1:]], dim=1)
         return delta
 
     @property
