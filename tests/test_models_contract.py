@@ -48,7 +48,13 @@ def test_family_keeps_the_contract(family):
 
 FIXED_POINT_VARIANTS = {
     "nonlinear": {"nonlinearity": "residual_mlp", "potential_embedding": "features", "energy": "mlp"},
-    "mlp": {"nonlinearity": "mlp", "potential_embedding": "species", "self_interaction": True},
+    "mlp": {
+        "nonlinearity": "mlp",
+        "potential_embedding": "species",
+        "self_interaction": True,
+        "reference": "local",
+        "charge_gate": False,
+    },
     "many_body": {"update": "many_body", "channels": 4, "hidden": 8, "energy": "none"},
 }
 

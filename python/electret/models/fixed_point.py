@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import cast
 
+import numpy as np
 import torch
 from e3nn import o3
 
+import electret
 from electret.models.backbone import construction_dtype
 from electret.models.base import Structure
 from electret.models.charge_flux import FluxDensity
@@ -376,8 +378,17 @@ def _norms(config: ModelConfig, statistics: Statistics) -> torch.Tensor:
 
 
 def _unit_field(config: ModelConfig, norms: torch.Tensor) -> torch.Tensor:
-    """Normalised features of a field of 1 V/Å, `[n_widths]`; nan without features of fields."""
-    widths = config.electrostatics.widths
-    if norms.shape[1] == 1:
-        return norms.new_full((len(widths),), torch.nan)
-    return norms.new_tensor([unit_norm(1, width) for width in widths]) / norms[:, 1]
+    """Size of the normalised features of a field of 1 V/Å, `[n_widths]`; nan without features of fields."""
+    options = config.electrostatics
+    if options.features_max_l == 0:
+        return norms.new_full((len(options.widths),), torch.nan)
+    raw = electret.features(
+        np.zeros((1, 3)),
+        np.zeros((1, 1)),
+        1.0,
+        widths=options.widths,
+        max_l=1,
+        normalization="receiver",
+        external_field=[1.0, 0.0, 0.0],
+    )  # [1, n_widths, 4]
+    return norms.new_tensor(np.linalg.norm(raw[0, :, 1:], axis=1)) / norms[:, 1]

@@ -22,6 +22,9 @@ from electret.graph import Graph
 
 __all__ = ["element_responses"]
 
+LEAST = 1e-4
+"""Weight of the sum of squares of the solution relative to the data."""
+
 SMALLEST_POLARIZABILITY = 1e-3
 """Mean polarisability below which structures are not weighted up further, e·Å²/V."""
 
@@ -51,10 +54,13 @@ def element_responses(
             values.append(weight * diagonal)
     if not rows:
         return None
-    matrix = np.concatenate(rows)
-    solution, _ = nnls(matrix, np.concatenate(values))
-    n_elements = len(elements)
-    known = [k for k in range(n_elements) if matrix[:, k].any()]
+    matrix, n_elements = np.concatenate(rows), len(elements)
+    lengths = np.linalg.norm(matrix, axis=0)
+    known = [k for k in range(n_elements) if lengths[k] > 0]
+    lengths[lengths == 0] = 1.0
+    # Elements in one proportion throughout cannot be told apart: the least of all solutions shares evenly.
+    padded = np.concatenate([matrix / lengths, LEAST * np.eye(2 * n_elements)])
+    solution = nnls(padded, np.concatenate([*values, np.zeros(2 * n_elements)]))[0] / lengths
     return (
         {elements[k]: float(solution[k]) for k in known},
         {elements[k]: float(solution[n_elements + k]) for k in known},
