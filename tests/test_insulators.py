@@ -197,7 +197,7 @@ def test_structures_that_say_nothing_are_left_out():
 START = STATISTICS.model_copy(
     update={
         "polarizability": {1: 0.0, 8: 0.06, 11: 1.2},
-        "susceptibility": {1: 0.0, 8: 1e-4, 11: 0.5},
+        "susceptibility": {1: 0.0, 8: 1e-3, 11: 0.5},
         "fermi_level": 0.0,
     }
 )

@@ -61,7 +61,7 @@ def response_scales(statistics: Statistics) -> torch.Tensor:
 CONDUCTING = 0.01
 """Susceptibility fitted to polarisabilities (e/V per atom) from which on an element counts as a conductor."""
 
-SMALLEST_FLOW = 5e-4
+SMALLEST_FLOW = 1e-4
 """Part of a conductor's susceptibility that every atom has: with less the Fermi level would be undefined."""
 
 POLARIZABILITIES = (2e-3, 2.0)
@@ -70,10 +70,14 @@ POLARIZABILITIES = (2e-3, 2.0)
 
 def flow_scales(statistics: Statistics) -> torch.Tensor:
     """How readily charge flows to the atoms of each element relative to a conductor, between `SMALLEST_FLOW`
-    and 1; 1 where the data says nothing. `[n_elements]`."""
+    and 1; 1 where the data says nothing. `[n_elements]`.
+
+    The square of the fitted susceptibility over `CONDUCTING`: dipoles that help each other along a row look like a
+    little flow, and an insulator is better started without.
+    """
     found = statistics.susceptibility or {}
     values = [found.get(number, CONDUCTING) / CONDUCTING for number in statistics.elements]
-    return torch.tensor(values, dtype=torch.float64).clamp(SMALLEST_FLOW, 1.0)
+    return torch.tensor(values, dtype=torch.float64).square().clamp(SMALLEST_FLOW, 1.0)
 
 
 def polarizabilities(statistics: Statistics) -> torch.Tensor:
