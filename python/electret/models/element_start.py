@@ -72,8 +72,8 @@ def flow_scales(statistics: Statistics) -> torch.Tensor:
     """How readily charge flows to the atoms of each element relative to a conductor, between `SMALLEST_FLOW`
     and 1; 1 where the data says nothing. `[n_elements]`.
 
-    The square of the fitted susceptibility over `CONDUCTING`: dipoles that help each other along a row look like a
-    little flow, and an insulator is better started without.
+    The square of the fitted susceptibility over `CONDUCTING`: dipoles that help each other along a row look
+    like a little flow, and an insulator is better started without.
     """
     found = statistics.susceptibility or {}
     values = [found.get(number, CONDUCTING) / CONDUCTING for number in statistics.elements]
