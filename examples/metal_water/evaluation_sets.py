@@ -136,15 +136,15 @@ def main() -> None:
         "--fields", type=float, nargs="+", default=[-0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2], help="V/Å"
     )
     parser.add_argument("--waters", type=int, default=6, help="of the scan")
-    parser.add_argument("--row-sizes", type=int, nargs="+", default=[1, 2, 3, 4, 6, 8, 12, 16, 24])
+    parser.add_argument("--row-sizes", type=int, nargs="+", default=[1, 2, 3, 4, 6, 8, 12, 16, 24, 36, 48])
     parser.add_argument(
         "--slab-charges", type=float, nargs="+", default=[-1.0, -0.5, 0.0, 0.5, 1.0], help="e per cell"
     )
     parser.add_argument("--layers", type=int, default=4, help="of the slab that is charged")
     parser.add_argument("--field-layers", type=int, default=7, help="of the slab that is put into a field")
     parser.add_argument("--bare-slabs", type=int, default=25, help="frames for training")
-    parser.add_argument("--long-rows", type=int, default=36, help="frames for training")
-    parser.add_argument("--long-row-sizes", type=int, nargs="+", default=[2, 4, 8, 12])
+    parser.add_argument("--long-rows", type=int, default=40, help="frames for training")
+    parser.add_argument("--long-row-sizes", type=int, nargs="+", default=[2, 4, 8, 12, 24])
     parser.add_argument("--row-displacement", type=float, default=0.06, help="of their atoms, Å")
     parser.add_argument("--max-field", type=float, default=0.2, help="on them, V/Å")
     parser.add_argument("--displacement", type=float, default=0.12, help="of their atoms, Å")
