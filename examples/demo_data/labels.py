@@ -20,21 +20,35 @@ ELECTRONIC_TEMPERATURE = 0.004  # Ha
 
 
 def fermi_level(levels: np.ndarray, occupations: np.ndarray) -> float:
-    """Fermi level in the unit of ``levels`` (Ha).
+    """Fermi level in the unit of ``levels`` (eV).
 
     Where a level is fractionally filled, the level nearest to half filling fixes it: mu = eps + kT ln(f /
     (1 - f)). In a gap it is the middle between the highest filled and the lowest empty level.
 
     Args:
-        levels: orbital energies [n_orbitals], Ha.
+        levels: orbital energies [n_orbitals], eV.
         occupations: electrons per orbital [n_orbitals], 0 to 2.
     """
     filling = occupations / 2
     nearest = int(np.argmin(np.abs(filling - 0.5)))
     if 1e-6 < filling[nearest] < 1 - 1e-6:
         f = filling[nearest]
-        return float(levels[nearest] + ELECTRONIC_TEMPERATURE * np.log(f / (1 - f)))
+        return float(levels[nearest] + ELECTRONIC_TEMPERATURE * Hartree * np.log(f / (1 - f)))
     return float((levels[filling > 0.5].max() + levels[filling <= 0.5].min()) / 2)
+
+
+def gap(levels: np.ndarray, occupations: np.ndarray) -> float:
+    """From the highest filled to the lowest empty level, in the unit of ``levels``; 0 where a level between
+    them is partly filled.
+
+    Args:
+        levels: orbital energies [n_orbitals].
+        occupations: electrons per orbital [n_orbitals], 0 to 2.
+    """
+    filled, empty = occupations / 2 > 0.99, occupations / 2 < 0.01
+    if not (filled | empty).all():
+        return 0.0
+    return float(levels[empty].min() - levels[filled].max())
 
 
 class XTB(Calculator):
@@ -47,7 +61,16 @@ class XTB(Calculator):
         external_field: V/Å, energy -F·D; open boundaries only.
     """
 
-    implemented_properties = ("energy", "free_energy", "forces", "stress", "charges", "dipole", "fermi_level")
+    implemented_properties = (
+        "energy",
+        "free_energy",
+        "forces",
+        "stress",
+        "charges",
+        "dipole",
+        "fermi_level",
+        "gap",
+    )
 
     def __init__(self, total_charge: float = 0.0, external_field: Any = (0.0, 0.0, 0.0)) -> None:
         super().__init__()
@@ -94,16 +117,15 @@ class XTB(Calculator):
             self._tblite = self._result = None
             raise SCFError(str(error)) from error
         energy = float(self._result.get("energy")) * Hartree
+        levels = np.ravel(self._result.get("orbital-energies")) * Hartree
+        occupations = np.ravel(self._result.get("orbital-occupations"))
         self.results = {
             "energy": energy,
             "free_energy": energy,
             "forces": -self._result.get("gradient") * (Hartree / Bohr),
             "charges": np.array(self._result.get("charges")),
-            "fermi_level": Hartree
-            * fermi_level(
-                np.ravel(self._result.get("orbital-energies")),
-                np.ravel(self._result.get("orbital-occupations")),
-            ),
+            "fermi_level": fermi_level(levels, occupations),
+            "gap": gap(levels, occupations),
         }
         if self.atoms.pbc.any():
             stress = self._result.get("virial") * (Hartree / self.atoms.get_volume())

@@ -16,10 +16,11 @@ from pathlib import Path
 from ase import Atoms
 from ase.io import read, write
 from rich.progress import track
+from states import labelled_state
 from structures import vacancy_position
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "demo_data"))
-from labels import XTB, labelled
+from labels import XTB
 
 
 def at_charges(frames: Sequence[Atoms], charges: Sequence[float], others_only: bool) -> list[Atoms]:
@@ -33,7 +34,7 @@ def at_charges(frames: Sequence[Atoms], charges: Sequence[float], others_only: b
         for charge in charges:
             if others_only and charge == own:
                 continue
-            frame = labelled(atoms, XTB(charge), f"vacancy_q{charge:+.0f}", atoms.info["chain"])
+            frame = labelled_state(atoms, XTB(charge), f"vacancy_q{charge:+.0f}", atoms.info["chain"])
             frame.info |= {"structure": number, "vacancy": vacancy}
             found.append(frame)
     return found

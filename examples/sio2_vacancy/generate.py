@@ -24,10 +24,11 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from charge_states import at_charges
 from rich.progress import track
+from states import labelled_state
 from structures import quartz, strained, vacancy_position, without_oxygen
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "demo_data"))
-from labels import XTB, labelled
+from labels import XTB
 
 TIMESTEP = 2.0  # fs
 PERFECT = "perfect"
@@ -74,7 +75,7 @@ def run_chain(settings: Settings, number: int) -> list[Atoms]:
     frames = []
     for _ in range(settings.frames):
         dynamics.run(settings.steps)
-        frame = labelled(atoms, calculator, name, f"{'x'.join(map(str, settings.repeats))}_{number}")
+        frame = labelled_state(atoms, calculator, name, f"{'x'.join(map(str, settings.repeats))}_{number}")
         vacancy = vacancy_position(atoms) if name != PERFECT else None
         if vacancy is not None:
             frame.info["vacancy"] = vacancy
