@@ -350,7 +350,7 @@ def test_direct_evaluation_at_the_own_density_is_self_consistent(name, labels):
 @pytest.mark.parametrize("family", SELF_CONSISTENT)
 def test_direct_evaluation_without_a_fermi_level_finds_one(family):
     model = build(model_config(family), STATISTICS, seed=1)
-    graph = batch_of(model, in_field(molecule(), 1.0))
+    graph = batch_of(model, in_field(molecule(), 0.3))
     solution = model(graph)
     graph.labels = {"multipoles": solution["multipoles"]}
     direct = model(graph, scf=ScfRequest(mode="direct"))

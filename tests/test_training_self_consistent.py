@@ -169,17 +169,17 @@ def test_runs_in_two_stages_and_reports_the_self_consistency(family: str, data: 
         family,
         data,
         tmp_path / "run",
-        {"epochs": 2, "mode": "direct", "loss": direct},
+        {"epochs": 3, "mode": "direct", "loss": direct},
         {"epochs": 4, "loss": implicit},
     )
     options |= {"plots": True, "tensorboard": True, "ema_decay": None}
     with open(tmp_path / "shown.txt", "w", encoding="utf-8") as file:
         result = run(options, console=Console(file=file, width=250))
     history = result.history
-    assert history[0]["train_loss"] > history[1]["train_loss"]
-    assert history[2]["train_loss"] > history[5]["train_loss"]
+    assert history[0]["train_loss"] > history[2]["train_loss"]
+    assert history[3]["train_loss"] > history[6]["train_loss"]
     for name in implicit:
-        assert history[5][f"train_{name}_loss"] >= 0
+        assert history[6][f"train_{name}_loss"] >= 0
         assert np.isfinite(history[5][f"valid_{name}_mae"])
     assert {"valid_unconverged", "valid_scf_iterations", "train_scf_residual_max"} <= history[5].keys()
     assert history[5]["valid_unconverged"] == history[5]["train_unconverged"] == 0
@@ -407,7 +407,7 @@ def test_grid_potentials_are_those_of_the_multipoles(data: Path, tmp_path: Path)
             sigma=1.5,
             external_field=atoms.info["external_field"],
         )
-        assert np.abs(expected).max() > 0.1
+        assert np.abs(expected).max() > 0.05
         np.testing.assert_allclose(output["grid_potentials"][own].numpy(), expected, atol=1e-5)
 
 
