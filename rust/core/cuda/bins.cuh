@@ -121,6 +121,15 @@ DEVICE int floor_divide(int a, int b) {
     return whole * b > a ? whole - 1 : whole;
 }
 
+// Bins that the cutoff reaches along each axis.
+DEVICE void reach_of(const Grid &grid, const Frame &frame, double *reach) {
+#pragma unroll
+    for (int a = 0; a < 3; a++) {
+        double height = 1.0 / sqrt(dot3(frame.dual[a], frame.dual[a]));
+        reach[a] = grid.cutoff / (height * grid.period[a]) * grid.bins[a] * (1.0 + 1e-9) + 1e-6;
+    }
+}
+
 // The sites near a point, a stretch of slots at a time: all that may lie within the cutoff, in every image. The threads
 // of a block of one warp go through it together.
 struct Walk {
@@ -145,21 +154,30 @@ struct Walk {
     }
 
     DEVICE void around(const Grid &grid, const Frame &frame, const int *starts, const double *coordinates) {
+        double part[3], reach[3];
+        reach_of(grid, frame, reach);
+#pragma unroll
+        for (int a = 0; a < 3; a++) {
+            double whole = coordinates[a] / grid.period[a];
+            part[a] = whole - floor(whole);
+            // The margin is far above the rounding of binning.
+            reach[a] += 1e-14 * fabs(whole) * grid.bins[a];
+        }
+        around(grid, starts, frame.pbc, part, reach);
+    }
+
+    // From the part of a period that the point is at, and the bins that the cutoff reaches, with a margin.
+    template <class R>
+    DEVICE void around(const Grid &grid, const int *starts, const int *periodic, const R *part, const R *reach) {
         start = starts;
         first_bin = grid.first_bin;
         slot = end = 0;
 #pragma unroll
         for (int a = 0; a < 3; a++) {
             bins[a] = grid.bins[a];
-            pbc[a] = frame.pbc[a];
-            double whole = coordinates[a] / grid.period[a];
-            double part = whole - floor(whole);
-            double height = 1.0 / sqrt(dot3(frame.dual[a], frame.dual[a]));
-            // The margin is far above the rounding of binning.
-            double reach = grid.cutoff / (height * grid.period[a]) * bins[a] * (1.0 + 1e-9) + 1e-6 +
-                           1e-14 * fabs(whole) * bins[a];
-            low[a] = (int)floor(part * bins[a] - reach);
-            high[a] = (int)floor(part * bins[a] + reach);
+            pbc[a] = periodic[a];
+            low[a] = (int)floor(part[a] * bins[a] - reach[a]);
+            high[a] = (int)floor(part[a] * bins[a] + reach[a]);
             if (!pbc[a] && high[a] - low[a] >= bins[a]) {
                 low[a] = 0;
                 high[a] = bins[a] - 1;

@@ -13,14 +13,16 @@ struct CoulombKernel {
 };
 
 // Functions of the part of k along periodic axes: e^{-kR} of a slab, K0 and K1 of kR of a wire.
-struct Parallel {
-    T square, length, functions[2];
+template <class S> struct ParallelOf {
+    S square, length, functions[2];
 };
+typedef ParallelOf<T> Parallel;
 
 // Functions of the part of k along open axes: a cosine, or J0 and J1 of x = kR.
-struct Open {
-    double square, x, functions[2];
+template <class R> struct OpenOf {
+    R square, x, functions[2];
 };
+typedef OpenOf<double> Open;
 
 DEVICE CoulombKernel coulomb_kernel(const int *pbc, double open_length) {
     return {pbc[0] + pbc[1] + pbc[2], 0.5 * open_length};
@@ -46,13 +48,13 @@ DEVICE void bessel_k01(double x, double *k0, double *k1) {
 }
 
 // Value at k = 0: zero with a neutralising background in 3-D, the finite limit elsewhere.
-DEVICE double kernel_at_zero(CoulombKernel kernel) {
-    double r2 = kernel.radius * kernel.radius;
+template <class R> DEVICE R kernel_at_zero(CoulombKernel kernel) {
+    R radius = kernel.radius, turn = 2.0 * PI, r2 = radius * radius;
     switch (kernel.dimensions) {
-        case 3: return 0.0;
-        case 2: return -2.0 * PI * r2;
-        case 1: return PI * r2 - 2.0 * PI * r2 * log(kernel.radius);
-        default: return 2.0 * PI * r2;
+        case 3: return 0;
+        case 2: return -turn * r2;
+        case 1: return (R)PI * r2 - turn * r2 * log(radius);
+        default: return turn * r2;
     }
 }
 
@@ -88,35 +90,37 @@ DEVICE Open open_part(CoulombKernel kernel, double square) {
 }
 
 // The kernel G and dG/d(square of k's periodic part) at k ≠ 0.
-DEVICE void combine(CoulombKernel kernel, Parallel parallel, Open open, T *value, T *slope) {
-    double radius = kernel.radius;
-    *slope = zero<T>();
+template <class S, class R>
+DEVICE void combine(CoulombKernel kernel, ParallelOf<S> parallel, OpenOf<R> open, S *value, S *slope) {
+    const R factor = (R)(4.0 * PI);
+    R radius = kernel.radius;
+    *slope = zero<S>();
     if (kernel.dimensions == 0) {
-        *value = constant<T>(4.0 * PI / open.square * (1.0 - open.functions[0]));
+        *value = constant<S>(factor / open.square * (1 - open.functions[0]));
         return;
     }
     if (value_of(parallel.square) == 0.0 && kernel.dimensions < 3) {
-        double bracket = 1.0 - open.functions[0];
+        R bracket = 1 - open.functions[0];
         // the transform of -2 ln(ρ/Å), truncated at R
         if (kernel.dimensions == 1) bracket -= open.x * log(radius) * open.functions[1];
-        *value = constant<T>(4.0 * PI / open.square * bracket);
+        *value = constant<S>(factor / open.square * bracket);
         return;
     }
-    T inverse = reciprocal_of(parallel.square + constant<T>(open.square));
+    S inverse = reciprocal_of(parallel.square + constant<S>(open.square));
     // What multiplies 4π/k², and its derivative in the square.
-    T bracket = constant<T>(1.0), derivative = zero<T>();
+    S bracket = constant<S>(1), derivative = zero<S>();
     if (kernel.dimensions == 2) {
-        T decay = parallel.functions[0] * open.functions[0];
-        derivative = decay * reciprocal_of(parallel.length) * (0.5 * radius);
+        S decay = parallel.functions[0] * open.functions[0];
+        derivative = decay * reciprocal_of(parallel.length) * ((R)0.5 * radius);
         bracket -= decay;
     } else if (kernel.dimensions == 1) {
-        T k0 = parallel.functions[0], k1 = parallel.functions[1];
-        T y = parallel.length * radius;
-        double first = open.functions[0], second = open.x * open.functions[1];
+        S k0 = parallel.functions[0], k1 = parallel.functions[1];
+        S y = parallel.length * radius;
+        R first = open.functions[0], second = open.x * open.functions[1];
         // d/dy: K0' = -K1 and (y K1)' = -y K0
-        derivative = (y * k0 * first - k1 * second) * reciprocal_of(parallel.length) * (0.5 * radius);
+        derivative = (y * k0 * first - k1 * second) * reciprocal_of(parallel.length) * ((R)0.5 * radius);
         bracket += k0 * second - y * k1 * first;
     }
-    *value = bracket * inverse * (4.0 * PI);
-    *slope = (derivative * (4.0 * PI) - *value) * inverse;
+    *value = bracket * inverse * factor;
+    *slope = (derivative * factor - *value) * inverse;
 }

@@ -25,7 +25,7 @@ typedef unsigned long long uint64;
 #else
 
 #include <csetjmp>
-#include <cmath>
+#include <math.h>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>

@@ -10,9 +10,6 @@ struct FillArguments {
     int padding;
 };
 
-DEVICE void set(double *target, double value, double) { *target = value; }
-DEVICE void set(Dual *target, double value, double tangent) { *target = {value, tangent}; }
-
 KERNEL(fill_lattices, FillArguments) {
     int system = blockIdx.x * blockDim.x + threadIdx.x;
     if (system >= args.n_systems) return;
@@ -20,7 +17,7 @@ KERNEL(fill_lattices, FillArguments) {
     for (int i = 0; i < 3; i++)
         for (int j = 0; j < 3; j++) {
             int place = (system * 3 + i) * 3 + j;
-            set(&lattice.vectors[i][j], args.cells[place], args.tangents ? args.tangents[place] : 0.0);
+            lattice.vectors[i][j] = Maker<T>::make(args.cells[place], args.tangents ? args.tangents[place] : 0.0);
         }
     complete_lattice(args.plans[system], lattice);
     args.out[system] = lattice;

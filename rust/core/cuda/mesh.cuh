@@ -17,8 +17,23 @@ struct MeshGrid {
     int n_bricks;
 };
 
+// A real number in both precisions.
+struct Both {
+    double exact;
+    float rounded;
+    int padding;
+};
+DEVICE void pick(Both both, double *out) { *out = both.exact; }
+DEVICE void pick(Both both, float *out) { *out = both.rounded; }
+// The one of the sums.
+DEVICE R real(Both both) {
+    R out;
+    pick(both, &out);
+    return out;
+}
+
 struct MeshField {
-    double width;  // raised
+    Both width;  // raised
     int system;
     int local;  // the system's number among those of this size
     int first_member;
@@ -39,7 +54,7 @@ struct MeshSite {
 
 // Where a site lies on the mesh: its splines cover start ... start + ORDER - 1, wrapped.
 struct Place {
-    T rest[3];  // mesh coordinate less start
+    W rest[3];  // mesh coordinate less start
     int start[3];
     int local;
 };
@@ -47,7 +62,7 @@ struct Place {
 // Sources or receivers.
 struct MeshSide {
     const T *positions;
-    const T *coefficients;
+    const W *coefficients;
     T *potentials;
     T *gradients;
     const MeshField *fields;
@@ -56,7 +71,7 @@ struct MeshSide {
     const int *field_of;     // [site][channel]
     const MeshSite *sites;
     Place *places;
-    T *expansion;  // [local system][EXPANSION(max_l)]
+    W *expansion;  // [local system][EXPANSION(max_l)]
     // Members by [field][brick], where they are listed; else zero.
     int *counts;
     int *cursors;
@@ -79,19 +94,18 @@ DEVICE long long row_stride(const MeshGrid &grid) { return 2LL * grid.half; }
 DEVICE long long field_stride(const MeshGrid &grid) { return row_stride(grid) * grid.points[0] * grid.points[1]; }
 
 // A scalar whose parts lie in fields of their own, `stride` apart.
-template <class S> struct Parts;
-template <> struct Parts<double> {
+template <class S> struct Parts {
     static const int N = 1;
-    static DEVICE double load(const double *p, long long) { return *p; }
+    static DEVICE S load(const R *p, long long) { return constant<S>(*p); }
     // Of what no kernel writes meanwhile.
-    static DEVICE double fetch(const double *p, long long) { return __ldg(p); }
-    static DEVICE void store(double *p, long long, double value) { *p = value; }
+    static DEVICE S fetch(const R *p, long long) { return constant<S>(__ldg(p)); }
+    static DEVICE void store(R *p, long long, S value) { *p = value_of(value); }
 };
-template <> struct Parts<Dual> {
+template <> struct Parts<DualOf<R>> {
     static const int N = 2;
-    static DEVICE Dual load(const double *p, long long stride) { return {p[0], p[stride]}; }
-    static DEVICE Dual fetch(const double *p, long long stride) { return {__ldg(p), __ldg(p + stride)}; }
-    static DEVICE void store(double *p, long long stride, Dual value) {
+    static DEVICE DualOf<R> load(const R *p, long long stride) { return {p[0], p[stride]}; }
+    static DEVICE DualOf<R> fetch(const R *p, long long stride) { return {__ldg(p), __ldg(p + stride)}; }
+    static DEVICE void store(R *p, long long stride, DualOf<R> value) {
         p[0] = value.value;
         p[stride] = value.tangent;
     }
@@ -115,11 +129,11 @@ DEVICE constexpr int expansion_place(int l) {
 #ifdef ORDER
 // Weights of the points of a spline and N - 1 derivatives, out[derivative][point], from the mesh coordinate beyond the
 // first point.
-template <int N> DEVICE void spline(T rest, T (*out)[ORDER]) {
+template <int N> DEVICE void spline(W rest, W (*out)[ORDER]) {
     // Of order n, times (n - 1)!.
-    T row[ORDER];
-    row[0] = constant<T>(1.0);
-    double factorial = 1.0;
+    W row[ORDER];
+    row[0] = constant<W>(1.0);
+    R factorial = 1;
 #pragma unroll
     for (int n = 1; n <= ORDER; n++) {
         if (n > 1) {
@@ -127,16 +141,16 @@ template <int N> DEVICE void spline(T rest, T (*out)[ORDER]) {
 #pragma unroll
             for (int j = ORDER - 1; j >= 0; j--) {
                 if (j >= n) continue;
-                T sum = zero<T>();
-                if (j > 0) sum = (rest + constant<T>(n - 1 - j)) * row[j - 1];
-                if (j + 1 < n) sum = j > 0 ? sum + (constant<T>(1 + j) - rest) * row[j] : (constant<T>(1 + j) - rest) * row[j];
+                W sum = zero<W>();
+                if (j > 0) sum = (rest + constant<W>(n - 1 - j)) * row[j - 1];
+                if (j + 1 < n) sum = j > 0 ? sum + (constant<W>(1 + j) - rest) * row[j] : (constant<W>(1 + j) - rest) * row[j];
                 row[j] = sum;
             }
         }
         if (ORDER - n < N) {
 #pragma unroll
             for (int j = 0; j < ORDER; j++)
-                if (j < n) out[ORDER - n][j] = row[j] * (1.0 / factorial);
+                if (j < n) out[ORDER - n][j] = row[j] * (1 / factorial);
         }
     }
 #pragma unroll
@@ -146,7 +160,7 @@ template <int N> DEVICE void spline(T rest, T (*out)[ORDER]) {
 #pragma unroll
             for (int j = ORDER - 1; j >= 0; j--) {
                 if (j >= n) continue;
-                T before = j > 0 ? out[derivative][j > 0 ? j - 1 : 0] : zero<T>();
+                W before = j > 0 ? out[derivative][j > 0 ? j - 1 : 0] : zero<W>();
                 if (j + 1 < n) before -= out[derivative][j];
                 out[derivative][j] = before;
             }

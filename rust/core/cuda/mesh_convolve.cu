@@ -5,17 +5,17 @@
 #include "reduce.cuh"
 
 struct ConvolveArguments {
-    const double *partners;
-    double *targets;  // may be the partners
+    const R *partners;
+    R *targets;  // may be the partners
     const MeshField *partner_fields;
     const MeshField *target_fields;
     const int *first_partner;  // [local system + 1]
     const int *first_target;
     const Lattice *lattices;
     const int *systems;         // [local system]
-    const double *moduli[3];    // of the splines along each axis
-    const Parallel *parallel;   // [local system][parallel_stride]
-    const Open *open;           // [local system][open_stride]
+    const R *moduli[3];         // of the splines along each axis
+    const ParallelOf<W> *parallel;  // [local system][parallel_stride]
+    const OpenOf<R> *open;          // [local system][open_stride]
     T *reciprocal;              // [local system][block][3][3]: partial sums, if wanted
     T *volume;                  // [local system][block]
     double once;
@@ -28,56 +28,62 @@ const int THREADS = 256;
 
 // A complex number of scalars.
 struct Complex {
-    T re, im;
+    W re, im;
 };
 
-DEVICE Complex load(const double *field, long long place, long long stride) {
-    const double *p = field + 2 * place;
-    return {Parts<T>::load(p, stride), Parts<T>::load(p + 1, stride)};
+DEVICE Complex load(const R *field, long long place, long long stride) {
+    const R *p = field + 2 * place;
+    return {Parts<W>::load(p, stride), Parts<W>::load(p + 1, stride)};
 }
 
-DEVICE double wave(int i, int n) { return 2 * i > n ? i - n : i; }
+DEVICE R wave(int i, int n) { return 2 * i > n ? i - n : i; }
 
-DEVICE T gaussian(T square, double width) { return exp_of(square * (-0.5 * width * width)); }
+// -w²/2 of a field.
+DEVICE R exponent_of(const MeshField &field) {
+    R width = real(field.width);
+    return (R)-0.5 * width * width;
+}
 
 // Σ g S over fields, and the same weighted by -w²/2.
-DEVICE void add_fields(const ConvolveArguments &args, const double *fields, const MeshField *list, int first, int end,
-                       long long mode, T square, bool weighted, Complex *sum, Complex *by_width) {
+DEVICE void add_fields(const ConvolveArguments &args, const R *fields, const MeshField *list, int first, int end,
+                       long long mode, W square, bool weighted, Complex *sum, Complex *by_width) {
     long long stride = field_stride(args.grid);
-    *sum = *by_width = {zero<T>(), zero<T>()};
+    *sum = *by_width = {zero<W>(), zero<W>()};
     for (int f = first; f < end; f++) {
-        double width = list[f].width;
-        T g = gaussian(square, width);
-        Complex s = load(fields + f * Parts<T>::N * stride, mode, stride);
+        R exponent = exponent_of(list[f]);
+        W g = exp_of(square * exponent);
+        Complex s = load(fields + f * Parts<W>::N * stride, mode, stride);
         s.re = s.re * g;
         s.im = s.im * g;
         sum->re += s.re;
         sum->im += s.im;
         if (!weighted) continue;
-        by_width->re += s.re * (-0.5 * width * width);
-        by_width->im += s.im * (-0.5 * width * width);
+        by_width->re += s.re * exponent;
+        by_width->im += s.im * exponent;
     }
 }
 
 // The kernel and its derivative in the square of k's periodic part.
-DEVICE void kernel_of(const ConvolveArguments &args, const Lattice &lattice, const int *modes, const double *n, T square,
-                      T *value, T *slope) {
+DEVICE void kernel_of(const ConvolveArguments &args, const Lattice &lattice, const int *modes, const R *n, W square,
+                      W *value, W *slope) {
     CoulombKernel kernel = coulomb_kernel(lattice.pbc, lattice.open_length);
-    *slope = zero<T>();
+    *slope = zero<W>();
     if (modes[0] == 0 && modes[1] == 0 && modes[2] == 0) {
-        *value = constant<T>(kernel_at_zero(kernel));
+        *value = constant<W>(kernel_at_zero<R>(kernel));
         return;
     }
     if (kernel.dimensions == 3) {
-        T inverse = reciprocal_of(square);
+        W inverse = reciprocal_of(square);
         *value = inverse * (4.0 * PI);
         *slope = -(*value * inverse);
         return;
     }
     if (kernel.dimensions == 0) {
-        double step = 2.0 * PI / lattice.open_length;
-        double open = step * step * (n[0] * n[0] + n[1] * n[1] + n[2] * n[2]);
-        combine(kernel, parallel_part(kernel, zero<T>()), open_part(kernel, open), value, slope);
+        R step = 2.0 * PI / lattice.open_length;
+        OpenOf<R> open = {step * step * (n[0] * n[0] + n[1] * n[1] + n[2] * n[2])};
+        open.x = sqrt(open.square) * (R)kernel.radius;
+        open.functions[0] = cos(open.x);
+        combine(kernel, ParallelOf<W>{}, open, value, slope);
         return;
     }
     int place[2] = {0, 0};
@@ -94,27 +100,31 @@ KERNEL(convolve, ConvolveArguments) {
     const MeshGrid &grid = args.grid;
     const Lattice &lattice = args.lattices[args.systems[blockIdx.y]];
     long long stride = field_stride(grid), n_modes = stride / 2;
-    T scale = reciprocal_of(lattice.volume) * COULOMB_CONSTANT;
+    SHARED W reciprocal[3][3];
+    if (threadIdx.x == 0)
+        for (int i = 0; i < 9; i++) reciprocal[i / 3][i % 3] = convert<W>(lattice.reciprocal[i / 3][i % 3]);
+    __syncthreads();
+    W scale = convert<W>(reciprocal_of(lattice.volume) * COULOMB_CONSTANT);
     int first_partner = args.first_partner[blockIdx.y], end_partner = args.first_partner[blockIdx.y + 1];
     int first_target = args.first_target[blockIdx.y], end_target = args.first_target[blockIdx.y + 1];
     bool with_sums = args.reciprocal != 0;
     // The value and its derivatives in the metric b_i·b_j: 00, 11, 22, 01, 02, 12.
-    T sums[7];
-    for (int i = 0; i < 7; i++) sums[i] = zero<T>();
+    W sums[7];
+    for (int i = 0; i < 7; i++) sums[i] = zero<W>();
     for (long long mode = (long long)blockIdx.x * THREADS + threadIdx.x; mode < n_modes;
          mode += (long long)gridDim.x * THREADS) {
         int row = (int)(mode / grid.half);
         int modes[3] = {row / grid.points[1], row % grid.points[1], (int)(mode - (long long)row * grid.half)};
-        double n[3], spline = 1.0;
+        R n[3], spline = 1;
         for (int axis = 0; axis < 3; axis++) {
             n[axis] = wave(modes[axis], grid.points[axis]);
             spline *= args.moduli[axis][modes[axis]];
         }
-        T k[3];
+        W k[3];
         for (int i = 0; i < 3; i++)
-            k[i] = lattice.reciprocal[0][i] * n[0] + lattice.reciprocal[1][i] * n[1] + lattice.reciprocal[2][i] * n[2];
-        T square = dot3(k, k), weight = zero<T>(), slope = zero<T>();
-        if (spline != 0.0) {
+            k[i] = reciprocal[0][i] * n[0] + reciprocal[1][i] * n[1] + reciprocal[2][i] * n[2];
+        W square = dot3(k, k), weight = zero<W>(), slope = zero<W>();
+        if (spline != 0) {
             kernel_of(args, lattice, modes, n, square, &weight, &slope);
             weight = weight * scale * (spline * spline);
             slope = slope * scale * (spline * spline);
@@ -128,12 +138,12 @@ KERNEL(convolve, ConvolveArguments) {
                 add_fields(args, args.targets, args.target_fields, first_target, end_target, mode, square, true, &own,
                            &own_by_width);
             // Modes of the other half of the spectrum count too.
-            double count = modes[2] == 0 || 2 * modes[2] == grid.points[2] ? 1.0 : 2.0;
-            T product = (s.re * own.re + s.im * own.im) * count;
-            T widths = (by_width.re * own.re + by_width.im * own.im + s.re * own_by_width.re + s.im * own_by_width.im) *
+            R count = modes[2] == 0 || 2 * modes[2] == grid.points[2] ? 1 : 2;
+            W product = (s.re * own.re + s.im * own.im) * count;
+            W widths = (by_width.re * own.re + by_width.im * own.im + s.re * own_by_width.re + s.im * own_by_width.im) *
                        count;
             sums[0] += weight * product;
-            T gaussians = weight * widths, kernel = slope * product;
+            W gaussians = weight * widths, kernel = slope * product;
 #pragma unroll
             for (int i = 0; i < 3; i++) {
                 int j = i == 2 ? 1 : 0, l = i == 0 ? 1 : 2;
@@ -142,22 +152,25 @@ KERNEL(convolve, ConvolveArguments) {
             }
         }
         for (int f = first_target; f < end_target; f++) {
-            T factor = weight * gaussian(square, args.target_fields[f].width);
-            double *out = args.targets + f * Parts<T>::N * stride + 2 * mode;
-            Parts<T>::store(out, stride, factor * s.re);
-            Parts<T>::store(out + 1, stride, factor * s.im);
+            W factor = weight * exp_of(square * exponent_of(args.target_fields[f]));
+            R *out = args.targets + f * Parts<W>::N * stride + 2 * mode;
+            Parts<W>::store(out, stride, factor * s.re);
+            Parts<W>::store(out + 1, stride, factor * s.im);
         }
     }
     if (!with_sums) return;
     block_sum<7>(sums);
     if (threadIdx.x != 0) return;
     int place = blockIdx.y * gridDim.x + blockIdx.x;
-    T metric[3][3] = {{sums[1], sums[4], sums[5]}, {sums[4], sums[2], sums[6]}, {sums[5], sums[6], sums[3]}};
+    T totals[7];
+    for (int i = 0; i < 7; i++) totals[i] = convert<T>(sums[i]);
+    T metric[3][3] = {
+        {totals[1], totals[4], totals[5]}, {totals[4], totals[2], totals[6]}, {totals[5], totals[6], totals[3]}};
     for (int i = 0; i < 3; i++)
         for (int axis = 0; axis < 3; axis++) {
             T sum = zero<T>();
             for (int j = 0; j < 3; j++) sum += metric[i][j] * lattice.reciprocal[j][axis];
             args.reciprocal[9 * place + 3 * i + axis] = sum * (2.0 * args.once);
         }
-    args.volume[place] = sums[0] * reciprocal_of(lattice.volume) * -args.once;
+    args.volume[place] = totals[0] * reciprocal_of(lattice.volume) * -args.once;
 }

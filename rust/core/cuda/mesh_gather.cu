@@ -8,13 +8,13 @@
 
 // One term of a gradient: ∂_axis C_of ∋ coefficient · C_lower, over (2l-1) for the l of C_of.
 struct GradientTerm {
-    double coefficient;
+    Both coefficient;
     int of;
     int axis;
 };
 
 struct GatherArguments {
-    const double *fields;
+    const R *fields;
     const Lattice *lattices;
     T *site_gradients;               // [place][3]: of this term alone, if derivatives in the cell are wanted
     T *site_bases;                   // [place][3][3]: dU/dB through the multipoles' expansions
@@ -40,7 +40,7 @@ const int VALUES = (((TOTAL + 1) * ORDER + 1) / 2 | 1) * 2;
 const int AHEAD = SMALL ? ORDER : 4;
 
 // Keeps the compiler from adding to the address in another order, with more instructions.
-DEVICE const double *as_it_is(const double *p) {
+DEVICE const R *as_it_is(const R *p) {
 #ifndef ELECTRET_HOST
     asm("" : "+l"(p));
 #endif
@@ -48,7 +48,7 @@ DEVICE const double *as_it_is(const double *p) {
 }
 
 // Sum over the lanes before COUNT(L), where all others have zero; every thread of the BLOCK must call it.
-DEVICE T sum_of_harmonics(T value) {
+DEVICE W sum_of_harmonics(W value) {
 #ifndef ELECTRET_HOST
     if (SMALL) {
         if (L == 1) {
@@ -70,10 +70,10 @@ DEVICE int raised(int l, int a, int b, int axis) {
 }
 
 BOUNDED_KERNEL(gather, GatherArguments, 32 * WARPS, BLOCKS_AT_ONCE) {
-    alignas(16) SHARED T weights[WARPS][3][VALUES];      // [derivative][point]
+    alignas(16) SHARED W weights[WARPS][3][VALUES];      // [derivative][point]
     alignas(16) SHARED int offsets[WARPS][3][4 * ((ORDER + 3) / 4)];  // of wrapped points; along y, of their rows
-    SHARED T columns[WARPS][SMALL ? PAIRS : 1][33];
-    SHARED T derivatives[WARPS][MONOMIALS(TOTAL)];
+    SHARED W columns[WARPS][SMALL ? PAIRS : 1][33];
+    SHARED W derivatives[WARPS][MONOMIALS(TOTAL)];
     const MeshGrid &grid = args.grid;
     const MeshSide &side = args.side;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -86,7 +86,7 @@ BOUNDED_KERNEL(gather, GatherArguments, 32 * WARPS, BLOCKS_AT_ONCE) {
         int other = blockIdx.x * WARPS + slot;
         if (other < side.n_sites) {
             const Place &place = side.places[side.order ? side.order[other] : other];
-            T values[TOTAL + 1][ORDER];
+            W values[TOTAL + 1][ORDER];
             spline<TOTAL + 1>(place.rest[axis], values);
             int points = grid.points[axis], point = place.start[axis];
 #pragma unroll
@@ -103,36 +103,36 @@ BOUNDED_KERNEL(gather, GatherArguments, 32 * WARPS, BLOCKS_AT_ONCE) {
     __syncthreads();
     MeshSite site = side.sites[here ? number : 0];
     long long stride = field_stride(grid), plane = row_stride(grid) * grid.points[1];
-    const T *expansion = side.expansion + (long long)site.local * EXPANSION(L);
+    const W *expansion = side.expansion + (long long)site.local * EXPANSION(L);
     int jz = lane % LANES;
     bool inside = here && jz < ORDER;
     if (!inside) jz = 0;
-    T along[3], bases[3][3];
+    W along[3], bases[3][3];
     for (int a = 0; a < 3; a++) {
-        along[a] = zero<T>();
-        for (int i = 0; i < 3; i++) bases[a][i] = zero<T>();
+        along[a] = zero<W>();
+        for (int i = 0; i < 3; i++) bases[a][i] = zero<W>();
     }
     for (int channel = 0; channel < side.n_channels; channel++) {
         long long target = (long long)site.site * side.n_channels + channel;
-        T sums[PAIRS];  // Σ_xy X^(a) Y^(b) φ
+        W sums[PAIRS];  // Σ_xy X^(a) Y^(b) φ
 #pragma unroll
-        for (int i = 0; i < PAIRS; i++) sums[i] = zero<T>();
+        for (int i = 0; i < PAIRS; i++) sums[i] = zero<W>();
         if (inside) {
-            const double *field = args.fields + side.field_of[target] * Parts<T>::N * stride + offsets[warp][2][jz];
+            const R *field = args.fields + side.field_of[target] * Parts<W>::N * stride + offsets[warp][2][jz];
 #pragma unroll 1
             for (int jx = lane / LANES; jx < ORDER; jx += PLANES) {
-                const double *rows = as_it_is(field + offsets[warp][0][jx] * plane);
-                T partial[TOTAL + 1];  // Σ_y Y^(b) φ
+                const R *rows = as_it_is(field + offsets[warp][0][jx] * plane);
+                W partial[TOTAL + 1];  // Σ_y Y^(b) φ
 #pragma unroll
-                for (int b = 0; b <= TOTAL; b++) partial[b] = zero<T>();
+                for (int b = 0; b <= TOTAL; b++) partial[b] = zero<W>();
 #pragma unroll 1
                 for (int first = 0; first < ORDER; first += AHEAD) {
-                    T values[AHEAD];
+                    W values[AHEAD];
 #pragma unroll
                     for (int j = 0; j < AHEAD; j++)
                         values[j] = AHEAD == ORDER || first + j < ORDER
-                                        ? Parts<T>::fetch(rows + offsets[warp][1][first + j], stride)
-                                        : zero<T>();
+                                        ? Parts<W>::fetch(rows + offsets[warp][1][first + j], stride)
+                                        : zero<W>();
 #pragma unroll
                     for (int b = 0; b <= TOTAL; b++)
 #pragma unroll
@@ -143,7 +143,7 @@ BOUNDED_KERNEL(gather, GatherArguments, 32 * WARPS, BLOCKS_AT_ONCE) {
                 int i = 0;
 #pragma unroll
                 for (int a = 0; a <= TOTAL; a++) {
-                    T w = weights[warp][0][a * ORDER + jx];
+                    W w = weights[warp][0][a * ORDER + jx];
 #pragma unroll
                     for (int b = 0; b <= TOTAL - a; b++) sums[i++] += w * partial[b];
                 }
@@ -157,9 +157,9 @@ BOUNDED_KERNEL(gather, GatherArguments, 32 * WARPS, BLOCKS_AT_ONCE) {
             if (lane < MONOMIALS(TOTAL)) {
                 int total = lane == 0 ? 0 : (lane < 4 ? 1 : 2), k = lane - MONOMIALS(total - 1), a = 0;
                 while (k > total - a) k -= total - a++ + 1;
-                const T *column = columns[warp][a * (TOTAL + 1) - a * (a - 1) / 2 + k];
-                const T *along_z = weights[warp][2] + (total - a - k) * ORDER;
-                T parts[2] = {zero<T>(), zero<T>()};
+                const W *column = columns[warp][a * (TOTAL + 1) - a * (a - 1) / 2 + k];
+                const W *along_z = weights[warp][2] + (total - a - k) * ORDER;
+                W parts[2] = {zero<W>(), zero<W>()};
 #pragma unroll
                 for (int j = 0; j < ORDER; j++)
 #pragma unroll
@@ -174,7 +174,7 @@ BOUNDED_KERNEL(gather, GatherArguments, 32 * WARPS, BLOCKS_AT_ONCE) {
                 for (int b = 0; b <= TOTAL - a; b++) {
 #pragma unroll
                     for (int c = 0; c <= TOTAL - a - b; c++) {
-                        T sum = inside ? sums[i] * weights[warp][2][c * ORDER + jz] : zero<T>();
+                        W sum = inside ? sums[i] * weights[warp][2][c * ORDER + jz] : zero<W>();
                         sum = warp_sum(sum);
                         if (lane == 0) derivatives[warp][monomial(a, b, c)] = sum;
                     }
@@ -182,11 +182,11 @@ BOUNDED_KERNEL(gather, GatherArguments, 32 * WARPS, BLOCKS_AT_ONCE) {
                 }
         }
         WARP_BARRIER();
-        const T *p = side.coefficients + target * COUNT(L);
+        const W *p = side.coefficients + target * COUNT(L);
         for (int lm = lane; here && lm < COUNT(L); lm += 32) {
             int l = L == 0 ? 0 : (L == 1 ? lm > 0 : degree_of(lm)), n = (l + 1) * (l + 2) / 2;
-            const T *coefficients = expansion + expansion_place(l) + (lm - l * l) * n;
-            T potential = zero<T>(), slopes[3] = {zero<T>(), zero<T>(), zero<T>()};
+            const W *coefficients = expansion + expansion_place(l) + (lm - l * l) * n;
+            W potential = zero<W>(), slopes[3] = {zero<W>(), zero<W>(), zero<W>()};
             int k = 0;
             for (int a = 0; a <= l; a++)
                 for (int b = 0; b <= l - a; b++, k++) {
@@ -195,13 +195,13 @@ BOUNDED_KERNEL(gather, GatherArguments, 32 * WARPS, BLOCKS_AT_ONCE) {
                         for (int axis = 0; axis < 3; axis++)
                             slopes[axis] += coefficients[k] * derivatives[warp][raised(l, a, b, axis)];
                 }
-            side.potentials[target * COUNT(L) + lm] += potential;
+            side.potentials[target * COUNT(L) + lm] += convert<T>(potential);
             if (!GRADIENTS) continue;
             for (int a = 0; a < 3; a++) along[a] += p[lm] * slopes[a];
             if (L == 0 || !args.site_bases) continue;
             for (int term = args.first_term[lm]; term < args.first_term[lm + 1]; term++) {
                 GradientTerm t = args.terms[term];
-                T factor = p[t.of] * t.coefficient;
+                W factor = p[t.of] * real(t.coefficient);
                 for (int a = 0; a < 3; a++)
 #pragma unroll
                     for (int i = 0; i < 3; i++)
@@ -220,10 +220,10 @@ BOUNDED_KERNEL(gather, GatherArguments, 32 * WARPS, BLOCKS_AT_ONCE) {
     for (int i = 0; i < 3; i++) {
         T gradient = zero<T>();
         for (int a = 0; a < 3; a++)
-            gradient += along[a] * lattice.reciprocal[a][i] * (grid.points[a] * (0.5 / PI));
+            gradient += convert<T>(along[a]) * lattice.reciprocal[a][i] * (grid.points[a] * (0.5 / PI));
         side.gradients[3LL * site.site + i] += gradient;
         if (args.site_gradients) args.site_gradients[3LL * number + i] = gradient;
         if (L > 0 && args.site_bases)
-            for (int a = 0; a < 3; a++) args.site_bases[9LL * number + 3 * a + i] = bases[a][i];
+            for (int a = 0; a < 3; a++) args.site_bases[9LL * number + 3 * a + i] = convert<T>(bases[a][i]);
     }
 }

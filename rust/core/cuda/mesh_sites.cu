@@ -6,8 +6,8 @@
 struct SitesArguments {
     const Lattice *lattices;
     const int *systems;  // [local system]
-    Parallel *parallel;  // [local system][parallel_stride]
-    Open *open;          // [local system][open_stride]
+    ParallelOf<W> *parallel;  // [local system][parallel_stride]
+    OpenOf<R> *open;          // [local system][open_stride]
     int parallel_stride;
     int open_stride;
     MeshGrid grid;
@@ -62,7 +62,7 @@ KERNEL(locate, SitesArguments) {
         double whole = floor(value_of(fraction));
         double below = floor((value_of(fraction) - whole) * points);
         if (below > points - 1) below = points - 1;
-        place.rest[axis] = (fraction - constant<T>(whole)) * (double)points - constant<T>(below);
+        place.rest[axis] = convert<W>((fraction - constant<T>(whole)) * (double)points - constant<T>(below));
         place.start[axis] = (int)below;
     }
     if (step == 0) side.places[number] = place;
@@ -107,15 +107,15 @@ KERNEL(enlist, SitesArguments) {
 }
 
 // A coefficient of the polynomial `m` of degree l; zero where an exponent is negative.
-DEVICE T coefficient(const T *expansion, int l, int m, const int *e) {
-    if (e[0] < 0 || e[1] < 0 || e[2] < 0) return zero<T>();
+DEVICE W coefficient(const W *expansion, int l, int m, const int *e) {
+    if (e[0] < 0 || e[1] < 0 || e[2] < 0) return zero<W>();
     int n = (l + 1) * (l + 2) / 2;
     return expansion[expansion_place(l) + (l + m) * n + monomial(e[0], e[1], e[2]) - l * n / 3];
 }
 
 // A coefficient of one polynomial times x, y or z, which are linear in the derivatives.
-DEVICE T times_linear(const T *expansion, int l, int m, const int *e, const T (*basis)[3], int axis) {
-    T sum = zero<T>();
+DEVICE W times_linear(const W *expansion, int l, int m, const int *e, const W (*basis)[3], int axis) {
+    W sum = zero<W>();
     for (int a = 0; a < 3; a++) {
         int lower[3] = {e[0], e[1], e[2]};
         lower[a]--;
@@ -125,8 +125,8 @@ DEVICE T times_linear(const T *expansion, int l, int m, const int *e, const T (*
 }
 
 // A coefficient of one polynomial times r².
-DEVICE T times_square(const T *expansion, int l, int m, const int *e, const T (*basis)[3]) {
-    T sum = zero<T>();
+DEVICE W times_square(const W *expansion, int l, int m, const int *e, const W (*basis)[3]) {
+    W sum = zero<W>();
     for (int a = 0; a < 3; a++)
         for (int b = 0; b < 3; b++) {
             int lower[3] = {e[0], e[1], e[2]};
@@ -140,12 +140,13 @@ DEVICE T times_square(const T *expansion, int l, int m, const int *e, const T (*
 // One block for each system: C_lm(∇)/(2l-1)!! with ∇ = Σ_a B_a ∂/∂u_a, by the recursion of harmonics.cuh.
 DEVICE void expand(const SitesArguments &args, const MeshSide &side, int number) {
     int max_l = side.max_l;
-    T *out = side.expansion + (long long)number * EXPANSION(max_l);
+    W *out = side.expansion + (long long)number * EXPANSION(max_l);
     const Lattice &lattice = args.lattices[args.systems[number]];
-    T basis[3][3];
+    W basis[3][3];
     for (int a = 0; a < 3; a++)
-        for (int i = 0; i < 3; i++) basis[a][i] = lattice.reciprocal[a][i] * (args.grid.points[a] * (0.5 / PI));
-    if (threadIdx.x == 0) out[0] = constant<T>(1.0);
+        for (int i = 0; i < 3; i++)
+            basis[a][i] = convert<W>(lattice.reciprocal[a][i] * (args.grid.points[a] * (0.5 / PI)));
+    if (threadIdx.x == 0) out[0] = constant<W>(1);
     __syncthreads();
     for (int l = 1; l <= max_l; l++) {
         int n = (l + 1) * (l + 2) / 2;
@@ -159,13 +160,13 @@ DEVICE void expand(const SitesArguments &args, const MeshSide &side, int number)
             e[1] = k;
             e[2] = l - e[0] - e[1];
             int low = l - 1;
-            T value;
+            W value;
             if (l == 1) {
                 value = times_linear(out, 0, 0, e, basis, m < 0 ? 1 : (m == 0 ? 2 : 0));
             } else if (m == l || m == -l) {
                 double factor = sqrt((2 * low + 1) / (double)(2 * low + 2));
-                T first = times_linear(out, low, low, e, basis, m == l ? 0 : 1);
-                T second = times_linear(out, low, -low, e, basis, m == l ? 1 : 0);
+                W first = times_linear(out, low, low, e, basis, m == l ? 0 : 1);
+                W second = times_linear(out, low, -low, e, basis, m == l ? 1 : 0);
                 value = (m == l ? first - second : first + second) * factor;
             } else {
                 double a = low + m, b = low - m;
@@ -182,6 +183,17 @@ DEVICE void expand(const SitesArguments &args, const MeshSide &side, int number)
         for (int k = expansion_place(l) + threadIdx.x; k < expansion_place(l + 1); k += blockDim.x)
             out[k] = out[k] * inverse;
     }
+}
+
+DEVICE void round_to(const Parallel &part, ParallelOf<W> *out) {
+    out->square = convert<W>(part.square);
+    out->length = convert<W>(part.length);
+    for (int k = 0; k < 2; k++) out->functions[k] = convert<W>(part.functions[k]);
+}
+DEVICE void round_to(const Open &part, OpenOf<R> *out) {
+    out->square = (R)part.square;
+    out->x = (R)part.x;
+    for (int k = 0; k < 2; k++) out->functions[k] = (R)part.functions[k];
 }
 
 // Wave number of mode i of n.
@@ -207,6 +219,7 @@ KERNEL(kernel_parts, SitesArguments) {
             square += (step * n) * (step * n);
     }
     if (number < length[0])
-        args.parallel[(long long)blockIdx.y * args.parallel_stride + number] = parallel_part(kernel, dot3(k, k));
-    if (number < length[1]) args.open[(long long)blockIdx.y * args.open_stride + number] = open_part(kernel, square);
+        round_to(parallel_part(kernel, dot3(k, k)), &args.parallel[(long long)blockIdx.y * args.parallel_stride + number]);
+    if (number < length[1])
+        round_to(open_part(kernel, square), &args.open[(long long)blockIdx.y * args.open_stride + number]);
 }

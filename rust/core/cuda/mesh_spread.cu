@@ -6,7 +6,7 @@
 #include "reduce.cuh"
 
 struct SpreadArguments {
-    double *fields;
+    R *fields;
     MeshGrid grid;
     MeshSide side;
 };
@@ -20,10 +20,10 @@ const int ALONG = 4;
 // Values of an axis of a member, [point][derivative]: one point more than there are, for what lies elsewhere, and of a
 // length with which neither the writes of members side by side nor pairs of values fall on the same banks.
 const int N = L + 1;
-const int VALUES = sizeof(T) == 8 ? (((BRICK + 1) * N + 1) / 2 | 1) * 2 : (BRICK + 1) * N | 1;
+const int VALUES = sizeof(W) <= 8 ? (((BRICK + 1) * N + 1) / 2 | 1) * 2 : (BRICK + 1) * N | 1;
 const int PRODUCTS = (L + 1) * (L + 2) / 2;
 // Bytes for one member's weights, and members that fit together: with three axes they keep all threads busy.
-const int MEMBER_BYTES = (3 * VALUES + PRODUCTS * BRICK + MONOMIALS(L)) * sizeof(T) + 16;
+const int MEMBER_BYTES = (3 * VALUES + PRODUCTS * BRICK + MONOMIALS(L)) * sizeof(W) + 16;
 const int STAGE = 32768 / MEMBER_BYTES > THREADS / 3 ? THREADS / 3 : 32768 / MEMBER_BYTES;
 // Each warp fills the whole brick with its share of the members. A thread has columns along z at as many x.
 const int COLUMNS = BRICK * BRICK / 32;
@@ -31,9 +31,9 @@ const int STEP_X = BRICK / COLUMNS;
 const int GROUPS = THREADS / 32;
 
 KERNEL(spread, SpreadArguments) {
-    alignas(16) SHARED T weights[STAGE][3][VALUES];          // [point][derivative]
-    alignas(16) SHARED T products[STAGE][PRODUCTS * BRICK];  // Σ_a t_abc X^(a): [b, c][point]
-    SHARED T terms[STAGE][MONOMIALS(L)];
+    alignas(16) SHARED W weights[STAGE][3][VALUES];          // [point][derivative]
+    alignas(16) SHARED W products[STAGE][PRODUCTS * BRICK];  // Σ_a t_abc X^(a): [b, c][point]
+    SHARED W terms[STAGE][MONOMIALS(L)];
     SHARED int live[STAGE][4];  // bits of the brick's points that a member reaches along each axis
     SHARED Member list[CAPACITY];
     alignas(16) SHARED int tile[THREADS];
@@ -43,7 +43,7 @@ KERNEL(spread, SpreadArguments) {
     int brick[3] = {number / (grid.bricks[1] * grid.bricks[2]), number / grid.bricks[2] % grid.bricks[1],
                     number % grid.bricks[2]};
     MeshField field = side.fields[blockIdx.y];
-    const T *expansion = side.expansion + (long long)field.local * EXPANSION(L);
+    const W *expansion = side.expansion + (long long)field.local * EXPANSION(L);
     long long place = (long long)blockIdx.y * grid.n_bricks + number;
     int n = side.counts ? side.counts[place] : 0;
     const int *entries = n > 0 ? side.entries + side.offsets[place] : 0;
@@ -72,11 +72,11 @@ KERNEL(spread, SpreadArguments) {
         }
     }
     int group = thread / 32, y = thread % BRICK, x = thread % 32 / BRICK;
-    T sums[COLUMNS][BRICK];
+    W sums[COLUMNS][BRICK];
 #pragma unroll
     for (int h = 0; h < COLUMNS; h++)
 #pragma unroll
-        for (int i = 0; i < BRICK; i++) sums[h][i] = zero<T>();
+        for (int i = 0; i < BRICK; i++) sums[h][i] = zero<W>();
     for (int first = 0; first < n; first += CAPACITY) {
         if (side.counts) {
             for (int start = 0; start < n; start += THREADS) {
@@ -101,11 +101,11 @@ KERNEL(spread, SpreadArguments) {
             for (int task = thread; task < 3 * size; task += THREADS) {
                 int slot = task / 3, axis = task % 3;
                 const Place &where = side.places[list[start + slot].place];
-                T values[L + 1][ORDER];
+                W values[L + 1][ORDER];
                 spline<L + 1>(where.rest[axis], values);
-                T *row = weights[slot][axis];
+                W *row = weights[slot][axis];
 #pragma unroll
-                for (int i = 0; i < N * BRICK; i++) row[i] = zero<T>();
+                for (int i = 0; i < N * BRICK; i++) row[i] = zero<W>();
                 int points = grid.points[axis], low = BRICK * brick[axis];
                 int point = where.start[axis], bits = 0;
                 if (points < ORDER) {
@@ -115,7 +115,7 @@ KERNEL(spread, SpreadArguments) {
                         if (point == points) point = 0;
                         unsigned here = point - low;
                         bits |= here < BRICK ? 1 << here : 0;
-                        T *to = row + (here < BRICK ? here : BRICK) * N;
+                        W *to = row + (here < BRICK ? here : BRICK) * N;
 #pragma unroll
                         for (int derivative = 0; derivative <= L; derivative++)
                             to[derivative] += values[derivative][j];
@@ -126,7 +126,7 @@ KERNEL(spread, SpreadArguments) {
                         if (point == points) point = 0;
                         unsigned here = point - low;
                         bits |= here < BRICK ? 1 << here : 0;
-                        T *to = row + (here < BRICK ? here : BRICK) * N;
+                        W *to = row + (here < BRICK ? here : BRICK) * N;
 #pragma unroll
                         for (int derivative = 0; derivative <= L; derivative++)
                             to[derivative] = values[derivative][j];
@@ -137,9 +137,9 @@ KERNEL(spread, SpreadArguments) {
             for (int task = thread; task < MONOMIALS(L) * size; task += THREADS) {
                 int slot = task / MONOMIALS(L), k = task % MONOMIALS(L), l = L == 1 ? k > 0 : 0;
                 while (L > 1 && k >= MONOMIALS(l)) l++;
-                const T *p = side.coefficients + (long long)list[start + slot].target * COUNT(L);
+                const W *p = side.coefficients + (long long)list[start + slot].target * COUNT(L);
                 int count = (l + 1) * (l + 2) / 2, column = k - (MONOMIALS(l) - count);
-                T sum = zero<T>();
+                W sum = zero<W>();
                 for (int m = 0; m < 2 * l + 1; m++)
                     sum += p[l * l + m] * expansion[expansion_place(l) + m * count + column];
                 terms[slot][k] = sum;
@@ -151,7 +151,7 @@ KERNEL(spread, SpreadArguments) {
                 for (int b = 0; b <= L; b++)
 #pragma unroll
                     for (int c = 0; c <= L - b; c++) {
-                        T sum = zero<T>();
+                        W sum = zero<W>();
 #pragma unroll
                         for (int a = 0; a <= L - b - c; a++)
                             sum += weights[slot][0][i * N + a] * terms[slot][monomial(a, b, c)];
@@ -161,27 +161,27 @@ KERNEL(spread, SpreadArguments) {
             __syncthreads();
             for (int slot = group; slot < size; slot += GROUPS) {
                 int reached_x = live[slot][0], reached = live[slot][2];
-                T along[COLUMNS][L + 1];
+                W along[COLUMNS][L + 1];
 #pragma unroll
                 for (int h = 0; h < COLUMNS; h++)
 #pragma unroll
-                    for (int c = 0; c <= L; c++) along[h][c] = zero<T>();
+                    for (int c = 0; c <= L; c++) along[h][c] = zero<W>();
                 int k = 0;
 #pragma unroll
                 for (int b = 0; b <= L; b++) {
-                    T w = weights[slot][1][y * N + b];
+                    W w = weights[slot][1][y * N + b];
 #pragma unroll
                     for (int c = 0; c <= L - b; c++, k++)
 #pragma unroll
                         for (int h = 0; h < COLUMNS; h++)
                             along[h][c] += w * products[slot][k * BRICK + STEP_X * h + x];
                 }
-                const T *row = weights[slot][2];
+                const W *row = weights[slot][2];
 #pragma unroll
                 for (int z = 0; z < BRICK; z += ALONG) {
                     if (!(reached >> z & ((1 << ALONG) - 1))) continue;
                     if (L <= 1) {
-                        T values[L + 1][ALONG];
+                        W values[L + 1][ALONG];
 #pragma unroll
                         for (int c = 0; c <= L; c++)
 #pragma unroll
@@ -199,7 +199,7 @@ KERNEL(spread, SpreadArguments) {
                         for (int c = 0; c <= L; c++)
 #pragma unroll
                             for (int i = z; i < z + ALONG; i++) {
-                                T value = row[i * N + c];
+                                W value = row[i * N + c];
 #pragma unroll
                                 for (int h = 0; h < COLUMNS; h++) sums[h][i] += along[h][c] * value;
                             }
@@ -212,7 +212,7 @@ KERNEL(spread, SpreadArguments) {
     // The warps' sums, in order.
     const int SUMS = COLUMNS * BRICK;
     static_assert(STAGE * 3 * VALUES >= SUMS * 32, "room for the sums of a warp");
-    T *others = weights[0][0];
+    W *others = weights[0][0];
     for (int other = 1; other < GROUPS; other++) {
         if (group == other)
 #pragma unroll
@@ -231,10 +231,10 @@ KERNEL(spread, SpreadArguments) {
 #pragma unroll
     for (int h = 0; h < COLUMNS; h++, x += STEP_X) {
         if (x >= grid.points[0] || y >= grid.points[1]) continue;
-        double *out = args.fields + blockIdx.y * Parts<T>::N * stride +
+        R *out = args.fields + blockIdx.y * Parts<W>::N * stride +
                       ((long long)x * grid.points[1] + y) * row_stride(grid) + z;
 #pragma unroll
         for (int i = 0; i < BRICK; i++)
-            if (z + i < grid.points[2]) Parts<T>::store(out + i, stride, sums[h][i]);
+            if (z + i < grid.points[2]) Parts<W>::store(out + i, stride, sums[h][i]);
     }
 }

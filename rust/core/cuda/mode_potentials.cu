@@ -1,6 +1,6 @@
 // Potentials and gradients at sites in the field over modes: a block for each tile of sites, its threads over modes.
 //
-// SCALAR, SITE_L: degree of the sites' multipoles, SITES: largest count of a tile, TOGETHER: channels summed in one
+// SCALAR, WORK, SITE_L: degree of the sites' multipoles, SITES: largest count of a tile, TOGETHER: channels summed in one
 // pass over the modes, GRADIENTS: 0 for potentials only, 1 for gradients in positions, 2 for those in the cell too.
 #include "modes.cuh"
 #include "reduce.cuh"
@@ -24,17 +24,17 @@ KERNEL(mode_potentials, PotentialArguments) {
     int n_channels = side.n_channels, n_phases = n_phases_of(system);
     const Complex *phases = phases_of(args.sites, system, tile.system, tile.first);
 #if GRADIENTS
-    SHARED T scaled[SITES][TOGETHER][LM];
-    T gradients[3 * SITES];
-    for (int i = 0; i < 3 * SITES; i++) gradients[i] = zero<T>();
+    SHARED W scaled[SITES][TOGETHER][LM];
+    Sum<W> gradient_sums[3 * SITES];
+    for (int i = 0; i < 3 * SITES; i++) gradient_sums[i].clear();
 #endif
 #if GRADIENTS == 2
-    T cell[9];
-    for (int i = 0; i < 9; i++) cell[i] = zero<T>();
+    Sum<W> cell_sums[9];
+    for (int i = 0; i < 9; i++) cell_sums[i].clear();
 #endif
     for (int first = 0; first < n_channels; first += TOGETHER) {
         // A tile's missing sites repeat its last, with no multipoles; so do missing channels.
-        const T *gaussians[SITES][TOGETHER];
+        const W *gaussians[SITES][TOGETHER];
 #pragma unroll
         for (int s = 0; s < SITES; s++)
 #pragma unroll
@@ -50,18 +50,18 @@ KERNEL(mode_potentials, PotentialArguments) {
             int s = entry / (TOGETHER * LM), c = entry / LM % TOGETHER, lm = entry % LM;
             long long row = (long long)(tile.first + s) * n_channels + first + c;
             bool there = s < tile.count && first + c < n_channels;
-            scaled[s][c][lm] = there ? side.coefficients[row * LM + lm] * degree_factor(degree_of(lm)) : zero<T>();
+            scaled[s][c][lm] = there ? side.rounded[row * LM + lm] * degree_factor(degree_of(lm)) : zero<W>();
         }
         __syncthreads();
 #endif
-        T sums[SITES * TOGETHER * LM];
+        Sum<W> potential_sums[SITES * TOGETHER * LM];
 #pragma unroll
-        for (int i = 0; i < SITES * TOGETHER * LM; i++) sums[i] = zero<T>();
+        for (int i = 0; i < SITES * TOGETHER * LM; i++) potential_sums[i].clear();
         for (int m = threadIdx.x; m < system.n_modes; m += blockDim.x) {
             int number = system.first_mode + m;
             Mode mode = modes.modes[number];
             Complex field = modes.field[number];
-            T k[3], harmonics[LM];
+            W k[3], harmonics[LM];
 #pragma unroll
             for (int x = 0; x < 3; x++) k[x] = modes.k[(long long)x * modes.n_modes + number];
             solid_harmonics<SITE_L>(k[0], k[1], k[2], harmonics);
@@ -70,19 +70,19 @@ KERNEL(mode_potentials, PotentialArguments) {
                 int row = s < tile.count ? s : tile.count - 1;
                 Complex z = multiply(field, phase(phases + (long long)row * n_phases, system, mode));
 #if GRADIENTS
-                T weighted[LM];  // Σ_channels Gaussian × coefficient
+                W weighted[LM];  // Σ_channels Gaussian × coefficient
 #pragma unroll
-                for (int lm = 0; lm < LM; lm++) weighted[lm] = zero<T>();
+                for (int lm = 0; lm < LM; lm++) weighted[lm] = zero<W>();
 #endif
 #pragma unroll
                 for (int c = 0; c < TOGETHER; c++) {
-                    T gaussian = gaussians[s][c][m];
-                    T parts[2] = {gaussian * z.re, gaussian * z.im};
+                    W gaussian = gaussians[s][c][m];
+                    W parts[2] = {gaussian * z.re, gaussian * z.im};
 #pragma unroll
                     for (int l = 0; l <= SITE_L; l++)
 #pragma unroll
                         for (int lm = l * l; lm < COUNT(l); lm++)
-                            sums[(s * TOGETHER + c) * LM + lm] += harmonics[lm] * parts[l % 2];
+                            potential_sums[(s * TOGETHER + c) * LM + lm].add(harmonics[lm] * parts[l % 2]);
 #if GRADIENTS
 #pragma unroll
                     for (int lm = 0; lm < LM; lm++) weighted[lm] += gaussian * scaled[s][c][lm];
@@ -90,14 +90,14 @@ KERNEL(mode_potentials, PotentialArguments) {
                 }
 #if GRADIENTS
                 // dU/dr = Re[i k conj(F) z] = -k Im[conj(F) z]
-                T amplitude[2] = {zero<T>(), zero<T>()};
+                W amplitude[2] = {zero<W>(), zero<W>()};
 #pragma unroll
                 for (int l = 0; l <= SITE_L; l++)
 #pragma unroll
                     for (int lm = l * l; lm < COUNT(l); lm++) amplitude[l % 2] += weighted[lm] * harmonics[lm];
-                T along = amplitude[1] * z.re - amplitude[0] * z.im;
+                W along = amplitude[1] * z.re - amplitude[0] * z.im;
 #pragma unroll
-                for (int x = 0; x < 3; x++) gradients[3 * s + x] += k[x] * along;
+                for (int x = 0; x < 3; x++) gradient_sums[3 * s + x].add(k[x] * along);
 #endif
 #if GRADIENTS == 2
                 // Re[conj(∂F/∂k) z] through the harmonics
@@ -105,15 +105,18 @@ KERNEL(mode_potentials, PotentialArguments) {
                 for (int l = 1; l <= SITE_L; l++)
 #pragma unroll
                     for (int lm = l * l; lm < COUNT(l); lm++) weighted[lm] = weighted[lm] * (l % 2 ? z.im : z.re);
-                T change[3] = {zero<T>(), zero<T>(), zero<T>()};
+                W change[3] = {zero<W>(), zero<W>(), zero<W>()};
                 add_harmonic_gradients(harmonics, weighted, change);
 #pragma unroll
                 for (int axis = 0; axis < 3; axis++)
 #pragma unroll
-                    for (int x = 0; x < 3; x++) cell[3 * axis + x] += change[x] * (double)mode.n[axis];
+                    for (int x = 0; x < 3; x++) cell_sums[3 * axis + x].add(change[x] * (R)mode.n[axis]);
 #endif
             }
         }
+        W sums[SITES * TOGETHER * LM];
+#pragma unroll
+        for (int i = 0; i < SITES * TOGETHER * LM; i++) sums[i] = potential_sums[i].value();
         block_sum<SITES * TOGETHER * LM>(sums);
         if (threadIdx.x == 0) {
 #pragma unroll
@@ -126,20 +129,26 @@ KERNEL(mode_potentials, PotentialArguments) {
                     for (int l = 0; l <= SITE_L; l++)
 #pragma unroll
                         for (int lm = l * l; lm < COUNT(l); lm++)
-                            potentials[lm] += sums[(s * TOGETHER + c) * LM + lm] * degree_factor(l);
+                            potentials[lm] += convert<T>(sums[(s * TOGETHER + c) * LM + lm]) * degree_factor(l);
                 }
         }
     }
 #if GRADIENTS
+    W gradients[3 * SITES];
+    for (int i = 0; i < 3 * SITES; i++) gradients[i] = gradient_sums[i].value();
     block_sum<3 * SITES>(gradients);
     if (threadIdx.x == 0)
 #pragma unroll
         for (int i = 0; i < 3 * SITES; i++)
-            if (i < 3 * tile.count) side.gradients[3LL * tile.first + i] += gradients[i];
+            if (i < 3 * tile.count) side.gradients[3LL * tile.first + i] += convert<T>(gradients[i]);
 #endif
 #if GRADIENTS == 2
-    block_sum<9>(cell);
+    W total[9];
+    for (int i = 0; i < 9; i++) total[i] = cell_sums[i].value();
+    block_sum<9>(total);
     if (threadIdx.x != 0) return;
+    T cell[9];
+    for (int i = 0; i < 9; i++) cell[i] = convert<T>(total[i]);
     // Through the phases b·r: ∂U/∂b_j ∋ r (h_j · ∂U/∂r) / 2π.
     const Lattice &lattice = args.lattices[tile.system];
 #pragma unroll
@@ -148,7 +157,9 @@ KERNEL(mode_potentials, PotentialArguments) {
         const T *position = side.positions + 3LL * (tile.first + s);
 #pragma unroll
         for (int axis = 0; axis < 3; axis++) {
-            T along = dot3(lattice.vectors[axis], gradients + 3 * s) * (0.5 / PI);
+            T gradient[3];
+            for (int x = 0; x < 3; x++) gradient[x] = convert<T>(gradients[3 * s + x]);
+            T along = dot3(lattice.vectors[axis], gradient) * (0.5 / PI);
 #pragma unroll
             for (int x = 0; x < 3; x++) cell[3 * axis + x] += position[x] * along;
         }

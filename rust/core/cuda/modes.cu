@@ -38,14 +38,14 @@ DEVICE void prepare_mode(const PrepareArguments &args, int number) {
     for (int x = 0; x < 3; x++) {
         k[x] = lattice.reciprocal[0][x] * (double)mode.n[0] + lattice.reciprocal[1][x] * (double)mode.n[1] +
                lattice.reciprocal[2][x] * (double)mode.n[2];
-        modes.k[(long long)x * modes.n_modes + number] = k[x];
+        modes.k[(long long)x * modes.n_modes + number] = convert<W>(k[x]);
     }
     double open2 = split_mode(lattice, mode, parallel);
     CoulombKernel kernel = coulomb_kernel(lattice.pbc, lattice.open_length);
     T factor = reciprocal_of(lattice.volume) * COULOMB_CONSTANT;
     T value, slope = zero<T>();
     if (mode.n[0] == 0 && mode.n[1] == 0 && mode.n[2] == 0) {
-        value = constant<T>(kernel_at_zero(kernel));
+        value = constant<T>(kernel_at_zero<double>(kernel));
     } else {
         combine(kernel, parallel_part(kernel, dot3(parallel, parallel)), open_part(kernel, open2), &value, &slope);
         factor = factor * 2.0;
@@ -54,11 +54,17 @@ DEVICE void prepare_mode(const PrepareArguments &args, int number) {
     modes.slopes[number] = factor * slope;
     const ModeSystem &system = modes.systems[mode.system];
     T k2 = dot3(k, k);
-    T *gaussians = modes.gaussians + system.first_gaussian + (number - system.first_mode);
+    W *gaussians = modes.gaussians + system.first_gaussian + (number - system.first_mode);
     for (int kind = 0; kind < system.n_widths; kind++) {
         double width = modes.widths[system.first_width + kind];
-        gaussians[(long long)kind * system.n_modes] = exp_of(k2 * (-0.5 * width * width));
+        gaussians[(long long)kind * system.n_modes] = convert<W>(exp_of(k2 * (-0.5 * width * width)));
     }
+}
+
+// Sine and cosine of n times an angle.
+template <class S> DEVICE void phase_of(S angle, int n, S *s, S *c) { sin_cos_of(angle * (double)n, s, c); }
+template <class S, class To> DEVICE void phase_of(S angle, int n, To *s, To *c) {
+    sin_cos_of_turns(angle * (0.5 / PI) * (double)n, s, c);
 }
 
 // The phases of one site, by one block.
@@ -70,9 +76,9 @@ DEVICE void prepare_site(const PrepareArguments &args, const SiteArrays &sites, 
     for (int entry = threadIdx.x; entry < n_phases_of(system); entry += blockDim.x) {
         int axis = 0, n = entry;
         while (n >= system.n_phases[axis]) n -= system.n_phases[axis++];
-        T angle = dot3(args.lattices[number].reciprocal[axis], position) * (double)n;
+        T angle = dot3(args.lattices[number].reciprocal[axis], position);
         Complex out;
-        sin_cos_of(angle, &out.im, &out.re);
+        phase_of(angle, n, &out.im, &out.re);
         table[entry] = out;
     }
 }
@@ -91,7 +97,7 @@ KERNEL(prepare_modes, PrepareArguments) {
         prepare_site(args, args.second, args.second_sites[block - args.n_first]);
 }
 
-// Derivatives in the reciprocal vectors, [axis][x], and U.
+// Derivatives in the reciprocal vectors, [axis][x], and in the volume.
 #define N_COLUMNS 10
 
 struct FieldArguments {
@@ -100,15 +106,17 @@ struct FieldArguments {
     SiteArrays targets;
     const Tile *blocks;  // of modes
     const Lattice *lattices;
-    T *cell_partials;  // [block][N_COLUMNS]: what belongs to both sides
+    T *reciprocal_partials;  // [block][9]: derivatives in the cell that belong to both sides
+    T *volume_partials;      // [block]
+    double once;
     int n_components;  // 2, or 4 with structure factors by width
-    int contract;      // whether to write cell_partials
+    int contract;      // whether to write partials
 };
 
 // Structure factor, and with N = 4 the one weighted by widths squared, of all chunks.
 template <int N> DEVICE void sum_chunks(const SiteArrays &sites, const ModeSystem &system, int number, int m, T *out) {
     const SideSystem &place = sites.systems[number];
-    const T *partials = sites.partials + place.first_partial * N + m;
+    const W *partials = sites.partials + place.first_partial * N + m;
 #pragma unroll
     for (int component = 0; component < N; component++) out[component] = zero<T>();
     // Many loads under way at once: there are few threads.
@@ -116,7 +124,7 @@ template <int N> DEVICE void sum_chunks(const SiteArrays &sites, const ModeSyste
     for (int row = 0; row < place.n_chunks * N; row += N)
 #pragma unroll
         for (int component = 0; component < N; component++)
-            out[component] += partials[(long long)(row + component) * system.n_modes];
+            out[component] += convert<T>(partials[(long long)(row + component) * system.n_modes]);
 }
 
 KERNEL(mode_fields, FieldArguments) {
@@ -133,7 +141,7 @@ KERNEL(mode_fields, FieldArguments) {
             sum_chunks<4>(args.partners, system, block.system, m, a);
         else
             sum_chunks<2>(args.partners, system, block.system, m, a);
-        modes.field[number] = {a[0] * weight, a[1] * weight};
+        modes.field[number] = {convert<W>(a[0] * weight), convert<W>(a[1] * weight)};
         if (args.contract) {
             sum_chunks<4>(args.targets, system, block.system, m, b);
             const Lattice &lattice = args.lattices[block.system];
@@ -144,47 +152,17 @@ KERNEL(mode_fields, FieldArguments) {
             split_mode(lattice, mode, parallel);
             for (int axis = 0; axis < 3; axis++)
                 for (int x = 0; x < 3; x++) {
-                    T sum = along * modes.k[(long long)x * modes.n_modes + number];
+                    T sum = along * convert<T>(modes.k[(long long)x * modes.n_modes + number]);
                     if (lattice.pbc[axis]) sum += along_parallel * parallel[x];
                     columns[3 * axis + x] = sum * (double)mode.n[axis];
                 }
-            columns[9] = weight * product;
+            columns[9] = -(weight * product) * reciprocal_of(lattice.volume);
         }
     }
     if (!args.contract) return;
     block_sum<N_COLUMNS>(columns);
-    if (threadIdx.x == 0)
-        for (int column = 0; column < N_COLUMNS; column++)
-            args.cell_partials[(long long)blockIdx.x * N_COLUMNS + column] = columns[column];
-}
-
-struct CollectArguments {
-    const int *systems;       // those with modes
-    const int *first_blocks;  // [n_systems + 1]
-    const int *first_tiles;   // [n_systems + 1]
-    const T *block_partials;  // [block of modes][N_COLUMNS]
-    const T *tile_partials;   // [tile of targets][9]
-    const Lattice *lattices;
-    CellGradients cells;
-    double once;
-    int contract;  // whether there are block_partials
-    int padding;
-};
-
-// Adds one system's derivatives in its lattice, by one block.
-KERNEL(collect_cells, CollectArguments) {
-    int system = args.systems[blockIdx.x];
-    T columns[N_COLUMNS];
-    for (int column = 0; column < N_COLUMNS; column++) columns[column] = zero<T>();
-    for (int tile = args.first_tiles[system] + threadIdx.x; tile < args.first_tiles[system + 1]; tile += blockDim.x)
-        for (int column = 0; column < 9; column++) columns[column] += args.tile_partials[(long long)tile * 9 + column];
-    if (args.contract)
-        for (int block = args.first_blocks[system] + threadIdx.x; block < args.first_blocks[system + 1];
-             block += blockDim.x)
-            for (int column = 0; column < N_COLUMNS; column++)
-                columns[column] += args.block_partials[(long long)block * N_COLUMNS + column] * args.once;
-    block_sum<N_COLUMNS>(columns);
     if (threadIdx.x != 0) return;
-    for (int column = 0; column < 9; column++) args.cells.reciprocal[system * 9 + column] += columns[column];
-    args.cells.volume[system] -= columns[9] * reciprocal_of(args.lattices[system].volume);
+    for (int column = 0; column < 9; column++)
+        args.reciprocal_partials[(long long)blockIdx.x * 9 + column] = columns[column] * args.once;
+    args.volume_partials[blockIdx.x] = columns[9] * args.once;
 }

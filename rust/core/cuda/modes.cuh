@@ -4,8 +4,8 @@
 #include "harmonics.cuh"
 #include "lattice.cuh"
 
-struct alignas(16) Complex {
-    T re, im;
+struct alignas(2 * sizeof(W) < 16 ? 2 * sizeof(W) : 16) Complex {
+    W re, im;
 };
 
 // k = Σ_j n_j b_j; of each pair ±k one.
@@ -29,10 +29,10 @@ struct ModeArrays {
     const Mode *modes;
     const ModeSystem *systems;
     const double *widths;  // per system the distinct widths, Å, none below the floor
-    T *k;                  // [3][mode], 1/Å
+    W *k;                  // [3][mode], 1/Å
     T *weights;            // w(k); twice that where -k is left out
     T *slopes;             // its derivative in the square of k's part along periodic axes
-    T *gaussians;          // per system [width][mode of the system]
+    W *gaussians;          // per system [width][mode of the system]
     Complex *field;        // w(k) S(k) of the partners
     int n_modes;
     int padding;
@@ -51,7 +51,7 @@ struct SiteArrays {
     const SideSystem *systems;
     const int *kinds;  // [site][channel]: which of its system's widths
     Complex *phases;   // per site e^{inθ}, n = 0, 1, ..., for each axis
-    T *partials;       // structure factors of chunks of sites: per system [chunk][component][mode of the system]
+    W *partials;       // structure factors of chunks of sites: per system [chunk][component][mode of the system]
 };
 
 DEVICE int n_phases_of(const ModeSystem &system) { return system.n_phases[0] + system.n_phases[1] + system.n_phases[2]; }

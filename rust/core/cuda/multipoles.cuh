@@ -1,5 +1,6 @@
 // Multipoles of any degrees: the interaction of a target with a partner, as src/ewald/pair.rs has it.
 #pragma once
+#include "batch.cuh"
 #include "harmonics.cuh"
 #include "radial.cuh"
 
@@ -11,22 +12,22 @@ const int POWERS = TARGET_L < PARTNER_L ? TARGET_L : PARTNER_L;
 
 #ifdef TERM_TABLES
 // The terms as loops over tables.
-DEVICE void add_terms(const T *d, const T *h, const T (*f)[TOP + 1], const T *p, const T *q, T *v, T *g) {
-    T along = zero<T>();
+DEVICE void add_terms(const W *d, const W *h, const W (*f)[TOP + 1], const W *p, const W *q, W *v, W *g) {
+    W along = zero<W>();
     for (int k = 0; k < N_COMPONENTS; k++) {
         Component component = COMPONENTS[k];
-        T harmonic = h[component.product], function = f[component.power][component.degree];
-        T tensor = harmonic * function, weight = zero<T>();
+        W harmonic = h[component.product], function = f[component.power][component.degree];
+        W tensor = harmonic * function, weight = zero<W>();
         for (int n = component.first; n < COMPONENTS[k + 1].first; n++) {
             Term term = TERMS[n];
-            T value = p[term.partner] * term.coefficient;
+            W value = p[term.partner] * term.coefficient;
             v[term.target] += tensor * value;
             if (GRADIENTS) weight += value * q[term.target];
         }
 #if GRADIENTS
         // ∇(C F) = F ∇C + C d (1/r dF/dr)
         along += weight * harmonic * f[component.power][component.degree + 1];
-        T inner = weight * function;
+        W inner = weight * function;
         for (int n = component.first_slope; n < component.last_slope; n++)
             g[SLOPES[n].axis] += inner * h[SLOPES[n].lower] * SLOPES[n].coefficient;
 #endif
@@ -38,17 +39,17 @@ DEVICE void add_terms(const T *d, const T *h, const T (*f)[TOP + 1], const T *p,
 #endif
 
 // Adds the potentials at the target and, with GRADIENTS, dU/dd; d is from the partner to the target.
-DEVICE void interact(const T *d, Widths widths, const BoysRow *table, const T *p, const T *q, T *v, T *g) {
-    T r2 = dot3(d, d);
-    T h[COUNT(TARGET_L + PARTNER_L)], f[POWERS + 1][TOP + 1];
+DEVICE void interact(const W *d, WidthsOf<R> widths, const BoysRowOf<R> *table, const W *p, const W *q, W *v, W *g) {
+    W r2 = dot3(d, d);
+    W h[COUNT(TARGET_L + PARTNER_L)], f[POWERS + 1][TOP + 1];
     solid_harmonics<TARGET_L + PARTNER_L>(d[0], d[1], d[2], h);
 #pragma unroll
     for (int n = 0; n <= POWERS; n++)
 #pragma unroll
-        for (int a = 0; a <= TOP; a++) f[n][a] = zero<T>();
+        for (int a = 0; a <= TOP; a++) f[n][a] = zero<W>();
 #pragma unroll 1
     for (int k = 0; k < count_of(widths); k++) {
-        Part part = part_of(widths, k);
+        PartOf<R> part = part_of(widths, k);
         add_radial<TOP>(f[0], r2, part, table);
         add_laplacians<TOP, POWERS>(f, r2, part);
     }

@@ -35,7 +35,11 @@ DEVICE int warp_rank(bool flag, int *total) {
 }
 #else
 DEVICE double shuffle_down(double x, int by) { return __shfl_down_sync(0xffffffffu, x, by); }
-DEVICE Dual shuffle_down(Dual x, int by) { return {shuffle_down(x.value, by), shuffle_down(x.tangent, by)}; }
+DEVICE float shuffle_down(float x, int by) { return __shfl_down_sync(0xffffffffu, x, by); }
+DEVICE Single shuffle_down(Single x, int by) { return {shuffle_down(x.value, by)}; }
+template <class R> DEVICE DualOf<R> shuffle_down(DualOf<R> x, int by) {
+    return {shuffle_down(x.value, by), shuffle_down(x.tangent, by)};
+}
 // Sum over the 32 threads of a warp, valid in its first; every thread of the BLOCK must call it.
 template <class T> DEVICE T warp_sum(T value) {
 #pragma unroll

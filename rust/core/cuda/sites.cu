@@ -284,11 +284,6 @@ struct PackArguments {
     int n_columns;
 };
 
-DEVICE double made_of(double value, double, double) { return value; }
-DEVICE Dual made_of(double value, double tangent, Dual) { return {value, tangent}; }
-DEVICE double tangent_of(double) { return 0.0; }
-DEVICE double tangent_of(Dual x) { return x.tangent; }
-
 KERNEL(pack, PackArguments) {
     size_t number = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (number >= (size_t)args.n_rows * args.n_columns) return;
@@ -297,7 +292,7 @@ KERNEL(pack, PackArguments) {
     double factor = args.factors ? args.factors[column] : 1.0;
     double value = args.values ? args.values[from] * factor : 0.0;
     double tangent = args.tangents ? args.tangents[from] * factor : 0.0;
-    args.out[number] = made_of(value, tangent, zero<T>());
+    args.out[number] = Maker<T>::make(value, tangent);
 }
 
 struct UnpackArguments {

@@ -6,7 +6,7 @@
 use electret_core::batch::{self, Normalization, Output, Receivers, Sources, Systems};
 use electret_core::cuda::evaluator::{Evaluator, Inputs, Outputs};
 use electret_core::cuda::planning::Request;
-use electret_core::cuda::{Buffer, Device, Queue};
+use electret_core::cuda::{Buffer, Device, Precision, Queue};
 use electret_core::ewald::{Method, Options};
 use electret_core::harmonics::count;
 use electret_core::scalar::{Dual, Scalar};
@@ -157,6 +157,17 @@ impl Case {
     }
 
     fn evaluator(&self, queue: &Queue, options: &Options, forms: bool) -> Evaluator {
+        let made = self.evaluator_of(queue, options, forms, Precision::Double);
+        made.unwrap()
+    }
+
+    fn evaluator_of(
+        &self,
+        queue: &Queue,
+        options: &Options,
+        forms: bool,
+        precision: Precision,
+    ) -> electret_core::Result<Evaluator> {
         let request = Request {
             cells: &self.cells,
             pbc: &self.pbc,
@@ -167,9 +178,10 @@ impl Case {
             points: None,
             spans: Some(&self.spans()),
             fixed: false,
+            precision,
             options: *options,
         };
-        Evaluator::new(queue, &request).unwrap()
+        Evaluator::new(queue, &request)
     }
 }
 
@@ -592,6 +604,7 @@ fn potentials_alone() {
             points: Some(&points_batch),
             spans: Some(&case.spans()),
             fixed: false,
+            precision: Precision::Double,
             options,
         };
         let evaluator = Evaluator::new(&queue, &request).unwrap();
@@ -619,4 +632,110 @@ fn potentials_alone() {
         let found: Vec<f64> = queue.download(out.address(), 7).unwrap();
         close("points", &found, &exact, 1e-10);
     }
+}
+
+/// Largest difference of two results, relative to the largest entry (or to 1).
+fn difference(a: &[f64], b: &[f64]) -> f64 {
+    let scale = b.iter().map(|x| x.abs()).fold(1.0, f64::max);
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f64::max)
+        / scale
+}
+
+/// Rounding of sums in single precision: far below the accuracy of 1e-5 that they are planned for.
+const ROUNDING: f64 = 3e-6;
+
+/// Sums in single precision against those in double precision of the same plan, values and tangents.
+fn compare_precisions(queue: &Queue, label: &str, case: &Case, options: &Options, forms: bool) {
+    let double = case.evaluator(queue, options, forms);
+    let single = case
+        .evaluator_of(queue, options, forms, Precision::Single)
+        .unwrap();
+    assert_eq!(double.plans(), single.plans());
+    let dual = case.duals();
+    let mut most = 0.0f64;
+    for tangents in [None, Some(&dual)] {
+        let exact = on_device(queue, case, &double, forms, tangents);
+        let found = on_device(queue, case, &single, forms, tangents);
+        for (what, found, exact) in [
+            ("value", &found.value, &exact.value),
+            ("multipoles", &found.multipoles, &exact.multipoles),
+            ("features", &found.features, &exact.features),
+            ("positions", &found.positions, &exact.positions),
+            ("cell", &found.cell, &exact.cell),
+        ] {
+            let error = difference(found, exact);
+            let label = format!("{label} {what}, tangents {}", tangents.is_some());
+            assert!(error <= ROUNDING, "{label}: {error:e}");
+            most = most.max(error);
+        }
+    }
+    println!("{label}: {most:.1e}");
+    assert!(most > 1e-9, "{label}: nothing was rounded");
+}
+
+#[test]
+fn single_precision_of_every_boundary() {
+    let queue = queue();
+    for pbc in BOUNDARIES {
+        for method in methods(pbc).iter().chain(&["mesh"]) {
+            let narrow = if *method == "ewald" { 0.35 } else { 0.7 };
+            let options = Options {
+                accuracy: 1e-5,
+                ..options(method, None, true)
+            };
+            for forms in [false, true] {
+                let case = case(pbc, 1, 1, &[0.8, 1.7], narrow);
+                let label = format!("{pbc:?} {method} forms {forms}");
+                compare_precisions(&queue, &label, &case, &options, forms);
+            }
+        }
+    }
+}
+
+#[test]
+fn single_precision_of_corrections_and_higher_multipoles() {
+    let queue = queue();
+    for (pbc, method, correction, max_l) in [
+        (
+            [true, false, true],
+            "ewald",
+            Some("slab_dipole_correction"),
+            1,
+        ),
+        ([false; 3], "reciprocal", Some("molecule_in_box"), 1),
+        ([true; 3], "ewald", None, 2),
+        ([false; 3], "direct", None, 3),
+    ] {
+        let options = Options {
+            accuracy: 1e-5,
+            ..options(method, correction, true)
+        };
+        let label = format!("{pbc:?} {method} {correction:?} l={max_l}");
+        let case = case(pbc, max_l, 0, &[], 0.5);
+        compare_precisions(&queue, &label, &case, &options, false);
+    }
+}
+
+#[test]
+fn single_precision_is_not_planned_beyond_its_rounding() {
+    let case = case([true; 3], 0, 0, &[], 0.7);
+    let options = Options {
+        accuracy: 9e-6,
+        ..options("auto", None, true)
+    };
+    let queue = queue();
+    let refused = case.evaluator_of(&queue, &options, false, Precision::Single);
+    let message = refused.err().expect("an error").to_string();
+    for part in ["9e-6", "float32", "1e-5", "float64"] {
+        assert!(message.contains(part), "{message}");
+    }
+    let options = Options {
+        accuracy: 1e-5,
+        ..options
+    };
+    let made = case.evaluator_of(&queue, &options, false, Precision::Single);
+    assert!(made.is_ok());
 }

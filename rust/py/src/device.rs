@@ -83,7 +83,7 @@ pub struct DevicePlan {
 #[pymethods]
 impl DevicePlan {
     #[new]
-    #[pyo3(signature = (device, stream, cell, pbc, batch, sigma, max_l, widths, features_max_l, normalization, points_batch, spans, fixed, boundary, method, accuracy, self_interaction))]
+    #[pyo3(signature = (device, stream, cell, pbc, batch, sigma, max_l, widths, features_max_l, normalization, points_batch, spans, fixed, boundary, method, accuracy, precision, self_interaction))]
     fn new(
         py: Python<'_>,
         device: i32,
@@ -102,9 +102,11 @@ impl DevicePlan {
         boundary: Option<&str>,
         method: &str,
         accuracy: f64,
+        precision: &str,
         self_interaction: bool,
     ) -> PyResult<Self> {
         let options = options(py, boundary, method, accuracy, self_interaction)?;
+        let precision = precision.parse().map_err(|error| to_python(py, &error))?;
         let receivers = match &widths {
             Some(widths) => Some(receivers(py, widths, features_max_l, normalization)?),
             None => None,
@@ -131,6 +133,7 @@ impl DevicePlan {
             points,
             spans,
             fixed,
+            precision,
             options,
         };
         detached(py, || {

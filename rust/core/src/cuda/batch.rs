@@ -1,5 +1,8 @@
 //! The arrays of a batch as the kernels see them: structures of the same layout as in `cuda/batch.cuh`.
 
+use super::source::Source;
+use super::{Buffer, Queue};
+use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};
 
 /// The scalar that a module is compiled for.
@@ -32,6 +35,95 @@ impl ScalarKind {
     }
 }
 
+/// What long sums over pairs, k-vectors and mesh points are done in. Positions, cells, results and everything that
+/// is needed once per atom or system are double always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    #[default]
+    Double,
+    Single,
+}
+
+impl Precision {
+    /// Bytes of a real number.
+    pub fn size(self) -> usize {
+        match self {
+            Self::Double => 8,
+            Self::Single => 4,
+        }
+    }
+
+    /// A table of real numbers in this precision.
+    pub fn table(self, queue: &Queue, values: &[f64]) -> Result<Buffer> {
+        match self {
+            Self::Double => queue.table(values),
+            Self::Single => {
+                let rounded: Vec<f32> = values.iter().map(|&value| value as f32).collect();
+                queue.table(&rounded)
+            }
+        }
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "float64" => Ok(Self::Double),
+            "float32" => Ok(Self::Single),
+            _ => Err(Error::Unsupported {
+                what: format!("precision {name:?} is unknown"),
+                remedy: "use \"float64\" or \"float32\"".into(),
+            }),
+        }
+    }
+}
+
+/// The scalars of a module that sums: of the batch's arrays, and the precision of the sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Scalars {
+    pub kind: ScalarKind,
+    pub precision: Precision,
+}
+
+impl Scalars {
+    /// Of sums in double precision.
+    pub fn double(kind: ScalarKind) -> Self {
+        Self {
+            kind,
+            precision: Precision::Double,
+        }
+    }
+
+    pub fn is_single(self) -> bool {
+        self.precision == Precision::Single
+    }
+
+    /// Every combination, for checks that modules compile.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let kinds = [ScalarKind::Real, ScalarKind::Dual].into_iter();
+        kinds.flat_map(|kind| {
+            [Precision::Double, Precision::Single].map(|precision| Self { kind, precision })
+        })
+    }
+
+    /// Bytes of one scalar of the sums.
+    pub fn size(self) -> usize {
+        self.kind.parts() * self.precision.size()
+    }
+
+    /// Tells a module its scalars.
+    pub fn define(self, source: Source) -> Source {
+        let source = source.define("SCALAR", self.kind.name());
+        match (self.precision, self.kind) {
+            (Precision::Double, _) => source,
+            (Precision::Single, ScalarKind::Real) => source.define("WORK", "Single"),
+            (Precision::Single, ScalarKind::Dual) => source.define("WORK", "SingleDual"),
+        }
+    }
+}
+
 /// Addresses of device memory are plain numbers.
 pub type Address = u64;
 
@@ -41,6 +133,8 @@ pub type Address = u64;
 pub struct Side {
     pub positions: Address,
     pub coefficients: Address,
+    /// The coefficients as long sums take them.
+    pub rounded: Address,
     pub potentials: Address,
     pub gradients: Address,
     pub widths: Address,

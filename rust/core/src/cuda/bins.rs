@@ -106,6 +106,13 @@ pub struct Bins {
     largest: usize,
 }
 
+impl Bins {
+    /// Sites that are binned.
+    pub fn n_slots(&self) -> usize {
+        self.n_slots
+    }
+}
+
 /// Sites in their bins, as long as they do not move.
 pub struct Sorted {
     /// First slot of each bin, and the end.

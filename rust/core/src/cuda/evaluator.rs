@@ -5,9 +5,10 @@ use super::mesh::Mesh;
 use super::modes::Modes;
 use super::pairs::Pairs;
 use super::planning::{Request, order_of, plan};
+use super::rounding;
 use super::sites::{Rows, Sites, pack, unpack};
-use super::terms::{Batch, Direction, Pass, Tables};
-use super::{Address, Buffer, CellGradients, Queue, ScalarKind, Side};
+use super::terms::{Batch, Direction, Layout, Pass, Tables};
+use super::{Address, Buffer, CellGradients, Queue, ScalarKind, Scalars, Side};
 use crate::error::{Error, Result};
 use crate::harmonics::count;
 
@@ -53,7 +54,7 @@ struct Arrays {
     potentials: Buffer,
     gradients: Buffer,
     /// Kept for as long as the side.
-    _inputs: [Buffer; 2],
+    _inputs: [Buffer; 3],
 }
 
 /// A planned batch.
@@ -189,6 +190,7 @@ impl Evaluator {
         let pass = Pass {
             queue,
             scalar,
+            precision: self.batch.precision,
             direction: Direction::ToReceivers,
             targets: receiving.side,
             partners: source.side,
@@ -323,10 +325,12 @@ impl Evaluator {
         let potentials = queue.zeros(n_sites * layout.n_row() * scalar.size())?;
         let n_gradients = if gradients { n_sites * 3 } else { 0 };
         let gradients = queue.zeros(n_gradients * scalar.size())?;
+        let (rounded, third) = self.rounded(queue, scalar, coefficients, layout)?;
         let side = self.source.side(
             layout,
             positions,
             coefficients,
+            rounded,
             potentials.address(),
             gradients.address(),
         );
@@ -334,8 +338,24 @@ impl Evaluator {
             side,
             potentials,
             gradients,
-            _inputs: [first, second],
+            _inputs: [first, second, third],
         })
+    }
+
+    /// The coefficients of a side as long sums take them.
+    fn rounded(
+        &self,
+        queue: &Queue,
+        scalar: ScalarKind,
+        coefficients: Address,
+        layout: &Layout,
+    ) -> Result<(Address, Buffer)> {
+        let scalars = Scalars {
+            kind: scalar,
+            precision: self.batch.precision,
+        };
+        let n = layout.n_sites() * layout.n_row();
+        rounding::coefficients(queue, scalars, coefficients, n)
     }
 
     /// Receivers on the sources' sites share their positions, and add to the same gradients.
@@ -376,10 +396,12 @@ impl Evaluator {
         } else {
             0
         };
+        let (rounded, third) = self.rounded(queue, scalar, coefficients, layout)?;
         let side = tables.side(
             layout,
             positions,
             coefficients,
+            rounded,
             potentials.address(),
             gradients,
         );
@@ -387,7 +409,7 @@ impl Evaluator {
             side,
             potentials,
             gradients: queue.allocate(0)?,
-            _inputs: [first, second],
+            _inputs: [first, second, third],
         })
     }
 

@@ -4,10 +4,11 @@
 //! transform leaves there: the half spectrum. Nothing is normalised in either direction.
 
 use super::library::{Loaded, Once, cufft_candidates, load};
-use super::{Address, Queue};
+use super::{Address, Precision, Queue};
 use crate::error::{Error, Result};
+use bytemuck::Pod;
 use realfft::RealFftPlanner;
-use rustfft::{FftDirection, FftPlanner, num_complex::Complex};
+use rustfft::{FftDirection, FftNum, FftPlanner, num_complex::Complex};
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::sync::{LazyLock, Mutex};
@@ -26,6 +27,7 @@ pub enum Way {
 pub struct Fields {
     pub points: [usize; 3],
     pub n_fields: usize,
+    pub precision: Precision,
 }
 
 impl Fields {
@@ -40,7 +42,7 @@ impl Fields {
     }
 
     pub fn bytes(&self) -> usize {
-        self.n_fields * self.stride() * size_of::<f64>()
+        self.n_fields * self.stride() * self.precision.size()
     }
 
     /// Queues the transform of all fields at an address, which must be of the queue's device and hold them.
@@ -49,15 +51,9 @@ impl Fields {
             return Ok(());
         }
         if queue.device().is_emulated() {
-            // SAFETY: by contract; work on the emulated device ends before the call that queues it.
-            let values = unsafe {
-                std::slice::from_raw_parts_mut(
-                    address as *mut Complex<f64>,
-                    self.bytes() / size_of::<Complex<f64>>(),
-                )
-            };
-            for field in values.chunks_mut(self.stride() / 2) {
-                self.emulate(field, way);
+            match self.precision {
+                Precision::Double => self.emulate_all::<f64>(address, way),
+                Precision::Single => self.emulate_all::<f32>(address, way),
             }
             return Ok(());
         }
@@ -76,17 +72,31 @@ impl Fields {
         };
         // The plans stay locked until the transform is queued, so that no other thread changes its stream.
         let work = queue.allocate(plan.work_bytes)?;
-        cufft.run(&plan, queue, work.address(), address, way)
+        cufft.run(&plan, queue, work.address(), (address, self.precision), way)
     }
 
-    fn emulate(&self, field: &mut [Complex<f64>], way: Way) {
+    /// The address must be of host memory that holds the fields, of numbers `R`.
+    fn emulate_all<R: FftNum + Pod>(&self, address: Address, way: Way) {
+        // SAFETY: by contract of `transform`; work on the emulated device ends before the call that queues it.
+        let values = unsafe {
+            std::slice::from_raw_parts_mut(
+                address as *mut Complex<R>,
+                self.bytes() / size_of::<Complex<R>>(),
+            )
+        };
+        for field in values.chunks_mut(self.stride() / 2) {
+            self.emulate(field, way);
+        }
+    }
+
+    fn emulate<R: FftNum + Pod>(&self, field: &mut [Complex<R>], way: Way) {
         let [nx, ny, nz] = self.points;
         let half = self.half();
         match way {
             Way::Forward => {
                 let plan = RealFftPlanner::new().plan_fft_forward(nz);
                 for row in field.chunks_mut(half) {
-                    let mut input = bytemuck::cast_slice::<_, f64>(row)[..nz].to_vec();
+                    let mut input = bytemuck::cast_slice::<_, R>(row)[..nz].to_vec();
                     plan.process(&mut input, row)
                         .expect("lengths are those of the plan");
                 }
@@ -100,11 +110,11 @@ impl Fields {
                 for row in field.chunks_mut(half) {
                     let mut input = row.to_vec();
                     // Real by symmetry, up to rounding.
-                    input[0].im = 0.0;
+                    input[0].im = R::zero();
                     if nz.is_multiple_of(2) {
-                        input[nz / 2].im = 0.0;
+                        input[nz / 2].im = R::zero();
                     }
-                    let output = &mut bytemuck::cast_slice_mut::<_, f64>(row)[..nz];
+                    let output = &mut bytemuck::cast_slice_mut::<_, R>(row)[..nz];
                     plan.process(&mut input, output)
                         .expect("lengths are those of the plan");
                 }
@@ -114,15 +124,15 @@ impl Fields {
 }
 
 /// Transforms `n_blocks` blocks of `n` rows of `stride` numbers along the rows' number.
-fn columns(
-    field: &mut [Complex<f64>],
+fn columns<R: FftNum>(
+    field: &mut [Complex<R>],
     direction: FftDirection,
     n: usize,
     stride: usize,
     n_blocks: usize,
 ) {
     let plan = FftPlanner::new().plan_fft(n, direction);
-    let mut column = vec![Complex::default(); n];
+    let mut column = vec![Complex::new(R::zero(), R::zero()); n];
     for block in field.chunks_mut(field.len() / n_blocks) {
         for first in 0..stride {
             for (k, value) in column.iter_mut().enumerate() {
@@ -170,8 +180,13 @@ impl Cufft {
     }
 
     fn plan(&self, fields: &Fields, way: Way) -> Result<Plan> {
-        const D2Z: c_int = 0x6a;
-        const Z2D: c_int = 0x6c;
+        // cufftType: D2Z, Z2D, R2C, C2R.
+        let kind: c_int = match (fields.precision, way) {
+            (Precision::Double, Way::Forward) => 0x6a,
+            (Precision::Double, Way::Backward) => 0x6c,
+            (Precision::Single, Way::Forward) => 0x2a,
+            (Precision::Single, Way::Backward) => 0x2c,
+        };
         let number = |n: usize| -> Result<c_int> {
             c_int::try_from(n).map_err(|_| Error::Unsupported {
                 what: format!(
@@ -192,17 +207,9 @@ impl Cufft {
         let mut complex = [nx, ny, half];
         let (real_stride, complex_stride) =
             (number(fields.stride())?, number(fields.stride() / 2)?);
-        let (kind, (input, input_stride), (output, output_stride)) = match way {
-            Way::Forward => (
-                D2Z,
-                (&mut real, real_stride),
-                (&mut complex, complex_stride),
-            ),
-            Way::Backward => (
-                Z2D,
-                (&mut complex, complex_stride),
-                (&mut real, real_stride),
-            ),
+        let ((input, input_stride), (output, output_stride)) = match way {
+            Way::Forward => ((&mut real, real_stride), (&mut complex, complex_stride)),
+            Way::Backward => ((&mut complex, complex_stride), (&mut real, real_stride)),
         };
         let mut handle = 0;
         let mut work_bytes = 0;
@@ -258,13 +265,15 @@ impl Cufft {
         plan: &Plan,
         queue: &Queue,
         work: Address,
-        fields: Address,
+        (fields, precision): (Address, Precision),
         way: Way,
     ) -> Result<()> {
         let pointer = |address: Address| address as usize as *mut c_void;
-        let name = match way {
-            Way::Forward => "cufftExecD2Z",
-            Way::Backward => "cufftExecZ2D",
+        let name = match (precision, way) {
+            (Precision::Double, Way::Forward) => "cufftExecD2Z",
+            (Precision::Double, Way::Backward) => "cufftExecZ2D",
+            (Precision::Single, Way::Forward) => "cufftExecR2C",
+            (Precision::Single, Way::Backward) => "cufftExecC2R",
         };
         // SAFETY: the functions' signatures in cuFFT's documentation; the areas are on the queue's device, hold what
         // the plan asks for, and are freed in the order of its stream.
@@ -336,6 +345,7 @@ mod tests {
         let fields = Fields {
             points: [4, 3, 6],
             n_fields: 2,
+            precision: Precision::Double,
         };
         let [nx, ny, nz] = fields.points;
         let row = 2 * fields.half();

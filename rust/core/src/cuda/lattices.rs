@@ -133,6 +133,7 @@ impl Lattices {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cuda::Precision;
     use crate::cuda::terms::{Layout, SystemPlan};
     use crate::ewald::plan::Split;
     use crate::lattice::Lattice;
@@ -169,6 +170,7 @@ mod tests {
             source: layout,
             receiver: None,
             same_sites: true,
+            precision: Precision::Double,
         }
     }
 

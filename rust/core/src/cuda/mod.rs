@@ -22,6 +22,7 @@ mod nvrtc;
 mod pair_terms;
 pub mod pairs;
 pub mod planning;
+mod rounding;
 mod sites;
 pub mod source;
 pub mod sums;
@@ -30,7 +31,7 @@ pub mod terms;
 use crate::error::Result;
 use rayon::prelude::*;
 
-pub use batch::{Address, CellGradients, ScalarKind, Side, Tile, tiles};
+pub use batch::{Address, CellGradients, Precision, ScalarKind, Scalars, Side, Tile, tiles};
 pub use cache::directory as cache_directory;
 pub use device::{Device, EMULATED, Properties, Queue, count};
 pub use launch::{Kernel, Module, blocks};
@@ -47,6 +48,7 @@ pub fn modules() -> Vec<source::Source> {
         bins::sources(),
         pairs::sources(),
         neighbors::sources(),
+        rounding::sources(),
         modes::sources(),
         mesh::sources(),
     ]
@@ -72,3 +74,6 @@ pub fn compile_all(architecture: i32) -> Result<Vec<(String, usize)>> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod precision_tests;

@@ -60,6 +60,12 @@ impl Nvrtc {
 
     /// Compiles a module to machine code of one architecture (90 for sm_90).
     pub fn compile(&self, source: &Source, architecture: i32) -> Result<Vec<u8>> {
+        let getters = ["nvrtcGetCUBINSize", "nvrtcGetCUBIN"];
+        self.make(source, &format!("sm_{architecture}"), getters)
+    }
+
+    /// What NVRTC makes of a module for a real ("sm_90") or virtual ("compute_90") architecture.
+    fn make(&self, source: &Source, architecture: &str, getters: [&str; 2]) -> Result<Vec<u8>> {
         let strings = |texts: &[&str]| -> Vec<CString> {
             let c = |text: &&str| CString::new(*text).expect("sources have no zero bytes");
             texts.iter().map(c).collect()
@@ -71,9 +77,9 @@ impl Nvrtc {
         let pointers = |strings: &[CString]| -> Vec<*const c_char> {
             strings.iter().map(|text| text.as_ptr()).collect()
         };
-        let architecture = format!("--gpu-architecture=sm_{architecture}");
+        let target = format!("--gpu-architecture={architecture}");
         let options = strings(&[
-            &architecture,
+            &target,
             "--std=c++17",
             "--device-as-default-execution-space",
         ]);
@@ -105,7 +111,7 @@ impl Nvrtc {
             self.check("nvrtcCreateProgram", status)?;
             let status = compile(program, options.len() as c_int, pointers(&options).as_ptr());
             let out = if status == 0 {
-                self.bytes(program, "nvrtcGetCUBINSize", "nvrtcGetCUBIN")
+                self.bytes(program, getters[0], getters[1])
             } else {
                 let log = self.bytes(program, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog")?;
                 Err(Error::Device {
@@ -165,14 +171,28 @@ pub(super) mod tests {
     use super::*;
     use crate::cuda::add_packages;
 
-    /// Checks that modules compile for sm_90, where there is an NVRTC: `ELECTRET_SITE_PACKAGES` tells where Python
-    /// packages are. With `ELECTRET_CUBINS` set to a folder, the code is left there.
-    pub fn compile_all(sources: &[Source]) {
+    /// NVRTC with the libraries of `ELECTRET_SITE_PACKAGES`, or none.
+    pub fn find() -> Option<Nvrtc> {
         if let Some(path) = std::env::var_os("ELECTRET_SITE_PACKAGES") {
             add_packages([path.into()]);
         }
-        let Ok(nvrtc) = Nvrtc::find() else {
+        let found = Nvrtc::find().ok();
+        if found.is_none() {
             println!("skipped: no NVRTC found; set ELECTRET_SITE_PACKAGES");
+        }
+        found
+    }
+
+    /// A module's PTX for compute_90.
+    pub fn ptx(nvrtc: &Nvrtc, source: &Source) -> String {
+        let text = nvrtc.make(source, "compute_90", ["nvrtcGetPTXSize", "nvrtcGetPTX"]);
+        String::from_utf8(text.unwrap()).unwrap()
+    }
+
+    /// Checks that modules compile for sm_90, where there is an NVRTC: `ELECTRET_SITE_PACKAGES` tells where Python
+    /// packages are. With `ELECTRET_CUBINS` set to a folder, the code is left there.
+    pub fn compile_all(sources: &[Source]) {
+        let Some(nvrtc) = find() else {
             return;
         };
         for source in sources {

@@ -24,8 +24,8 @@ fn written_out<'a>(
     slopes: impl Fn(&Component) -> &'a [GradientTerm],
 ) -> String {
     let mut out = String::from(
-        "DEVICE void add_terms(const T *d, const T *h, const T (*f)[TOP + 1], const T *p, const T *q, T *v, T *g) {\n\
-         T s, t, w, along = zero<T>();\n",
+        "DEVICE void add_terms(const W *d, const W *h, const W (*f)[TOP + 1], const W *p, const W *q, W *v, W *g) {\n\
+         W s, t, w, along = zero<W>();\n",
     );
     let mut line = |text: std::fmt::Arguments| {
         let _ = out.write_fmt(text);
@@ -34,7 +34,7 @@ fn written_out<'a>(
     for component in components {
         let (product, power, degree) = (component.product, component.power, component.degree);
         line(format_args!("t = h[{product}] * f[{power}][{degree}];"));
-        line(format_args!("w = zero<T>();"));
+        line(format_args!("w = zero<W>();"));
         let mut targets: Vec<u16> = component.terms.iter().map(|term| term.receiver).collect();
         targets.sort_unstable();
         targets.dedup();
@@ -109,8 +109,8 @@ fn tables<'a>(
          #define TABLE static __device__ const\n\
          #endif\n\
          struct Component {{ int product, power, degree, first, first_slope, last_slope; }};\n\
-         struct Term {{ double coefficient; int partner, target; }};\n\
-         struct Slope {{ double coefficient; int axis, lower; }};\n\
+         struct Term {{ R coefficient; int partner, target; }};\n\
+         struct Slope {{ R coefficient; int axis, lower; }};\n\
          const int N_COMPONENTS = {};\n\
          TABLE Component COMPONENTS[] = {{\n{heads}}};\n\
          TABLE Term TERMS[] = {{\n{terms}}};\n\

@@ -1,9 +1,10 @@
 //! Sums over pairs in real space on the device: all pairs of open systems, the short-range part of Ewald sums. What
 //! a site has of itself is left to others.
 
-use super::batch::{Address, ScalarKind, Side, Tile, tiles};
+use super::batch::{Address, ScalarKind, Scalars, Side, Tile, tiles};
 use super::bins::{Bins, Cells};
 use super::pair_terms;
+use super::rounding;
 use super::source::Source;
 use super::sums::{first_tiles, sum_tiles};
 use super::terms::{Batch, Direction, Layout, Pass};
@@ -34,6 +35,8 @@ struct OneWay {
     n_systems: usize,
     /// Boys functions of three orders from `lowest_order` on.
     boys: Buffer,
+    /// Of the partners, `[site][channel]`, in the precision of the sums.
+    partner_widths: Buffer,
 }
 
 /// How one system is summed; see `pairs.cu`.
@@ -51,12 +54,17 @@ struct System {
 struct Arguments {
     targets: Side,
     partners: Side,
+    partner_widths: Address,
     lattices: Address,
     systems: Address,
     tiles: Address,
     grids: Address,
     start: Address,
     sorted: Address,
+    rounded_targets: Address,
+    binned_partners: Address,
+    partner_sites: Address,
+    partner_tangents: Address,
     boys: Address,
     cells: Address,
     once: f64,
@@ -72,7 +80,7 @@ const THREADS: u32 = 32;
 /// What a module is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Variant {
-    scalar: ScalarKind,
+    scalars: Scalars,
     target_l: usize,
     partner_l: usize,
     gradients: bool,
@@ -81,8 +89,10 @@ struct Variant {
 
 impl Variant {
     fn source(self) -> Source {
-        let source = Source::new("pairs.cu", include_str!("../../cuda/pairs.cu"))
-            .define("SCALAR", self.scalar.name())
+        let source = Source::new("pairs.cu", include_str!("../../cuda/pairs.cu"));
+        let source = self
+            .scalars
+            .define(source)
             .define("TARGET_L", self.target_l)
             .define("PARTNER_L", self.partner_l)
             .define("GRADIENTS", i32::from(self.gradients))
@@ -96,7 +106,7 @@ impl Variant {
 
     /// Order of the Boys functions.
     fn order(self) -> usize {
-        let tangents = self.scalar.parts() - 1;
+        let tangents = self.scalars.kind.parts() - 1;
         (self.target_l + self.partner_l + usize::from(self.gradients) + tangents).max(1)
     }
 }
@@ -198,14 +208,15 @@ impl OneWay {
             first_tiles: queue.table(&first_tiles(&tiles, n_systems))?,
             bins: Bins::new(queue, &partners.first, binned.into_iter())?,
             n_systems,
-            boys: queue.table(&boys)?,
+            boys: batch.precision.table(queue, &boys)?,
+            partner_widths: batch.precision.table(queue, &partners.widths)?,
         }))
     }
 
     fn apply(&self, pass: &Pass, same_sites: bool) -> Result<()> {
         let queue = pass.queue;
         let variant = Variant {
-            scalar: pass.scalar,
+            scalars: pass.scalars(),
             target_l: self.target_l,
             partner_l: self.partner_l,
             gradients: pass.gradients,
@@ -227,15 +238,29 @@ impl OneWay {
         let n_partials = if variant.cell { 9 * self.n_tiles } else { 0 };
         let partials = queue.allocate(n_partials * pass.scalar.size())?;
         let rows = variant.order() - lowest_order(self.target_l, self.partner_l);
+        let given = rounding::Given {
+            targets: pass.targets,
+            partners: pass.partners,
+            lattices: pass.lattices,
+            grids: self.bins.grids(),
+            sorted: sorted.as_ref().map_or(0, |sorted| sorted.binned),
+            n_slots: self.bins.n_slots(),
+        };
+        let (rounded, _rounded) = rounding::sites(queue, pass.scalars(), &given)?;
         let arguments = Arguments {
             targets: pass.targets,
             partners: pass.partners,
+            partner_widths: self.partner_widths.address(),
             lattices: pass.lattices,
             systems: self.systems.address(),
             tiles: self.tiles.address(),
             grids: self.bins.grids(),
             start: sorted.as_ref().map_or(0, |sorted| sorted.start),
             sorted: sorted.as_ref().map_or(0, |sorted| sorted.binned),
+            rounded_targets: rounded.targets,
+            binned_partners: rounded.binned_partners,
+            partner_sites: rounded.partners,
+            partner_tangents: rounded.tangents,
             boys: self.boys.address() + (rows * self.boys.bytes() / 3) as u64,
             cells: partials.address(),
             once: pass.once,
@@ -260,10 +285,11 @@ impl OneWay {
     }
 }
 
-/// Modules for charges and dipoles, and the longest of higher degrees, for checks that they compile.
+/// Modules for charges and dipoles, and the longest of higher degrees, for checks that they compile; those of single
+/// precision for equal degrees.
 pub fn sources() -> Vec<Source> {
     let longest = |l: usize| Variant {
-        scalar: ScalarKind::Dual,
+        scalars: Scalars::double(ScalarKind::Dual),
         target_l: l,
         partner_l: l,
         gradients: true,
@@ -271,10 +297,11 @@ pub fn sources() -> Vec<Source> {
     };
     let mut out = vec![longest(2).source(), longest(3).source()];
     for (target_l, partner_l) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-        for scalar in [ScalarKind::Real, ScalarKind::Dual] {
+        let wanted = |scalars: &Scalars| !scalars.is_single() || target_l == partner_l;
+        for scalars in Scalars::all().filter(wanted) {
             for (gradients, cell) in [(false, false), (true, false), (true, true)] {
                 let variant = Variant {
-                    scalar,
+                    scalars,
                     target_l,
                     partner_l,
                     gradients,
@@ -285,6 +312,19 @@ pub fn sources() -> Vec<Source> {
         }
     }
     out
+}
+
+/// The module of most arithmetic for charges and dipoles.
+#[cfg(test)]
+pub fn hot_source(scalars: Scalars) -> Source {
+    Variant {
+        scalars,
+        target_l: 1,
+        partner_l: 1,
+        gradients: true,
+        cell: true,
+    }
+    .source()
 }
 
 #[cfg(test)]

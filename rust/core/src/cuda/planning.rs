@@ -1,5 +1,6 @@
 //! What a device sums for a batch: the plan of each system, and the layout of its sites.
 
+use super::batch::Precision;
 use super::terms::{Batch, Layout, SystemPlan};
 use crate::batch::{Members, Receivers, check_receivers, receiver_factors};
 use crate::error::{Error, Result, check_finite};
@@ -29,6 +30,7 @@ pub struct Request<'a> {
     pub spans: Option<&'a [f64]>,
     /// Planned for many evaluations at fixed atoms.
     pub fixed: bool,
+    pub precision: Precision,
     pub options: Options,
 }
 
@@ -70,12 +72,29 @@ pub fn needs_spans(pbc: &[[bool; 3]], batch: &[i64], options: &Options) -> bool 
         })
 }
 
+/// Least relative error that sums in single precision are planned for. Their rounding is below it: see
+/// `docs/guide/gpu.md`.
+pub const LEAST_SINGLE: f64 = 1e-5;
+
+fn check_precision(precision: Precision, accuracy: f64) -> Result<()> {
+    if precision == Precision::Double || accuracy >= LEAST_SINGLE {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        what: format!(
+            "accuracy = {accuracy:e} with precision = \"float32\", whose sums are good to {LEAST_SINGLE:e} at best"
+        ),
+        remedy: format!("give accuracy={LEAST_SINGLE:e} or more, or precision=\"float64\""),
+    })
+}
+
 /// Open systems up to this size are always summed by pairs.
 const MAX_DIRECT: usize = 2048;
 
 /// The batch and the factors of its features' columns (empty where they are all one).
 pub fn plan(request: &Request) -> Result<(Batch, Vec<f64>)> {
     request.options.check()?;
+    check_precision(request.precision, request.options.accuracy)?;
     check_max_l("multipoles max_l", request.max_l)?;
     check_widths("sigma", request.sigma)?;
     let n_systems = request.cells.len();
@@ -154,6 +173,7 @@ pub fn plan(request: &Request) -> Result<(Batch, Vec<f64>)> {
             source,
             receiver,
             same_sites,
+            precision: request.precision,
         },
         factors,
     ))

@@ -22,6 +22,8 @@ pub const HEADERS: &[(&str, &str)] = &[
     ),
     ("scan.cuh", include_str!("../../cuda/scan.cuh")),
     ("bins.cuh", include_str!("../../cuda/bins.cuh")),
+    ("rounded.cuh", include_str!("../../cuda/rounded.cuh")),
+    ("partners.cuh", include_str!("../../cuda/partners.cuh")),
     ("boys.cuh", include_str!("../../cuda/boys.cuh")),
     ("radial.cuh", include_str!("../../cuda/radial.cuh")),
     (

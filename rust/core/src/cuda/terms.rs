@@ -1,7 +1,7 @@
 //! What every term of the sum on a device works on. A term is applied to targets in the field of partners; energies
 //! take one pass (sources on sources), forms two (receivers in the field of sources, and the other way round).
 
-use super::{Address, Buffer, CellGradients, Queue, ScalarKind, Side};
+use super::{Address, Buffer, CellGradients, Precision, Queue, ScalarKind, Scalars, Side};
 use crate::error::Result;
 use crate::ewald::plan::Plan;
 use crate::harmonics::count;
@@ -57,6 +57,7 @@ pub struct Batch {
     pub receiver: Option<Layout>,
     /// Whether receivers sit on the sources' sites, in the same order. True for energies.
     pub same_sites: bool,
+    pub precision: Precision,
 }
 
 impl Batch {
@@ -92,12 +93,14 @@ impl Tables {
         layout: &Layout,
         positions: Address,
         coefficients: Address,
+        rounded: Address,
         potentials: Address,
         gradients: Address,
     ) -> Side {
         Side {
             positions,
             coefficients,
+            rounded,
             potentials,
             gradients,
             widths: self.widths.address(),
@@ -123,6 +126,7 @@ pub enum Direction {
 pub struct Pass<'a> {
     pub queue: &'a Queue,
     pub scalar: ScalarKind,
+    pub precision: Precision,
     pub direction: Direction,
     pub targets: Side,
     pub partners: Side,
@@ -136,4 +140,14 @@ pub struct Pass<'a> {
     /// b·r, their harmonics C_lm(k)) are added whole in each pass.
     pub once: f64,
     pub cells: CellGradients,
+}
+
+impl Pass<'_> {
+    /// What modules that sum are made for.
+    pub fn scalars(&self) -> Scalars {
+        Scalars {
+            kind: self.scalar,
+            precision: self.precision,
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The kernels' arguments, structures of the same layout as in `cuda/mesh*.cu`, and their modules.
 
 use crate::cuda::source::Source;
-use crate::cuda::{Address, Kernel, Queue, ScalarKind};
+use crate::cuda::{Address, Kernel, Queue, Scalars};
 use crate::error::Result;
 use crate::ewald::mesh::Size;
 use bytemuck::{Pod, Zeroable};
@@ -38,10 +38,29 @@ impl MeshGrid {
     }
 }
 
+/// A real number in both precisions.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct Both {
+    double: f64,
+    single: f32,
+    padding: i32,
+}
+
+impl From<f64> for Both {
+    fn from(value: f64) -> Self {
+        Self {
+            double: value,
+            single: value as f32,
+            padding: 0,
+        }
+    }
+}
+
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub struct MeshField {
-    pub width: f64,
+    pub width: Both,
     pub system: i32,
     pub local: i32,
     pub first_member: i32,
@@ -64,8 +83,8 @@ pub struct MeshSite {
 }
 
 /// Bytes of a `Place`.
-pub fn place_bytes(scalar: ScalarKind) -> usize {
-    3 * scalar.size() + 16
+pub fn place_bytes(scalars: Scalars) -> usize {
+    3 * scalars.size() + 16
 }
 
 /// Coefficients of one system's expansions.
@@ -150,7 +169,7 @@ pub struct ConvolveArguments {
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub struct GradientTerm {
-    pub coefficient: f64,
+    pub coefficient: Both,
     pub of: i32,
     pub axis: i32,
 }
@@ -181,24 +200,30 @@ pub struct CellsArguments {
 }
 
 /// Sites of one block of `gather`, each of a warp, and blocks at once on a multiprocessor at least.
-pub fn gather_sites(scalar: ScalarKind, max_l: usize) -> [usize; 2] {
-    match (scalar, max_l) {
-        (ScalarKind::Real, 0 | 1) => [8, 3],
+pub fn gather_sites(scalars: Scalars, max_l: usize) -> [usize; 2] {
+    match (scalars.size(), max_l) {
+        (..=8, 0 | 1) => [8, 3],
         _ => [4, 2],
     }
 }
 
-/// Modules for charges and dipoles at the orders in most use, for checks that they compile.
+/// Modules for charges and dipoles at the orders in most use, for checks that they compile; those of single precision at
+/// one order.
 pub fn sources() -> Vec<Source> {
     let mut out = Vec::new();
-    for scalar in [ScalarKind::Real, ScalarKind::Dual] {
-        out.extend([convolve_source(scalar), cells_source(scalar)]);
-        for order in [6, 8, 12] {
-            out.push(sites_source(scalar, order));
+    for scalars in Scalars::all() {
+        out.extend([convolve_source(scalars), cells_source(scalars)]);
+        let orders: &[usize] = if scalars.is_single() {
+            &[8]
+        } else {
+            &[6, 8, 12]
+        };
+        for &order in orders {
+            out.push(sites_source(scalars, order));
             for max_l in [0, 1] {
-                out.push(spread_source(scalar, order, max_l));
+                out.push(spread_source(scalars, order, max_l));
                 out.extend(
-                    [false, true].map(|gradients| gather_source(scalar, order, max_l, gradients)),
+                    [false, true].map(|gradients| gather_source(scalars, order, max_l, gradients)),
                 );
             }
         }
@@ -206,57 +231,73 @@ pub fn sources() -> Vec<Source> {
     out
 }
 
-pub fn sites_source(scalar: ScalarKind, order: usize) -> Source {
-    Source::new("mesh_sites.cu", include_str!("../../../cuda/mesh_sites.cu"))
-        .define("SCALAR", scalar.name())
+/// The modules of most arithmetic for dipoles, and from how many nested loops on it is done.
+#[cfg(test)]
+pub fn hot_sources(scalars: Scalars) -> [(Source, &'static str, usize); 3] {
+    [
+        (spread_source(scalars, 8, 1), "spread", 1),
+        (convolve_source(scalars), "convolve", 1),
+        (gather_source(scalars, 8, 1, true), "gather", 1),
+    ]
+}
+
+pub fn sites_source(scalars: Scalars, order: usize) -> Source {
+    scalars
+        .define(Source::new(
+            "mesh_sites.cu",
+            include_str!("../../../cuda/mesh_sites.cu"),
+        ))
         .define("ORDER", order)
 }
 
-pub fn spread_source(scalar: ScalarKind, order: usize, max_l: usize) -> Source {
-    Source::new(
-        "mesh_spread.cu",
-        include_str!("../../../cuda/mesh_spread.cu"),
-    )
-    .define("SCALAR", scalar.name())
-    .define("ORDER", order)
-    .define("DEGREE", max_l)
+pub fn spread_source(scalars: Scalars, order: usize, max_l: usize) -> Source {
+    scalars
+        .define(Source::new(
+            "mesh_spread.cu",
+            include_str!("../../../cuda/mesh_spread.cu"),
+        ))
+        .define("ORDER", order)
+        .define("DEGREE", max_l)
 }
 
-pub fn convolve_source(scalar: ScalarKind) -> Source {
-    Source::new(
+pub fn convolve_source(scalars: Scalars) -> Source {
+    scalars.define(Source::new(
         "mesh_convolve.cu",
         include_str!("../../../cuda/mesh_convolve.cu"),
-    )
-    .define("SCALAR", scalar.name())
+    ))
 }
 
-pub fn gather_source(scalar: ScalarKind, order: usize, max_l: usize, gradients: bool) -> Source {
-    let [warps, blocks] = gather_sites(scalar, max_l);
-    Source::new(
-        "mesh_gather.cu",
-        include_str!("../../../cuda/mesh_gather.cu"),
-    )
-    .define("SCALAR", scalar.name())
-    .define("ORDER", order)
-    .define("DEGREE", max_l)
-    .define("GRADIENTS", i32::from(gradients))
-    .define("WARPS_OF_BLOCK", warps)
-    .define("BLOCKS_AT_ONCE", blocks)
+pub fn gather_source(scalars: Scalars, order: usize, max_l: usize, gradients: bool) -> Source {
+    let [warps, blocks] = gather_sites(scalars, max_l);
+    scalars
+        .define(Source::new(
+            "mesh_gather.cu",
+            include_str!("../../../cuda/mesh_gather.cu"),
+        ))
+        .define("ORDER", order)
+        .define("DEGREE", max_l)
+        .define("GRADIENTS", i32::from(gradients))
+        .define("WARPS_OF_BLOCK", warps)
+        .define("BLOCKS_AT_ONCE", blocks)
 }
 
-pub fn cells_source(scalar: ScalarKind) -> Source {
-    Source::new("mesh_cells.cu", include_str!("../../../cuda/mesh_cells.cu"))
-        .define("SCALAR", scalar.name())
+pub fn cells_source(scalars: Scalars) -> Source {
+    scalars.define(Source::new(
+        "mesh_cells.cu",
+        include_str!("../../../cuda/mesh_cells.cu"),
+    ))
 }
 
 /// A kernel about sites of a size.
 pub fn sites_kernel(
     queue: &Queue,
-    scalar: ScalarKind,
+    scalars: Scalars,
     size: Size,
     name: &'static str,
 ) -> Result<Kernel> {
-    queue.module(sites_source(scalar, size.order))?.kernel(name)
+    queue
+        .module(sites_source(scalars, size.order))?
+        .kernel(name)
 }
 
 #[cfg(test)]
@@ -267,14 +308,17 @@ mod tests {
     #[test]
     fn kernels_compile_for_a_gpu() {
         let mut sources = Vec::new();
-        for scalar in [ScalarKind::Real, ScalarKind::Dual] {
-            sources.push(convolve_source(scalar));
-            sources.push(cells_source(scalar));
+        for scalars in Scalars::all() {
+            sources.push(convolve_source(scalars));
+            sources.push(cells_source(scalars));
             for (order, max_l) in [(4, 0), (8, 0), (8, 1), (8, 2), (10, 1), (12, 3), (16, 6)] {
-                sources.push(sites_source(scalar, order));
-                sources.push(spread_source(scalar, order, max_l));
-                sources.push(gather_source(scalar, order, max_l, false));
-                sources.push(gather_source(scalar, order, max_l, true));
+                if scalars.is_single() && max_l > 2 {
+                    continue;
+                }
+                sources.push(sites_source(scalars, order));
+                sources.push(spread_source(scalars, order, max_l));
+                sources.push(gather_source(scalars, order, max_l, false));
+                sources.push(gather_source(scalars, order, max_l, true));
             }
         }
         compile_all(&sources);

@@ -14,6 +14,8 @@ use super::terms::{Batch, Direction, Pass};
 use super::{Address, Buffer, Queue, Side, blocks};
 use crate::error::Result;
 use bytemuck::Zeroable;
+#[cfg(test)]
+pub use kernels::hot_sources;
 pub use kernels::sources;
 use kernels::{
     CellsArguments, ConvolveArguments, GatherArguments, MeshSide, SitesArguments, SpreadArguments,
@@ -167,12 +169,12 @@ impl Mesh {
         partners: &Work,
         targets: Option<&Work>,
     ) -> Result<[Buffer; 2]> {
-        let (queue, scalar) = (pass.queue, pass.scalar);
+        let (queue, scalars) = (pass.queue, pass.scalars());
         let n = chunk.n_systems;
         // `Parallel` has four scalars and `Open` four real numbers.
         let kernel_parts = [
-            queue.allocate(n * chunk.parts[0] * 4 * scalar.size())?,
-            queue.allocate(n * chunk.parts[1] * 4 * 8)?,
+            queue.allocate(n * chunk.parts[0] * 4 * scalars.size())?,
+            queue.allocate(n * chunk.parts[1] * 4 * scalars.precision.size())?,
         ];
         let mut sides = [MeshSide::zeroed(); 2];
         sides[0] = partners.side(&pass.partners);
@@ -200,7 +202,7 @@ impl Mesh {
                 .unwrap_or(0)
         };
         let run = |name, n_blocks: u32, n_rows: u32| -> Result<()> {
-            let kernel = kernels::sites_kernel(queue, scalar, chunk.size, name)?;
+            let kernel = kernels::sites_kernel(queue, scalars, chunk.size, name)?;
             let grid = [n_blocks, n_rows, 1];
             queue.launch(&kernel, grid, kernels::THREADS, &arguments)
         };
@@ -264,7 +266,7 @@ impl Mesh {
             grid: chunk.grid,
         };
         let kernel = queue
-            .module(kernels::convolve_source(scalar))?
+            .module(kernels::convolve_source(pass.scalars()))?
             .kernel("convolve")?;
         let grid = [chunk.mode_blocks as u32, chunk.n_systems as u32, 1];
         queue.launch(&kernel, grid, kernels::CONVOLVE_THREADS, &arguments)?;
@@ -317,9 +319,9 @@ impl Mesh {
             side,
         };
         let order = chunk.size.order;
-        let source = kernels::gather_source(scalar, order, channels.max_l, pass.gradients);
+        let source = kernels::gather_source(pass.scalars(), order, channels.max_l, pass.gradients);
         let kernel = queue.module(source)?.kernel("gather")?;
-        let [warps, _] = kernels::gather_sites(scalar, channels.max_l);
+        let [warps, _] = kernels::gather_sites(pass.scalars(), channels.max_l);
         let grid = [blocks(tables.n_sites, warps as u32), 1, 1];
         queue.launch(&kernel, grid, 32 * warps as u32, &arguments)?;
         if !pass.cell {
@@ -336,7 +338,7 @@ impl Mesh {
             side,
         };
         let kernel = queue
-            .module(kernels::cells_source(scalar))?
+            .module(kernels::cells_source(pass.scalars()))?
             .kernel("cells")?;
         let grid = [tables.n_tiles as u32, 1, 1];
         queue.launch(&kernel, grid, kernels::THREADS, &arguments)?;
@@ -360,7 +362,7 @@ impl<'a> Work<'a> {
         (channels, tables): (&'a Channels, &'a SideTables),
         given: bool,
     ) -> Result<Self> {
-        let (queue, scalar) = (pass.queue, pass.scalar);
+        let (queue, scalars) = (pass.queue, pass.scalars());
         let n_expansion = chunk.n_systems * kernels::n_expansion(channels.max_l);
         let lists = if given && tables.listed {
             Some(Lists::new(queue, chunk, tables)?)
@@ -370,8 +372,8 @@ impl<'a> Work<'a> {
         Ok(Self {
             channels,
             tables,
-            places: queue.allocate(tables.n_sites * kernels::place_bytes(scalar))?,
-            expansion: queue.allocate(n_expansion * scalar.size())?,
+            places: queue.allocate(tables.n_sites * kernels::place_bytes(scalars))?,
+            expansion: queue.allocate(n_expansion * scalars.size())?,
             lists,
         })
     }
@@ -380,6 +382,7 @@ impl<'a> Work<'a> {
         Fields {
             points: chunk.size.points,
             n_fields: self.tables.n_fields * pass.scalar.parts(),
+            precision: pass.precision,
         }
     }
 
@@ -394,7 +397,7 @@ impl<'a> Work<'a> {
         let n = lists.map_or(0, |lists| lists.n);
         MeshSide {
             positions: side.positions,
-            coefficients: side.coefficients,
+            coefficients: side.rounded,
             potentials: side.potentials,
             gradients: side.gradients,
             fields: self.tables.fields.address(),
@@ -427,7 +430,7 @@ impl<'a> Work<'a> {
             grid: chunk.grid,
             side: self.side(side),
         };
-        let source = kernels::spread_source(pass.scalar, chunk.size.order, self.channels.max_l);
+        let source = kernels::spread_source(pass.scalars(), chunk.size.order, self.channels.max_l);
         let kernel = pass.queue.module(source)?.kernel("spread")?;
         let grid = [chunk.grid.n_bricks as u32, self.tables.n_fields as u32, 1];
         pass.queue

@@ -69,7 +69,13 @@ pub fn sizes(batch: &Batch) -> Vec<(Size, Vec<usize>)> {
         let fields = |layout: &Layout| widths(layout.widths_of(system), floor).len();
         let n_fields = fields(&batch.source).max(fields(batch.receiving()));
         let points = size.points;
-        let stride = Fields { points, n_fields }.stride();
+        let precision = batch.precision;
+        let stride = Fields {
+            points,
+            n_fields,
+            precision,
+        }
+        .stride();
         // The last chunk of a size takes systems until it is full.
         let known = out.iter().rposition(|(known, _)| *known == size);
         match known {
@@ -126,7 +132,7 @@ impl Chunk {
         });
         let [x, y, z] = size
             .points
-            .map(|n| queue.table(&deconvolution(n, size.order)));
+            .map(|n| batch.precision.table(queue, &deconvolution(n, size.order)));
         let n_modes = size.points[0] * size.points[1] * (size.points[2] / 2 + 1);
         let mode_blocks = n_modes
             .div_ceil(CONVOLVE_THREADS as usize)
@@ -212,7 +218,7 @@ impl SideTables {
                     }
                 }
                 fields.push(MeshField {
-                    width,
+                    width: width.into(),
                     system: system as i32,
                     local: local as i32,
                     first_member: first_member as i32,
@@ -276,7 +282,7 @@ pub fn gradient_terms(max_l: usize) -> (Vec<i32>, Vec<GradientTerm>) {
         .iter()
         .map(|term| GradientTerm {
             // Expansions hold 1/(2l-1)!! of their own degree.
-            coefficient: term.coefficient / (2 * degree(term.of.into()) - 1) as f64,
+            coefficient: (term.coefficient / (2 * degree(term.of.into()) - 1) as f64).into(),
             of: term.of.into(),
             axis: term.axis.into(),
         })

@@ -3,7 +3,7 @@
 use super::*;
 use crate::cuda::lattices::Lattices;
 use crate::cuda::terms::{Layout, SystemPlan, Tables};
-use crate::cuda::{CellGradients, ScalarKind};
+use crate::cuda::{CellGradients, Precision, ScalarKind};
 use crate::ewald::density::{Density, Gradient, Want};
 use crate::ewald::mesh::{Mesh as Exact, Size};
 use crate::ewald::plan::{Plan, Split};
@@ -140,6 +140,7 @@ impl Area {
             &data.layout,
             self.positions.address(),
             self.coefficients.address(),
+            self.coefficients.address(),
             self.potentials.address(),
             self.gradients.address(),
         )
@@ -273,6 +274,7 @@ impl<T: Number> Case<T> {
             source: self.source.layout.clone(),
             receiver: self.receiver.as_ref().map(|data| data.layout.clone()),
             same_sites: self.same_sites,
+            precision: Precision::Double,
         };
         let n_systems = batch.systems.len();
         let zeros = |n: usize| queue.zeros(n_systems * n * T::KIND.size()).unwrap();
@@ -318,6 +320,7 @@ impl<T: Number> Case<T> {
             let mut pass = Pass {
                 queue: &queue,
                 scalar: T::KIND,
+                precision: Precision::Double,
                 direction,
                 targets,
                 partners,
@@ -438,6 +441,7 @@ fn systems_go_together_while_memory_lasts() {
             source: case.source.layout.clone(),
             receiver: None,
             same_sites: true,
+            precision: Precision::Double,
         };
         let sizes = tables::sizes(&batch);
         sizes.into_iter().map(|(_, systems)| systems).collect()

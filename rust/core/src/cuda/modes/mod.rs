@@ -7,9 +7,9 @@ mod plan;
 mod tests;
 
 use super::source::Source;
-use super::sums::first_tiles;
+use super::sums::{first_tiles, sum_tiles};
 use super::terms::{Batch, Direction, Layout, Pass};
-use super::{Address, Buffer, CellGradients, Kernel, Queue, ScalarKind, Side, blocks};
+use super::{Address, Buffer, Kernel, Queue, Scalars, Side, blocks};
 use crate::error::Result;
 use crate::harmonics::gradients;
 use bytemuck::{Pod, Zeroable};
@@ -70,7 +70,9 @@ struct FieldArguments {
     targets: SiteArrays,
     blocks: Address,
     lattices: Address,
-    cell_partials: Address,
+    reciprocal_partials: Address,
+    volume_partials: Address,
+    once: f64,
     n_components: i32,
     contract: i32,
 }
@@ -85,26 +87,8 @@ struct PotentialArguments {
     cell_partials: Address,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct CollectArguments {
-    systems: Address,
-    first_blocks: Address,
-    first_tiles: Address,
-    block_partials: Address,
-    tile_partials: Address,
-    lattices: Address,
-    cells: CellGradients,
-    once: f64,
-    contract: i32,
-    padding: i32,
-}
-
 /// Threads of the blocks that prepare modes and phases.
 const PREPARE: u32 = 64;
-/// Derivatives that one block of modes gives, as in `modes.cu`.
-const N_COLUMNS: usize = 10;
-
 /// One side's tables on the device.
 struct Sites {
     plan: SidePlan,
@@ -152,7 +136,7 @@ impl Sites {
 
     /// Sums the structure factors of chunks of sites.
     fn structure(&self, pass: &Pass, modes: ModeArrays, sites: SiteArrays) -> Result<()> {
-        let source = structure_source(pass.scalar, self.max_l, pass.cell);
+        let source = structure_source(pass.scalars(), self.max_l, pass.cell);
         let kernel = pass.queue.module(source)?.kernel("structure_factors")?;
         let arguments = StructureArguments {
             modes,
@@ -165,7 +149,7 @@ impl Sites {
 
     /// Adds the potentials and gradients of the field over modes.
     fn potentials(&self, pass: &Pass, areas: &Areas) -> Result<()> {
-        let source = potentials_source(pass.scalar, self.shape(), gradient_level(pass));
+        let source = potentials_source(pass.scalars(), self.shape(), gradient_level(pass));
         let kernel = pass.queue.module(source)?.kernel("mode_potentials")?;
         let arguments = PotentialArguments {
             modes: areas.modes,
@@ -188,8 +172,6 @@ pub struct Modes {
     modes: Buffer,
     systems: Buffer,
     widths: Buffer,
-    active: Buffer,
-    n_active: usize,
     blocks: Buffer,
     n_blocks: usize,
     first_blocks: Buffer,
@@ -205,7 +187,8 @@ struct Areas {
     partners: SiteArrays,
     targets: SiteArrays,
     tile_partials: Address,
-    block_partials: Address,
+    block_reciprocals: Address,
+    block_volumes: Address,
     /// Of structure factors: real and imaginary part, and the same weighted by widths squared.
     n_components: usize,
     /// Whether derivatives in the cell that belong to both sides are wanted.
@@ -223,13 +206,11 @@ impl Modes {
         let side = |layout: &Layout| Sites::new(queue, &plan, batch, layout);
         let source = side(&batch.source)?;
         let receiver = batch.receiver.as_ref().map(side).transpose()?;
-        let (active, blocks) = (plan.active(), plan.blocks());
+        let blocks = plan.blocks();
         Ok(Some(Self {
             modes: queue.table(&plan.modes)?,
             systems: queue.table(&plan.systems)?,
             widths: queue.table(&plan.widths)?,
-            active: queue.table(&active)?,
-            n_active: active.len(),
             first_blocks: queue.table(&first_tiles(&blocks, batch.systems.len()))?,
             blocks: queue.table(&blocks)?,
             n_blocks: blocks.len(),
@@ -270,32 +251,33 @@ impl Modes {
     fn areas(&self, pass: &Pass) -> Result<Areas> {
         let (targets, partners) = self.sides(pass.direction);
         let contract = pass.cell && pass.once != 0.0;
-        let scalar = pass.scalar.size();
+        let (size, sum_size) = (pass.scalar.size(), pass.scalars().size());
         let n_modes = self.plan.modes.len();
         let n_components = if pass.cell { 4 } else { 2 };
         let mut bytes = 0;
-        let mut take = |n: usize| {
+        let mut take = |n: usize, size: usize| {
             let offset = bytes;
-            bytes += (n * scalar).next_multiple_of(256);
+            bytes += (n * size).next_multiple_of(256);
             offset as u64
         };
-        let k = take(3 * n_modes);
-        let weights = take(n_modes);
-        let slopes = take(n_modes);
-        let gaussians = take(self.plan.n_gaussians);
-        let field = take(2 * n_modes);
-        let phases = take(2 * partners.plan.n_phases);
+        let k = take(3 * n_modes, sum_size);
+        let weights = take(n_modes, size);
+        let slopes = take(n_modes, size);
+        let gaussians = take(self.plan.n_gaussians, sum_size);
+        let field = take(2 * n_modes, sum_size);
+        let phases = take(2 * partners.plan.n_phases, sum_size);
         let target_phases = match self.same_sites {
             true => phases,
-            false => take(2 * targets.plan.n_phases),
+            false => take(2 * targets.plan.n_phases, sum_size),
         };
-        let partials = take(n_components * partners.plan.n_partials);
+        let partials = take(n_components * partners.plan.n_partials, sum_size);
         let target_partials = match contract && self.receiver.is_some() {
-            true => take(n_components * targets.plan.n_partials),
+            true => take(n_components * targets.plan.n_partials, sum_size),
             false => partials,
         };
-        let tile_partials = take(9 * targets.plan.tiles.len());
-        let block_partials = take(N_COLUMNS * self.n_blocks);
+        let tile_partials = take(9 * targets.plan.tiles.len(), size);
+        let block_reciprocals = take(9 * self.n_blocks, size);
+        let block_volumes = take(self.n_blocks, size);
         let buffer = pass.queue.allocate(bytes)?;
         let at = |offset: u64| buffer.address() + offset;
         Ok(Areas {
@@ -314,7 +296,8 @@ impl Modes {
             partners: partners.arrays(pass.partners, at(phases), at(partials)),
             targets: targets.arrays(pass.targets, at(target_phases), at(target_partials)),
             tile_partials: at(tile_partials),
-            block_partials: at(block_partials),
+            block_reciprocals: at(block_reciprocals),
+            block_volumes: at(block_volumes),
             n_components,
             contract,
             _buffer: buffer,
@@ -354,7 +337,9 @@ impl Modes {
             targets: areas.targets,
             blocks: self.blocks.address(),
             lattices: pass.lattices,
-            cell_partials: areas.block_partials,
+            reciprocal_partials: areas.block_reciprocals,
+            volume_partials: areas.block_volumes,
+            once: pass.once,
             n_components: areas.n_components as i32,
             contract: i32::from(areas.contract),
         };
@@ -365,26 +350,36 @@ impl Modes {
 
     /// Adds up derivatives in the cells.
     fn collect(&self, pass: &Pass, areas: &Areas, targets: &Sites) -> Result<()> {
-        let arguments = CollectArguments {
-            systems: self.active.address(),
-            first_blocks: self.first_blocks.address(),
-            first_tiles: targets.first_tiles.address(),
-            block_partials: areas.block_partials,
-            tile_partials: areas.tile_partials,
-            lattices: pass.lattices,
-            cells: pass.cells,
-            once: pass.once,
-            contract: i32::from(areas.contract),
-            padding: 0,
+        let add = |partials: Address, first: &Buffer, n_columns: usize, out: Address| {
+            let n_systems = self.plan.systems.len();
+            let first = first.address();
+            let (queue, scalar) = (pass.queue, pass.scalar);
+            sum_tiles(queue, scalar, partials, first, n_systems, n_columns, out)
         };
-        let kernel = modes_kernel(pass, "collect_cells")?;
-        let grid = [self.n_active as u32, 1, 1];
-        pass.queue.launch(&kernel, grid, BLOCK as u32, &arguments)
+        let cells = &pass.cells;
+        add(
+            areas.tile_partials,
+            &targets.first_tiles,
+            9,
+            cells.reciprocal,
+        )?;
+        if areas.contract {
+            add(
+                areas.block_reciprocals,
+                &self.first_blocks,
+                9,
+                cells.reciprocal,
+            )?;
+            add(areas.block_volumes, &self.first_blocks, 1, cells.volume)?;
+        }
+        Ok(())
     }
 }
 
 fn modes_kernel(pass: &Pass, name: &'static str) -> Result<Kernel> {
-    pass.queue.module(modes_source(pass.scalar))?.kernel(name)
+    pass.queue
+        .module(modes_source(pass.scalars()))?
+        .kernel(name)
 }
 
 /// What `mode_potentials.cu` calls GRADIENTS.
@@ -406,56 +401,76 @@ struct Shape {
     together: usize,
 }
 
-/// Modules for charges and dipoles, for checks that they compile.
+/// Modules for charges and dipoles, for checks that they compile; those of single precision for dipoles.
 pub fn sources() -> Vec<Source> {
     let mut out = Vec::new();
-    for scalar in [ScalarKind::Real, ScalarKind::Dual] {
-        out.push(modes_source(scalar));
-        for max_l in [0, 1] {
-            out.extend([false, true].map(|by_width| structure_source(scalar, max_l, by_width)));
+    for scalars in Scalars::all() {
+        out.push(modes_source(scalars));
+        for max_l in usize::from(scalars.is_single())..=1 {
+            out.extend([false, true].map(|by_width| structure_source(scalars, max_l, by_width)));
             for together in [1, 2] {
                 let shape = Shape {
                     max_l,
                     tile_size: 1,
                     together,
                 };
-                out.extend([0, 1, 2].map(|level| potentials_source(scalar, shape, level)));
+                out.extend([0, 1, 2].map(|level| potentials_source(scalars, shape, level)));
             }
         }
     }
     out
 }
 
-fn modes_source(scalar: ScalarKind) -> Source {
-    Source::new("modes.cu", include_str!("../../../cuda/modes.cu")).define("SCALAR", scalar.name())
+fn modes_source(scalars: Scalars) -> Source {
+    scalars.define(Source::new(
+        "modes.cu",
+        include_str!("../../../cuda/modes.cu"),
+    ))
 }
 
-fn structure_source(scalar: ScalarKind, max_l: usize, by_width: bool) -> Source {
-    Source::new("structure.cu", include_str!("../../../cuda/structure.cu"))
-        .define("SCALAR", scalar.name())
+fn structure_source(scalars: Scalars, max_l: usize, by_width: bool) -> Source {
+    scalars
+        .define(Source::new(
+            "structure.cu",
+            include_str!("../../../cuda/structure.cu"),
+        ))
         .define("SITE_L", max_l)
         .define("BY_WIDTH", u32::from(by_width))
 }
 
-fn potentials_source(scalar: ScalarKind, shape: Shape, level: u32) -> Source {
-    Source::new(
-        "mode_potentials.cu",
-        include_str!("../../../cuda/mode_potentials.cu"),
-    )
-    .define("SCALAR", scalar.name())
-    .define("SITE_L", shape.max_l)
-    .define("SITES", shape.tile_size)
-    .define("TOGETHER", shape.together)
-    .define("GRADIENTS", level)
-    .generate("harmonic_gradients.cuh", move || {
-        harmonic_gradients(shape.max_l)
-    })
+fn potentials_source(scalars: Scalars, shape: Shape, level: u32) -> Source {
+    scalars
+        .define(Source::new(
+            "mode_potentials.cu",
+            include_str!("../../../cuda/mode_potentials.cu"),
+        ))
+        .define("SITE_L", shape.max_l)
+        .define("SITES", shape.tile_size)
+        .define("TOGETHER", shape.together)
+        .define("GRADIENTS", level)
+        .generate("harmonic_gradients.cuh", move || {
+            harmonic_gradients(shape.max_l)
+        })
+}
+
+/// The modules of most arithmetic for dipoles, and from how many nested loops on it is done.
+#[cfg(test)]
+pub fn hot_sources(scalars: Scalars) -> [(Source, &'static str, usize); 2] {
+    let shape = Shape {
+        max_l: 1,
+        tile_size: 2,
+        together: 1,
+    };
+    [
+        (structure_source(scalars, 1, true), "structure_factors", 1),
+        (potentials_source(scalars, shape, 2), "mode_potentials", 2),
+    ]
 }
 
 /// The function that adds Σ weights × ∇C to `out`, given the harmonics C, without a loop.
 fn harmonic_gradients(max_l: usize) -> String {
     let mut out =
-        "DEVICE void add_harmonic_gradients(const T *c, const T *weights, T *out) {\n".to_string();
+        "DEVICE void add_harmonic_gradients(const W *c, const W *weights, W *out) {\n".to_string();
     for term in gradients(max_l) {
         let _ = writeln!(
             out,

@@ -114,12 +114,6 @@ impl ModePlan {
         self.systems[system].n_modes > 0
     }
 
-    /// The systems that have modes.
-    pub fn active(&self) -> Vec<i32> {
-        let all = 0..self.systems.len();
-        all.filter(|&k| self.has(k)).map(|k| k as i32).collect()
-    }
-
     /// Blocks of modes, each of one system.
     pub fn blocks(&self) -> Vec<Tile> {
         let mut first: Vec<usize> = self.systems.iter().map(|s| s.first_mode as usize).collect();

@@ -1,8 +1,8 @@
 //! The device's pairs against those of the host.
 
 use super::*;
-use crate::cuda::CellGradients;
 use crate::cuda::terms::{SystemPlan, Tables};
+use crate::cuda::{CellGradients, Precision};
 use crate::ewald::density::{Density, Gradient, Want};
 use crate::ewald::plan::Split;
 use crate::ewald::real::{self, OwnWeights, RealSpace, Relation, Rows, add_own_terms};
@@ -166,6 +166,7 @@ impl<T: Scalar> Sample<T> {
             source: source.layout.clone(),
             receiver: receiver.as_ref().map(|sites| sites.layout.clone()),
             same_sites: case.relation != Relation::Apart,
+            precision: Precision::Double,
         };
         Self {
             batch,
@@ -280,7 +281,7 @@ impl<T: Scalar> Sample<T> {
                 zeros(3 * layout.n_sites()),
             ];
             let [a, b, c, d] = [0, 1, 2, 3].map(|k| memory[k].address());
-            (tables.side(layout, a, b, c, d), memory, tables)
+            (tables.side(layout, a, b, b, c, d), memory, tables)
         };
         let source = side(&self.source, &self.source.positions);
         let receiver = self
@@ -291,6 +292,7 @@ impl<T: Scalar> Sample<T> {
             let pass = Pass {
                 queue: &queue,
                 scalar,
+                precision: Precision::Double,
                 direction,
                 targets,
                 partners,

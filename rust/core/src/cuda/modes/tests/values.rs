@@ -124,6 +124,7 @@ impl DeviceSide {
             layout,
             self.positions.address(),
             self.coefficients.address(),
+            self.coefficients.address(),
             self.potentials.address(),
             self.gradients.address(),
         )

@@ -1,0 +1,64 @@
+// What sums of single precision take instead of arrays of double precision.
+#include "rounded.cuh"
+
+struct CoefficientArguments {
+    const T *values;
+    W *out;
+    long long n;
+};
+
+// One thread for each number.
+KERNEL(round_coefficients, CoefficientArguments) {
+    long long k = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (k < args.n) args.out[k] = convert<W>(args.values[k]);
+}
+
+struct RoundingArguments {
+    Side targets;
+    Side partners;
+    const Lattice *lattices;
+    const Grid *grids;
+    const Binned *sorted;            // [slot]: partners of systems that are binned
+    RoundedTarget *rounded_targets;  // [site]
+    RoundedSite *binned_partners;    // [slot]
+    RoundedSite *partner_sites;      // [site]: as they are
+    R *partner_tangents;             // [site][3], or null
+    int n_slots;
+    int padding;
+};
+
+DEVICE RoundedSite as_it_is(const Side &side, int site) {
+    Binned binned = {{0.0, 0.0, 0.0}, {0, 0, 0}, site};
+    for (int k = 0; k < 3; k++) binned.position[k] = value_of(side.positions[3LL * site + k]);
+    return rounded(binned);
+}
+
+DEVICE RoundedTarget rounded_target(const RoundingArguments &args, int site) {
+    int system = args.targets.system[site];
+    const Grid &grid = args.grids[system];
+    RoundedTarget out = {as_it_is(args.targets, site), {0.0f, 0.0f, 0.0f}, 0};
+    if (grid.n_bins == 0) return out;
+    double position[3], coordinates[3];
+    for (int k = 0; k < 3; k++) position[k] = value_of(args.targets.positions[3LL * site + k]);
+    Binned binned;
+    binned.site = site;
+    wrap(frame_of(args.lattices[system]), position, &binned, coordinates);
+    out.site = rounded(binned);
+    for (int a = 0; a < 3; a++) {
+        double whole = coordinates[a] / grid.period[a];
+        out.part[a] = (float)(whole - floor(whole));
+    }
+    return out;
+}
+
+// One thread for each target, partner and slot of a partner.
+KERNEL(round_sites, RoundingArguments) {
+    int number = blockIdx.x * blockDim.x + threadIdx.x;
+    if (number < args.targets.n_sites) args.rounded_targets[number] = rounded_target(args, number);
+    if (number < args.n_slots) args.binned_partners[number] = rounded(args.sorted[number]);
+    if (number >= args.partners.n_sites) return;
+    args.partner_sites[number] = as_it_is(args.partners, number);
+    if (args.partner_tangents)
+        for (int k = 0; k < 3; k++)
+            args.partner_tangents[3LL * number + k] = (R)tangent_of(args.partners.positions[3LL * number + k]);
+}
