@@ -92,6 +92,7 @@ class DevicePlan:
         boundary: str | None,
         method: str,
         accuracy: float,
+        precision: str,
         self_interaction: bool,
     ) -> DevicePlan: ...
     @staticmethod

@@ -7,19 +7,34 @@ from typing import Any
 from electret import _native
 from electret._native import InputError
 
-__all__ = ["functions_on"]
+__all__ = ["PRECISIONS", "functions_on", "require_precision"]
+
+PRECISIONS = ("float64", "float32")
+"""Of long sums on a GPU."""
 
 
-def functions_on(device: object) -> Any:
+def require_precision(name: object) -> None:
+    """Refuses what is no precision.
+
+    Raises:
+        InputError: it is none of :data:`PRECISIONS`.
+    """
+    if name not in PRECISIONS:
+        raise InputError(f"precision = {name!r}; use 'float64' or 'float32'")
+
+
+def functions_on(device: object, precision: str = "float64") -> Any:
     """What has `coulomb`, `features`, `potential`, `Geometry` and `Jacobian` as `electret._native` has them.
 
     Args:
         device: "cpu", "cuda", "cuda:1", ..., or "emulated" (the GPU's kernels on the CPU, for tests).
+        precision: of long sums on a GPU, "float64" or "float32"; the CPU sums in float64.
 
     Raises:
-        InputError: no such device, or torch, which gives the memory of devices, is missing.
+        InputError: no such precision or device, or torch, which gives the memory of devices, is missing.
     """
     name = str(device)
+    require_precision(precision)
     if name == "cpu":
         return _native
     try:
@@ -31,4 +46,4 @@ def functions_on(device: object) -> Any:
             f"device = {name!r} needs torch, which gives the memory of the device, and torch is not "
             "installed; pip install torch, or use device='cpu'"
         ) from error
-    return DeviceFunctions(name)
+    return DeviceFunctions(name, precision)

@@ -15,6 +15,7 @@ from electret import device_operators
 from electret._native import InputError
 from electret.device_geometry import DeviceGeometry
 from electret.device_neighbors import pairs_on_device
+from electret.found_device import found_device
 from electret.inputs import FloatArray
 
 __all__ = ["DeviceFunctions"]
@@ -26,14 +27,15 @@ class DeviceFunctions:
 
     Args:
         name: "cuda", "cuda:1", ... or "emulated".
+        precision: of long sums, "float64" or "float32".
 
     Raises:
         InputError: there is no such device.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._device = _device(name)
+    def __init__(self, name: str, precision: str = "float64") -> None:
+        self.name, self.precision = name, precision
+        self._device = torch.device("cpu") if name == "emulated" else found_device(name)
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -82,6 +84,7 @@ class DeviceFunctions:
             boundary,
             method,
             accuracy,
+            self.precision,
             self_interaction,
             gradients,
         )
@@ -117,6 +120,7 @@ class DeviceFunctions:
             boundary,
             method,
             accuracy,
+            self.precision,
             self_interaction,
         )
 
@@ -148,6 +152,7 @@ class DeviceFunctions:
             boundary,
             method,
             accuracy,
+            self.precision,
         )
 
     def neighbor_list(
@@ -180,25 +185,6 @@ class DeviceFunctions:
         return _ArrayJacobian(self, *arguments, **settings)
 
 
-def _device(name: str) -> torch.device:
-    if name == "emulated":
-        return torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"device = {name!r}; use 'cpu', 'cuda' or 'cuda:N'") from error
-    if device.type != "cuda":
-        raise InputError(f"device = {name!r}; the electrostatics run on 'cpu' and on NVIDIA GPUs, 'cuda'")
-    if not torch.cuda.is_available():
-        raise InputError(
-            f"device = {name!r}, but torch finds no CUDA device; `electret info` says why, or use 'cpu'"
-        )
-    n_devices = torch.cuda.device_count()
-    if device.index is not None and device.index >= n_devices:
-        raise InputError(f"device = {name!r}, but torch finds {n_devices} CUDA devices, numbered from 0")
-    return device
-
-
 class _ArrayGeometry:
     """`electret._native.Geometry` on a device."""
 
@@ -226,6 +212,7 @@ class _ArrayGeometry:
                 functions.tensor(cell),
                 functions.tensor(pbc),
                 functions.tensor(batch),
+                precision=functions.precision,
                 **settings,
             )
             _ = self.on_device.methods  # makes the plans, which look at the arguments

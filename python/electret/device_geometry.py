@@ -62,7 +62,8 @@ class DeviceGeometry:
         cell: `[n_systems, 3, 3]` in Å.
         pbc: `[n_systems, 3]`.
         batch: `[n_atoms]`.
-        normalization, self_interaction, features_self_interaction, boundary, method, accuracy: as there.
+        normalization, self_interaction, features_self_interaction, boundary, method, accuracy, precision: as
+            there.
 
     Raises:
         InputError: an argument cannot be used.
@@ -85,13 +86,14 @@ class DeviceGeometry:
         boundary: str | None = None,
         method: str = "auto",
         accuracy: float = 1e-8,
+        precision: str = "float64",
     ) -> None:
         self.positions = positions.detach().contiguous()
         self.cell = cell.detach().contiguous()
         self.sigma, self.widths, self.pbc, self.batch = sigma.detach(), widths, pbc, batch
         self.max_l, self.features_max_l = max_l, features_max_l
         self.place = place_of(self.positions)
-        settings = (boundary, method, accuracy)
+        settings = (boundary, method, accuracy, precision)
         self._energies = Request(max_l, 0, "receiver", *settings, self_interaction, fixed=True)
         self._features = Request(
             max_l, features_max_l, normalization, *settings, features_self_interaction, fixed=True
@@ -320,6 +322,7 @@ class DeviceGeometry:
             energies.boundary,
             energies.method,
             energies.accuracy,
+            energies.precision,
         )
 
 

@@ -58,6 +58,7 @@ def coulomb(
     boundary: str | None,
     method: str,
     accuracy: float,
+    precision: str,
     self_interaction: bool,
     gradients: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -70,7 +71,7 @@ def coulomb(
     to_p, to_x, to_h = (torch.empty_like(like) if gradients else like.new_empty(0) for like in (p, x, h))
     if x.shape[0] == 0:
         return energy.zero_(), to_p.zero_(), to_x.zero_(), to_h.zero_()
-    request = Request(_order(p), 0, "receiver", boundary, method, accuracy, self_interaction)
+    request = Request(_order(p), 0, "receiver", boundary, method, accuracy, precision, self_interaction)
     with device.current():
         plan = find_plan(device, request, cell, pbc, batch, sigma, None, None, x)
         plan.evaluate(
@@ -99,6 +100,7 @@ def coulomb_tangent(
     boundary: str | None,
     method: str,
     accuracy: float,
+    precision: str,
     self_interaction: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Derivatives of the outputs of `coulomb` along tangents of positions, multipoles, cell."""
@@ -123,7 +125,7 @@ def coulomb_tangent(
     )
     if x.shape[0] == 0:
         return energy.zero_(), to_p.zero_(), to_x.zero_(), to_h.zero_()
-    request = Request(_order(p), 0, "receiver", boundary, method, accuracy, self_interaction)
+    request = Request(_order(p), 0, "receiver", boundary, method, accuracy, precision, self_interaction)
     with device.current():
         plan = find_plan(device, request, cell, pbc, batch, sigma, None, None, x)
         plan.evaluate(
@@ -156,6 +158,7 @@ def features(
     boundary: str | None,
     method: str,
     accuracy: float,
+    precision: str,
     self_interaction: bool,
 ) -> Tensor:
     """Features [n_atoms, n_widths, (max_l + 1)**2]."""
@@ -172,7 +175,9 @@ def features(
     values = x.new_empty((x.shape[0], widths.shape[0], (max_l + 1) ** 2))
     if x.shape[0] == 0:
         return values
-    request = Request(_order(p), max_l, normalization, boundary, method, accuracy, self_interaction)
+    request = Request(
+        _order(p), max_l, normalization, boundary, method, accuracy, precision, self_interaction
+    )
     with device.current():
         plan = find_plan(device, request, cell, pbc, batch, sigma, widths, None, x)
         plan.evaluate(
@@ -199,6 +204,7 @@ def features_gradient(
     boundary: str | None,
     method: str,
     accuracy: float,
+    precision: str,
     self_interaction: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradient of U = sum(features * cotangent) in positions, multipoles and cell."""
@@ -216,7 +222,9 @@ def features_gradient(
     to_x, to_p, to_h = torch.empty_like(x), torch.empty_like(p), torch.empty_like(h)
     if x.shape[0] == 0:
         return to_x, to_p, to_h.zero_()
-    request = Request(_order(p), max_l, normalization, boundary, method, accuracy, self_interaction)
+    request = Request(
+        _order(p), max_l, normalization, boundary, method, accuracy, precision, self_interaction
+    )
     with device.current():
         plan = find_plan(device, request, cell, pbc, batch, sigma, widths, None, x)
         plan.evaluate(
@@ -250,6 +258,7 @@ def features_tangent(
     boundary: str | None,
     method: str,
     accuracy: float,
+    precision: str,
     self_interaction: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Derivative of dU/d(positions, multipoles, cotangent, cell) along the tangents."""
@@ -274,7 +283,9 @@ def features_tangent(
     to_x, to_p, to_g, to_h = (torch.empty_like(t) for t in (x, p, g, h))
     if x.shape[0] == 0:
         return to_x, to_p, to_g, to_h.zero_()
-    request = Request(_order(p), max_l, normalization, boundary, method, accuracy, self_interaction)
+    request = Request(
+        _order(p), max_l, normalization, boundary, method, accuracy, precision, self_interaction
+    )
     with device.current():
         plan = find_plan(device, request, cell, pbc, batch, sigma, widths, None, x)
         plan.evaluate(
@@ -308,6 +319,7 @@ def potential(
     boundary: str | None,
     method: str,
     accuracy: float,
+    precision: str,
 ) -> Tensor:
     """Potential [n_points] in V at points [n_points, 3]; without derivatives."""
     device = _one_device(
@@ -324,7 +336,7 @@ def potential(
     values = x.new_empty(r.shape[0])
     if x.shape[0] == 0 or r.shape[0] == 0:
         return values.zero_()
-    request = Request(_order(p), 0, "multipoles", boundary, method, accuracy, True)
+    request = Request(_order(p), 0, "multipoles", boundary, method, accuracy, precision, True)
     with device.current():
         plan = find_plan(device, request, cell, pbc, batch, sigma, None, points_batch, x, r)
         plan.evaluate(

@@ -95,6 +95,8 @@ class Request(NamedTuple):
     boundary: str | None
     method: str
     accuracy: float
+    precision: str
+    """Of long sums: "float64" or "float32"."""
     self_interaction: bool
     fixed: bool = False
     """For many evaluations of potentials at the same atoms."""
@@ -291,6 +293,7 @@ def _plan(
             request.boundary,
             request.method,
             request.accuracy,
+            request.precision,
             request.self_interaction,
         )
         place.synchronize()  # its tables may be used on another stream

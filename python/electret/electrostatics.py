@@ -75,6 +75,7 @@ def coulomb(
     method: str = "auto",
     accuracy: float = 1e-8,
     device: str = "cpu",
+    precision: str = "float64",
 ) -> CoulombResult:
     """Electrostatic energy of Gaussian multipoles and its first derivatives.
 
@@ -98,6 +99,8 @@ def coulomb(
         accuracy: requested relative accuracy; for a mesh the relative RMS error of the forces.
         device: "cpu", or "cuda", "cuda:1", ...: arrays are copied to the GPU and results back, which needs
             torch (tensors of a GPU stay there: :mod:`electret.torch`).
+        precision: of long sums on a GPU. "float32" is for GPUs with few float64 units and for an `accuracy`
+            of 1e-5 or more; arrays stay float64. The CPU sums in float64 whatever it is.
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.
@@ -115,7 +118,7 @@ def coulomb(
     s = inputs.systems(positions, cell, pbc, batch)
     p = inputs.multipoles(multipoles, s.n_atoms)
     f = inputs.field(external_field, s.n_systems)
-    energy, potential, gradient, cell_gradient = functions_on(device).coulomb(
+    energy, potential, gradient, cell_gradient = functions_on(device, precision).coulomb(
         s.positions,
         p,
         inputs.widths("sigma", sigma, s.n_atoms),
@@ -162,6 +165,7 @@ def features(
     method: str = "auto",
     accuracy: float = 1e-8,
     device: str = "cpu",
+    precision: str = "float64",
 ) -> FloatArray:
     """Projections of the electrostatic potential on Gaussian receivers at each atom.
 
@@ -192,7 +196,7 @@ def features(
     f = inputs.field(external_field, s.n_systems)
     receivers = inputs.widths("widths", widths)
     order = inputs.max_order("max_l", max_l)
-    values = functions_on(device).features(
+    values = functions_on(device, precision).features(
         s.positions,
         p,
         inputs.widths("sigma", sigma, s.n_atoms),
@@ -227,6 +231,7 @@ def potential(
     method: str = "auto",
     accuracy: float = 1e-8,
     device: str = "cpu",
+    precision: str = "float64",
 ) -> FloatArray:
     """Electrostatic potential of the Gaussian multipoles at arbitrary points.
 
@@ -252,7 +257,7 @@ def potential(
     f = inputs.field(external_field, s.n_systems)
     r = inputs.points("points", points)
     index = inputs.labels("points_batch", points_batch, r.shape[0], s.n_systems)
-    values = functions_on(device).potential(
+    values = functions_on(device, precision).potential(
         r,
         index,
         s.positions,

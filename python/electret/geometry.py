@@ -53,6 +53,7 @@ class Geometry:
         method: str = "auto",
         accuracy: float = 1e-8,
         device: str = "cpu",
+        precision: str = "float64",
     ) -> None:
         self._systems = inputs.systems(positions, cell, pbc, batch)
         self.max_l = inputs.max_order("max_l", max_l)
@@ -60,7 +61,7 @@ class Geometry:
             self.max_l if features_max_l is None else inputs.max_order("features_max_l", features_max_l)
         )
         self.widths = inputs.widths("widths", widths) if np.size(widths) else np.empty(0)
-        self._functions = functions_on(device)
+        self._functions = functions_on(device, precision)
         self._native = self._functions.Geometry(
             self._systems.positions,
             inputs.widths("sigma", sigma, self._systems.n_atoms),

@@ -6,13 +6,14 @@ products) from dual numbers in the native layer; no finite differences. Third de
 ``NotImplementedError``.
 
 Tensors are used where they are, on the CPU or on an NVIDIA GPU: float64 ones without a copy, float32 ones
-are computed in float64 and the result is returned as float32. On a GPU the work is queued on torch's current
-stream and nothing waits, but for the first call with new tensors of cell, pbc, batch or widths, whose values
-are read (:mod:`electret.device_plans`), for a `batch` without the number of systems (give `cell` as
-``[n_systems, 3, 3]``), and for open axes with a sum over k-vectors or a mesh, where every call reads the
-extent of the atoms. Give numbers or lists, or the same tensors in every call, to stay free of that. Values
-are not looked at there, so NaN in positions or multipoles gives NaN. Tensors on several devices are refused
-with a remedy, never copied silently; numbers and lists go where they are needed.
+are computed in float64 and the result is returned as float32. ``precision="float32"`` has a GPU do its long
+sums in float32, whatever the dtype of the tensors, for an `accuracy` of 1e-5 or more. On a GPU the work is
+queued on torch's current stream and nothing waits, but for the first call with new tensors of cell, pbc,
+batch or widths, whose values are read (:mod:`electret.device_plans`), for a `batch` without the number of
+systems (give `cell` as ``[n_systems, 3, 3]``), and for open axes with a sum over k-vectors or a mesh, where
+every call reads the extent of the atoms. Give numbers or lists, or the same tensors in every call, to stay
+free of that. Values are not looked at there, so NaN in positions or multipoles gives NaN. Tensors on several
+devices are refused with a remedy, never copied silently; numbers and lists go where they are needed.
 
 Under ``torch.compile(fullgraph=True)`` the number of systems must be known without reading data: pass `batch`
 together with a cell tensor ``[n_systems, 3, 3]`` (zeros for open systems), or no `batch` at all.
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from electret._native import InputError
+from electret.backends import require_precision
 from electret.device_neighbors import pairs_on_device
 from electret.device_operators import emulated
 from electret.device_plans import Recent
@@ -64,6 +66,7 @@ def coulomb_energy(
     boundary: str | None = None,
     method: str = "auto",
     accuracy: float = 1e-8,
+    precision: str = "float64",
 ) -> Tensor:
     """Electrostatic energy of each system, ``[n_systems]`` in eV.
 
@@ -84,10 +87,11 @@ def coulomb_energy(
         >>> round(float(-gradient[0, 2]), 4)  # pulled towards the other charge by K / r²
         1.6
     """
+    require_precision(precision)
     x, p, h, s, flags, index, dtype = _prepare(positions, multipoles, sigma, cell, pbc, batch)
     gradients = torch.is_grad_enabled() and (x.requires_grad or p.requires_grad or h.requires_grad)
     energy = coulomb_operator(
-        x, p, h, s, flags, index, boundary, method, float(accuracy), self_interaction, gradients
+        x, p, h, s, flags, index, boundary, method, float(accuracy), precision, self_interaction, gradients
     )[0]
     if external_field is not None:
         f = _field(external_field, x, h.shape[0])
@@ -110,6 +114,7 @@ def features(
     boundary: str | None = None,
     method: str = "auto",
     accuracy: float = 1e-8,
+    precision: str = "float64",
 ) -> Tensor:
     """Projections of the potential on Gaussian receivers, ``[n_atoms, n_widths, (max_l + 1)**2]``.
 
@@ -119,12 +124,26 @@ def features(
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.
     """
+    require_precision(precision)
     x, p, h, s, flags, index, dtype = _prepare(positions, multipoles, sigma, cell, pbc, batch)
     w = _constant("widths", widths, x)
     if w.dim() != 1:
         w = w.reshape(-1)
     values = features_operator(
-        x, p, h, s, w, flags, index, max_l, normalization, boundary, method, float(accuracy), self_interaction
+        x,
+        p,
+        h,
+        s,
+        w,
+        flags,
+        index,
+        max_l,
+        normalization,
+        boundary,
+        method,
+        float(accuracy),
+        precision,
+        self_interaction,
     )
     if external_field is not None:
         f = _field(external_field, x, h.shape[0])
@@ -145,6 +164,7 @@ def potential(
     boundary: str | None = None,
     method: str = "auto",
     accuracy: float = 1e-8,
+    precision: str = "float64",
 ) -> Tensor:
     """Electrostatic potential of the density at arbitrary points, ``[n_points]`` in V.
 
@@ -184,6 +204,7 @@ def potential(
         boundary=boundary,
         method=method,
         accuracy=accuracy,
+        precision=precision,
     )
     return values[positions.shape[0] :, 0, 0]
 

@@ -2,7 +2,8 @@
 
 Each operator calls one native function on CPU float64 tensors, or queues one evaluation on a device
 (:mod:`electret.device_operators`); :mod:`electret.torch` prepares the arguments. The gradient operators are
-operators too, so that autograd can differentiate them once more through the native tangents.
+operators too, so that autograd can differentiate them once more through the native tangents. `precision` is
+that of a device's sums; those of the CPU are float64.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ def _coulomb_on_host(
     boundary: str | None,
     method: str,
     accuracy: float,
+    precision: str,
     self_interaction: bool,
     gradients: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -121,7 +123,8 @@ def _coulomb_on_host(
 
 
 def _coulomb_fake(
-    positions, multipoles, cell, sigma, pbc, batch, boundary, method, accuracy, self_interaction, gradients
+    positions, multipoles, cell, sigma, pbc, batch, boundary, method, accuracy, precision, self_interaction,
+    gradients,
 ):  # fmt: skip
     energy = positions.new_empty(cell.shape[0])
     if not gradients:
@@ -177,7 +180,7 @@ def _coulomb_backward(ctx, energy_bar, potential_bar, gradient_bar, cell_gradien
         to_positions = gradient_dot if to_positions is None else to_positions + gradient_dot
         to_multipoles = potential_dot if to_multipoles is None else to_multipoles + potential_dot
         to_cell = cell_gradient_dot if to_cell is None else to_cell + cell_gradient_dot
-    return (to_positions, to_multipoles, to_cell, *(None,) * 8)
+    return (to_positions, to_multipoles, to_cell, *(None,) * 9)
 
 
 coulomb = _operator(
@@ -203,6 +206,7 @@ def _coulomb_tangent_on_host(
     boundary: str | None,
     method: str,
     accuracy: float,
+    precision: str,
     self_interaction: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Derivatives of the outputs of `electret::coulomb` along tangents of positions, multipoles, cell."""
@@ -261,6 +265,7 @@ def _features_on_host(
     boundary: str | None,
     method: str,
     accuracy: float,
+    precision: str,
     self_interaction: bool,
 ) -> Tensor:
     """Features [n_atoms, n_widths, (max_l + 1)**2]."""
@@ -288,8 +293,7 @@ def _features_fake(positions, multipoles, cell, sigma, widths, pbc, batch, max_l
 
 
 def _features_setup(ctx, inputs, output):
-    *tensors, max_l, normalization, boundary, method, accuracy, self_interaction = inputs
-    ctx.settings = (max_l, normalization, boundary, method, accuracy, self_interaction)
+    tensors, ctx.settings = inputs[:7], inputs[7:]
     ctx.save_for_backward(*tensors)
 
 
@@ -298,7 +302,7 @@ def _features_backward(ctx, features_bar):
     gradients = features_gradient(
         positions, multipoles, features_bar, cell, sigma, widths, pbc, batch, *ctx.settings
     )
-    return (*gradients, *(None,) * 10)
+    return (*gradients, *(None,) * 11)
 
 
 features = _operator(
@@ -325,6 +329,7 @@ def _features_gradient_on_host(
     boundary: str | None,
     method: str,
     accuracy: float,
+    precision: str,
     self_interaction: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradient of U = sum(features * cotangent) in positions, multipoles and cell."""
@@ -357,8 +362,7 @@ def _features_gradient_fake(positions, multipoles, cotangent, cell, *others):
 
 
 def _features_gradient_setup(ctx, inputs, output):
-    *tensors, max_l, normalization, boundary, method, accuracy, self_interaction = inputs
-    ctx.settings = (max_l, normalization, boundary, method, accuracy, self_interaction)
+    tensors, ctx.settings = inputs[:8], inputs[8:]
     ctx.save_for_backward(*tensors)
 
 
@@ -380,7 +384,7 @@ def _features_gradient_backward(ctx, positions_bar, multipoles_bar, cell_bar):
         batch,
         *ctx.settings,
     )
-    return (to_positions, to_multipoles, to_cotangent, to_cell, *(None,) * 10)
+    return (to_positions, to_multipoles, to_cotangent, to_cell, *(None,) * 11)
 
 
 features_gradient = _operator(
@@ -411,6 +415,7 @@ def _features_tangent_on_host(
     boundary: str | None,
     method: str,
     accuracy: float,
+    precision: str,
     self_interaction: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Derivative of dU/d(positions, multipoles, cotangent, cell) along the tangents."""

@@ -65,6 +65,8 @@ class Calculator(ASECalculator):
             calculator).
         device: `"cpu"`, `"cuda"`, `"cuda:1"`, ...
         dtype: `torch.float32`, `torch.float64` or their names; the model's own where None.
+        precision: of the electrostatic sums on a GPU, `"float64"` or `"float32"`; the latter has an accuracy
+            of 1e-5 at best and takes that where the model asks for more. The model's own where None.
         ignore: keys of `atoms.info` that are a condition, or look like one, and are not meant for this
             calculator, as the `fermi_level` of a training frame.
         warm_start: start the SCF at the density of the previous calculation of the same atoms (by number
@@ -94,6 +96,7 @@ class Calculator(ASECalculator):
         model: str | os.PathLike[str] | Model,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | str | None = None,
+        precision: str | None = None,
         *,
         ignore: Iterable[str] = (),
         warm_start: bool = True,
@@ -102,7 +105,7 @@ class Calculator(ASECalculator):
         scf_solver: str | None = None,
     ) -> None:
         super().__init__()
-        self.model, self._ranges = frozen_model(model, device, dtype)
+        self.model, self._ranges = frozen_model(model, device, dtype, precision)
         self.device = torch.device(device)
         self.dtype: torch.dtype = self.model.dtype
         self.ignore = frozenset(ignore)

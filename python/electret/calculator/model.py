@@ -9,28 +9,46 @@ from typing import Any
 import torch
 
 from electret import InputError
-from electret.models import Model, build, load, read_header
+from electret.backends import require_precision
+from electret.found_device import found_device
+from electret.models import Model, ModelConfig, build, load, read_header
 from electret.models.backbone import load_tensors
+from electret.models.config import LEAST_SINGLE
 
 __all__ = ["frozen_model"]
 
 
 def frozen_model(
-    model: str | os.PathLike[str] | Model, device: str | torch.device, dtype: torch.dtype | str | None
+    model: str | os.PathLike[str] | Model,
+    device: str | torch.device,
+    dtype: torch.dtype | str | None,
+    precision: str | None = None,
 ) -> tuple[Model, dict[str, Any]]:
     """The model ready for evaluation and the training ranges of its file (empty where not known).
 
     Raises:
-        InputError: a file, device or dtype that cannot be used.
+        InputError: a file, device, dtype or precision that cannot be used.
     """
-    place, wanted = _device(device), _dtype(dtype)
+    place, wanted = found_device(device), _dtype(dtype)
+    if precision is not None:
+        require_precision(precision)
     ranges: dict[str, Any] = {}
     if isinstance(model, Model):
         found = _copy(model, wanted).to(place)
     else:
         found = load(model, device=place, dtype=wanted)
         ranges = read_header(model)["metadata"].get("training_ranges", {})
+    if precision is not None:
+        found.config = _summed_in(precision, found.config)
     return found.eval().requires_grad_(False), ranges
+
+
+def _summed_in(precision: str, config: ModelConfig) -> ModelConfig:
+    """The config with another precision, and the accuracy that it can have."""
+    options = config.electrostatics
+    least = LEAST_SINGLE if precision == "float32" else 0.0
+    update = {"precision": precision, "accuracy": max(options.accuracy, least)}
+    return config.model_copy(update={"electrostatics": options.model_copy(update=update)})
 
 
 def _copy(model: Model, dtype: torch.dtype | None) -> Model:
@@ -41,18 +59,6 @@ def _copy(model: Model, dtype: torch.dtype | None) -> Model:
     twin = build(model.config.model_copy(update={"backbone": backbone}), model.statistics)
     load_tensors(twin, model.state_dict())  # the parts that are float64 in every dtype keep their digits
     return twin
-
-
-def _device(device: str | torch.device) -> torch.device:
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device is {device!r}; use 'cpu', 'cuda' or 'cuda:N'") from error
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            f"device is {device!r} but torch finds no CUDA device; `electret info` says why, or use 'cpu'"
-        )
-    return resolved
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -288,6 +288,7 @@ class Model(torch.nn.Module):
             boundary=options.boundary,
             method=options.method,
             accuracy=options.accuracy,
+            precision=options.precision,
         ).double()
         if self.labelled_density:
             charges = density.multipoles[:, 0]  # [n_atoms]
@@ -328,6 +329,7 @@ class Model(torch.nn.Module):
             boundary=options.boundary,
             method=options.method,
             accuracy=options.accuracy,
+            precision=options.precision,
         )
         return values[torch.arange(len(index), device=values.device), index, 0]
 

@@ -38,6 +38,8 @@ FAMILIES: tuple[str, ...] = get_args(Family)
 
 SELF_CONSISTENT = ("qeq", "energy_functional", "fixed_point")
 """Families whose density is the solution of equations, not an explicit function of the geometry."""
+LEAST_SINGLE = 1e-5
+"""Least accuracy for which a GPU sums in float32; as the native planner has it."""
 Condition = Literal["total_charge", "external_field", "fermi_level"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Config = TypeVar("Config", bound="StrictConfig")
@@ -184,8 +186,19 @@ class ElectrostaticsConfig(StrictConfig):
     method: str = "auto"
     """One of `electret.coulomb`: `auto`, `direct`, `reciprocal`, `ewald`, `mesh`, or `mesh-8` (order 8)."""
     accuracy: Positive = 1e-6
+    precision: Literal["float64", "float32"] = "float64"
+    """Of long sums on a GPU; `float32` needs an `accuracy` of 1e-5 or more. The CPU sums in float64."""
     boundary: str | None = None
     """None follows pbc; `slab_dipole_correction` and `molecule_in_box` are for parity with other codes."""
+
+    @model_validator(mode="after")
+    def _check_precision(self) -> ElectrostaticsConfig:
+        if self.precision == "float32" and self.accuracy < LEAST_SINGLE:
+            raise ValueError(
+                f"accuracy = {self.accuracy:g} with precision = 'float32', whose sums are good to "
+                f"{LEAST_SINGLE:g} at best; give accuracy: {LEAST_SINGLE:g} or more, or precision: float64"
+            )
+        return self
 
 
 class SplitChargesConfig(StrictConfig):

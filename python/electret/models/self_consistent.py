@@ -159,6 +159,7 @@ class SelfConsistent(Model):
             boundary=options.boundary,
             method=options.method,
             accuracy=options.accuracy,
+            precision=options.precision,
         )
 
     @property

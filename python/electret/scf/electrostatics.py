@@ -39,6 +39,7 @@ class Electrostatics:
     boundary: str | None = None
     method: str = "auto"
     accuracy: float = 1e-8
+    precision: str = "float64"
 
     @property
     def n_systems(self) -> int:
@@ -68,6 +69,7 @@ class Electrostatics:
             boundary=self.boundary,
             method=self.method,
             accuracy=self.accuracy,
+            precision=self.precision,
         )
 
     @cached_property
@@ -102,6 +104,7 @@ class Electrostatics:
             "boundary": self.boundary,
             "method": self.method,
             "accuracy": self.accuracy,
+            "precision": self.precision,
         }
 
     def energy(self, multipoles: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,7 @@ from electret.data import (
 )
 from electret.data.reading import read_frames
 from electret.data.reference import elements_of
+from electret.found_device import found_device
 from electret.models import Model, Statistics, build, save
 from electret.models.config import SELF_CONSISTENT
 from electret.models.density_statistics import density_statistics
@@ -100,7 +101,7 @@ def train(
     """
     console = console or default_console()
     folder = _prepare_folder(config, resume, restart)
-    _check_device(config.device)
+    found_device(config.device)
     data = load_data(config)
     sets = {"train": data.train, "valid": data.valid, **data.test}
     console.print(
@@ -162,16 +163,6 @@ def _prepare_folder(config: TrainingConfig, resume: bool, restart: bool) -> Path
     if not os.access(folder, os.W_OK):
         raise InputError(f"output folder '{folder}' is not writable; set another output")
     return folder
-
-
-def _check_device(name: str) -> None:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"device '{name}' cannot be used: {reason}; use device: cpu, see 'electret info'"
-        ) from error
 
 
 def load_data(config: TrainingConfig) -> TrainingData:

@@ -88,4 +88,5 @@ def add_grid_potentials(model: Model, output: dict[str, torch.Tensor], graph: Gr
         boundary=options.boundary,
         method=options.method,
         accuracy=options.accuracy,
+        precision=options.precision,
     )
