@@ -228,7 +228,7 @@ def op_arguments(grad: bool):
 @pytest.mark.parametrize("gradients", [True, False])
 def test_opcheck_coulomb(gradients, device):
     geometry, common = op_arguments(gradients)
-    settings = (None, "auto", 1e-8, True)
+    settings = (None, "auto", 1e-8, "float64", True)
     torch.library.opcheck(torch_operators.coulomb, (*geometry, *common, *settings, gradients))
 
 
@@ -236,7 +236,7 @@ def test_opcheck_other_operators(device):
     geometry, (sigma, pbc, batch) = op_arguments(True)
     positions, multipoles, cell = geometry
     widths = moved(np.array([0.9, 1.5]))
-    settings = (1, "receiver", None, "auto", 1e-8, False)
+    settings = (1, "receiver", None, "auto", 1e-8, "float64", False)
     torch.library.opcheck(torch_operators.features, (*geometry, sigma, widths, pbc, batch, *settings))
     cotangent = moved(np.ones((6, 2, 4))).requires_grad_()
     torch.library.opcheck(
@@ -249,9 +249,8 @@ def test_opcheck_other_operators(device):
         torch_operators.features_tangent, (*plain, *tangents, sigma, widths, pbc, batch, *settings)
     )
     plain, tangents = [plain[i] for i in (0, 1, 3)], [tangents[i] for i in (0, 1, 3)]
-    torch.library.opcheck(
-        torch_operators.coulomb_tangent, (*plain, *tangents, sigma, pbc, batch, None, "auto", 1e-8, True)
-    )
+    settings = (None, "auto", 1e-8, "float64", True)
+    torch.library.opcheck(torch_operators.coulomb_tangent, (*plain, *tangents, sigma, pbc, batch, *settings))
 
 
 @pytest.mark.parametrize("dynamic", [None, True])
