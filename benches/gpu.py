@@ -12,6 +12,7 @@ Writes ``gpu.json`` and ``gpu.md``.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -31,6 +32,8 @@ from water import batch_of, water_of
 RESULTS = Path(__file__).parent / "results"
 SIZES = (192, 1_536, 12_288, 98_304, 998_784)
 ACCURACIES = (1e-4, 1e-6)
+ENERGIES = ((1e-4, "float32"), (1e-5, "float32"), (1e-4, "float64"), (1e-5, "float64"), (1e-6, "float64"))
+"""Accuracy and precision of the sums; float32 and float64 at the same accuracy have the same plan."""
 SIGMAS = (1.0, 0.3)
 BATCHES = (64,)
 DEVICE = "cuda"
@@ -114,6 +117,10 @@ def ceilings() -> Iterator[Row]:
     x = torch.randn(n, n, dtype=torch.float64, device=DEVICE)
     spent = stream_ms(lambda: x @ x)
     yield {"what": "float64 matrix product (tensor cores), TFLOP/s", "value": 2 * n**3 / spent / 1e9}
+    torch.backends.cuda.matmul.allow_tf32 = False
+    single = x.float()
+    spent = stream_ms(lambda: single @ single)
+    yield {"what": "float32 matrix product, TFLOP/s", "value": 2 * n**3 / spent / 1e9}
     y = torch.randn(2**20, dtype=torch.float64, device=DEVICE)
     scratch = torch.zeros_like(y)
     yield {"what": "launch of a small kernel, us", "value": 1e3 * stream_ms(lambda: scratch.add_(y))}
@@ -126,7 +133,9 @@ def tensors(system: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(values).to(DEVICE) for name, values in system.items()}
 
 
-def electret_energy(system, sigma: float, accuracy: float, method: str = "auto") -> Callable[[], Any]:
+def electret_energy(
+    system, sigma: float, accuracy: float, method: str = "auto", precision: str = "float64"
+) -> Callable[[], Any]:
     from electret.torch import coulomb_energy
 
     given = tensors(system)
@@ -136,7 +145,9 @@ def electret_energy(system, sigma: float, accuracy: float, method: str = "auto")
     width = torch.full((len(x),), sigma, dtype=torch.float64, device=DEVICE)
 
     def evaluate():
-        energy = coulomb_energy(x, p, width, pbc=pbc, accuracy=accuracy, method=method, **given)
+        energy = coulomb_energy(
+            x, p, width, pbc=pbc, accuracy=accuracy, method=method, precision=precision, **given
+        )
         return torch.autograd.grad(energy.sum(), (x, p))
 
     return evaluate
@@ -184,17 +195,17 @@ def energies(sizes: tuple[int, ...]) -> Iterator[Row]:
         for n in sizes:
             system = water_of(n)
             exact = exact_forces(n, sigma)
-            for accuracy in ACCURACIES:
+            for accuracy, precision in ENERGIES:
 
-                def row(n=n, sigma=sigma, accuracy=accuracy, system=system, exact=exact) -> Row:
-                    evaluate = electret_energy(system, sigma, accuracy)
+                def row(
+                    n=n, sigma=sigma, accuracy=accuracy, precision=precision, system=system, exact=exact
+                ) -> Row:
+                    evaluate = electret_energy(system, sigma, accuracy, precision=precision)
                     memory = memory_mb(evaluate)
                     error = relative(-evaluate()[0].cpu().numpy(), exact)
                     return timed(evaluate) | {"error": error, "memory_mb": memory}
 
-                yield attempt(
-                    {"code": "electret", "atoms": n, "sigma": sigma, "settings": f"{accuracy:g}"}, row
-                )
+                yield attempt(case("electret", n, sigma, f"{accuracy:g} {precision}"), row)
 
 
 def peers(sizes: tuple[int, ...]) -> Iterator[Row]:
@@ -269,8 +280,9 @@ def kernels() -> Iterator[Row]:
     """Where the time of one call goes, kernel by kernel."""
     from torch.profiler import ProfilerActivity, profile
 
-    for sigma in SIGMAS:
-        evaluate = electret_energy(water_of(KERNELS), sigma, 1e-6)
+    for sigma, precision in itertools.product(SIGMAS, ("float64", "float32")):
+        accuracy = 1e-6 if precision == "float64" else 1e-5
+        evaluate = electret_energy(water_of(KERNELS), sigma, accuracy, precision=precision)
         evaluate()
         torch.cuda.synchronize()
         with profile(activities=[ProfilerActivity.CUDA]) as found:
@@ -281,7 +293,14 @@ def kernels() -> Iterator[Row]:
             (e.key.split("<")[0][:40], e.device_time_total / 5, e.count / 5) for e in found.key_averages()
         ]
         for name, spent, count in sorted(rows, key=lambda row: -row[1])[:9]:
-            yield {"atoms": KERNELS, "sigma": sigma, "kernel": name, "us": spent, "launches": count}
+            yield {
+                "atoms": KERNELS,
+                "sigma": sigma,
+                "precision": precision,
+                "kernel": name,
+                "us": spent,
+                "launches": count,
+            }
 
 
 # --- self-consistency ---
