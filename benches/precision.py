@@ -95,7 +95,7 @@ def rows(device: str) -> Iterator[tuple[str, float, str, dict[str, float]]]:
     for name, system in SYSTEMS.items():
         opened = not np.any(system["pbc"])
         for sigma in (0.3, 1.0, 2.0):
-            for method in ("direct", "mesh") if opened else ("reciprocal", "ewald", "mesh"):
+            for method in ("auto", "direct", "mesh") if opened else ("auto", "reciprocal", "ewald", "mesh"):
                 if method == "reciprocal" and sigma < 1.0:
                     continue  # too many k-vectors for an emulation
                 found = differences(system, sigma, method, device)

@@ -150,6 +150,24 @@ def test_the_cpu_sums_in_float64():
     assert np.array_equal(single.forces, electret.coulomb(**system, **DOUBLE).forces)
 
 
+def test_a_calculator_sums_in_float32(device):
+    """The accuracy of its model is lowered to what there is; the model itself keeps its own."""
+    cases = pytest.importorskip("model_cases")
+    model = cases.small_model("local_charges")
+    forces = []
+    for precision in ("float32", "float64"):
+        atoms = cases.bulk()
+        place = str(devices.torch_device(device))
+        atoms.calc = electret.Calculator(model, device=place, precision=precision)
+        forces.append(atoms.get_forces())
+        accuracy = 1e-5 if precision == "float32" else 1e-10
+        assert atoms.calc.model.config.electrostatics.accuracy == accuracy
+    assert 1e-12 < relative(*forces) < 1e-5
+    assert model.config.electrostatics.accuracy == 1e-10
+    with pytest.raises(InputError, match="float16"):
+        electret.Calculator(model, precision="float16")
+
+
 def test_a_config_asks_for_what_there_is():
     config = pytest.importorskip("electret.models.config")
     options = config.ElectrostaticsConfig(precision="float32", accuracy=1e-5)

