@@ -216,6 +216,16 @@ class FixedPoint:
             def __call__(self, _: object, v: torch.Tensor) -> torch.Tensor:
                 return update(v[:, 0])
 
+            def derivative(self, _: object, v: torch.Tensor) -> torch.Tensor:
+                with torch.enable_grad():
+                    variable = v.detach().requires_grad_()
+                    components = update(variable[:, 0]).sum(dim=0)
+                    rows = [
+                        torch.autograd.grad(k, variable, retain_graph=True, materialize_grads=True)[0]
+                        for k in components
+                    ]
+                return torch.stack(rows, dim=1)
+
         self.problem = FixedPointProblem(
             Update(),
             {"density": zero},

@@ -225,6 +225,23 @@ class OneBodyUpdate(torch.nn.Module):
             delta = torch.cat([delta[:, :1] * gate[:, None], delta[:, 1:]], dim=1)
         return delta
 
+    def derivative(self, parameters: Parameters, v: torch.Tensor) -> torch.Tensor:
+        """dDelta/dv `[n_atoms, n_lm, n_widths, n_features_lm]` at `[n_atoms, n_widths, n_features_lm]`,
+        without a graph; only where the update is `local`."""
+        # a copy of the atoms for each component of Delta: one backward pass in place of one for each
+        n_atoms, n_lm = len(v), (self.max_l + 1) ** 2
+        copies = {
+            name: parameters[name].detach().repeat(n_lm, *[1] * (parameters[name].dim() - 1))
+            for name in ("update_features", "elements", "isotropic")
+            if name in parameters
+        }
+        with torch.enable_grad():
+            variable = v.detach().repeat(n_lm, 1, 1).requires_grad_()
+            delta = self(copies, variable).reshape(n_lm, n_atoms, n_lm)
+            chosen = delta.diagonal(dim1=0, dim2=2).sum()
+            (gradient,) = torch.autograd.grad(chosen, variable, materialize_grads=True)
+        return gradient.reshape(n_lm, *v.shape).transpose(0, 1)
+
     @property
     def charge_per_level(self) -> float:
         """Change of every charge with the Fermi level beside that through the potential, e/eV."""
