@@ -216,15 +216,15 @@ class FixedPoint:
             def __call__(self, _: object, v: torch.Tensor) -> torch.Tensor:
                 return update(v[:, 0])
 
-            def derivative(self, _: object, v: torch.Tensor) -> torch.Tensor:
+            def linearised(self, _: object, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
                 with torch.enable_grad():
                     variable = v.detach().requires_grad_()
-                    components = update(variable[:, 0]).sum(dim=0)
+                    delta = update(variable[:, 0])
                     rows = [
                         torch.autograd.grad(k, variable, retain_graph=True, materialize_grads=True)[0]
-                        for k in components
+                        for k in delta.sum(dim=0)
                     ]
-                return torch.stack(rows, dim=1)
+                return delta.detach(), torch.stack(rows, dim=1)
 
         self.problem = FixedPointProblem(
             Update(),

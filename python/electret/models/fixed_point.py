@@ -97,7 +97,20 @@ class FixedPointProblem:
 
     def density(self, v: torch.Tensor) -> torch.Tensor:
         """n0 + Delta(v), `[n_atoms, n_lm]`."""
-        return self.parameters["density"] + self.update(self.parameters, v)
+        if self.affine and not torch.is_grad_enabled():
+            delta, derivative = self._straight
+            delta = delta + (derivative @ v.flatten(start_dim=1)[:, :, None]).squeeze(2)
+        else:
+            delta = self.update(self.parameters, v)
+        return self.parameters["density"] + delta
+
+    @cached_property
+    def _straight(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Delta at no potential and dDelta/dv `[n_atoms, n_lm, n_widths * n_features_lm]` of an affine
+        update."""
+        nothing = self.norms.new_zeros(len(self.parameters["density"]), *self.norms.shape)
+        delta, derivative = self.update.linearised(self.parameters, nothing)
+        return delta, derivative.flatten(start_dim=2)
 
     @cached_property
     def _per_level(self) -> torch.Tensor:
@@ -120,10 +133,13 @@ class FixedPointProblem:
         features, without a graph."""
         if self._derivative is not None and (self.affine or self._derivative[0] is state):
             return self._derivative[1]
-        shape = len(state.multipoles), *self.norms.shape
-        with torch.no_grad():
-            v = self.norms.new_zeros(shape) if self.affine else self.effective(state)
-        derivative = (self.update.derivative(self.parameters, v) / self.norms).flatten(start_dim=2)
+        if self.affine:
+            _, derivative = self._straight
+        else:
+            with torch.no_grad():
+                v = self.effective(state)
+            derivative = self.update.linearised(self.parameters, v)[1].flatten(start_dim=2)
+        derivative = derivative / self.norms.flatten()
         self._derivative = (state, derivative)
         return derivative
 

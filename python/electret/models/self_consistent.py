@@ -195,23 +195,22 @@ class SelfConsistent(Model):
 
     def _start(self, request: ScfRequest, guess: torch.Tensor, systems: Systems) -> State:
         """The first state, which has the charge or the Fermi level that is asked for."""
-        state = State(guess, torch.full_like(systems.total_charge, self.statistics.fermi_level))
-        if request.start is not None:
+        if request.start is None:
+            p = guess.clone()
+            level = torch.full_like(systems.total_charge, self.statistics.fermi_level)
+        else:
             given = request.start.detach()
-            if given.multipoles.shape != state.multipoles.shape or given.fermi_level.shape != (
-                systems.n_systems,
-            ):
+            if given.multipoles.shape != guess.shape or given.fermi_level.shape != (systems.n_systems,):
                 raise InputError(
                     f"scf.start has multipoles {tuple(given.multipoles.shape)} and fermi_level "
-                    f"{tuple(given.fermi_level.shape)}; this batch needs {tuple(state.multipoles.shape)} and "
+                    f"{tuple(given.fermi_level.shape)}; this batch needs {tuple(guess.shape)} and "
                     f"({systems.n_systems},)"
                 )
-            state = State(given.multipoles.to(state.multipoles), given.fermi_level.to(state.fermi_level))
-        p = state.multipoles
+            p = given.multipoles.to(guess, copy=True)
+            level = given.fermi_level.to(systems.total_charge)
         missing = torch.where(systems.constrained, systems.total_charge - systems.sum(p[:, 0]), 0.0)
-        p = p.clone()
         p[:, 0] += systems.at_atoms(missing / systems.n_atoms)
-        level = torch.where(systems.constrained, state.fermi_level, systems.fermi_level)
+        level = torch.where(systems.constrained, level, systems.fermi_level)
         return State(p, level)
 
     def _converged(

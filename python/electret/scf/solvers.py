@@ -77,8 +77,8 @@ class _Progress:
 def _size(problem: Problem, local: torch.Tensor, residual: Residual) -> torch.Tensor:
     """Mean |local step| per system, with the defect of the charge shared out over its atoms."""
     systems = problem.systems
-    atoms = systems.sum(torch.ones_like(local[:, 0])).clamp(min=1)
-    defect = torch.where(systems.constrained, residual.condition.abs() / atoms, 0.0)
+    defect = residual.condition.abs() / systems.n_atoms.clamp(min=1)
+    defect = torch.where(systems.constrained, defect, 0.0)
     return systems.mean(local.abs()) + defect
 
 
