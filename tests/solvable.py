@@ -216,6 +216,16 @@ class FixedPoint:
             def __call__(self, _: object, v: torch.Tensor) -> torch.Tensor:
                 return update(v[:, 0])
 
+            def linearised(self, _: object, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                with torch.enable_grad():
+                    variable = v.detach().requires_grad_()
+                    delta = update(variable[:, 0])
+                    rows = [
+                        torch.autograd.grad(k, variable, retain_graph=True, materialize_grads=True)[0]
+                        for k in delta.sum(dim=0)
+                    ]
+                return delta.detach(), torch.stack(rows, dim=1)
+
         self.problem = FixedPointProblem(
             Update(),
             {"density": zero},

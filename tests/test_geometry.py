@@ -67,13 +67,39 @@ def test_matrices_are_the_operators(axes, method):
 
 
 @pytest.mark.parametrize("axes", BOUNDARIES)
-def test_auto_takes_the_same_sums_for_matrices_and_operators(axes):
-    """At any accuracy: a mesh is left to systems too large for dense solvers."""
+def test_matrices_and_operators_of_few_atoms_are_the_same_sums(axes):
+    """At any accuracy."""
     geometry, p = split(random_system(57, axes, n=6, max_l=1))
     g = electret.Geometry(**geometry, widths=[0.9], max_l=1, features_max_l=1, accuracy=1e-3)
     assert "mesh" not in g.methods[0]
     assert relative((g.matrix() @ p.ravel()).reshape(6, 1, 4), g.features(p)) < 1e-12
     assert relative((g.coulomb_matrix() @ p.ravel()).reshape(p.shape), g.potential(p)) < 1e-12
+
+
+def test_auto_takes_a_mesh_where_dense_solvers_fit_too():
+    """Narrow charges: operators come from a mesh, matrices from sums, and both keep the accuracy."""
+    rng = np.random.default_rng(3)
+    sites = np.stack(np.meshgrid(*[np.arange(8)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)[:500]
+    geometry = {
+        "positions": 2.3 * sites + rng.uniform(-0.3, 0.3, size=sites.shape),
+        "sigma": 0.3,
+        "cell": 18.4 * np.eye(3),
+        "pbc": True,
+    }
+    p = rng.choice([-1.0, 1.0], size=(500, 1))
+    settings = {"widths": [0.4], "max_l": 0, "features_max_l": 0}
+    accuracy = 1e-4
+    g = electret.Geometry(**geometry, **settings, accuracy=accuracy)
+    assert g.methods == [("mesh", "mesh")]
+    exact = electret.Geometry(**geometry, **settings, method="ewald", accuracy=TIGHT)
+    for values, wanted in (
+        (g.potential(p), exact.potential(p)),
+        (g.coulomb_matrix() @ p, exact.potential(p)),
+        (g.features(p).reshape(500, 1), exact.features(p).reshape(500, 1)),
+        (g.matrix() @ p, exact.features(p).reshape(500, 1)),
+    ):
+        assert relative(values, wanted) < accuracy
+    assert relative(g.coulomb_matrix() @ p, g.potential(p)) > 1e-12
 
 
 def test_matrices_of_one_system_in_a_batch():

@@ -28,7 +28,7 @@ Neighbour lists are **excluded** for the peers (built once) and **included** for
 SIZES = (192, 1_536, 12_288, 98_304)
 SIGMA = 0.3
 ERRORS = (1e-4, 1e-6)
-ACCURACIES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
+ACCURACIES = (1e-2, 2e-3, 1e-3, 1e-4, 3e-5, 1e-5, 1e-6, 1e-7)
 CODES = ("electret", "OpenMM", "torch-pme P3M", "nvalchemi PME")
 LARGEST = {"nvalchemi PME": 12_288}
 SURVEYED = 1_536

@@ -19,9 +19,9 @@ class Geometry:
     Arguments are those of :func:`electret.coulomb` and :func:`electret.features`; `max_l` is the highest
     order of the multipoles to come (missing orders count as zero), `features_max_l` that of the receivers
     (default: the same), `features_self_interaction` belongs to the features. `widths` may be empty where no
-    features are needed. With ``method="mesh"`` an evaluation costs fast Fourier transforms; operators and
-    transposes agree to rounding, the matrices with them to `accuracy`. With ``device="cuda"`` everything is
-    kept on the GPU, and only multipoles and results travel.
+    features are needed. Operators and transposes agree to rounding; the matrices are sums, and agree with
+    them to rounding too unless a mesh serves the operators (`methods`): then to `accuracy`. With
+    ``device="cuda"`` everything is kept on the GPU, and only multipoles and results travel.
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.

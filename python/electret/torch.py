@@ -36,6 +36,7 @@ from electret.device_plans import Recent
 from electret.external_field import CARTESIAN_OF_L1
 from electret.neighbors import as_systems
 from electret.neighbors import neighbor_list as numpy_neighbor_list
+from electret.per_system import sum_over_atoms
 from electret.torch_operators import coulomb as coulomb_operator
 from electret.torch_operators import features as features_operator
 
@@ -458,7 +459,7 @@ def _dipole(positions: Tensor, multipoles: Tensor, batch: Tensor, n_systems: int
     atomic = multipoles[:, :1] * positions  # [n_atoms, 3]
     if multipoles.shape[1] > 1:
         atomic = atomic + multipoles[:, 1:4].roll(1, dims=1)  # y, z, x in the order of m
-    return atomic.new_zeros((n_systems, 3)).index_add(0, batch, atomic)
+    return sum_over_atoms(atomic, batch, n_systems)
 
 
 def field_features(

@@ -6,6 +6,7 @@ its density is (`Model.density`), and which conditions it honours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -19,6 +20,7 @@ from electret.models.backbone import Backbone
 from electret.models.config import ModelConfig
 from electret.models.statistics import Statistics
 from electret.models.unchanged import Unchanged
+from electret.per_system import sum_over_atoms
 from electret.scf.state import ScfRequest
 from electret.torch import coulomb_energy, features
 
@@ -80,6 +82,7 @@ class Structure:
     positions: torch.Tensor  # [n_atoms, 3] Å
     cell: torch.Tensor  # [n_systems, 3, 3] Å
     shifts: torch.Tensor  # [n_edges, 3] Å
+    in_field: bool = True  # whether an external field acts, or is a variable of derivatives
 
     @property
     def edge_vectors(self) -> torch.Tensor:
@@ -224,7 +227,7 @@ class Model(torch.nn.Module):
                 honour, a stress without a volume, coinciding atoms.
         """
         self._check_tensors(graph)
-        self._check_conditions(graph)
+        in_field = self._check_conditions(graph) or graph.external_field.requires_grad
         call = Call(training, scf, frozenset(properties))
         self._check_call(call)
         elements = self._elements.of(lambda: self.backbone.elements_of(graph), graph.atomic_numbers)
@@ -237,12 +240,13 @@ class Model(torch.nn.Module):
                 positions = positions.detach().clone().requires_grad_(wanted)
             strain = graph.cell.new_zeros(graph.n_systems, 3, 3).requires_grad_(stress)
             if derived:
+                in_field = True
                 graph = replace(
                     graph,
                     external_field=graph.external_field.detach().clone().requires_grad_(),
                     total_charge=graph.total_charge.detach().clone().requires_grad_(),
                 )
-            structure = _strained(graph, elements, positions, strain)
+            structure = _strained(graph, elements, positions, strain, in_field)
             result = self._energies(structure, call)
             result.update(_differentiated(result, call, positions, graph, retain=forces or stress))
             leaves = [positions] * forces + [strain] * stress
@@ -293,13 +297,14 @@ class Model(torch.nn.Module):
         if self.labelled_density:
             charges = density.multipoles[:, 0]  # [n_atoms]
             moments = charges[:, None] * structure.positions + cartesian_dipoles(density.multipoles)
-            dipole = moments.new_zeros(graph.n_systems, 3).index_add(0, graph.batch, moments)
-            polarization = dipole if density.polarization is None else density.polarization
-            result["energy_field"] = -(graph.external_field * polarization).sum(dim=1).double()
+            dipole = sum_over_atoms(moments, graph.batch, graph.n_systems)
+            if structure.in_field:
+                polarization = dipole if density.polarization is None else density.polarization
+                result["energy_field"] = -(graph.external_field * polarization).sum(dim=1).double()
             result["multipoles"] = density.multipoles
             result["charges"] = charges
             result["dipole"] = dipole
-            result["total_charge"] = charges.new_zeros(graph.n_systems).index_add(0, graph.batch, charges)
+            result["total_charge"] = sum_over_atoms(charges, graph.batch, graph.n_systems)
             if density.polarization is not None:
                 result["polarization"] = density.polarization
             if "potentials" in call.properties:
@@ -359,12 +364,12 @@ class Model(torch.nn.Module):
                 ".to(device)"
             )
 
-    def _check_conditions(self, graph: Graph) -> None:
-        """Refuses what the family cannot honour instead of dropping it silently."""
+    def _check_conditions(self, graph: Graph) -> bool:
+        """Refuses what the family cannot honour instead of dropping it silently; whether there is a field."""
         given = (graph.total_charge, graph.external_field, graph.fermi_level)
         has_field = self._has_field.of(lambda: self._accepts(graph), *given)
         if not has_field or "external_field" not in self.honours or self.field_couples_to_polarization:
-            return
+            return has_field
         # [n_systems, 3]: work of the field along each periodic cell vector
         along = torch.einsum("si,ski->sk", graph.external_field, graph.cell).abs() * graph.pbc
         if bool((along > 1e-6).any()):
@@ -374,6 +379,7 @@ class Model(torch.nn.Module):
                 f"where the dipole of family {self.family!r} depends on the choice of cell; apply fields "
                 "along open axes or use 'split_charges', which has a polarisation"
             )
+        return has_field
 
     def _accepts(self, graph: Graph) -> bool:
         """Refuses requests for conditions that the energy does not depend on; whether there is a field."""
@@ -397,7 +403,7 @@ class Model(torch.nn.Module):
 
 
 def _strained(
-    graph: Graph, elements: torch.Tensor, positions: torch.Tensor, strain: torch.Tensor
+    graph: Graph, elements: torch.Tensor, positions: torch.Tensor, strain: torch.Tensor, in_field: bool
 ) -> Structure:
     """The geometry under r' = r (1 + strain), symmetrised so that the stress is symmetric in a field
     too."""
@@ -410,7 +416,7 @@ def _strained(
         shifts = graph.unit_shifts @ cell[0]
     else:
         shifts = torch.einsum("ek,eki->ei", graph.unit_shifts, cell[graph.batch[sender]])
-    return Structure(graph, elements, positions, cell, shifts)
+    return Structure(graph, elements, positions, cell, shifts, in_field)
 
 
 def _differentiated(
@@ -452,12 +458,12 @@ def _volumes(graph: Graph, training: bool) -> torch.Tensor:
 def _check_finite(result: dict[str, torch.Tensor], structure: Structure) -> None:
     """Names the cause of a result that is not finite."""
     others = NOT_FINITE | CONTAINED if "multipoles" in result else NOT_FINITE
-    sums = [
-        value.sum(dtype=torch.float64)
+    entries = [
+        value.reshape(-1)
         for name, value in result.items()
         if name not in others and value.is_floating_point()
     ]
-    if bool(torch.isfinite(torch.stack(sums)).all()):  # an entry that is not finite spoils its sum
+    if math.isfinite(torch.cat(entries).sum(dtype=torch.float64)):  # one that is not finite spoils the sum
         return
     bad = [
         name

@@ -71,6 +71,7 @@ class FixedPointProblem:
         self.origin = origin
         self.linear_solver = linear_solver
         self.affine = update.affine
+        self._potential: tuple[State, torch.Tensor] | None = None  # the last state without a graph, and v
         self._derivative: tuple[State, torch.Tensor] | None = None  # the last state and D there
 
     @cached_property
@@ -83,13 +84,33 @@ class FixedPointProblem:
 
     def effective(self, state: State) -> torch.Tensor:
         """Normalised effective potential `[n_atoms, n_widths, n_features_lm]`."""
-        level = (state.fermi_level - self.origin)[self.systems.batch]
-        raw = self.features(state.multipoles) + self._field + self._constant * level[:, None, None]
-        return raw / self.norms
+        if self._potential is not None and self._potential[0] is state:
+            return self._potential[1]
+        level = self.systems.at_atoms(state.fermi_level - self.origin)
+        raw = self.features(state.multipoles) + self._constant * level[:, None, None]
+        if self.electrostatics.in_field:
+            raw = raw + self._field
+        v = raw / self.norms
+        if not torch.is_grad_enabled():
+            self._potential = state, v
+        return v
 
     def density(self, v: torch.Tensor) -> torch.Tensor:
         """n0 + Delta(v), `[n_atoms, n_lm]`."""
-        return self.parameters["density"] + self.update(self.parameters, v)
+        if self.affine and not torch.is_grad_enabled():
+            delta, derivative = self._straight
+            delta = delta + (derivative @ v.flatten(start_dim=1)[:, :, None]).squeeze(2)
+        else:
+            delta = self.update(self.parameters, v)
+        return self.parameters["density"] + delta
+
+    @cached_property
+    def _straight(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Delta at no potential and dDelta/dv `[n_atoms, n_lm, n_widths * n_features_lm]` of an affine
+        update."""
+        nothing = self.norms.new_zeros(len(self.parameters["density"]), *self.norms.shape)
+        delta, derivative = self.update.linearised(self.parameters, nothing)
+        return delta, derivative.flatten(start_dim=2)
 
     @cached_property
     def _per_level(self) -> torch.Tensor:
@@ -100,7 +121,7 @@ class FixedPointProblem:
 
     def evaluate(self, state: State) -> torch.Tensor:
         """F at a state, `[n_atoms, n_lm]`."""
-        level = (state.fermi_level - self.origin)[self.systems.batch]
+        level = self.systems.at_atoms(state.fermi_level - self.origin)
         return self.density(self.effective(state)) + level[:, None] * self._per_level
 
     def residual(self, state: State) -> Residual:
@@ -112,17 +133,13 @@ class FixedPointProblem:
         features, without a graph."""
         if self._derivative is not None and (self.affine or self._derivative[0] is state):
             return self._derivative[1]
-        v = self.effective(state.detach()).detach()
-        with torch.enable_grad():
-            variable = v.requires_grad_()
-            density = self.density(variable)
-            rows = [
-                torch.autograd.grad(density[:, k].sum(), variable, retain_graph=True, materialize_grads=True)[
-                    0
-                ]
-                for k in range(density.shape[1])
-            ]
-        derivative = (torch.stack(rows, dim=1) / self.norms).flatten(start_dim=2).detach()
+        if self.affine:
+            _, derivative = self._straight
+        else:
+            with torch.no_grad():
+                v = self.effective(state)
+            derivative = self.update.linearised(self.parameters, v)[1].flatten(start_dim=2)
+        derivative = derivative / self.norms.flatten()
         self._derivative = (state, derivative)
         return derivative
 
@@ -147,7 +164,7 @@ class FixedPointProblem:
     def _operator_jacobian(
         self, state: State, held: torch.Tensor | None, constrained: torch.Tensor
     ) -> OperatorJacobian:
-        operators, batch = self.electrostatics.operators, self.systems.batch
+        operators = self.electrostatics.operators
         tangent, cotangent = self.products(state)
         free = None if held is None else (~held).double()
 
@@ -156,15 +173,15 @@ class FixedPointProblem:
 
         def apply(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             v = operators.features(x)
-            v = v + self._constant * y[batch][:, None, None]
+            v = v + self._constant * self.systems.at_atoms(y)[:, None, None]
             charge = self.systems.sum(x[:, 0])
-            moved = tangent(v) + y[batch][:, None] * self._per_level
+            moved = tangent(v) + self.systems.at_atoms(y)[:, None] * self._per_level
             return x - masked(moved), torch.where(constrained, charge, y)
 
         def apply_transpose(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             v = cotangent(masked(x))
             r = x - operators.features_transpose(v)
-            r[:, 0] += torch.where(constrained, y, 0.0)[batch]
+            r[:, 0] += self.systems.at_atoms(torch.where(constrained, y, 0.0))
             s = -self.systems.sum((v * self._constant).sum(dim=(1, 2)) + masked(x) @ self._per_level)
             return r, torch.where(constrained, s, s + y)
 
@@ -173,8 +190,10 @@ class FixedPointProblem:
     def _linearised(self, state: State) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Density, its variable v, and the vector-Jacobian product of a probe (zero) as a function of that
         probe, whose own derivative is the Jacobian-vector product; in the graph of the parameters."""
+        with torch.no_grad():
+            v = self.effective(state)
         with torch.enable_grad():
-            variable = self.effective(state).detach().requires_grad_()
+            variable = v.detach().requires_grad_()
             density = self.density(variable)
             probe = torch.zeros_like(density, requires_grad=True)
             (linear,) = torch.autograd.grad(
@@ -196,7 +215,7 @@ class FixedPointProblem:
     def products(self, state: State) -> tuple[Operator, Operator]:
         """The products of D (raw features `[n_atoms, n_widths, n_features_lm]` to multipoles) and of its
         transpose, from one evaluation of the update."""
-        density, variable, probe, linear = self._linearised(state.detach())
+        density, variable, probe, linear = self._linearised(state)
 
         def cotangent(x: torch.Tensor) -> torch.Tensor:
             (v,) = torch.autograd.grad(density, variable, x, retain_graph=True, materialize_grads=True)

@@ -151,6 +151,7 @@ class SelfConsistent(Model):
             pbc=graph.pbc,
             batch=graph.batch,
             external_field=graph.external_field.double(),
+            in_field=structure.in_field,
             sigma=self.sigma.double()[structure.elements],
             max_l=self.max_l,
             widths=self._widths,
@@ -194,22 +195,22 @@ class SelfConsistent(Model):
 
     def _start(self, request: ScfRequest, guess: torch.Tensor, systems: Systems) -> State:
         """The first state, which has the charge or the Fermi level that is asked for."""
-        state = State(guess, torch.full_like(systems.total_charge, self.statistics.fermi_level))
-        if request.start is not None:
+        if request.start is None:
+            p = guess.clone()
+            level = torch.full_like(systems.total_charge, self.statistics.fermi_level)
+        else:
             given = request.start.detach()
-            if given.multipoles.shape != state.multipoles.shape or given.fermi_level.shape != (
-                systems.n_systems,
-            ):
+            if given.multipoles.shape != guess.shape or given.fermi_level.shape != (systems.n_systems,):
                 raise InputError(
                     f"scf.start has multipoles {tuple(given.multipoles.shape)} and fermi_level "
-                    f"{tuple(given.fermi_level.shape)}; this batch needs {tuple(state.multipoles.shape)} and "
+                    f"{tuple(given.fermi_level.shape)}; this batch needs {tuple(guess.shape)} and "
                     f"({systems.n_systems},)"
                 )
-            state = State(given.multipoles.to(state.multipoles), given.fermi_level.to(state.fermi_level))
-        p = state.multipoles
+            p = given.multipoles.to(guess, copy=True)
+            level = given.fermi_level.to(systems.total_charge)
         missing = torch.where(systems.constrained, systems.total_charge - systems.sum(p[:, 0]), 0.0)
-        p = torch.cat([p[:, :1] + (missing / systems.n_atoms)[systems.batch][:, None], p[:, 1:]], dim=1)
-        level = torch.where(systems.constrained, state.fermi_level, systems.fermi_level)
+        p[:, 0] += systems.at_atoms(missing / systems.n_atoms)
+        level = torch.where(systems.constrained, level, systems.fermi_level)
         return State(p, level)
 
     def _converged(
@@ -282,13 +283,18 @@ class SelfConsistent(Model):
         result = {
             "energy_short_range": short_range,
             "energy_electrostatic": electrostatics.energy(p),
-            "energy_field": -(electrostatics.external_field * dipole).sum(dim=1),
+            "energy_field": torch.zeros_like(short_range),
             "energy_density": self.density_energy(state, parameters, problem, systems),
         }
-        energy = torch.stack(list(result.values())).sum(dim=0)
+        if electrostatics.in_field:
+            result["energy_field"] = -(electrostatics.external_field * dipole).sum(dim=1)
+        energy = sum(result.values(), start=torch.zeros_like(short_range))
+        grand_potential = energy
+        if not systems.all_constrained:
+            grand_potential = energy + torch.where(systems.constrained, 0.0, level * charge)
         return {
             "energy": energy,
-            "grand_potential": energy + torch.where(systems.constrained, 0.0, level * charge),
+            "grand_potential": grand_potential,
             **result,
             "multipoles": p,
             "charges": p[:, 0],
@@ -306,10 +312,12 @@ def _within_reach(state: State, start: State, systems: Systems) -> State:
     """The state, and the start of systems that ran away, whose Jacobian and energy would not be finite and
     spoil the batch."""
     p = state.multipoles
+    if bool((p.abs().amax() < LOST) & (state.fermi_level.abs().amax() < LOST)):
+        return state
     far = ~(p.abs() < LOST).all(dim=1)
     lost = (systems.sum(far.to(p.dtype)) > 0) | ~(state.fermi_level.abs() < LOST)
     return State(
-        torch.where(lost[systems.batch][:, None], start.multipoles, p),
+        torch.where(systems.at_atoms(lost)[:, None], start.multipoles, p),
         torch.where(lost, start.fermi_level, state.fermi_level),
     )
 

@@ -74,11 +74,11 @@ class PotentialEmbedding(torch.nn.Module):
         self, v: torch.Tensor, elements: torch.Tensor, features: list[torch.Tensor]
     ) -> list[torch.Tensor]:
         """u `[n_atoms, channels, 2l+1]` for each l of v `[n_atoms, n_widths, n_lm]` (e3nn's order)."""
-        species = elements if len(self.weights) > 1 else torch.zeros_like(elements)
+        weights = self.weights[elements] if len(self.weights) > 1 else self.weights
         blocks = []
         for l in range(self.max_l + 1):
             block = v[:, :, l * l : (l + 1) ** 2]  # [n_atoms, n_widths, 2l+1]
-            u = torch.einsum("acn,anm->acm", self.weights[species, l], block)
+            u = weights[:, l] @ block
             if self.from_features is not None:
                 u = u + self.from_features[l][None, :, None] * features[l]
             blocks.append(u)
@@ -118,9 +118,9 @@ class _Response(torch.nn.Module):
         if self.kind != "none":
             nonlinear = self.mlp(s.flatten(start_dim=1)).reshape(s.shape)
             s = s + nonlinear if self.kind == "residual_mlp" else nonlinear
-        weights = torch.einsum("alcs,acs->alc", self.output[elements], s)  # [n_atoms, max_l + 1, channels]
-        blocks = [torch.einsum("ac,acm->am", weights[:, l], features[l]) for l in range(self.max_l + 1)]
-        return torch.cat(blocks, dim=1)
+        weights = (self.output[elements] * s[:, None]).sum(dim=3)  # [n_atoms, max_l + 1, channels]
+        blocks = [weights[:, l, None] @ features[l] for l in range(self.max_l + 1)]
+        return torch.cat(blocks, dim=2).squeeze(1)
 
 
 class OneBodyUpdate(torch.nn.Module):
@@ -224,6 +224,23 @@ class OneBodyUpdate(torch.nn.Module):
         elif gate is not None:
             delta = torch.cat([delta[:, :1] * gate[:, None], delta[:, 1:]], dim=1)
         return delta
+
+    def linearised(self, parameters: Parameters, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Delta `[n_atoms, n_lm]` and dDelta/dv `[n_atoms, n_lm, n_widths, n_features_lm]` at `[n_atoms,
+        n_widths, n_features_lm]`, without a graph; only where the update is `local`."""
+        # a copy of the atoms for each component of Delta: one backward pass in place of one for each
+        n_atoms, n_lm = len(v), (self.max_l + 1) ** 2
+        copies = {
+            name: parameters[name].detach().repeat(n_lm, *[1] * (parameters[name].dim() - 1))
+            for name in ("update_features", "elements", "isotropic")
+            if name in parameters
+        }
+        with torch.enable_grad():
+            variable = v.detach().repeat(n_lm, 1, 1).requires_grad_()
+            delta = self(copies, variable).reshape(n_lm, n_atoms, n_lm)
+            chosen = delta.diagonal(dim1=0, dim2=2).sum()
+            (gradient,) = torch.autograd.grad(chosen, variable, materialize_grads=True)
+        return delta[0].detach(), gradient.reshape(n_lm, *v.shape).transpose(0, 1)
 
     @property
     def charge_per_level(self) -> float:
@@ -330,7 +347,7 @@ def isotropic_part(coefficients: torch.Tensor, v: torch.Tensor, max_l: int) -> t
     for l in range(max_l + 1):
         if l < coefficients.shape[1] and l * l < v.shape[2]:
             block = v[:, :, l * l : (l + 1) ** 2]
-            blocks.append(torch.einsum("an,anm->am", coefficients[:, l], block))
+            blocks.append(coefficients[:, l, None] @ block)
         else:
-            blocks.append(v.new_zeros(len(v), 2 * l + 1))
-    return torch.cat(blocks, dim=1)
+            blocks.append(v.new_zeros(len(v), 1, 2 * l + 1))
+    return torch.cat(blocks, dim=2).squeeze(1)

@@ -91,7 +91,7 @@ class VariationalProblem:
         """dE/dp + mu in eV/(e Å^l), and the charge condition."""
         p = state.multipoles
         residual = self.gradient(p) + self.potential(p) + self._field
-        level = state.fermi_level[self.systems.batch][:, None]
+        level = self.systems.at_atoms(state.fermi_level)[:, None]
         residual = torch.cat([residual[:, :1] + level, residual[:, 1:]], dim=1)
         return Residual(residual, self.systems.condition(state))
 
@@ -177,7 +177,7 @@ class Variational(SelfConsistent):
         counts = systems.sum(torch.ones_like(residual[:, 0]))
         mean = systems.sum(residual[:, 0]) / counts
         shift = torch.where(reference.level_known, 0.0, mean)
-        charge = residual[:, :1] - shift[systems.batch][:, None]
+        charge = residual[:, :1] - systems.at_atoms(shift)[:, None]
         stationarity = torch.cat([charge, residual[:, 1:]], dim=1)
         stationarity = torch.where(reference.known, stationarity, torch.nan)
         level = state.fermi_level - shift

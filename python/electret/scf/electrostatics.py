@@ -12,8 +12,10 @@ import torch
 from electret.device_geometry import DeviceGeometry
 from electret.device_operators import emulated
 from electret.geometry import Geometry
+from electret.per_system import at_atoms
 from electret.scf.operators import FixedOperators, HostOperators
-from electret.torch import coulomb_energy, dipole, features, field_features
+from electret.torch import dipole, field_features
+from electret.torch_operators import coulomb, features
 from electret.units import COULOMB_CONSTANT
 
 __all__ = ["Electrostatics", "Operator"]
@@ -40,6 +42,8 @@ class Electrostatics:
     method: str = "auto"
     accuracy: float = 1e-8
     precision: str = "float64"
+    in_field: bool = True
+    """Whether an external field acts, or is a variable of derivatives."""
 
     @property
     def n_systems(self) -> int:
@@ -95,21 +99,20 @@ class Electrostatics:
             accuracy=self.accuracy,
         )
 
-    @property
-    def _settings(self) -> dict:
-        return {
-            "cell": self.cell,
-            "pbc": self.pbc,
-            "batch": self.batch,
-            "boundary": self.boundary,
-            "method": self.method,
-            "accuracy": self.accuracy,
-            "precision": self.precision,
-        }
-
     def energy(self, multipoles: torch.Tensor) -> torch.Tensor:
         """½ pᵀAp of each system, eV."""
-        return coulomb_energy(self.positions, multipoles, self.sigma, self_interaction=True, **self._settings)
+        inputs = (self.positions, multipoles, self.cell)
+        gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+        options = (self.boundary, self.method, self.accuracy, self.precision, True, gradients)
+        return coulomb(*inputs, self.sigma, self.pbc, self.batch, *options)[0]
+
+    def _features(
+        self, multipoles: torch.Tensor, widths: torch.Tensor, max_l: int, normalization: str, own: bool
+    ) -> torch.Tensor:
+        inputs = (self.positions, multipoles, self.cell)
+        settings = (self.boundary, self.method, self.accuracy, self.precision)
+        placed = (*inputs, self.sigma, widths, self.pbc, self.batch)
+        return features(*placed, max_l, normalization, *settings, own)
 
     def dipole(self, multipoles: torch.Tensor) -> torch.Tensor:
         """Total dipole of each system, `[n_systems, 3]` (x, y, z) e Å."""
@@ -117,16 +120,8 @@ class Electrostatics:
 
     def features(self, multipoles: torch.Tensor) -> torch.Tensor:
         """B p, `[n_atoms, n_widths, n_features_lm]`; differentiable twice."""
-        return features(
-            self.positions,
-            multipoles,
-            self.sigma,
-            self._receivers,
-            self.features_max_l,
-            "receiver",
-            self.features_self_interaction,
-            **self._settings,
-        )
+        own = self.features_self_interaction
+        return self._features(multipoles, self._receivers, self.features_max_l, "receiver", own)
 
     def cached_features(self, multipoles: torch.Tensor) -> torch.Tensor:
         """The same without derivatives, from the cached operators."""
@@ -138,11 +133,14 @@ class Electrostatics:
         The features at the widths of the sources are dE/dp, so the derivatives of this are those of the
         features, where a gradient of the energy could be differentiated only once more.
         """
-        widths, index = torch.unique(self.sigma, return_inverse=True)
-        values = features(
-            self.positions, multipoles, self.sigma, widths, self.max_l, "multipoles", True, **self._settings
-        )
+        widths, index = self._own_widths
+        values = self._features(multipoles, widths, self.max_l, "multipoles", True)
         return values[torch.arange(len(index), device=index.device), index]
+
+    @cached_property
+    def _own_widths(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The different widths of the sources, and which of them each atom has."""
+        return torch.unique(self.sigma, return_inverse=True)
 
     def cached_potential(self, multipoles: torch.Tensor) -> torch.Tensor:
         """The same without derivatives, from the cached operators."""
@@ -150,13 +148,13 @@ class Electrostatics:
 
     def field_features(self) -> torch.Tensor:
         """Features of the external field, `[n_atoms, n_widths, n_features_lm]`."""
-        local = self.external_field[self.batch]
+        local = at_atoms(self.external_field, self.batch)
         return field_features(self.positions, local, self._receivers, self.features_max_l, "receiver")
 
     def field_potential(self) -> torch.Tensor:
         """Potential of the external field on multipoles, `[n_atoms, n_lm]`: -F·r, -F."""
         width = self.positions.new_ones(1)
-        local = self.external_field[self.batch]
+        local = at_atoms(self.external_field, self.batch)
         return field_features(self.positions, local, width, self.max_l, "multipoles")[:, 0]
 
     def constant_features(self) -> torch.Tensor:

@@ -67,7 +67,7 @@ def chord_steps(
     """
     state = state.detach()
     weight = active.to(state.multipoles.dtype)
-    per_atom = weight[problem.systems.batch][:, None]
+    per_atom = problem.systems.at_atoms(weight)[:, None]
     for _ in range(steps):
         residual = problem.residual(state)
         right = residual.multipoles * per_atom, residual.condition * weight

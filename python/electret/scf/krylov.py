@@ -70,11 +70,11 @@ def gmres(
         products += used + 1
         # what is not finite would spoil its system for good, and is left out
         good = active & space.finite(*step)
-        x = x + torch.where(good[systems.batch][:, None], step[0], 0.0)
+        x = x + torch.where(systems.at_atoms(good)[:, None], step[0], 0.0)
         y = y + torch.where(good, step[1], 0.0)
         product = apply(x, y)
         residual = multipoles - product[0], condition - product[1]
-    rows = converged[systems.batch][:, None]
+    rows = systems.at_atoms(converged)[:, None]
     return torch.where(rows, x, 0.0), torch.where(converged, y, 0.0), converged
 
 
@@ -95,7 +95,7 @@ class _Space:
 
     def scaled(self, x: Tensor, y: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
         """Times a factor of each system; zero where the factor is, whatever the pair."""
-        rows = factor[self.systems.batch][:, None]
+        rows = self.systems.at_atoms(factor)[:, None]
         return torch.where(rows == 0, 0.0, x * rows), torch.where(factor == 0, 0.0, y * factor)
 
     def overlaps(self, xs: Tensor, ys: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class _Space:
 
     def combined(self, xs: Tensor, ys: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Sum with weights `[n_systems, m]`."""
-        x = torch.einsum("mac,am->ac", xs, weights[self.systems.batch])
+        x = torch.einsum("mac,am->ac", xs, self.systems.at_atoms(weights))
         return x, (ys * weights.T).sum(dim=0)
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 
+from electret.per_system import at_atoms, sum_over_atoms
 from electret.scf.electrostatics import Electrostatics
 from electret.scf.state import State
 
@@ -42,9 +43,18 @@ class Systems:
         """Atoms of each system, `[n_systems]` float64."""
         return self.sum(torch.ones_like(self.batch, dtype=torch.float64))
 
+    @cached_property
+    def all_constrained(self) -> bool:
+        """Whether the total charge of every system is given."""
+        return bool(self.constrained.all())
+
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over the atoms of each system, `[n_systems, ...]` of `[n_atoms, ...]`."""
-        return values.new_zeros(self.n_systems, *values.shape[1:]).index_add(0, self.batch, values)
+        return sum_over_atoms(values, self.batch, self.n_systems)
+
+    def at_atoms(self, values: torch.Tensor) -> torch.Tensor:
+        """The value of each atom's system, `[n_atoms, ...]` of `[n_systems, ...]`."""
+        return at_atoms(values, self.batch)
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Mean over atoms and components of each system, `[n_systems]` of `[n_atoms, ...]`."""
@@ -54,6 +64,8 @@ class Systems:
     def condition(self, state: State) -> torch.Tensor:
         """Charge minus total charge, or Fermi level minus the given one, `[n_systems]`."""
         charge = self.sum(state.multipoles[:, 0]) - self.total_charge
+        if self.all_constrained:
+            return charge
         return torch.where(self.constrained, charge, state.fermi_level - self.fermi_level)
 
 

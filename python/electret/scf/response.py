@@ -45,7 +45,7 @@ def linear_responses(
         # at constant charge the last row asks for one more charge, at constant Fermi level for one more eV
         x, y = jacobian.solve(zeros, torch.ones_like(systems.total_charge))
         charge = systems.sum(x[:, 0])
-        per_charge = x[:, 0] / torch.where(charge == 0, 1.0, charge)[systems.batch]
+        per_charge = x[:, 0] / systems.at_atoms(torch.where(charge == 0, 1.0, charge))
         if "fukui" in names:
             found["fukui"] = per_charge
         if "capacitance" in names:

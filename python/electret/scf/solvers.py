@@ -77,14 +77,14 @@ class _Progress:
 def _size(problem: Problem, local: torch.Tensor, residual: Residual) -> torch.Tensor:
     """Mean |local step| per system, with the defect of the charge shared out over its atoms."""
     systems = problem.systems
-    atoms = systems.sum(torch.ones_like(local[:, 0])).clamp(min=1)
-    defect = torch.where(systems.constrained, residual.condition.abs() / atoms, 0.0)
+    defect = residual.condition.abs() / systems.n_atoms.clamp(min=1)
+    defect = torch.where(systems.constrained, defect, 0.0)
     return systems.mean(local.abs()) + defect
 
 
 def _blend(problem: Problem, active: torch.Tensor, new: State, old: State) -> State:
     """`new` where active, `old` elsewhere."""
-    rows = active[problem.systems.batch][:, None]
+    rows = problem.systems.at_atoms(active)[:, None]
     return State(
         torch.where(rows, new.multipoles, old.multipoles),
         torch.where(active, new.fermi_level, old.fermi_level),
@@ -133,17 +133,22 @@ class Newton:
     def _search(
         self, problem: Problem, state: State, residual: Residual, step: State, active: torch.Tensor
     ) -> tuple[State, Residual]:
-        """The longest of the steps 1, 1/2, 1/4, ... that lowers the norm of the residual, per system.
+        """The longest of the steps 1, 1/2, 1/4, ... that lowers the norm of the residual, per system; of an
+        affine problem the full one.
 
         Of a minimum the step ends where the energy along it has stopped falling: on a convex energy that
         converges from anywhere, over kinks too, where the norm of the residual has to rise first.
         """
+        if problem.affine:
+            moved = State(state.multipoles - step.multipoles, state.fermi_level - step.fermi_level)
+            moved = _blend(problem, active, moved, state)
+            return moved, problem.residual(moved)
         before = _norm(problem, residual)
         downhill = _slope(problem, residual, step)  # of the energy along the step, per system
         minimum = problem.variational & _feasible(problem, residual) & (downhill < 0)
         length = torch.ones_like(before)
         for halving in range(self.halvings + 1):
-            per_atom = length[problem.systems.batch][:, None]
+            per_atom = problem.systems.at_atoms(length)[:, None]
             moved = State(
                 state.multipoles - per_atom * step.multipoles, state.fermi_level - length * step.fermi_level
             )
@@ -155,7 +160,7 @@ class Newton:
             slope = _slope(problem, after, step)
             falls = torch.where(minimum, slope <= -0.1 * downhill, norm <= (1.0 - 1e-4 * length) * before)
             worse = active & ~(falls | (norm <= floor))
-            if problem.affine or not bool(worse.any()) or halving == self.halvings:
+            if not bool(worse.any()) or halving == self.halvings:
                 return moved, after
             # where the slope would vanish if it were straight, or half way
             part = torch.where(minimum, (-downhill / (slope - downhill)).clamp(0.1, 0.5), 0.5)
@@ -193,7 +198,7 @@ def mixing_step(problem: Problem, state: State, residual: Residual) -> tuple[tor
     bound = torch.finfo(response.dtype).eps
     usable = systems.constrained & (response.abs() > bound)
     level = torch.where(usable, missing / torch.where(usable, response, 1.0), 0.0)
-    shared = local + per_fermi_level * level[systems.batch][:, None]
+    shared = local + per_fermi_level * systems.at_atoms(level)[:, None]
     step = torch.where(systems.constrained, level.clamp(-FERMI_LEVEL_STEP, FERMI_LEVEL_STEP), 0.0)
     return shared, torch.where(systems.constrained, step, -residual.condition)
 
@@ -255,7 +260,7 @@ class Anderson:
             # on the CPU, whose solver finds the rank
             gamma = torch.linalg.lstsq(gram.cpu(), right.cpu()[:, :, None]).solution[:, :, 0]
             gamma = gamma.to(p.device)  # [n_systems, m]
-            new_p = new_p - torch.einsum("ni,inc->nc", gamma[systems.batch], dx + self.alpha * dp)
+            new_p = new_p - torch.einsum("ni,inc->nc", systems.at_atoms(gamma), dx + self.alpha * dp)
             new_mu = new_mu - (gamma.T * (dlevel + dmu)).sum(dim=0)
             return State(new_p, new_mu)
 
@@ -280,7 +285,7 @@ def _iterate(
             break
         p, mu = mixing_step(problem, state, residual)
         progress.count()
-        finite = progress.active[problem.systems.batch][:, None]
+        finite = problem.systems.at_atoms(progress.active)[:, None]
         p, mu = torch.where(finite, p, 0.0), torch.where(progress.active, mu, 0.0)
         state = _blend(problem, progress.active, step(state, p, mu, progress.active), state)
     return Solution(state, progress.record())

@@ -4,7 +4,7 @@ use crate::batch::{
     Members, Receivers, Sources, Systems, check_receivers, receiver_factors, scale_rows,
 };
 use crate::error::{Error, Result, check_finite};
-use crate::ewald::{Density, Gradient, Method, Options, Prepared, Purpose, Want};
+use crate::ewald::{Density, Gradient, Options, Prepared, Purpose, Want};
 use crate::harmonics::count;
 use crate::vector::Vector;
 use rayon::prelude::*;
@@ -12,19 +12,6 @@ use std::sync::OnceLock;
 
 /// Numbers cached per system for the real-space part (128 MiB).
 const CACHE_LIMIT: usize = 1 << 24;
-
-/// Multipoles of a system up to which solvers take its matrices, and `auto` leaves the mesh out: matrices come from
-/// sums, and so do the operators then, to the last digits.
-pub const MATRIX_LIMIT: usize = 1000;
-
-/// The options for a system of so many multipoles.
-fn for_size(options: &Options, n_columns: usize) -> Options {
-    let mut out = *options;
-    if options.method == Method::Auto && n_columns <= MATRIX_LIMIT {
-        out.method = Method::Sums;
-    }
-    out
-}
 
 /// One system's operators.
 struct Operators {
@@ -86,9 +73,6 @@ impl Geometry {
                     coefficients: &vec![0.0; positions.len() * count(max_l)],
                 };
                 let boundary = systems.boundary(system);
-                let n_columns = positions.len() * count(max_l);
-                let coulomb = &for_size(coulomb, n_columns);
-                let features = &for_size(features, n_columns);
                 let mut energy = Prepared::new(
                     system,
                     boundary,
@@ -262,6 +246,8 @@ impl Geometry {
     }
 
     /// The symmetric matrix A of one system, rows and columns `[atom][lm]`, row after row. Kept for later calls.
+    ///
+    /// Its elements are sums, also where a mesh serves the evaluations: the two then agree to the accuracy.
     pub fn coulomb_matrix(&self, system: usize) -> Result<&[f64]> {
         self.check_system(system)?;
         let operators = &self.operators[system];

@@ -5,6 +5,7 @@
 //! by name.
 
 mod background;
+mod candidates;
 pub mod corrections;
 pub(crate) mod cost;
 pub mod density;

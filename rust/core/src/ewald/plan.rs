@@ -1,5 +1,6 @@
 //! Which method a system is summed with, and its parameters.
 
+use super::candidates;
 use super::corrections::Correction;
 use super::cost::{self, Rates};
 use super::mesh::accuracy::{Interaction, good_length};
@@ -9,7 +10,7 @@ use crate::lattice::{Lattice, dimensions, periodic_measure};
 use crate::vector::{Matrix, Vector, dot, norm};
 
 /// Methods a user can ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
     Auto,
     Direct,
@@ -96,7 +97,7 @@ impl Options {
 }
 
 /// What a sum is for, so that a plan can be as accurate as needed and no slower than it must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// Energies of sources with all gradients.
     Energies,
@@ -237,7 +238,10 @@ impl Plan {
         if direct <= extent.rates.mesh_tasks {
             return Ok(Plan::Direct);
         }
-        let best = cheapest(extent, cell, pbc, options);
+        let span = extent.place.span(cell, pbc);
+        let best = candidates::known((extent, cell, pbc, options, span), || {
+            cheapest(extent, cell, pbc, options, span)
+        });
         if direct.is_finite() && direct <= best.cost {
             return Ok(Plan::Direct);
         }
@@ -345,9 +349,10 @@ fn split(extent: &Extent, pbc: [bool; 3], options: &Options, floor: f64, open_sp
 }
 
 /// A split with its estimated cost.
-struct Candidate {
-    split: Split,
-    cost: f64,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate {
+    pub split: Split,
+    pub cost: f64,
 }
 
 /// Orders of splines that are tried.
@@ -360,14 +365,19 @@ fn least_order(extent: &Extent) -> usize {
     (extent.source.2.max(extent.receiver.2) + 4).max(MIN_ORDER)
 }
 
-/// The cheapest split for the method asked for.
-fn cheapest(extent: &Extent, cell: &Matrix<f64>, pbc: [bool; 3], options: &Options) -> Candidate {
+/// The cheapest split for the method asked for; `span` is that of the sites along the open directions.
+pub(super) fn cheapest(
+    extent: &Extent,
+    cell: &Matrix<f64>,
+    pbc: [bool; 3],
+    options: &Options,
+    span: f64,
+) -> Candidate {
     let narrowest = extent.source.0.min(extent.receiver.0).max(1e-3);
     let longest = (0..3)
         .filter(|&axis| pbc[axis])
         .map(|axis| norm(&cell[axis]))
         .fold(10.0, f64::max);
-    let span = extent.place.span(cell, pbc);
     let mut best = Candidate {
         split: split(extent, pbc, options, 0.0, span),
         cost: f64::INFINITY,

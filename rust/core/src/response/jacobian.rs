@@ -50,7 +50,7 @@ impl std::str::FromStr for Method {
 ///
 /// So the dense solver wins up to about 85 atoms for a K that is solved with once, 190 for eight K of one geometry, and
 /// 450 for one K that is solved with eight times. The number of solves is not known here; this is between.
-pub const DENSE_LIMIT: usize = crate::geometry::MATRIX_LIMIT;
+pub const DENSE_LIMIT: usize = 1000;
 
 /// What the user chooses.
 #[derive(Clone, Copy, Debug)]
