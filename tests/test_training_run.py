@@ -35,7 +35,7 @@ from electret.training import (
 )
 from electret.training.checkpoint import read_checkpoint
 from electret.training.loop import Trainer
-from electret.training.resumption import BEST_CHECKPOINT, LAST_CHECKPOINT
+from electret.training.resumption import BEST_CHECKPOINT, LAST_CHECKPOINT, check_options
 from training_frames import cluster, clusters, crystal, run_options, write_frames
 
 STAGES = [
@@ -287,6 +287,22 @@ def test_existing_run_is_not_overwritten(data: Path, tmp_path: Path) -> None:
     changed = write_frames(tmp_path / "changed.xyz", frames)
     with pytest.raises(CheckpointError, match=r"other (train|valid) data"):
         run({**options, "data": {**options["data"], "train": str(changed)}}, resume=True)
+
+
+def test_checkpoints_from_before_an_option_was_added_are_continued() -> None:
+    """What is not in the stored configuration had its default; another value now is a difference."""
+    options = {"model": {"family": "mace"}, "data": {"train": "a.xyz"}, "stages": [{"epochs": 3}]}
+    config = TrainingConfig.from_dict(options)
+    stored = config.model_dump(mode="json")
+    del stored["model"]["electrostatics"]["precision"], stored["stages"][0]["clip_grad"]
+    state = {"config": stored, "progress": {"stage": 0}}
+    check_options(state, config)
+    options["stages"] = [{"epochs": 3, "clip_grad": 1.0}]
+    with pytest.raises(CheckpointError, match=r"other options \(stages\.0\.clip_grad\)"):
+        check_options(state, TrainingConfig.from_dict(options))
+    stored["model"]["electrostatics"]["forgotten"] = 1
+    with pytest.raises(CheckpointError, match=r"clip_grad, .*|forgotten"):
+        check_options(state, config)
 
 
 def test_a_loss_that_is_not_finite_names_the_frames(

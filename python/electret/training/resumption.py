@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from electret.data.dataset import GraphDataset
 from electret.training.config import TrainingConfig
 from electret.training.errors import CheckpointError
@@ -23,12 +25,21 @@ def fingerprints(train_set: GraphDataset, valid_set: GraphDataset) -> dict[str, 
 
 def check_options(state: Mapping[str, Any], config: TrainingConfig) -> None:
     """Raise `CheckpointError` if options differ that matter to the continued run."""
-    changed = _changed_options(state["config"], config.model_dump(mode="json"), state["progress"]["stage"])
+    before, now = _with_defaults(state["config"]), config.model_dump(mode="json")
+    changed = _changed_options(before, now, state["progress"]["stage"])
     if changed:
         raise CheckpointError(
             f"'{config.run_folder / LAST_CHECKPOINT}' was written with other options ({', '.join(changed)}); "
             "put them back to resume, or start again with --restart"
         )
+
+
+def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration with options that a later electret added; unchanged if it is refused now."""
+    try:
+        return TrainingConfig.model_validate(config).model_dump(mode="json")
+    except ValidationError:
+        return config
 
 
 def check_data(state: Mapping[str, Any], found: Mapping[str, str], folder: Path) -> None:
