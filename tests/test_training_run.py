@@ -367,7 +367,7 @@ def test_float32(data: Path, tmp_path: Path) -> None:
         (lambda o: o["data"].update(config_type_weights={"bulk": 2.0}), ["'bulk'", "first, second"]),
         (lambda o: o["data"].update(e0s={"H": 1.0}), ["data.e0s", "O"]),
         (lambda o: o["data"].update(e0s="isolated"), ["IsolatedAtom"]),
-        (lambda o: o.update(device="cuda:99"), ["'cuda:99'", "device: cpu"]),
+        (lambda o: o.update(device="cuda:99"), ["'cuda:99'", "use 'cpu'"]),
         (lambda o: o.update(output="/proc/none"), ["/proc/none", "output"]),
         (
             lambda o: o["data"].update(test={"train": o["data"]["train"]}),
