@@ -14,7 +14,7 @@ from electret import InputError
 from electret.models import read_header
 from electret.training import TrainingConfig, train
 from electret.training.checkpoint import read_checkpoint
-from electret.training.resumption import LAST_CHECKPOINT
+from electret.training.resumption import LAST_CHECKPOINT, with_defaults
 from electret.training.run import MODEL_FILE
 
 __all__ = ["Candidate", "is_trained", "prepare"]
@@ -102,7 +102,7 @@ def is_trained(config: TrainingConfig) -> bool:
     model_file, last, written = folder / MODEL_FILE, folder / LAST_CHECKPOINT, folder / "config.yaml"
     if not (model_file.is_file() and written.is_file() and last.is_file()):
         return False
-    stored = yaml.safe_load(written.read_text(encoding="utf-8"))
+    stored = with_defaults(yaml.safe_load(written.read_text(encoding="utf-8")))
     if _relevant(stored) != _relevant(config.model_dump(mode="json")):
         return False
     # A continued run that was interrupted has the model file of its earlier end.

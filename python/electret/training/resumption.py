@@ -12,7 +12,14 @@ from electret.data.dataset import GraphDataset
 from electret.training.config import TrainingConfig
 from electret.training.errors import CheckpointError
 
-__all__ = ["BEST_CHECKPOINT", "LAST_CHECKPOINT", "check_data", "check_options", "fingerprints"]
+__all__ = [
+    "BEST_CHECKPOINT",
+    "LAST_CHECKPOINT",
+    "check_data",
+    "check_options",
+    "fingerprints",
+    "with_defaults",
+]
 
 LAST_CHECKPOINT = Path("checkpoints/last.safetensors")
 BEST_CHECKPOINT = Path("checkpoints/best.safetensors")
@@ -25,7 +32,7 @@ def fingerprints(train_set: GraphDataset, valid_set: GraphDataset) -> dict[str, 
 
 def check_options(state: Mapping[str, Any], config: TrainingConfig) -> None:
     """Raise `CheckpointError` if options differ that matter to the continued run."""
-    before, now = _with_defaults(state["config"]), config.model_dump(mode="json")
+    before, now = with_defaults(state["config"]), config.model_dump(mode="json")
     changed = _changed_options(before, now, state["progress"]["stage"])
     if changed:
         raise CheckpointError(
@@ -34,7 +41,7 @@ def check_options(state: Mapping[str, Any], config: TrainingConfig) -> None:
         )
 
 
-def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
     """A stored configuration with options that a later electret added; unchanged if it is refused now."""
     try:
         return TrainingConfig.model_validate(config).model_dump(mode="json")
