@@ -9,6 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from electret import InputError
 from electret.graph import Graph
 from electret.models import SELF_CONSISTENT, build
+from electret.models.base import Structure
 from electret.scf import ScfRequest
 from electret.scf.implicit import linear_solve
 from electret.scf.krylov import gmres
@@ -38,6 +39,44 @@ def batch_of(model, *systems):
 def variant(name, **scf):
     family, options, _ = VARIANTS[name]
     return build(model_config(family, **{**options, "scf": {"tolerance": 1e-12, **scf}}), STATISTICS, seed=1)
+
+
+# --- equations ---
+
+
+LOCAL = {
+    "affine": {"nonlinearity": "none"},
+    "nonlinear": {"nonlinearity": "residual_mlp", "potential_embedding": "features"},
+    "charge gate": {"charge_gate": True, "nonlinearity": "residual_mlp"},
+    "dipoles": {"responding": "dipoles"},
+}
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_linearised_update_is_its_value_and_its_derivative(name):
+    """Row by row from autograd, at the potential where the solver asks for it."""
+    model = build(model_config("fixed_point", fixed_point=LOCAL[name]), STATISTICS, seed=1)
+    graph = batch_of(model, in_field(molecule(), 1.0), bulk())
+    elements = model.backbone.elements_of(graph)
+    shifts = torch.einsum("ek,eki->ei", graph.unit_shifts, graph.cell[graph.batch[graph.edge_index[0]]])
+    structure = Structure(graph, elements, graph.positions, graph.cell, shifts)
+    _, features = model.backbone(graph, graph.positions, shifts, elements)
+    parameters = model.parameters_of(structure, [layer.double() for layer in features])
+    generator = torch.Generator().manual_seed(2)
+    v = torch.randn(graph.n_atoms, *model.norms.shape, generator=generator, dtype=torch.float64)
+    value, derivative = model.update.linearised(parameters, v)
+    variable = v.clone().requires_grad_()
+    expected = model.update(parameters, variable)
+    rows = [
+        torch.autograd.grad(component.sum(), variable, retain_graph=True, materialize_grads=True)[0]
+        for component in expected.unbind(dim=1)
+    ]
+    wanted = torch.stack(rows, dim=1)
+    assert float(wanted.abs().max()) > 1e-4
+    assert_close("value", [value], [expected.detach()], 1e-12)
+    assert_close("derivative", [derivative], [wanted], 1e-12)
+    assert not value.requires_grad
+    assert not derivative.requires_grad
 
 
 # --- solvers ---

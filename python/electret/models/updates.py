@@ -231,9 +231,8 @@ class OneBodyUpdate(torch.nn.Module):
         # a copy of the atoms for each component of Delta: one backward pass in place of one for each
         n_atoms, n_lm = len(v), (self.max_l + 1) ** 2
         copies = {
-            name: parameters[name].detach().repeat(n_lm, *[1] * (parameters[name].dim() - 1))
-            for name in ("update_features", "elements", "isotropic")
-            if name in parameters
+            name: values.detach().repeat(n_lm, *[1] * (values.dim() - 1))
+            for name, values in parameters.items()
         }
         with torch.enable_grad():
             variable = v.detach().repeat(n_lm, 1, 1).requires_grad_()
