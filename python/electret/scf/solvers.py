@@ -23,6 +23,10 @@ FERMI_LEVEL_STEP = 1.0
 LINEAR_MARGIN = 0.02
 """A linear solve leaves this part of the tolerance: its residual is that of a system, not of each atom."""
 
+GROWTH = 3.0
+"""Anderson's method begins anew for a system whose update grows by this over the smallest one: far from the
+solution its differences mislead."""
+
 LOST = 1e6
 """Residuals and multipoles (e Å^l), and Fermi levels (eV), beyond which a system has diverged."""
 
@@ -224,7 +228,8 @@ class Mixing:
 class Anderson:
     """Anderson's (Pulay's) extrapolation of the local updates of the last `depth` states, per system.
 
-    Source: D. G. Anderson, J. ACM 12, 547 (1965). The weights minimise the extrapolated update.
+    Source: D. G. Anderson, J. ACM 12, 547 (1965). The weights minimise the extrapolated update; they
+    begin anew where it grows (`GROWTH`).
     """
 
     tolerance: float = 1e-8
@@ -236,10 +241,17 @@ class Anderson:
         """See the class."""
         systems = problem.systems
         past: list[tuple[State, torch.Tensor, torch.Tensor]] = []
+        smallest = torch.full_like(systems.total_charge, math.inf)  # update since the last beginning
+        length = torch.zeros_like(systems.total_charge, dtype=torch.int64)  # states since then
 
         def step(state: State, p: torch.Tensor, mu: torch.Tensor, active: torch.Tensor) -> State:
+            nonlocal smallest, length
             past.append((state, p, mu))
             del past[: -self.depth - 1]
+            size = systems.sum(p.square().sum(dim=1)).sqrt()
+            lost = size > GROWTH * smallest
+            smallest = torch.where(lost, size, torch.minimum(size, smallest))
+            length = torch.where(lost, 1, length + 1)
             new_p, new_mu = state.multipoles + self.alpha * p, state.fermi_level + mu
             m = len(past) - 1
             if m == 0:
@@ -250,6 +262,10 @@ class Anderson:
             dlevel = torch.stack([state.fermi_level - earlier.fermi_level for earlier, _, _ in past[:-1]])
             gram = systems.sum(torch.einsum("inc,jnc->nij", dp, dp))  # [n_systems, m, m]
             right = systems.sum(torch.einsum("inc,nc->ni", dp, p))
+            age = torch.arange(m, 0, -1, device=p.device)
+            known = age[None] < length[:, None]  # [n_systems, m]
+            gram = torch.where(known[:, :, None] & known[:, None], gram, 0.0)
+            right = torch.where(known, right, 0.0)
             scale = gram.diagonal(dim1=1, dim2=2).amax(dim=1).clamp(min=torch.finfo(p.dtype).tiny)
             identity = torch.eye(m, dtype=p.dtype, device=p.device)
             gram = gram / scale[:, None, None] + 1e-13 * identity
