@@ -71,7 +71,8 @@ def shipped_functional(distance: float, difference: float, sharpness: float) -> 
     chi = torch.tensor([0.0, difference], dtype=torch.float64)
     ones = torch.ones(2, 3, dtype=torch.float64)
     parameters = {
-        "linear": (chi - 1.5 * GAP)[:, None],
+        "electronegativity": chi - 1.5 * GAP,
+        "reference": torch.zeros(2, 1, dtype=torch.float64),
         "hardness": torch.full((2, 1), HARDNESS, dtype=torch.float64),
         "vectors": torch.ones(2, 1, 1, dtype=torch.float64),
         "stiffness": torch.zeros(2, 1, dtype=torch.float64),
