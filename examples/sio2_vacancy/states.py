@@ -1,7 +1,7 @@
 """Labels of a charge state, with a Fermi level that counts only where it is one.
 
 In a gap the Fermi level may be anywhere; the label is the middle. The energy against charge has a kink there:
-in quartz with a neutral vacancy the label is -15 eV, while taking an electron away costs 19 eV. As a slope of
+in quartz with a neutral vacancy the label is -14 eV, while taking an electron away costs 17 eV. As a slope of
 the energy, which it is in every self-consistent model, it would contradict the energies of the charge states.
 """
 
