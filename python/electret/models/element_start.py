@@ -44,18 +44,22 @@ TYPICAL_SPREAD = 0.1
 """Standard deviation of the charge of an element that counts as one, e."""
 
 
+def _of_elements(statistics: Statistics, found: dict[int, float] | None, default: float) -> torch.Tensor:
+    """Values by atomic number for the elements of the model, `[n_elements]` float64."""
+    found = found or {}
+    return torch.tensor([found.get(number, default) for number in statistics.elements], dtype=torch.float64)
+
+
 def element_charges(statistics: Statistics) -> torch.Tensor:
     """Mean labelled charge of each element of the model in e, zero where there is no label."""
-    charges = statistics.charges or {}
-    return torch.tensor([charges.get(number, 0.0) for number in statistics.elements], dtype=torch.float64)
+    return _of_elements(statistics, statistics.charges, 0.0)
 
 
 def response_scales(statistics: Statistics) -> torch.Tensor:
     """How much the density of each element varies in the data, relative to 0.1 e, within a factor of five;
     one where there are no charges. `[n_elements]`."""
-    spread = statistics.charge_spread or {}
-    values = [spread.get(number, TYPICAL_SPREAD) / TYPICAL_SPREAD for number in statistics.elements]
-    return torch.tensor(values, dtype=torch.float64).clamp(0.2, 5.0)
+    spread = _of_elements(statistics, statistics.charge_spread, TYPICAL_SPREAD)
+    return (spread / TYPICAL_SPREAD).clamp(0.2, 5.0)
 
 
 CONDUCTING = 0.01
@@ -75,17 +79,15 @@ def flow_scales(statistics: Statistics) -> torch.Tensor:
     The square of the fitted susceptibility over `CONDUCTING`: dipoles that help each other along a row look
     like a little flow, and an insulator is better started without.
     """
-    found = statistics.susceptibility or {}
-    values = [found.get(number, CONDUCTING) / CONDUCTING for number in statistics.elements]
-    return torch.tensor(values, dtype=torch.float64).square().clamp(SMALLEST_FLOW, 1.0)
+    found = _of_elements(statistics, statistics.susceptibility, CONDUCTING)
+    return (found / CONDUCTING).square().clamp(SMALLEST_FLOW, 1.0)
 
 
 def polarizabilities(statistics: Statistics) -> torch.Tensor:
     """Initial polarisability of the atoms of each element in e·Å²/V, `[n_elements]`; `1 /
     INITIAL_STIFFNESS` where the data says nothing."""
-    found = statistics.polarizability or {}
-    values = [found.get(number, 1.0 / INITIAL_STIFFNESS) for number in statistics.elements]
-    return torch.tensor(values, dtype=torch.float64).clamp(*POLARIZABILITIES)
+    found = _of_elements(statistics, statistics.polarizability, 1.0 / INITIAL_STIFFNESS)
+    return found.clamp(*POLARIZABILITIES)
 
 
 def log_hardness_from_responses(max_l: int, statistics: Statistics) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from e3nn import o3
 
 from electret.models.backbone import construction_dtype
 from electret.models.base import Structure
@@ -13,6 +12,7 @@ from electret.models.element_start import log_hardness_from_responses, orders, p
 from electret.models.readouts import NodeReadout, ScalarReadout, e3nn_to_electret
 from electret.models.self_consistent import Parameters
 from electret.models.statistics import Statistics
+from electret.models.updates import channel_irreps, split_channels
 from electret.models.variational import Variational
 
 __all__ = ["EnergyFunctional"]
@@ -44,7 +44,7 @@ class EnergyFunctional(Variational):
                 torch.full((len(statistics.elements),), -statistics.fermi_level)
             )
             self.log_hardness = torch.nn.Parameter(log_hardness_from_responses(self.max_l, statistics))
-            vectors = o3.Irreps([(self.n_channels, (l, (-1) ** l)) for l in range(self.max_l + 1)])
+            vectors = channel_irreps(self.n_channels, self.max_l)
             self.vectors = NodeReadout(irreps, vectors, f"multipoles up to l={self.max_l}")
             self.stiffness = ScalarReadout(irreps, self.n_channels, options.hidden, "the stiffness")
             if self.n_convex:
@@ -67,12 +67,9 @@ class EnergyFunctional(Variational):
         hardness = positive(self.hardness(features) + self.log_hardness[elements])
         hardness = hardness + self.config.functional.minimum_hardness
         raw = self.vectors(features)  # [n_atoms, channels x 0e + channels x 1o + ...]
-        blocks, first = [], 0
-        for l in range(self.max_l + 1):
-            width = self.n_channels * (2 * l + 1)
-            blocks.append(raw[:, first : first + width].reshape(n_atoms, self.n_channels, 2 * l + 1))
-            first += width
-        flat = torch.cat(blocks, dim=2).reshape(n_atoms * self.n_channels, -1)
+        flat = torch.cat(split_channels(raw, self.n_channels, self.max_l), dim=2).reshape(
+            n_atoms * self.n_channels, -1
+        )
         vectors = e3nn_to_electret(flat, self.max_l).reshape(n_atoms, self.n_channels, -1)
         parameters = {
             "electronegativity": electronegativity,

@@ -18,7 +18,7 @@ from electret.models.element_start import flow_scales, polarizabilities, respons
 from electret.models.readouts import NodeReadout, ScalarReadout, e3nn_to_electret, electret_to_e3nn
 from electret.models.statistics import Statistics
 
-__all__ = ["ManyBodyUpdate", "OneBodyUpdate", "channel_irreps"]
+__all__ = ["ManyBodyUpdate", "OneBodyUpdate", "channel_irreps", "split_channels"]
 
 INITIAL_RESPONSE = 0.05
 """Isotropic response of a fresh model, e Å^l per normalised feature."""
