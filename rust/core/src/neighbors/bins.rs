@@ -8,6 +8,8 @@ use crate::error::{Error, Result};
 const ATOMS_PER_BIN: f64 = 16.0;
 /// Bins are at most this many times smaller than the cutoff.
 const MAX_REACH: f64 = 4.0;
+/// And at most this many times larger: atoms may be dense in places of a system that is thin on the whole.
+const MAX_EDGE: f64 = 2.0;
 /// More bins around one than this (the images of a cell far smaller than the cutoff) are refused.
 const MAX_VISITS: f64 = 134_217_728.0;
 
@@ -36,7 +38,15 @@ pub(super) struct Grid {
     pub reach: [i64; 3],
     /// First atom of each bin, and the end.
     pub start: Vec<u32>,
+    /// The box around the atoms of each bin: lowest and highest coordinates, Å.
+    pub boxes: Vec<Bounds>,
 }
+
+/// Lowest and highest coordinates.
+pub(super) type Bounds = [[f64; 3]; 2];
+
+/// Holds nothing.
+const EMPTY: Bounds = [[f64::INFINITY; 3], [f64::NEG_INFINITY; 3]];
 
 impl Grid {
     pub fn atoms(&self, bin: usize) -> std::ops::Range<usize> {
@@ -192,12 +202,18 @@ impl Scratch {
             start[bin] += start[bin - 1];
         }
         atoms.resize(first + n_atoms, BinnedAtom::default());
+        let mut boxes = vec![EMPTY; start.len() - 1];
         // Filling moves each start to the next bin's; shifting the array by one afterwards restores it.
         for atom in 0..n_atoms {
             let next = &mut start[self.bin[atom] as usize];
             let slot = *next as usize;
             *next += 1;
             atoms[slot] = self.atoms[atom];
+            let [low, high] = &mut boxes[self.bin[atom] as usize];
+            for (axis, &x) in self.atoms[atom].position.iter().enumerate() {
+                low[axis] = low[axis].min(x);
+                high[axis] = high[axis].max(x);
+            }
         }
         start.rotate_right(1);
         start[0] = first as u32;
@@ -206,6 +222,7 @@ impl Scratch {
             bins,
             reach: bin_reach,
             start,
+            boxes,
         })
     }
 
@@ -247,7 +264,7 @@ fn choose_bins(
     let max_bins = 0.5 * n_atoms as f64 + (n_atoms as f64).powi(2).min(1e6) + 1.0;
     let edge = (ATOMS_PER_BIN / per_volume)
         .cbrt()
-        .clamp(cutoff / MAX_REACH, cutoff)
+        .clamp(cutoff / MAX_REACH, cutoff * MAX_EDGE)
         // Mostly empty bins cost more than they save; atoms far from all others must still be told apart.
         .max((volume / max_bins).cbrt());
     let bins = extent.map(|length| ((length / edge).floor()).clamp(1.0, 1e6) as usize);

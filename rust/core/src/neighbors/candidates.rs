@@ -77,15 +77,7 @@ fn collect(
     reach: f64,
     scratch: &mut Scratch,
 ) -> (Vec<Candidate>, Vec<[i32; 3]>) {
-    let range = grid.atoms(bin);
-    let mut low = atoms[range.start].position;
-    let mut high = low;
-    for atom in &atoms[range] {
-        for axis in 0..3 {
-            low[axis] = low[axis].min(atom.position[axis]);
-            high[axis] = high[axis].max(atom.position[axis]);
-        }
-    }
+    let [low, high] = grid.boxes[bin];
     // The margin covers the rounding of this test, which must not lose a pair.
     let size = low
         .iter()
@@ -114,6 +106,16 @@ fn collect(
                     images.push(cells);
                     shift = grid.cell.shift(cells);
                 }
+                let [from, to] = grid.boxes[bin as usize];
+                let mut gap = 0.0;
+                for axis in 0..3 {
+                    let before = low[axis] - (to[axis] + shift[axis]);
+                    let outside = outside(before, (from[axis] + shift[axis]) - high[axis]);
+                    gap += outside * outside;
+                }
+                if gap > near * near {
+                    continue;
+                }
                 let image = (images.len() - 1) as u32;
                 // Every atom is put down at the end, which only moves on past one that is near: no branch.
                 let mut end = found.len();
@@ -124,7 +126,7 @@ fn collect(
                     let mut distance = 0.0;
                     for axis in 0..3 {
                         let at = atom.position[axis] + shift[axis];
-                        let outside = (low[axis] - at).max(at - high[axis]).max(0.0);
+                        let outside = outside(low[axis] - at, at - high[axis]);
                         distance += outside * outside;
                     }
                     found[end].slot = slot as u32;
@@ -143,6 +145,13 @@ fn collect(
         .map(|key| found[(key & 0xffff_ffff) as usize])
         .collect();
     (candidates, images)
+}
+
+/// The larger of two numbers, and not below zero. Unlike `f64::max` it has no rule for NaN, which costs more than the rest.
+#[inline(always)]
+fn outside(before: f64, behind: f64) -> f64 {
+    let most = if before > behind { before } else { behind };
+    if most > 0.0 { most } else { 0.0 }
 }
 
 /// Bins along one axis around `home`, with the image they lie in.

@@ -12,6 +12,7 @@
 
 mod bins;
 mod candidates;
+mod groups;
 mod memory;
 mod quantities;
 mod rows;
@@ -21,6 +22,7 @@ mod verlet;
 
 use crate::error::{Error, Result};
 
+pub use groups::{Bins, Neighborhood, Scratch};
 pub use quantities::{Quantities, Quantity};
 pub use rows::Pairs;
 pub use unit_cell::UnitCell;

@@ -8,7 +8,7 @@ use super::bins::BinnedAtom;
 use super::candidates::Block;
 use super::memory;
 use super::quantities::Quantities;
-use super::selection::{Images, LANES, Selection, crossings};
+use super::selection::{Images, Selection, crossings};
 use super::unit_cell::UnitCell;
 use super::{Arrangement, Selected};
 use crate::error::Result;
@@ -156,20 +156,6 @@ impl Scratch {
             }
         }));
     }
-
-    /// Lists the bits that are set.
-    #[inline(always)]
-    fn hits(&mut self, mask: &[u64]) {
-        self.hits.clear();
-        for (word, &bits) in mask.iter().enumerate() {
-            let mut bits = bits;
-            while bits != 0 {
-                self.hits
-                    .push((word * LANES) as u32 + bits.trailing_zeros());
-                bits &= bits - 1;
-            }
-        }
-    }
 }
 
 /// The arrays to be written; those not asked for are skipped.
@@ -234,7 +220,7 @@ impl<I: From<u32> + Copy, S: From<i32> + Copy> Targets<I, S> {
                 }
                 let index = atom.index as usize;
                 let row = rows.first[index]..rows.first[index + 1];
-                scratch.hits(rows.selection.mask(number));
+                rows.selection.hits(number, &mut scratch.hits);
                 assert_eq!(scratch.hits.len(), row.len());
                 // SAFETY: the row of this atom, which the caller vouches for.
                 unsafe { self.write_row(row.start, atom, scratch) }

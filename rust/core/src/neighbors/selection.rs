@@ -87,6 +87,20 @@ impl Selection {
         &self.masks[atom * words..(atom + 1) * words]
     }
 
+    /// Lists the neighbours of the n-th atom of the bin, as places among the candidates.
+    #[inline(always)]
+    pub fn hits(&self, atom: usize, out: &mut Vec<u32>) {
+        out.clear();
+        out.reserve(self.counts[atom] as usize);
+        for (word, &bits) in self.mask(atom).iter().enumerate() {
+            let mut bits = bits;
+            while bits != 0 {
+                out.push((word * LANES) as u32 + bits.trailing_zeros());
+                bits &= bits - 1;
+            }
+        }
+    }
+
     /// Takes the pairs that are not asked for out of the masks, and counts the rest.
     fn choose(&mut self, block: &Block, criteria: &Criteria) {
         let words = block.candidates.len().div_ceil(LANES);
@@ -106,7 +120,7 @@ impl Selection {
         }
     }
 
-    fn n_pairs(&self) -> usize {
+    pub fn n_pairs(&self) -> usize {
         self.counts.iter().map(|&count| count as usize).sum()
     }
 }
@@ -254,6 +268,32 @@ fn squared(from: [f64; 3], to: [f64; 3], shift: [f64; 3]) -> f64 {
     x * x + y * y + z * z
 }
 
+/// Buffers of one thread that searches bins.
+#[derive(Debug, Default)]
+pub(super) struct FindScratch {
+    candidates: candidates::Scratch,
+    selection: Scratch,
+}
+
+/// Searches one bin: what lies within `reach` of its atoms, and the pairs among it.
+pub(super) fn find(
+    system: u32,
+    grid: &Grid,
+    bin: usize,
+    atoms: &[BinnedAtom],
+    criteria: &Criteria,
+    reach: f64,
+    scratch: &mut FindScratch,
+) -> Result<(Block, Selection)> {
+    let block = Block::new(system, grid, bin, atoms, reach, &mut scratch.candidates);
+    // Of so many comparisons more than the allowed pairs would be near; their masks would fill the memory.
+    if block.atoms().len().saturating_mul(block.candidates.len()) > 4 * MAX_PAIRS {
+        return Err(too_many_pairs(criteria.cutoff));
+    }
+    let selection = Selection::new(&block, &grid.cell, atoms, criteria, &mut scratch.selection);
+    Ok((block, selection))
+}
+
 /// Searches every bin that holds an atom: what lies within `reach`, and the pairs among it.
 pub(super) fn find_all(
     grids: &[Grid],
@@ -271,19 +311,14 @@ pub(super) fn find_all(
         })
         .collect();
     let total = AtomicUsize::new(0);
-    let find = |scratch: &mut (candidates::Scratch, Scratch), &(system, bin): &(u32, u32)| {
+    let find = |scratch: &mut FindScratch, &(system, bin): &(u32, u32)| {
         if total.load(Ordering::Relaxed) > MAX_PAIRS {
             return Err(too_many_pairs(criteria.cutoff));
         }
         let grid = &grids[system as usize];
-        let block = Block::new(system, grid, bin as usize, atoms, reach, &mut scratch.0);
-        // Of so many comparisons more than the allowed pairs would be near; their masks would fill the memory.
-        if block.atoms().len().saturating_mul(block.candidates.len()) > 4 * MAX_PAIRS {
-            return Err(too_many_pairs(criteria.cutoff));
-        }
-        let selection = Selection::new(&block, &grid.cell, atoms, criteria, &mut scratch.1);
-        total.fetch_add(selection.n_pairs(), Ordering::Relaxed);
-        Ok((block, selection))
+        let found = find(system, grid, bin as usize, atoms, criteria, reach, scratch)?;
+        total.fetch_add(found.1.n_pairs(), Ordering::Relaxed);
+        Ok(found)
     };
     let found: Result<Vec<_>> = if atoms.len() < PARALLEL_ATOMS {
         let mut scratch = Default::default();

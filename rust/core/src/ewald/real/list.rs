@@ -5,11 +5,10 @@
 
 use super::super::density::Density;
 use crate::error::Result;
-use crate::lattice::Lattice;
-use crate::neighbors::{Criteria, Quantities, Search, Systems};
+use crate::neighbors::{self, Bins, Criteria, Systems};
 use crate::pack::LANES;
 use crate::scalar::Scalar;
-use crate::vector::{Matrix, Vector, dot, values};
+use crate::vector::{Matrix, Vector, values};
 use rayon::prelude::*;
 use std::borrow::Cow;
 
@@ -80,18 +79,12 @@ impl Block {
     }
 
     /// Adds the next receiver's pairs.
-    fn push_row(&mut self, images: impl Iterator<Item = u32>) {
-        let mut pack = [0; LANES];
-        let mut lane = 0;
-        for image in images {
-            pack[lane] = image;
-            lane += 1;
-            if lane == LANES {
-                self.packs.push(pack);
-                (pack, lane) = ([0; LANES], 0);
-            }
-        }
-        if lane > 0 {
+    fn push_row(&mut self, images: &[u32]) {
+        let (packs, rest) = images.as_chunks::<LANES>();
+        self.packs.extend_from_slice(packs);
+        if !rest.is_empty() {
+            let mut pack = [0; LANES];
+            pack[..rest.len()].copy_from_slice(rest);
             self.packs.push(pack);
         }
         self.first.push(self.packs.len() as u32);
@@ -107,6 +100,58 @@ impl Block {
         self.packs.len()
     }
 
+    /// Rows of the atoms of a group of bins: the first `n_sources` atoms are sources, those from `offset` on receivers.
+    fn of_bins(
+        bins: &Bins,
+        group: &[usize],
+        n_sources: usize,
+        offset: usize,
+        scratch: &mut Scratch,
+    ) -> Result<Self> {
+        let mut block = Self::new(Vec::new());
+        let mut images = std::mem::take(&mut block.images);
+        let Scratch {
+            search,
+            places,
+            known,
+            hits,
+        } = scratch;
+        places.start(n_sources);
+        for &bin in group {
+            let near = bins.near(bin, search)?;
+            for cells in near.cells() {
+                known.clear();
+                known.resize(near.n_candidates(), UNKNOWN);
+                for (number, (atom, of)) in near.receivers().enumerate() {
+                    if of != cells || (atom as usize) < offset {
+                        continue;
+                    }
+                    block.receivers.push(atom - offset as u32);
+                    near.neighbors(number, hits);
+                    for hit in &mut *hits {
+                        let known = &mut known[*hit as usize];
+                        if *known == UNKNOWN {
+                            let (site, shift) = near.image(*hit, cells);
+                            *known = if (site as usize) < n_sources {
+                                places.of(Image { site, shift }, &mut images)
+                            } else {
+                                NO_SOURCE
+                            };
+                        }
+                        *hit = *known;
+                    }
+                    if n_sources < bins.n_atoms() {
+                        hits.retain(|&image| image != NO_SOURCE);
+                    }
+                    block.push_row(hits);
+                }
+            }
+        }
+        places.finish(&images);
+        block.images = images;
+        Ok(block)
+    }
+
     /// Some rows of all pairs of sites.
     fn all_pairs(rows: std::ops::Range<usize>, n_sources: usize, relation: Relation) -> Self {
         let n = n_sources as u32;
@@ -116,21 +161,22 @@ impl Block {
             shift: [0; 3],
         }));
         block.packs.reserve(rows.len() * n_sources.div_ceil(LANES));
+        let mut row: Vec<u32> = Vec::with_capacity(n_sources);
         for site in rows {
             let site = site as u32;
+            row.clear();
             match relation {
                 // Each with the half of the others that follow it in a circle: rows of equal length.
                 Relation::Same => {
                     let opposite = n.is_multiple_of(2) && site < n / 2;
                     let half = (n - 1) / 2 + u32::from(opposite);
                     let last = n.min(site + half + 1);
-                    block.push_row((site + 2..=last).chain(1..=site + half + 1 - last));
+                    row.extend((site + 2..=last).chain(1..=site + half + 1 - last));
                 }
-                Relation::SameSites => {
-                    block.push_row((0..n).filter(|&other| other != site).map(|other| 1 + other));
-                }
-                Relation::Apart => block.push_row(1..=n),
+                Relation::SameSites => row.extend((1..=site).chain(site + 2..=n)),
+                Relation::Apart => row.extend(1..=n),
             }
+            block.push_row(&row);
         }
         block
     }
@@ -171,6 +217,21 @@ const LISTED: usize = 512;
 fn rows_per_block(n_receivers: usize, most: usize) -> usize {
     (n_receivers / 8).clamp(8, most)
 }
+
+/// Buffers of one thread that makes blocks.
+#[derive(Default)]
+struct Scratch {
+    search: neighbors::Scratch,
+    places: Places,
+    /// Image of each candidate near a bin.
+    known: Vec<u32>,
+    /// Neighbours of one receiver.
+    hits: Vec<u32>,
+}
+
+/// A candidate that has not been seen yet, and one that is not among the sources.
+const UNKNOWN: u32 = u32::MAX;
+const NO_SOURCE: u32 = u32::MAX - 1;
 
 /// Images of a block, found by site: lists of places in `Block::images`, for each site from its last image on.
 #[derive(Default)]
@@ -239,109 +300,19 @@ impl Rows {
             half: relation == Relation::Same,
             self_interaction: false,
         };
-        let search = Search::new(&systems, &criteria)?;
-        let wanted = Quantities {
-            j: true,
-            shift: true,
-            ..Quantities::default()
-        };
-        let pairs = search.pairs::<u32, i32>(wanted)?;
+        let bins = Bins::new(&systems, &criteria)?;
         let offset = match relation {
             Relation::Apart => n_sources,
             _ => 0,
         };
         let size = rows_per_block(positions.len() - offset, LISTED);
-        let order = spatial_order(&positions[offset..], &cell, pbc, size);
-        let blocks = order
-            .par_chunks(size)
-            .map_init(Places::default, |places, receivers| {
-                let mut block = Block::new(receivers.to_vec());
-                let mut images = std::mem::take(&mut block.images);
-                places.start(n_sources);
-                for &receiver in receivers {
-                    let row = offset + receiver as usize;
-                    let row = search.first()[row]..search.first()[row + 1];
-                    let listed = pairs.j[row.clone()].iter().zip(&pairs.shift[row]);
-                    let seen = listed.filter(|(j, _)| (**j as usize) < n_sources);
-                    block.push_row(
-                        seen.map(|(&site, &shift)| places.of(Image { site, shift }, &mut images)),
-                    );
-                }
-                places.finish(&images);
-                block.images = images;
-                block
+        let blocks = bins
+            .groups(size)
+            .par_iter()
+            .map_init(Scratch::default, |scratch, group| {
+                Block::of_bins(&bins, group, n_sources, offset, scratch)
             })
-            .collect();
+            .collect::<Result<_>>()?;
         Ok(Self { blocks })
     }
-}
-
-/// Sites in an order in which `size` of them in a row are close to one another: columns along the first axis, up and
-/// down in turns.
-fn spatial_order(
-    positions: &[Vector<f64>],
-    cell: &Matrix<f64>,
-    pbc: [bool; 3],
-    size: usize,
-) -> Vec<u32> {
-    let n = positions.len();
-    let mut order: Vec<u32> = (0..n as u32).collect();
-    if n <= 2 * size {
-        return order;
-    }
-    // Fractions along periodic axes, lengths along open ones, which have unit vectors here.
-    let lattice = Lattice::new(cell, pbc, 1.0);
-    let rows = crate::vector::reciprocal_rows(&lattice.vectors);
-    let fraction = |position: &Vector<f64>, axis: usize| {
-        let along = dot(position, &rows[axis]);
-        if pbc[axis] {
-            along - along.floor()
-        } else {
-            along
-        }
-    };
-    let mut lengths = [0.0; 3];
-    let mut lowest = [0.0; 3];
-    for axis in 0..3 {
-        lengths[axis] = 1.0 / dot(&rows[axis], &rows[axis]).sqrt();
-        if !pbc[axis] {
-            let along = |p: &Vector<f64>| fraction(p, axis);
-            lowest[axis] = positions.iter().map(along).fold(f64::INFINITY, f64::min);
-            let highest = positions
-                .iter()
-                .map(along)
-                .fold(f64::NEG_INFINITY, f64::max);
-            lengths[axis] *= (highest - lowest[axis]).max(1e-3);
-        }
-    }
-    let edge = (lengths[0] * lengths[1] * lengths[2] * size as f64 / n as f64).cbrt();
-    let bins = |axis: usize| (lengths[axis] / edge).round().clamp(1.0, 1024.0);
-    // The part of the whole length, 0 ... 1.
-    let part = |position: &Vector<f64>, axis: usize| {
-        let scale = if pbc[axis] { 1.0 } else { 1.0 / lengths[axis] };
-        (fraction(position, axis) - lowest[axis]) * scale
-    };
-    let keys: Vec<u64> = positions
-        .iter()
-        .map(|position| {
-            let bin = |axis: usize| (part(position, axis) * bins(axis)) as u64;
-            let (y, z) = (bin(1), bin(2));
-            let y = if z % 2 == 1 {
-                bins(1) as u64 - y.min(bins(1) as u64)
-            } else {
-                y
-            };
-            let column = z * 2048 + y;
-            let along = (part(position, 0) * f64::from(1 << 20)) as u64;
-            let backwards = (y + z) % 2 == 1;
-            column << 32
-                | if backwards {
-                    (1 << 21) - along.min(1 << 21)
-                } else {
-                    along
-                }
-        })
-        .collect();
-    order.sort_unstable_by_key(|&site| (keys[site as usize], site));
-    order
 }
