@@ -7,6 +7,7 @@ use crate::vector::{
     Matrix, Vector, add_scaled, cross, determinant, dot, norm, reciprocal_rows, scale, sub,
     zero_matrix,
 };
+use rayon::prelude::*;
 
 /// Number of periodic axes.
 pub fn dimensions(pbc: [bool; 3]) -> usize {
@@ -118,10 +119,25 @@ impl<T: Scalar> Lattice<T> {
         gradients: &[Vector<T>],
         reciprocal: &mut Matrix<T>,
     ) {
-        for (position, gradient) in positions.iter().zip(gradients) {
-            for axis in 0..3 {
-                let along = dot(&self.vectors[axis], gradient) * (0.5 / std::f64::consts::PI);
-                add_scaled(&mut reciprocal[axis], position, along);
+        // Σ r_i ⊗ ∂U/∂r_i in parts of fixed size, so that the order of sums does not depend on the threads.
+        let parts: Vec<Matrix<T>> = positions
+            .par_chunks(2048)
+            .zip(gradients.par_chunks(2048))
+            .map(|(positions, gradients)| {
+                let mut sum = zero_matrix();
+                for (position, gradient) in positions.iter().zip(gradients) {
+                    for (row, &along) in sum.iter_mut().zip(gradient) {
+                        add_scaled(row, position, along);
+                    }
+                }
+                sum
+            })
+            .collect();
+        for part in &parts {
+            for (vector, row) in self.vectors.iter().zip(&mut *reciprocal) {
+                for (&component, sum) in vector.iter().zip(part) {
+                    add_scaled(row, sum, component * (0.5 / std::f64::consts::PI));
+                }
             }
         }
     }

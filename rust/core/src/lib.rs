@@ -9,6 +9,7 @@ pub mod ewald;
 pub mod exponential;
 pub mod geometry;
 pub mod harmonics;
+mod kept;
 pub mod lattice;
 pub mod neighbors;
 mod operators;

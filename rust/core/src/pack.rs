@@ -2,6 +2,7 @@
 
 use crate::scalar::{Dual, Scalar};
 use crate::simd::Avx512;
+use bytemuck::{Pod, Zeroable};
 
 /// Scalars in one [`Pack`].
 pub const LANES: usize = 8;
@@ -10,7 +11,7 @@ pub const LANES: usize = 8;
 ///
 /// `FMA` says whether the instruction set in use has a fused multiply-add; without one, `f64::mul_add` would be a
 /// library call.
-pub trait Pack: Copy + Send + Sync + 'static {
+pub trait Pack: Pod + Default + Send + Sync {
     type Scalar: Scalar;
     /// Number of tangents: derivatives that a function of a pack needs beyond its value.
     const TANGENTS: usize;
@@ -72,7 +73,7 @@ pub trait Pack: Copy + Send + Sync + 'static {
 }
 
 /// Eight `f64`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub struct F64x8(pub [f64; LANES]);
 
@@ -259,7 +260,8 @@ impl Pack for F64x8 {
 }
 
 /// Eight [`Dual`], values and tangents apart.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
 pub struct DualPack {
     pub value: F64x8,
     pub tangent: F64x8,

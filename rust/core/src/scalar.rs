@@ -4,6 +4,7 @@
 //! gives Hessian-vector products.
 
 use crate::pack::{DualPack, F64x8, Pack};
+use bytemuck::{Pod, Zeroable};
 use std::ops::{Add, AddAssign, Mul, Neg, Sub, SubAssign};
 
 /// A real number with, perhaps, a tangent.
@@ -19,7 +20,8 @@ pub trait Scalar:
     + Neg<Output = Self>
     + AddAssign
     + SubAssign
-    + 'static
+    + Default
+    + Pod
 {
     type Pack: Pack<Scalar = Self>;
 
@@ -102,7 +104,8 @@ impl Scalar for f64 {
 }
 
 /// A number a + b·t with t² = 0: value and directional derivative.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+#[repr(C)]
 pub struct Dual {
     pub value: f64,
     pub tangent: f64,

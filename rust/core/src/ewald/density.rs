@@ -71,11 +71,34 @@ pub fn largest_width(widths: &[f64]) -> f64 {
     widths.iter().copied().fold(0.0, f64::max)
 }
 
+/// Every width once, none below the floor, ascending.
+pub fn distinct_widths(widths: impl IntoIterator<Item = f64>, floor: f64) -> Vec<f64> {
+    /// New ones are sorted in when they are this many, or as many as those before.
+    const MANY: usize = 64;
+    let mut found: Vec<f64> = Vec::new();
+    let mut sorted = 0;
+    let unite = |found: &mut Vec<f64>| {
+        found.sort_by(f64::total_cmp);
+        found.dedup();
+        found.len()
+    };
+    for width in widths {
+        let width = width.max(floor);
+        let place = found[..sorted].partition_point(|&other| other < width);
+        if place < sorted && found[place] == width {
+            continue;
+        }
+        found.push(width);
+        if found.len() > (2 * sorted).max(MANY) {
+            sorted = unite(&mut found);
+        }
+    }
+    unite(&mut found);
+    found
+}
+
 pub fn n_distinct_widths(widths: &[f64]) -> usize {
-    let mut widths = widths.to_vec();
-    widths.sort_by(f64::total_cmp);
-    widths.dedup();
-    widths.len()
+    distinct_widths(widths.iter().copied(), 0.0).len()
 }
 
 /// Checks degrees: the tables reach [`MAX_L`].

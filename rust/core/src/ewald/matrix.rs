@@ -4,7 +4,6 @@
 //! multipoles in both directions. This is faster than the columns one by one by the number of multipoles of an atom
 //! times the number of atoms, over the number of those tensors.
 
-use super::Prepared;
 use super::background;
 use super::corrections::add_correction;
 use super::density::{Density, Gradient};
@@ -12,6 +11,7 @@ use super::pair::PairTable;
 use super::plan::{Method, Options, Plan};
 use super::real::OwnWeights;
 use super::reciprocal::{LatticeSums, MAX_TOTAL, Reciprocal};
+use super::{LongRange, Prepared};
 use crate::harmonics::degree;
 use crate::lattice::periodic_measure;
 use crate::vector::{Vector, sub};
@@ -33,11 +33,15 @@ impl Prepared<f64> {
         source: &Density<f64>,
         receiver: Option<&Density<f64>>,
     ) -> Option<Vec<f64>> {
-        if self.mesh.is_some() {
-            return self
-                .without_mesh(source, receiver)?
-                .matrix(source, receiver);
-        }
+        let reciprocal = match &self.long_range {
+            Some(LongRange::Mesh(_)) => {
+                return self
+                    .without_mesh(source, receiver)?
+                    .matrix(source, receiver);
+            }
+            Some(LongRange::Sum(reciprocal)) => Some(reciprocal),
+            None => None,
+        };
         let rec = receiver.unwrap_or(source);
         let n_sites = source.n_sites();
         let n_columns = n_sites * source.n_lm();
@@ -46,13 +50,11 @@ impl Prepared<f64> {
         let kinds = Kinds::new(source, rec, receiver.is_none());
         let fits =
             source.max_l + rec.max_l <= MAX_TOTAL && kinds.representatives.len() <= MAX_KINDS;
-        if !fits && self.reciprocal.is_some() {
+        if !fits && reciprocal.is_some() {
             return None;
         }
-        let sums = self
-            .reciprocal
-            .as_ref()
-            .map(|reciprocal| PairSums::new(reciprocal, source, rec, &kinds, table));
+        let sums =
+            reciprocal.map(|reciprocal| PairSums::new(reciprocal, source, rec, &kinds, table));
         let pairs = self
             .real
             .as_ref()

@@ -44,9 +44,28 @@ pub struct Prepared<T: Scalar> {
     options: Options,
     purpose: Purpose,
     plan: Plan,
-    reciprocal: Option<Reciprocal<T>>,
-    mesh: Option<Mesh<T>>,
+    long_range: Option<LongRange<T>>,
     real: Option<RealSpace<T>>,
+}
+
+/// The smooth part of a split, or all of it.
+enum LongRange<T: Scalar> {
+    Sum(Box<Reciprocal<T>>),
+    Mesh(Box<Mesh<T>>),
+}
+
+impl<T: Scalar> LongRange<T> {
+    fn evaluate(
+        &self,
+        source: &Density<T>,
+        receiver: Option<&Density<T>>,
+        want: Want,
+    ) -> Gradient<T> {
+        match self {
+            Self::Sum(sum) => sum.evaluate(source, receiver, want),
+            Self::Mesh(mesh) => mesh.evaluate(source, receiver, want),
+        }
+    }
 }
 
 /// The axes summed periodically: all of them under a correction to the three-dimensional sum.
@@ -124,36 +143,50 @@ impl<T: Scalar> Prepared<T> {
             options: *options,
             purpose,
             plan,
-            reciprocal: None,
-            mesh: None,
+            long_range: None,
             real: None,
         };
         match plan {
             Plan::Direct => out.real = Some(RealSpace::new(Pairs::All, None, boundary.cell)),
             Plan::Split(split) => {
-                let Split { floor, cutoff, .. } = split;
+                let Split {
+                    floor,
+                    cutoff,
+                    exponent,
+                    ..
+                } = split;
                 let lattice = Lattice::new(&boundary.cell, summed, split.open_length);
+                let long_range = || match split.mesh {
+                    Some(size) => {
+                        LongRange::Mesh(Box::new(Mesh::new(lattice, source, receiver, floor, size)))
+                    }
+                    None => {
+                        let settings = Settings { floor, exponent };
+                        let sum = Reciprocal::new(lattice, source, receiver, settings);
+                        LongRange::Sum(Box::new(sum))
+                    }
+                };
                 if cutoff > 0.0 {
-                    let rows = Rows::new(source, receiver, &boundary.cell, summed, cutoff)?;
-                    let pairs = Pairs::Listed(rows);
+                    let rows = || Rows::new(source, receiver, &boundary.cell, summed, cutoff);
+                    let (long_range, rows) = rayon::join(long_range, rows);
+                    let pairs = Pairs::Listed(rows?);
+                    out.long_range = Some(long_range);
                     out.real = Some(RealSpace::new(pairs, Some(floor), boundary.cell));
-                }
-                if let Some(size) = split.mesh {
-                    out.mesh = Some(Mesh::new(lattice, source, receiver, floor, size));
                 } else {
-                    let exponent = split.exponent;
-                    let settings = Settings { floor, exponent };
-                    out.reciprocal = Some(Reciprocal::new(lattice, source, receiver, settings));
+                    out.long_range = Some(long_range());
                 }
             }
         }
         Ok(out)
     }
 
-    /// Caches what potentials at fixed atoms reuse, up to `limit` numbers.
+    /// Caches what potentials at fixed atoms reuse, of the pair sum up to `limit` numbers.
     pub fn cache(&mut self, source: &Density<T>, receiver: Option<&Density<T>>, limit: usize) {
         if let Some(real) = &mut self.real {
             real.cache(source, receiver, limit);
+        }
+        if let Some(LongRange::Mesh(mesh)) = &mut self.long_range {
+            mesh.cache();
         }
     }
 
@@ -164,8 +197,11 @@ impl<T: Scalar> Prepared<T> {
 
     /// The method and its parameters, for people.
     pub fn description(&self) -> String {
-        self.plan
-            .description(self.reciprocal.as_ref().map(Reciprocal::n_modes))
+        let n_modes = match &self.long_range {
+            Some(LongRange::Sum(sum)) => Some(sum.n_modes()),
+            _ => None,
+        };
+        self.plan.description(n_modes)
     }
 
     /// U(p, q) and its gradients; without a receiver the energy ½ U(p, p), whose gradient dE/dp is `receiver` and
@@ -178,19 +214,23 @@ impl<T: Scalar> Prepared<T> {
         receiver: Option<&Density<T>>,
         want: Want,
     ) -> Gradient<T> {
-        let mut out = Gradient::zero(source, receiver.unwrap_or(source));
+        let nothing = || Gradient::zero(source, receiver.unwrap_or(source));
         if source.n_sites() == 0 || receiver.is_some_and(|r| r.n_sites() == 0) {
-            return out;
+            return nothing();
         }
-        if let Some(reciprocal) = &self.reciprocal {
-            out.add(&reciprocal.evaluate(source, receiver, want));
-        }
-        if let Some(mesh) = &self.mesh {
-            out.add(&mesh.evaluate(source, receiver, want));
-        }
-        if let Some(real) = &self.real {
-            out.add(&real.evaluate(source, receiver, want));
-        }
+        let mut out = match (&self.long_range, &self.real) {
+            (Some(long_range), Some(real)) => {
+                let (mut sum, pairs) = rayon::join(
+                    || long_range.evaluate(source, receiver, want),
+                    || real.evaluate(source, receiver, want),
+                );
+                sum.add(&pairs);
+                sum
+            }
+            (Some(long_range), None) => long_range.evaluate(source, receiver, want),
+            (None, Some(real)) => real.evaluate(source, receiver, want),
+            (None, None) => nothing(),
+        };
         let cell = &self.boundary.cell;
         let periodic = self.boundary.pbc == [true; 3] || self.options.correction.is_some();
         if let (Plan::Split(split), true) = (self.plan, periodic) {

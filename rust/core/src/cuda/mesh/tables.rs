@@ -8,6 +8,7 @@ use crate::cuda::sums::first_tiles;
 use crate::cuda::terms::{Batch, Layout};
 use crate::cuda::{Buffer, Queue, Tile};
 use crate::error::{Error, Result};
+use crate::ewald::density::distinct_widths;
 use crate::ewald::mesh::{Size, deconvolution};
 use crate::ewald::plan::{Plan, Split};
 use crate::harmonics::{count, degree, gradients};
@@ -66,7 +67,9 @@ pub fn sizes(batch: &Batch) -> Vec<(Size, Vec<usize>)> {
         let Some((size, floor)) = mesh_of(&plan.plan) else {
             continue;
         };
-        let fields = |layout: &Layout| widths(layout.widths_of(system), floor).len();
+        let fields = |layout: &Layout| {
+            distinct_widths(layout.widths_of(system).iter().copied(), floor).len()
+        };
         let n_fields = fields(&batch.source).max(fields(batch.receiving()));
         let points = size.points;
         let precision = batch.precision;
@@ -105,14 +108,6 @@ fn mesh_of(plan: &Plan) -> Option<(Size, f64)> {
         }) => Some((*size, *floor)),
         _ => None,
     }
-}
-
-/// Distinct raised widths, ascending.
-fn widths(widths: &[f64], floor: f64) -> Vec<f64> {
-    let mut out: Vec<f64> = widths.iter().map(|width| width.max(floor)).collect();
-    out.sort_by(f64::total_cmp);
-    out.dedup();
-    out
 }
 
 impl Chunk {
@@ -206,7 +201,7 @@ impl SideTables {
                 system: system as i32,
                 local: local as i32,
             }));
-            for width in widths(layout.widths_of(system), floor) {
+            for width in distinct_widths(layout.widths_of(system).iter().copied(), floor) {
                 let first_member = members.len();
                 for target in own.start * n_channels..own.end * n_channels {
                     if layout.widths[target].max(floor) == width {

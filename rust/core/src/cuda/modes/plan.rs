@@ -2,6 +2,7 @@
 
 use crate::cuda::terms::{Batch, Layout, SystemPlan};
 use crate::cuda::{Tile, tiles};
+use crate::ewald::density::distinct_widths;
 use crate::ewald::plan::{Plan, Split};
 use crate::harmonics::count;
 use crate::lattice::{Lattice, dimensions};
@@ -90,15 +91,13 @@ impl ModePlan {
             if let Some(split) = split_of(system)
                 && sides.iter().all(|side| !side.is_empty())
             {
-                let raised = sides.map(|side| raised(side, split.floor));
+                let raised = sides.map(|side| distinct_widths(side.iter().copied(), split.floor));
                 // Ascending: the first is the smallest.
                 let width2 = raised[0][0].powi(2) + raised[1][0].powi(2);
                 let cutoff = (2.0 * split.exponent / width2).sqrt();
                 let lattice = Lattice::new(&system.cell, system.summed, split.open_length);
                 place.n_phases = enumerate(&lattice, cutoff, number as i32, &mut out.modes);
-                let mut widths = raised.concat();
-                widths.sort_by(f64::total_cmp);
-                widths.dedup();
+                let widths = distinct_widths(raised.concat(), 0.0);
                 place.n_modes = out.modes.len() as i32 - place.first_mode;
                 place.n_widths = widths.len() as i32;
                 out.n_gaussians += widths.len() * place.n_modes as usize;
@@ -128,14 +127,6 @@ impl ModePlan {
         let widths = &self.widths[first..first + place.n_widths as usize];
         widths.partition_point(|&other| other < width) as i32
     }
-}
-
-/// Distinct widths, none below the floor, ascending.
-fn raised(widths: &[f64], floor: f64) -> Vec<f64> {
-    let mut out: Vec<f64> = widths.iter().map(|width| width.max(floor)).collect();
-    out.sort_by(f64::total_cmp);
-    out.dedup();
-    out
 }
 
 /// Adds the modes within a cutoff, those along the axis with most of them together, so that neighbouring threads read

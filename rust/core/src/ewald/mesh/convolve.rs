@@ -3,7 +3,7 @@
 
 use super::Field;
 use super::grid::{Shared, TOGETHER, Transforms, resized};
-use super::influence::{Influence, wave};
+use super::influence::{Columns, Factors, Influence, wave};
 use crate::pack::LANES;
 use crate::scalar::Scalar;
 use crate::simd::{ANY_DEGREE, dispatch};
@@ -77,6 +77,7 @@ pub struct Workspace<T> {
     receiver: Spectrum<T>,
     /// k², and two functions of the modes, along a column.
     rows: [Vec<T>; 3],
+    factors: Factors<T>,
 }
 
 /// Turns the densities' transforms along y and z into potentials'. Without receivers the potentials of the sources
@@ -120,6 +121,7 @@ pub fn convolve<T: Scalar>(
                 source: Spectrum::new(),
                 receiver: Spectrum::new(),
                 rows: [Vec::new(), Vec::new(), Vec::new()],
+                factors: Factors::new(),
             },
             |work, y| {
                 let mut row = Row {
@@ -171,7 +173,13 @@ fn body<T: Scalar, const L: usize, const FMA: bool>(row: &mut Row<'_, T>) -> Sum
     let mut sums = Sums::zero();
     for z in (0..half).step_by(TOGETHER) {
         let width = TOGETHER.min(half - z);
-        let block = Block { y: *y, z, width };
+        let factors = pass.influence.columns(*y, z, width, &mut work.factors);
+        let block = Block {
+            y: *y,
+            z,
+            width,
+            factors,
+        };
         let buffers = &mut work.buffers;
         // SAFETY: the columns of this y are this call's own.
         unsafe {
@@ -207,10 +215,11 @@ fn body<T: Scalar, const L: usize, const FMA: bool>(row: &mut Row<'_, T>) -> Sum
 }
 
 /// Neighbouring columns along x.
-struct Block {
+struct Block<'a, T> {
     y: usize,
     z: usize,
     width: usize,
+    factors: Columns<'a, T>,
 }
 
 pub struct Pass<'a, T> {
@@ -229,7 +238,7 @@ impl<T: Scalar> Pass<'_, T> {
     #[inline(always)]
     unsafe fn load(
         &self,
-        block: &Block,
+        block: &Block<T>,
         side: &Side,
         grids: &[Vec<Shared>],
         spectrum: &mut Spectrum<T>,
@@ -239,14 +248,14 @@ impl<T: Scalar> Pass<'_, T> {
         let n = block.width * nx;
         let place = block.y * self.transforms.stride + block.z;
         let fft = &*self.transforms.forward_x;
-        let range = self.influence.columns(block.y, block.z, block.width);
-        let by_width = self.with_cell && self.with_value;
+        let by_width = self.with_cell && self.with_value && self.only_width().is_none();
         let Spectrum {
             value: [re, im],
             by_width: [re_width, im_width],
         } = spectrum;
         let [re, im] = [cleared(re, n), cleared(im, n)];
-        let [re_width, im_width] = [cleared(re_width, n), cleared(im_width, n)];
+        let n_width = if by_width { n } else { 0 };
+        let [re_width, im_width] = [cleared(re_width, n_width), cleared(im_width, n_width)];
         for (parts, &width) in grids.iter().zip(side.widths) {
             let scratch = resized(&mut work.scratch, fft.get_inplace_scratch_len());
             for (part, columns) in parts.iter().zip(&mut work.columns) {
@@ -255,7 +264,7 @@ impl<T: Scalar> Pass<'_, T> {
                 unsafe { part.load(place, block.width, nx, columns) };
                 fft.process_with_scratch(columns, scratch);
             }
-            let gaussian = &self.influence.gaussians[width][range.clone()][..n];
+            let gaussian = &block.factors.gaussian(width)[..n];
             let first = &work.columns[0][..n];
             let second = &work.columns[T::PARTS - 1][..n];
             let weight = -0.5 * self.widths[width] * self.widths[width];
@@ -281,7 +290,7 @@ impl<T: Scalar> Pass<'_, T> {
     #[inline(always)]
     unsafe fn store(
         &self,
-        block: &Block,
+        block: &Block<T>,
         side: &Side,
         grids: &[Vec<Shared>],
         spectrum: &Spectrum<T>,
@@ -291,11 +300,10 @@ impl<T: Scalar> Pass<'_, T> {
         let n = block.width * nx;
         let place = block.y * self.transforms.stride + block.z;
         let fft = &*self.transforms.backward_x;
-        let range = self.influence.columns(block.y, block.z, block.width);
-        let weights = &self.influence.weights[range.clone()][..n];
+        let weights = &block.factors.weights()[..n];
         let (re, im) = (&spectrum.value[0][..n], &spectrum.value[1][..n]);
         for (parts, &width) in grids.iter().zip(side.widths) {
-            let gaussian = &self.influence.gaussians[width][range.clone()][..n];
+            let gaussian = &block.factors.gaussian(width)[..n];
             let scratch = resized(&mut work.scratch, fft.get_inplace_scratch_len());
             for (part, (grid, columns)) in parts.iter().zip(&mut work.columns).enumerate() {
                 let columns = resized(columns, n);
@@ -313,19 +321,27 @@ impl<T: Scalar> Pass<'_, T> {
         }
     }
 
+    /// The width of all Gaussians, if they have one: derivatives in k² through it are then those of one factor.
+    #[inline(always)]
+    fn only_width(&self) -> Option<f64> {
+        match self.widths {
+            [width] => Some(*width),
+            _ => None,
+        }
+    }
+
     /// Adds the block's part of U and of its derivatives.
     #[inline(always)]
     fn sum(
         &self,
-        block: &Block,
+        block: &Block<T>,
         a: &Spectrum<T>,
         b: &Spectrum<T>,
         rows: &mut [Vec<T>; 3],
         sums: &mut Sums<T>,
     ) {
         let [nx, ny, nz] = self.transforms.points;
-        let range = self.influence.columns(block.y, block.z, block.width);
-        let weights = &self.influence.weights[range];
+        let weights = block.factors.weights();
         let waves = &self.influence.waves[..nx];
         let [squares, products, derivatives] = rows;
         let squares = cleared(squares, nx);
@@ -347,11 +363,17 @@ impl<T: Scalar> Pass<'_, T> {
             if !self.with_cell {
                 continue;
             }
-            let (awr, awi) = (&a.by_width[0][start..][..nx], &a.by_width[1][start..][..nx]);
-            let (bwr, bwi) = (&b.by_width[0][start..][..nx], &b.by_width[1][start..][..nx]);
-            for x in 0..nx {
-                let widths = awr[x] * br[x] + awi[x] * bi[x] + ar[x] * bwr[x] + ai[x] * bwi[x];
-                derivatives[x] = weights[x] * widths;
+            if let Some(width) = self.only_width() {
+                for x in 0..nx {
+                    derivatives[x] = products[x] * -(width * width);
+                }
+            } else {
+                let (awr, awi) = (&a.by_width[0][start..][..nx], &a.by_width[1][start..][..nx]);
+                let (bwr, bwi) = (&b.by_width[0][start..][..nx], &b.by_width[1][start..][..nx]);
+                for x in 0..nx {
+                    let widths = awr[x] * br[x] + awi[x] * bi[x] + ar[x] * bwr[x] + ai[x] * bwi[x];
+                    derivatives[x] = weights[x] * widths;
+                }
             }
             self.influence.squares(block.y, z, squares);
             let n = [wave(block.y, ny), wave(z, nz)];

@@ -6,6 +6,7 @@ use super::sites::Group;
 use super::splines::{MAX_PACKS, Splines};
 use super::spread::offsets;
 use crate::harmonics::MAX_L;
+use crate::kept::Kept;
 use crate::pack::{F64x8, LANES, Pack};
 use crate::scalar::Scalar;
 use crate::simd::{degree_or, dispatch, with_low_degree};
@@ -40,10 +41,10 @@ pub fn gather<T: Scalar>(
     group: &Group,
     total: usize,
     transforms: &Transforms,
-    grids: &[Vec<Complex<f64>>],
-) -> Vec<T> {
+    grids: &[Kept<Complex<f64>>],
+) -> Kept<T> {
     let n = n_monomials(total);
-    let mut out = vec![T::zero(); group.places.len() * n];
+    let mut out = Kept::take(group.places.len() * n);
     let part = |part: usize| -> &[f64] {
         grids
             .get(part)

@@ -63,10 +63,11 @@ impl Transforms {
         self.points[2] / 2 + 1
     }
 
-    /// Folds what hangs over in, and transforms all planes along z and y.
-    pub fn forward_planes(&self, grid: &mut [Complex<f64>]) {
+    /// Folds what hangs over in, and transforms planes along z and y.
+    pub fn forward_planes(&self, planes: &mut [Complex<f64>]) {
         let [_, ny, nz] = self.points;
-        grid.par_chunks_mut(self.plane)
+        planes
+            .par_chunks_mut(self.plane)
             .for_each_init(Workspace::default, |work, plane| {
                 let scratch = resized(&mut work.scratch, self.forward_z.get_scratch_len());
                 let input = resized(&mut work.real, nz);
@@ -148,7 +149,8 @@ struct Workspace {
     scratch: Vec<Complex<f64>>,
 }
 
-/// The first `n` entries, made if need be.
+/// The first `n` entries, made if need be; what is in them is left over from earlier uses.
+#[inline(always)]
 pub fn resized<V: Clone + Default>(values: &mut Vec<V>, n: usize) -> &mut [V] {
     if values.len() < n {
         values.resize(n, V::default());

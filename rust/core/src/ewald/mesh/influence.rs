@@ -1,13 +1,14 @@
 //! What the mesh's Fourier modes are multiplied with: the Coulomb kernel without the splines' own transform, and the
 //! Gaussians.
 
-use super::grid::Transforms;
+use super::grid::resized;
 use crate::ewald::kernel::{Kernel, Open, Parallel};
 use crate::lattice::{Lattice, dimensions};
 use crate::scalar::Scalar;
 use crate::units::COULOMB_CONSTANT;
 use crate::vector::{Matrix, dot};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Wave number of mode `i` of `n`.
 #[inline(always)]
@@ -19,9 +20,10 @@ pub fn wave(i: usize, n: usize) -> f64 {
     }
 }
 
-/// Factors of all modes, `[y][z][x]` with the half spectrum along z.
+/// What the modes are multiplied with.
 pub struct Influence<T> {
     points: [usize; 3],
+    widths: Vec<f64>,
     /// Wave numbers along x.
     pub waves: Vec<f64>,
     metric: Matrix<T>,
@@ -29,10 +31,46 @@ pub struct Influence<T> {
     /// K/V and the splines' factors along x, y, z.
     scale: T,
     splines: [Vec<f64>; 3],
+    /// Factors of all modes, `[y]` and then as in [`Columns`], where they serve many evaluations.
+    kept: Option<Vec<T>>,
+}
+
+/// Where factors are computed that are not kept.
+pub struct Factors<T> {
+    values: Vec<T>,
+    squares: Vec<T>,
+}
+
+impl<T> Factors<T> {
+    pub fn new() -> Self {
+        Self {
+            values: Vec::new(),
+            squares: Vec::new(),
+        }
+    }
+}
+
+/// Factors of some neighbouring columns of modes along x.
+pub struct Columns<'a, T> {
+    /// `[weights, then Gaussians of each width][column][x]`.
+    values: &'a [T],
+    /// Distance between the factors of one mode.
+    stride: usize,
+    range: Range<usize>,
+}
+
+impl<T> Columns<'_, T> {
     /// K G(k) D(k)² / V.
-    pub weights: Vec<T>,
-    /// exp(-k² w² / 2) for each width w.
-    pub gaussians: Vec<Vec<T>>,
+    #[inline(always)]
+    pub fn weights(&self) -> &[T] {
+        &self.values[self.range.clone()]
+    }
+
+    /// exp(-k² w² / 2) of a width, by its place in the list of all.
+    #[inline(always)]
+    pub fn gaussian(&self, width: usize) -> &[T] {
+        &self.values[(1 + width) * self.stride..][self.range.clone()]
+    }
 }
 
 /// Ŵ / Σ Ŵ(aliases)² of the splines along one axis: with it the mean square error of potentials over the sites'
@@ -149,67 +187,102 @@ impl<T: Scalar> Separable<T> {
 
 impl<T: Scalar> Influence<T> {
     /// `widths` are those of all Gaussians, `order` that of the splines.
-    pub fn new(
-        lattice: &Lattice<T>,
-        transforms: &Transforms,
-        order: usize,
-        widths: &[f64],
-    ) -> Self {
-        let points = transforms.points;
-        let half = transforms.half();
+    pub fn new(lattice: &Lattice<T>, points: [usize; 3], order: usize, widths: &[f64]) -> Self {
         let metric = std::array::from_fn(|i| {
             std::array::from_fn(|j| dot(&lattice.reciprocal[i], &lattice.reciprocal[j]))
         });
-        let mut out = Self {
+        Self {
             points,
+            widths: widths.to_vec(),
             waves: (0..points[0]).map(|x| wave(x, points[0])).collect(),
             metric,
             kernel: Separable::new(lattice, points),
             scale: lattice.volume.recip() * COULOMB_CONSTANT,
             splines: points.map(|n| deconvolution(n, order)),
-            weights: Vec::new(),
-            gaussians: Vec::new(),
-        };
-        let [nx, ny, _] = points;
-        let n_modes = nx * ny * half;
-        let mut weights = vec![T::zero(); n_modes];
-        weights
-            .par_chunks_mut(nx * half)
+            kept: None,
+        }
+    }
+
+    /// Numbers in the factors of `width` columns.
+    fn length(&self, width: usize) -> usize {
+        (1 + self.widths.len()) * width * self.points[0]
+    }
+
+    /// Columns along x at one y: half the spectrum.
+    fn half(&self) -> usize {
+        self.points[2] / 2 + 1
+    }
+
+    /// Computes all factors, for many evaluations.
+    pub fn keep(&mut self) {
+        let (half, row) = (self.half(), self.length(self.half()));
+        let mut kept = vec![T::zero(); self.points[1] * row];
+        kept.par_chunks_mut(row)
             .enumerate()
-            .for_each(|(y, plane)| {
-                let mut squares = vec![T::zero(); nx];
-                for (z, row) in plane.chunks_mut(nx).enumerate() {
-                    out.squares(y, z, &mut squares);
-                    if out.periodic() {
-                        out.bulk_weights(y, z, &mut squares, row);
-                        continue;
-                    }
-                    for x in 0..nx {
-                        row[x] = out.mode([x, y, z], squares[x]).0;
-                    }
-                }
+            .for_each_init(Vec::new, |squares, (y, row)| {
+                self.fill(y, 0, half, squares, row);
             });
-        let gaussians = widths
-            .iter()
-            .map(|&width| {
-                let mut values = vec![T::zero(); n_modes];
-                values
-                    .par_chunks_mut(nx * half)
-                    .enumerate()
-                    .for_each(|(y, plane)| {
-                        let factor = -0.5 * width * width;
-                        for (z, row) in plane.chunks_mut(nx).enumerate() {
-                            out.squares(y, z, row);
-                            row.iter_mut().for_each(|value| *value = *value * factor);
-                            T::exp_all(row);
-                        }
-                    });
-                values
-            })
-            .collect();
-        out.weights = weights;
-        out.gaussians = gaussians;
-        out
+        self.kept = Some(kept);
+    }
+
+    /// Factors of `width` columns of modes from (y, z) on: kept ones, or fresh ones in `work`.
+    #[inline(always)]
+    pub fn columns<'a>(
+        &'a self,
+        y: usize,
+        z: usize,
+        width: usize,
+        work: &'a mut Factors<T>,
+    ) -> Columns<'a, T> {
+        let (nx, half) = (self.points[0], self.half());
+        if let Some(kept) = &self.kept {
+            let row = self.length(half);
+            return Columns {
+                values: &kept[y * row..][..row],
+                stride: half * nx,
+                range: z * nx..(z + width) * nx,
+            };
+        }
+        let Factors { values, squares } = work;
+        let values = resized(values, self.length(width));
+        self.fill(y, z, width, squares, values);
+        Columns {
+            values,
+            stride: width * nx,
+            range: 0..width * nx,
+        }
+    }
+
+    /// Computes the factors of `width` columns from (y, z) on, laid out as in [`Columns`].
+    #[inline(always)]
+    fn fill(&self, y: usize, z: usize, width: usize, squares: &mut Vec<T>, out: &mut [T]) {
+        let nx = self.points[0];
+        let squares = resized(squares, width * nx);
+        for (column, squares) in squares.chunks_exact_mut(nx).enumerate() {
+            self.squares(y, z + column, squares);
+        }
+        let (weights, gaussians) = out.split_at_mut(width * nx);
+        let rows = gaussians.chunks_exact_mut(width * nx);
+        for (gaussian, &width) in rows.zip(&self.widths) {
+            let factor = -0.5 * width * width;
+            for (value, &square) in gaussian.iter_mut().zip(&*squares) {
+                *value = square * factor;
+            }
+            T::exp_all(gaussian);
+        }
+        let columns = weights
+            .chunks_exact_mut(nx)
+            .zip(squares.chunks_exact_mut(nx));
+        for (column, (weights, squares)) in columns.enumerate() {
+            let z = z + column;
+            if self.periodic() {
+                self.bulk_weights(y, z, squares, weights);
+                continue;
+            }
+            for x in 0..nx {
+                weights[x] = self.mode([x, y, z], squares[x]).0;
+            }
+        }
     }
 
     /// k² along a column of modes in x.
@@ -231,6 +304,7 @@ impl<T: Scalar> Influence<T> {
     }
 
     /// 4πK D²/V k² along a column.
+    #[inline(always)]
     fn bulk_weights(&self, y: usize, z: usize, squares: &mut [T], out: &mut [T]) {
         let along = self.splines[1][y] * self.splines[2][z];
         let factor = self.scale * (4.0 * std::f64::consts::PI * along * along);
@@ -256,12 +330,5 @@ impl<T: Scalar> Influence<T> {
         let factor = self.scale * (spline * spline);
         let (value, slope) = self.kernel.evaluate(modes, square);
         (value * factor, slope * factor)
-    }
-
-    /// Factors of `width` columns of modes from (y, z) on: a range of `weights` and of each of `gaussians`.
-    pub fn columns(&self, y: usize, z: usize, width: usize) -> std::ops::Range<usize> {
-        let nx = self.points[0];
-        let start = (y * (self.points[2] / 2 + 1) + z) * nx;
-        start..start + width * nx
     }
 }

@@ -16,6 +16,7 @@ mod splines;
 mod spread;
 
 use super::density::{Density, Gradient, Want};
+use crate::kept::Kept;
 use crate::lattice::Lattice;
 use crate::scalar::Scalar;
 use crate::vector::{Matrix, Vector, add_scaled, scale, zero_matrix};
@@ -30,7 +31,6 @@ use sites::Group;
 pub use splines::MAX_ORDER;
 use splines::Splines;
 use std::f64::consts::PI;
-use std::sync::Mutex;
 
 /// A mesh and its splines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub struct Size {
 }
 
 /// One real field for each part of the scalar.
-type Field = Vec<Vec<Complex<f64>>>;
+type Field = Vec<Kept<Complex<f64>>>;
 
 /// Precomputation of one geometry.
 pub struct Mesh<T: Scalar> {
@@ -55,8 +55,6 @@ pub struct Mesh<T: Scalar> {
     /// Splines of receivers on other sites than the sources.
     elsewhere: Option<Splines<T>>,
     splines: Splines<T>,
-    /// Grids of earlier evaluations.
-    pool: Mutex<Vec<Vec<Complex<f64>>>>,
 }
 
 /// Sources or receivers by width.
@@ -114,7 +112,7 @@ impl<T: Scalar> Mesh<T> {
         let receiver =
             receiver.map(|receiver| sites(receiver, elsewhere.as_ref().unwrap_or(&splines)));
         let transforms = Transforms::new(points);
-        let influence = Influence::new(&lattice, &transforms, order, &widths);
+        let influence = Influence::new(&lattice, points, order, &widths);
         Self {
             lattice,
             transforms,
@@ -124,8 +122,12 @@ impl<T: Scalar> Mesh<T> {
             receiver,
             elsewhere,
             splines,
-            pool: Mutex::new(Vec::new()),
         }
+    }
+
+    /// Computes what many evaluations share.
+    pub fn cache(&mut self) {
+        self.influence.keep();
     }
 
     /// U(p, q), or with `receiver` = None the energy ½ U(p, p), whose gradient in p is `receiver` of the result.
@@ -229,8 +231,6 @@ impl<T: Scalar> Mesh<T> {
                 &mut target,
             );
         }
-        self.give_back(source_fields);
-        self.give_back(receiver_fields);
         if want.cell {
             let lattice = &self.lattice;
             lattice.add_phases(source.positions, &out.source_positions, &mut reciprocal);
@@ -250,20 +250,8 @@ impl<T: Scalar> Mesh<T> {
         given: bool,
     ) -> Vec<Field> {
         let n = self.transforms.points[0] * self.transforms.plane;
-        let mut pool = self
-            .pool
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        let mut fields: Vec<Field> = sites
-            .groups
-            .iter()
-            .map(|_| {
-                (0..T::PARTS)
-                    .map(|_| pool.pop().unwrap_or_else(|| vec![Complex::default(); n]))
-                    .collect()
-            })
-            .collect();
-        drop(pool);
+        let field = |_| (0..T::PARTS).map(|_| Kept::take(n)).collect();
+        let mut fields: Vec<Field> = sites.groups.iter().map(field).collect();
         if given {
             for ((field, group), coefficients) in
                 fields.iter_mut().zip(&sites.groups).zip(coefficients)
@@ -277,19 +265,9 @@ impl<T: Scalar> Mesh<T> {
                     &self.transforms,
                     field,
                 );
-                for grid in field {
-                    self.transforms.forward_planes(grid);
-                }
             }
         }
         fields
-    }
-
-    fn give_back(&self, fields: Vec<Field>) {
-        self.pool
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .extend(fields.into_iter().flatten());
     }
 
     /// dU/db from the derivatives in the metric b_i·b_j.
@@ -331,24 +309,36 @@ impl<T: Scalar> Mesh<T> {
             let derivatives = gather::gather(splines, group, total, &self.transforms, field);
             let n_lm = target.density.n_lm();
             let n = n_monomials(total);
-            for (row, &place) in derivatives.chunks_exact(n).zip(&group.targets) {
-                let out = &mut target.potentials[place as usize * n_lm..][..n_lm];
-                sites.expansion.contract(row, out);
-            }
+            let row = |member: usize| &derivatives[member * n..][..n];
+            target
+                .potentials
+                .par_chunks_mut(n_lm)
+                .with_min_len(256)
+                .enumerate()
+                .for_each(|(place, out)| {
+                    if let Some(member) = group.member(place) {
+                        sites.expansion.contract(row(member), out);
+                    }
+                });
             if !gradients {
                 continue;
             }
             let n_channels = target.density.n_channels;
             let n_coefficients = sites.expansion.n_monomials;
-            for ((row, t), &place) in derivatives
-                .chunks_exact(n)
-                .zip(coefficients.chunks_exact(n_coefficients))
-                .zip(&group.targets)
-            {
-                let gradient = sites.expansion.cartesian(&along(t, row));
-                let site = place as usize / n_channels;
-                add_scaled(&mut target.positions[site], &gradient, T::constant(1.0));
-            }
+            target
+                .positions
+                .par_iter_mut()
+                .with_min_len(256)
+                .enumerate()
+                .for_each(|(site, out)| {
+                    for channel in 0..n_channels {
+                        if let Some(member) = group.member(site * n_channels + channel) {
+                            let t = &coefficients[member * n_coefficients..][..n_coefficients];
+                            let gradient = sites.expansion.cartesian(&along(t, row(member)));
+                            add_scaled(out, &gradient, T::constant(1.0));
+                        }
+                    }
+                });
             if want.cell && max_l > 0 {
                 let basis = sites.pull_back(group, &derivatives, n, target.density);
                 for (axis, row) in basis.iter().enumerate() {

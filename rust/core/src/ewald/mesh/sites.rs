@@ -2,7 +2,7 @@
 
 use super::monomials::Expansion;
 use super::splines::Splines;
-use crate::ewald::density::Density;
+use crate::ewald::density::{Density, distinct_widths};
 use crate::scalar::Scalar;
 use rayon::prelude::*;
 
@@ -13,34 +13,43 @@ pub struct Group {
     pub places: Vec<u32>,
     /// site × n_channels + channel of each member.
     pub targets: Vec<u32>,
+    /// The member at each site × n_channels + channel, or [`NOBODY`].
+    members: Vec<u32>,
 }
+
+const NOBODY: u32 = u32::MAX;
 
 impl Group {
     /// Splits a density by width. Widths below `floor` are raised to it.
     pub fn split<T: Scalar>(density: &Density<T>, splines: &Splines<T>, floor: f64) -> Vec<Self> {
         let n_channels = density.n_channels;
-        let mut widths: Vec<f64> = density.widths.iter().map(|w| w.max(floor)).collect();
-        widths.sort_by(f64::total_cmp);
-        widths.dedup();
+        let widths = distinct_widths(density.widths.iter().copied(), floor);
         let mut out: Vec<Self> = widths
             .iter()
             .map(|&width| Self {
                 width,
                 places: Vec::new(),
                 targets: Vec::new(),
+                members: vec![NOBODY; density.widths.len()],
             })
             .collect();
         for (place, &site) in splines.site.iter().enumerate() {
             for channel in 0..n_channels {
                 let width = density.width(site as usize, channel).max(floor);
                 let group = &mut out[widths.partition_point(|&w| w < width)];
+                let target = site as usize * n_channels + channel;
+                group.members[target] = group.places.len() as u32;
                 group.places.push(place as u32);
-                group
-                    .targets
-                    .push((site as usize * n_channels + channel) as u32);
+                group.targets.push(target as u32);
             }
         }
         out
+    }
+
+    /// The member at a site × n_channels + channel.
+    pub fn member(&self, target: usize) -> Option<usize> {
+        let member = self.members[target];
+        (member != NOBODY).then_some(member as usize)
     }
 
     /// Derivatives along the mesh of every member, `[member][monomial]`.

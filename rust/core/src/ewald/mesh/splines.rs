@@ -4,6 +4,7 @@
 //! The derivatives come from lower orders, M_n'(v) = M_(n-1)(v) - M_(n-1)(v - 1) (Essmann et al., J. Chem. Phys. 103,
 //! 8577, eq. 3.6-3.8).
 
+use crate::kept::Kept;
 use crate::lattice::Lattice;
 use crate::pack::{LANES, Pack};
 use crate::scalar::Scalar;
@@ -17,6 +18,8 @@ pub const MAX_ORDER: usize = 16;
 pub const MAX_PACKS: usize = MAX_ORDER / LANES;
 /// Mesh points along x and y that share a bin of sites.
 pub const BIN: usize = 4;
+/// And those along z: the sites of a bin follow one another upwards, so that what they touch stays in the first cache.
+const BIN_Z: usize = 8;
 
 /// The weights of a set of sites, sorted so that neighbours on the mesh come one after the other.
 pub struct Splines<T: Scalar> {
@@ -29,9 +32,9 @@ pub struct Splines<T: Scalar> {
     /// First mesh point of each place along x, y, z.
     pub start: Vec<[u32; 3]>,
     /// `[place][axis x, y][point][derivative]`.
-    xy: Vec<T>,
+    xy: Kept<T>,
     /// `[place][derivative][pack]`.
-    z: Vec<T::Pack>,
+    z: Kept<T::Pack>,
 }
 
 /// Mesh coordinate of a position along one axis: the point below it and the rest.
@@ -65,7 +68,8 @@ impl<T: Scalar> Splines<T> {
             .collect();
         let site = sorted(&coordinates, points);
         let start = site
-            .iter()
+            .par_iter()
+            .with_min_len(1024)
             .map(|&site| coordinates[site as usize].map(|(below, _)| below))
             .collect();
         let n_derivatives = max_derivative + 1;
@@ -76,8 +80,8 @@ impl<T: Scalar> Splines<T> {
             n_packs,
             site,
             start,
-            xy: vec![T::zero(); positions.len() * 2 * order * n_derivatives],
-            z: vec![T::Pack::zero(); positions.len() * n_derivatives * n_packs],
+            xy: Kept::take(positions.len() * 2 * order * n_derivatives),
+            z: Kept::take(positions.len() * n_derivatives * n_packs),
         };
         let xy_row = 2 * order * n_derivatives;
         let z_row = n_derivatives * n_packs;
@@ -98,17 +102,24 @@ impl<T: Scalar> Splines<T> {
                         work.rest.set(lane, coordinates[site as usize][axis].1);
                     }
                     with_order!(order, weights, T, &mut work);
-                    let values = &work.values;
+                    let values = &work.values[..n_derivatives];
                     for lane in 0..sites.len() {
-                        for (derivative, row) in values[..n_derivatives].iter().enumerate() {
-                            for (point, value) in row[..order].iter().enumerate() {
-                                let value = value.get(lane);
-                                if axis < 2 {
-                                    let place = (axis * order + point) * n_derivatives;
-                                    xy[lane * xy_row + place + derivative] = value;
-                                } else {
-                                    let pack = derivative * n_packs + point / LANES;
-                                    z[lane * z_row + pack].set(point % LANES, value);
+                        if axis < 2 {
+                            let row = &mut xy[lane * xy_row + axis * order * n_derivatives..];
+                            for (derivative, values) in values.iter().enumerate() {
+                                for (point, value) in values[..order].iter().enumerate() {
+                                    row[point * n_derivatives + derivative] = value.get(lane);
+                                }
+                            }
+                            continue;
+                        }
+                        let packs = &mut z[lane * z_row..][..z_row];
+                        for (packs, values) in packs.chunks_exact_mut(n_packs).zip(values) {
+                            let values = values[..order].chunks(LANES);
+                            for (pack, values) in packs.iter_mut().zip(values) {
+                                *pack = T::Pack::zero();
+                                for (point, value) in values.iter().enumerate() {
+                                    pack.set(point, value.get(lane));
                                 }
                             }
                         }
@@ -138,11 +149,19 @@ impl<T: Scalar> Splines<T> {
     }
 }
 
-/// Sites in the order of their bins of mesh columns, by counting.
+/// Sites in the order of their bins, by counting.
 fn sorted<T>(coordinates: &[[(u32, T); 3]], points: [usize; 3]) -> Vec<u32> {
-    let n_bins = points[1].div_ceil(BIN);
-    let bin = |c: &[(u32, T); 3]| (c[0].0 as usize / BIN) * n_bins + c[1].0 as usize / BIN;
-    let mut next = vec![0u32; points[0].div_ceil(BIN) * n_bins + 1];
+    let [nx, ny, nz] = [BIN, BIN, BIN_Z];
+    let bins = [
+        points[0].div_ceil(nx),
+        points[1].div_ceil(ny),
+        points[2].div_ceil(nz),
+    ];
+    let bin = |c: &[(u32, T); 3]| {
+        let [x, y, z] = [c[0].0, c[1].0, c[2].0].map(|point| point as usize);
+        ((x / nx) * bins[1] + y / ny) * bins[2] + z / nz
+    };
+    let mut next = vec![0u32; bins.iter().product::<usize>() + 1];
     for c in coordinates {
         next[bin(c) + 1] += 1;
     }

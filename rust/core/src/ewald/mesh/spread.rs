@@ -5,6 +5,7 @@ use super::monomials::Monomials;
 use super::sites::Group;
 use super::splines::{MAX_ORDER, MAX_PACKS, Splines, first_of_bin};
 use crate::harmonics::MAX_L;
+use crate::kept::Kept;
 use crate::pack::{LANES, Pack};
 use crate::scalar::Scalar;
 use crate::simd::{degree_or, dispatch, with_low_degree};
@@ -30,7 +31,7 @@ pub struct Slab<'a, T: Scalar> {
     parts: [&'a mut [f64]; 2],
 }
 
-/// Fills the grids (one per part of the scalar) with the members of a group.
+/// Fills the grids (one per part of the scalar) with the members of a group, and transforms their planes.
 ///
 /// Every point adds its members in the order of their places, however the planes are shared out.
 pub fn spread<T: Scalar>(
@@ -40,7 +41,7 @@ pub fn spread<T: Scalar>(
     coefficients: &[T],
     n_monomials: usize,
     transforms: &Transforms,
-    grids: &mut [Vec<Complex<f64>>],
+    grids: &mut [Kept<Complex<f64>>],
 ) {
     let (points, plane) = (transforms.points, transforms.plane);
     let together = points[0].div_ceil(4 * rayon::current_num_threads()).max(4);
@@ -68,12 +69,16 @@ pub fn spread<T: Scalar>(
         for part in &mut slab.parts {
             part.fill(0.0);
         }
-        with_low_degree!(max_l, fill, T, &mut slab)
+        with_low_degree!(max_l, fill, T, &mut slab);
+        // While the planes are in the cache.
+        for part in slab.parts {
+            transforms.forward_planes(bytemuck::cast_slice_mut(part));
+        }
     });
 }
 
 /// A grid in parts of equal length; none without a grid.
-fn slabs(grid: Option<&mut Vec<Complex<f64>>>, length: usize) -> Vec<&mut [f64]> {
+fn slabs(grid: Option<&mut Kept<Complex<f64>>>, length: usize) -> Vec<&mut [f64]> {
     let slabs = grid.map(|grid| grid.chunks_mut(length).map(bytemuck::cast_slice_mut));
     slabs.into_iter().flatten().collect()
 }

@@ -1,7 +1,7 @@
 //! Phase factors of the sites, as products of one-dimensional tables.
 
 use super::columns::Columns;
-use crate::ewald::density::Density;
+use crate::ewald::density::{Density, distinct_widths};
 use crate::harmonics::{count, degree, double_factorial_odd};
 use crate::lattice::Lattice;
 use crate::pack::{LANES, Pack};
@@ -105,12 +105,8 @@ impl<T: Scalar> Group<T> {
         let n_lm = density.n_lm();
         let mut out: Vec<Self> = Vec::new();
         for channel in 0..density.n_channels {
-            let mut widths: Vec<f64> = (0..density.n_sites())
-                .map(|site| density.width(site, channel).max(floor))
-                .collect();
-            let of_site = widths.clone();
-            widths.sort_by(f64::total_cmp);
-            widths.dedup();
+            let of_site = |site: usize| density.width(site, channel).max(floor);
+            let widths = distinct_widths((0..density.n_sites()).map(of_site), floor);
             let first = out.len();
             out.extend(widths.iter().map(|&width| Self {
                 width,
@@ -122,7 +118,7 @@ impl<T: Scalar> Group<T> {
                 members: Vec::new(),
             }));
             for site in 0..density.n_sites() {
-                let which = widths.partition_point(|&width| width < of_site[site]);
+                let which = widths.partition_point(|&width| width < of_site(site));
                 let group = &mut out[first + which];
                 let pack = (site / LANES) as u32;
                 if group.packs.last() != Some(&pack) {
