@@ -46,6 +46,8 @@ def variant(name, **scf):
 
 LOCAL = {
     "affine": {"nonlinearity": "none"},
+    "affine with a constant": {"potential_embedding": "features", "charge_gate": False},
+    "affine per species": {"potential_embedding": "species", "isotropic_response": False},
     "nonlinear": {"nonlinearity": "residual_mlp", "potential_embedding": "features"},
     "charge gate": {"charge_gate": True, "nonlinearity": "residual_mlp"},
     "dipoles": {"responding": "dipoles"},
@@ -77,6 +79,11 @@ def test_linearised_update_is_its_value_and_its_derivative(name):
     assert_close("derivative", [derivative], [wanted], 1e-12)
     assert not value.requires_grad
     assert not derivative.requires_grad
+    if model.update.affine:
+        constant, derivative = model.update.straight(parameters)
+        straight = constant + torch.einsum("alwm,awm->al", derivative, v)
+        assert_close("straight value", [straight.detach()], [expected.detach()], 1e-12)
+        assert_close("straight derivative", [derivative.detach()], [wanted], 1e-12)
 
 
 # --- solvers ---

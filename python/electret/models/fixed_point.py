@@ -97,20 +97,18 @@ class FixedPointProblem:
 
     def density(self, v: torch.Tensor) -> torch.Tensor:
         """n0 + Delta(v), `[n_atoms, n_lm]`."""
-        if self.affine and not torch.is_grad_enabled():
-            delta, derivative = self._straight
-            delta = delta + (derivative @ v.flatten(start_dim=1)[:, :, None]).squeeze(2)
-        else:
-            delta = self.update(self.parameters, v)
-        return self.parameters["density"] + delta
+        if not self.affine:
+            return self.parameters["density"] + self.update(self.parameters, v)
+        density, derivative = self._straight
+        return density + (derivative @ v.flatten(start_dim=1)[:, :, None]).squeeze(2)
 
     @cached_property
     def _straight(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Delta at no potential and dDelta/dv `[n_atoms, n_lm, n_widths * n_features_lm]` of an affine
-        update."""
-        nothing = self.norms.new_zeros(len(self.parameters["density"]), *self.norms.shape)
-        delta, derivative = self.update.linearised(self.parameters, nothing)
-        return delta, derivative.flatten(start_dim=2)
+        """n0 + Delta at no potential and dDelta/dv `[n_atoms, n_lm, n_widths * n_features_lm]` of an affine
+        update, in the graph of the parameters whoever asks first."""
+        with torch.enable_grad():
+            delta, derivative = self.update.straight(self.parameters)
+            return self.parameters["density"] + delta, derivative.flatten(start_dim=2)
 
     @cached_property
     def _per_level(self) -> torch.Tensor:
@@ -134,7 +132,7 @@ class FixedPointProblem:
         if self._derivative is not None and (self.affine or self._derivative[0] is state):
             return self._derivative[1]
         if self.affine:
-            _, derivative = self._straight
+            derivative = self._straight[1].detach()
         else:
             with torch.no_grad():
                 v = self.effective(state)

@@ -10,7 +10,14 @@ from e3nn import o3
 
 from electret import InputError
 
-__all__ = ["MultipoleReadout", "NodeReadout", "ScalarReadout", "e3nn_to_electret", "electret_to_e3nn"]
+__all__ = [
+    "MultipoleReadout",
+    "NodeReadout",
+    "ScalarReadout",
+    "block_to_electret",
+    "e3nn_to_electret",
+    "electret_to_e3nn",
+]
 
 
 @cache
@@ -40,11 +47,13 @@ def e3nn_to_electret(components: torch.Tensor, max_l: int) -> torch.Tensor:
     The only place where the two conventions meet: electret has real spherical harmonics with z as the polar
     axis, index l^2 + l + m, so that l=1 is (y, z, x).
     """
-    blocks = []
-    for l in range(max_l + 1):
-        block = components[:, l * l : (l + 1) ** 2]  # [n, 2l+1]
-        blocks.append(block @ _basis_change_like(l, components.dtype, components.device).T)
+    blocks = [block_to_electret(components[:, l * l : (l + 1) ** 2], l) for l in range(max_l + 1)]
     return torch.cat(blocks, dim=1)
+
+
+def block_to_electret(components: torch.Tensor, l: int) -> torch.Tensor:
+    """Components of degree l alone, on the last dimension `2l+1`."""
+    return components @ _basis_change_like(l, components.dtype, components.device).T
 
 
 def electret_to_e3nn(multipoles: torch.Tensor, max_l: int) -> torch.Tensor:
