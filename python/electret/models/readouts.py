@@ -14,6 +14,7 @@ __all__ = [
     "MultipoleReadout",
     "NodeReadout",
     "ScalarReadout",
+    "basis_change",
     "block_to_electret",
     "e3nn_to_electret",
     "electret_to_e3nn",
@@ -21,7 +22,7 @@ __all__ = [
 
 
 @cache
-def _basis_change(l: int) -> torch.Tensor:
+def basis_change(l: int) -> torch.Tensor:
     """Matrix `[2l+1, 2l+1]` (float64) that takes e3nn components of degree l to real spherical harmonics.
 
     e3nn's harmonics have y as the polar axis: Y_e3nn(r) = Y(z, x, y), hence Y(r) = Y_e3nn(y, z, x)
@@ -38,7 +39,7 @@ def _basis_change(l: int) -> torch.Tensor:
 @cache
 def _basis_change_like(l: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """The matrix where it is used, so that it is copied to a device once."""
-    return _basis_change(l).to(device=device, dtype=dtype)
+    return basis_change(l).to(device=device, dtype=dtype)
 
 
 def e3nn_to_electret(components: torch.Tensor, max_l: int) -> torch.Tensor:
@@ -53,6 +54,8 @@ def e3nn_to_electret(components: torch.Tensor, max_l: int) -> torch.Tensor:
 
 def block_to_electret(components: torch.Tensor, l: int) -> torch.Tensor:
     """Components of degree l alone, on the last dimension `2l+1`."""
+    if l == 0:
+        return components
     return components @ _basis_change_like(l, components.dtype, components.device).T
 
 
