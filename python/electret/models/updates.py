@@ -91,7 +91,7 @@ class PotentialEmbedding(torch.nn.Module):
         return blocks
 
     def applied(self, elements: torch.Tensor, features: list[torch.Tensor]) -> list[torch.Tensor]:
-        """h W for each l: `[n_atoms, channels, n_widths, 2l+1]`, whose sum with v is <h, u> of each channel."""
+        """h W of each l, `[n_atoms, channels, n_widths, 2l+1]`; its sum with v is <h, u> of the channels."""
         weights = self.weights[elements] if len(self.weights) > 1 else self.weights
         return [weights[:, l, :, :, None] * features[l][:, :, None] for l in range(self.max_l + 1)]
 
@@ -136,8 +136,8 @@ class _Response(torch.nn.Module):
     def straight(
         self, features: list[torch.Tensor], applied: list[torch.Tensor], elements: torch.Tensor
     ) -> torch.Tensor:
-        """dDelta/dv `[n_atoms, n_lm, n_widths, n_features_lm]` without the nonlinearity, of h W for each l, in
-        the order of components that the features have."""
+        """dDelta/dv `[n_atoms, n_lm, n_widths, n_features_lm]` without the nonlinearity, of h W for each l,
+        in the order of components that the features have."""
         h = torch.cat(features[: self.max_l + 1], dim=2).transpose(1, 2)  # [n_atoms, n_lm, channels]
         output = self.output.permute(0, 3, 1, 2)[:, :, orders(self.max_l)]  # [n_elements, l', n_lm, channels]
         left = output[elements] * h[:, None]
@@ -255,8 +255,8 @@ class OneBodyUpdate(torch.nn.Module):
         return delta
 
     def straight(self, parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor]:
-        """Delta at no potential `[n_atoms, n_lm]` and dDelta/dv `[n_atoms, n_lm, n_widths, n_features_lm]` of an
-        `affine` update, in the graph of the parameters."""
+        """Delta at no potential `[n_atoms, n_lm]` and dDelta/dv `[n_atoms, n_lm, n_widths, n_features_lm]` of
+        an `affine` update, in the graph of the parameters."""
         elements = parameters["elements"]
         blocks = split_channels(parameters["update_features"], self.channels, self.highest)
         features = [block_to_electret(block, l) for l, block in enumerate(blocks)]
@@ -265,15 +265,13 @@ class OneBodyUpdate(torch.nn.Module):
         if "isotropic" in parameters:
             alpha = parameters["isotropic"].transpose(1, 2) @ self._diagonals.flatten(start_dim=1)
             derivative = derivative + alpha.unflatten(2, self._diagonals.shape[1:]).transpose(1, 2)
-        charge = parameters["gate"] if "gate" in parameters else None
+        charge = parameters.get("gate")
         if not self.charges_respond:
-            charge = torch.zeros_like(derivative[:, 0, 0, 0])
-        if charge is not None:
-            ones = torch.ones_like(derivative[:, 0, 0, 1:])
-            factors = torch.cat([charge[:, None], ones], dim=1)  # [n_atoms, n_features_lm]
-            derivative = derivative * factors[:, None, None]
-            scaled = derivative[:, :1] * charge[:, None, None, None]
-            derivative = torch.cat([scaled, derivative[:, 1:]], dim=1)
+            charge = derivative.new_zeros(len(derivative))
+        if charge is not None:  # stands before the charges of Delta and before the potential of charges in v
+            column = torch.cat([charge[:, None], torch.ones_like(derivative[:, 0, 0, 1:])], dim=1)
+            row = torch.cat([charge[:, None], torch.ones_like(derivative[:, 1:, 0, 0])], dim=1)
+            derivative = derivative * (row[:, :, None, None] * column[:, None, None])
         nothing = derivative.new_zeros(len(derivative), *derivative.shape[2:])
         constant = self.embedding.from_features is not None
         return self(parameters, nothing) if constant else torch.zeros_like(derivative[:, :, 0, 0]), derivative
