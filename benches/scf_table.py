@@ -30,7 +30,9 @@ import electret
 from electret.graph import Graph
 from electret.models import Model, ModelConfig, Statistics, build, load
 from electret.models.base import Call, Structure
-from electret.models.self_consistent import SelfConsistent, _systems
+from electret.models.self_consistent import Parameters, SelfConsistent, _systems
+from electret.scf.electrostatics import Electrostatics
+from electret.scf.problem import Systems
 from electret.scf.solvers import Mixing
 from electret.scf.state import ScfRequest, State
 from fixed_atoms import ACCURACY, SIGMA, WIDTHS, Timer, fixed_atoms
@@ -134,7 +136,8 @@ class Case:
         graph = Graph.from_atoms(atoms, model.cutoff, model.dtype, labels=False)
         index = torch.searchsorted(torch.tensor(model.statistics.elements), graph.atomic_numbers)
         shifts = graph.unit_shifts @ graph.cell[0]
-        structure = Structure(graph, index, graph.positions, graph.cell, shifts)
+        in_field = model._check_conditions(graph)
+        structure = Structure(graph, index, graph.positions, graph.cell, shifts, in_field)
         with torch.no_grad():
             _, features = model.backbone(graph, structure.positions, shifts, index)
             parameters = model.parameters_of(structure, [layer.double() for layer in features])
@@ -150,19 +153,21 @@ class Case:
     def systems(self):
         return _systems(self.structure.graph)
 
-    def loop(self):
-        """The equations on a fresh geometry, and the start."""
-        electrostatics = self.model.electrostatics_of(self.structure).detach()
-        systems = self.systems()
-        loop = self.model.problem(self.parameters, electrostatics, systems, True, self.linear_solver)
-        start = self.model._start(
-            self.request, self.model.guess(self.parameters, self.structure.elements), systems
-        )
+    def loop(self, parameters: Parameters, electrostatics: Electrostatics, systems: Systems):
+        """The equations of the solver, and the start."""
+        fixed = {name: value.detach() for name, value in parameters.items()}
+        loop = self.model.problem(fixed, electrostatics.detach(), systems, True, self.linear_solver)
+        start = self.model._start(self.request, self.model.guess(fixed, self.structure.elements), systems)
         return loop, start
+
+    def fresh(self):
+        """The same from the learned parameters, on a fresh geometry."""
+        electrostatics = self.model.electrostatics_of(self.structure)
+        return self.loop(self.model.prepared(self.parameters), electrostatics, self.systems())
 
     def solve(self):
         with torch.no_grad():
-            loop, start = self.loop()
+            loop, start = self.fresh()
             return self.model.solver(self.request).solve(loop, start)
 
     def evaluate(self, training: bool):
@@ -175,12 +180,13 @@ class Case:
         structure = replace(self.structure, positions=positions)
         systems, model = self.systems(), self.model
         electrostatics = model.electrostatics_of(structure)
-        problem = model.problem(leaves, electrostatics, systems, False, self.linear_solver)
+        parameters = model.prepared(leaves)
+        problem = model.problem(parameters, electrostatics, systems, False, self.linear_solver)
         with torch.no_grad():
-            loop, start = self.loop()
+            loop, start = self.loop(parameters, electrostatics, systems)
         solved = model._converged(problem, loop, start, Call(training=training), self.request)
         zero = torch.zeros(systems.n_systems, dtype=torch.float64)
-        result = model._results(zero, electrostatics, problem, leaves, solved, systems)
+        result = model._results(zero, electrostatics, problem, parameters, solved, systems)
         wanted = [value for value in leaves.values() if value.requires_grad]
         return result["grand_potential"].sum(), positions, wanted
 
@@ -217,7 +223,7 @@ def mixed_model(model: SelfConsistent, n_atoms: int, timer: Timer) -> float:
 
     def run() -> State:
         with torch.no_grad():
-            loop, start = case.loop()
+            loop, start = case.fresh()
             return Mixing(1e-300, 50, 0.25).solve(loop, start).state
 
     return timer(run)

@@ -216,6 +216,9 @@ class FixedPoint:
             def __call__(self, _: object, v: torch.Tensor) -> torch.Tensor:
                 return update(v[:, 0])
 
+            def straight(self, _: object) -> tuple[torch.Tensor, torch.Tensor]:
+                return self.linearised(_, torch.zeros(len(zero), *norms.shape, dtype=torch.float64))
+
             def linearised(self, _: object, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
                 with torch.enable_grad():
                     variable = v.detach().requires_grad_()

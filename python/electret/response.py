@@ -38,7 +38,8 @@ class Jacobian:
         constrained: whether the charge is constant, one flag or ``[n_systems]``.
         method: "auto", "dense" or "krylov".
         tolerance: relative residual at which Krylov iterations end.
-        max_iterations: most products with K per Krylov solve; None chooses.
+        max_iterations: most products with K per Krylov solve; None chooses. A solve that fails with the
+            longest waves in its preconditioner is tried once more without.
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from e3nn import o3
 
-from electret.models.readouts import NodeReadout, ScalarReadout, electret_to_e3nn
+from electret.models.readouts import NodeReadout, ScalarReadout, basis_change
 from electret.models.updates import channel_irreps
 
 __all__ = ["InvariantEnergy", "QuadraticEnergy"]
@@ -46,6 +46,28 @@ class QuadraticEnergy(torch.nn.Module):
         self.product = o3.TensorProduct(density, potential, weights, instructions)
         self.weights = NodeReadout(layer_irreps, weights, "the energy of the density")
         self.scale = 1.0 / channels
+        for degree in range(weights.lmax + 1):
+            self.register_buffer(f"coupling_{degree}", self._coupling(degree), persistent=False)
+
+    def _paths(self, degree: int) -> list[int]:
+        """Instructions of the product that end in a degree."""
+        return [n for n, path in enumerate(self.product.instructions) if path.i_out == degree]
+
+    def _coupling(self, degree: int) -> torch.Tensor:
+        """Coefficients of the paths that end in a degree, between components in electret's order and e3nn's,
+        `[paths, 2l+1, n_lm, n_features_lm]`."""
+        n_lm, n_features = (self.max_l + 1) ** 2, (self.features_max_l + 1) ** 2
+        found = []
+        for n in self._paths(degree):
+            path = self.product.instructions[n]
+            first, second = path.i_in1, path.i_in2
+            block = path.path_weight * o3.wigner_3j(first, second, degree)
+            block = torch.einsum("ia,jb,ijm->mab", basis_change(first).T, basis_change(second).T, block)
+            part = block.new_zeros(2 * degree + 1, n_lm, n_features)
+            rows, columns = (slice(l * l, (l + 1) ** 2) for l in (first, second))
+            part[:, rows, columns] = block
+            found.append(part)
+        return torch.stack(found)
 
     def parameters_of(self, features: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """`energy_weights [n_atoms, irreps]`."""
@@ -56,13 +78,29 @@ class QuadraticEnergy(torch.nn.Module):
     ) -> torch.Tensor:
         """eps_i `[n_atoms]` in eV of p - n0 `[n_atoms, n_lm]` and normalised features `[n_atoms, n_widths,
         n_features_lm]`."""
-        a = self.density(electret_to_e3nn(change, self.max_l))
-        theirs = electret_to_e3nn(v, self.features_max_l)
-        blocks = [
-            theirs[:, :, l * l : (l + 1) ** 2].flatten(start_dim=1) for l in range(self.features_max_l + 1)
-        ]
-        b = self.potential(torch.cat(blocks, dim=1))
-        return self.scale * (parameters["energy_weights"] * self.product(a, b)).sum(dim=1)
+        # the weights of the three e3nn modules in one matrix, in place of their calls
+        coefficients = parameters["energy_weights"] @ self._matrix()
+        slope = coefficients.reshape(len(v), change.shape[1], -1) @ v.flatten(start_dim=1)[:, :, None]
+        return self.scale * (change * slope.squeeze(2)).sum(dim=1)
+
+    def _matrix(self) -> torch.Tensor:
+        """Of h to the coefficients of (p - n0) x v, `[irreps, n_lm * n_widths * n_features_lm]`."""
+        density, potential = (
+            [path.path_weight * weight for _, path, weight in linear.weight_views(yield_instruction=True)]
+            for linear in (self.density, self.potential)
+        )  # by degree `[1 or n_widths, channels]`
+        weights = list(self.product.weight_views())
+        blocks = []
+        for degree in range(self.weights.irreps_out.lmax + 1):
+            per_path = []
+            for n in self._paths(degree):
+                path = self.product.instructions[n]
+                per_path.append(weights[n] * density[path.i_in1] * potential[path.i_in2])
+            block = torch.einsum(
+                "pwc,pmab->cmawb", torch.stack(per_path), getattr(self, f"coupling_{degree}")
+            )
+            blocks.append(block.flatten(start_dim=2).flatten(end_dim=1))
+        return torch.cat(blocks)
 
 
 class InvariantEnergy(torch.nn.Module):

@@ -72,6 +72,7 @@ class FixedPointProblem:
         self.linear_solver = linear_solver
         self.affine = update.affine
         self._potential: tuple[State, torch.Tensor] | None = None  # the last state without a graph, and v
+        self._raw: tuple[State, torch.Tensor, bool] | None = None  # the last state, B p, whether in the graph
         self._derivative: tuple[State, torch.Tensor] | None = None  # the last state and D there
 
     @cached_property
@@ -87,7 +88,7 @@ class FixedPointProblem:
         if self._potential is not None and self._potential[0] is state:
             return self._potential[1]
         level = self.systems.at_atoms(state.fermi_level - self.origin)
-        raw = self.features(state.multipoles) + self._constant * level[:, None, None]
+        raw = self._features_at(state) + self._constant * level[:, None, None]
         if self.electrostatics.in_field:
             raw = raw + self._field
         v = raw / self.norms
@@ -95,22 +96,39 @@ class FixedPointProblem:
             self._potential = state, v
         return v
 
+    def _features_at(self, state: State) -> torch.Tensor:
+        """B p, kept for the last state."""
+        graph = torch.is_grad_enabled()
+        if self._raw is None or self._raw[0] is not state or self._raw[2] < graph:
+            self._raw = state, self.features(state.multipoles), graph
+        return self._raw[1]
+
+    def recall(self, loop: Problem, state: State) -> None:
+        """Features of the solver's operators."""
+        raw = cast(FixedPointProblem, loop)._raw
+        if raw is not None and raw[0] is state:
+            values = self.electrostatics.known_features(raw[1], state.multipoles)
+            self._raw = state, values, torch.is_grad_enabled()
+
+    def follow(self, state: State, moved: State) -> None:
+        """Features at `moved` are those at `state`."""
+        values = self.electrostatics.followed_features(self._features_at(state), moved.multipoles)
+        self._raw = moved, values, torch.is_grad_enabled()
+
     def density(self, v: torch.Tensor) -> torch.Tensor:
         """n0 + Delta(v), `[n_atoms, n_lm]`."""
-        if self.affine and not torch.is_grad_enabled():
-            delta, derivative = self._straight
-            delta = delta + (derivative @ v.flatten(start_dim=1)[:, :, None]).squeeze(2)
-        else:
-            delta = self.update(self.parameters, v)
-        return self.parameters["density"] + delta
+        if not self.affine:
+            return self.parameters["density"] + self.update(self.parameters, v)
+        density, derivative = self._straight
+        return density + (derivative @ v.flatten(start_dim=1)[:, :, None]).squeeze(2)
 
     @cached_property
     def _straight(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Delta at no potential and dDelta/dv `[n_atoms, n_lm, n_widths * n_features_lm]` of an affine
+        """Density at no potential and dDelta/dv `[n_atoms, n_lm, n_widths * n_features_lm]` of an affine
         update."""
-        nothing = self.norms.new_zeros(len(self.parameters["density"]), *self.norms.shape)
-        delta, derivative = self.update.linearised(self.parameters, nothing)
-        return delta, derivative.flatten(start_dim=2)
+        with torch.enable_grad():  # whoever asks first
+            parameters = straightened(self.update, self.parameters)
+            return parameters["constant"], parameters["response"].flatten(start_dim=2)
 
     @cached_property
     def _per_level(self) -> torch.Tensor:
@@ -134,7 +152,7 @@ class FixedPointProblem:
         if self._derivative is not None and (self.affine or self._derivative[0] is state):
             return self._derivative[1]
         if self.affine:
-            _, derivative = self._straight
+            derivative = self._straight[1].detach()
         else:
             with torch.no_grad():
                 v = self.effective(state)
@@ -242,6 +260,15 @@ class FixedPointProblem:
         return tangent(constant).detach() + self._per_level
 
 
+def straightened(update: OneBodyUpdate, parameters: Parameters) -> Parameters:
+    """Parameters with the density at no potential, `constant [n_atoms, n_lm]`, and `response [n_atoms, n_lm,
+    n_widths, n_features_lm]`, dDelta/dv, where the update is affine; as they are where they have them."""
+    if not update.affine or "response" in parameters:
+        return parameters
+    delta, derivative = update.straight(parameters)
+    return {**parameters, "constant": parameters["density"] + delta, "response": derivative}
+
+
 class LocalDensity(torch.nn.Module):
     """A density linear in the features, on top of the mean charges of the elements."""
 
@@ -321,6 +348,10 @@ class FixedPoint(SelfConsistent):
         if self.energy is not None:
             found |= self.energy.parameters_of(features)
         return found
+
+    def prepared(self, parameters: Parameters) -> Parameters:
+        """With the response of an affine update, which solver and derivatives share."""
+        return straightened(self.update, parameters)
 
     def guess(self, parameters: Parameters, elements: torch.Tensor) -> torch.Tensor:
         """n0, the density without a potential."""

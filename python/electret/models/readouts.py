@@ -10,11 +10,19 @@ from e3nn import o3
 
 from electret import InputError
 
-__all__ = ["MultipoleReadout", "NodeReadout", "ScalarReadout", "e3nn_to_electret", "electret_to_e3nn"]
+__all__ = [
+    "MultipoleReadout",
+    "NodeReadout",
+    "ScalarReadout",
+    "basis_change",
+    "block_to_electret",
+    "e3nn_to_electret",
+    "electret_to_e3nn",
+]
 
 
 @cache
-def _basis_change(l: int) -> torch.Tensor:
+def basis_change(l: int) -> torch.Tensor:
     """Matrix `[2l+1, 2l+1]` (float64) that takes e3nn components of degree l to real spherical harmonics.
 
     e3nn's harmonics have y as the polar axis: Y_e3nn(r) = Y(z, x, y), hence Y(r) = Y_e3nn(y, z, x)
@@ -31,7 +39,7 @@ def _basis_change(l: int) -> torch.Tensor:
 @cache
 def _basis_change_like(l: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """The matrix where it is used, so that it is copied to a device once."""
-    return _basis_change(l).to(device=device, dtype=dtype)
+    return basis_change(l).to(device=device, dtype=dtype)
 
 
 def e3nn_to_electret(components: torch.Tensor, max_l: int) -> torch.Tensor:
@@ -40,11 +48,15 @@ def e3nn_to_electret(components: torch.Tensor, max_l: int) -> torch.Tensor:
     The only place where the two conventions meet: electret has real spherical harmonics with z as the polar
     axis, index l^2 + l + m, so that l=1 is (y, z, x).
     """
-    blocks = []
-    for l in range(max_l + 1):
-        block = components[:, l * l : (l + 1) ** 2]  # [n, 2l+1]
-        blocks.append(block @ _basis_change_like(l, components.dtype, components.device).T)
+    blocks = [block_to_electret(components[:, l * l : (l + 1) ** 2], l) for l in range(max_l + 1)]
     return torch.cat(blocks, dim=1)
+
+
+def block_to_electret(components: torch.Tensor, l: int) -> torch.Tensor:
+    """Components of degree l alone, on the last dimension `2l+1`."""
+    if l == 0:
+        return components
+    return components @ _basis_change_like(l, components.dtype, components.device).T
 
 
 def electret_to_e3nn(multipoles: torch.Tensor, max_l: int) -> torch.Tensor:

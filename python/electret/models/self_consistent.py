@@ -20,7 +20,7 @@ from electret.models.statistics import Statistics
 from electret.models.unchanged import Unchanged
 from electret.scf.electrostatics import Electrostatics
 from electret.scf.implicit import chord_steps
-from electret.scf.problem import LinearSolver, Problem, Systems
+from electret.scf.problem import ImplicitProblem, LinearSolver, Problem, Systems
 from electret.scf.reference import ReferenceDensity, clamped_solution
 from electret.scf.response import RESPONSES, linear_responses
 from electret.scf.solvers import LOST, Anderson, Mixing, Newton, Solution, mixing_step
@@ -82,6 +82,10 @@ class SelfConsistent(Model):
         """The learned quantities of the equations, float64 `[n_atoms, ...]`."""
         raise NotImplementedError
 
+    def prepared(self, parameters: Parameters) -> Parameters:
+        """The same with what all evaluations of the equations take from them, in their graph."""
+        return parameters
+
     def guess(self, parameters: Parameters, elements: torch.Tensor) -> torch.Tensor:
         """First multipoles `[n_atoms, n_lm]`: the mean charges of the elements."""
         return mean_density(self.max_l, elements, self.statistics)
@@ -93,7 +97,7 @@ class SelfConsistent(Model):
         systems: Systems,
         cached: bool,
         linear_solver: str,
-    ) -> Problem:
+    ) -> ImplicitProblem:
         """The equations, with differentiable operators or with the cached ones of the solver's loop."""
         raise NotImplementedError
 
@@ -112,7 +116,7 @@ class SelfConsistent(Model):
         short_range, features = self.backbone(
             graph, structure.positions, structure.shifts, structure.elements
         )
-        parameters = self.parameters_of(structure, [layer.double() for layer in features])
+        parameters = self.prepared(self.parameters_of(structure, [layer.double() for layer in features]))
         systems = self._conditions.of(
             lambda: _systems(graph), graph.batch, graph.total_charge, graph.fermi_level
         )
@@ -214,11 +218,12 @@ class SelfConsistent(Model):
         return State(p, level)
 
     def _converged(
-        self, problem: Problem, loop: Problem, start: State, call: Call, request: ScfRequest
+        self, problem: ImplicitProblem, loop: Problem, start: State, call: Call, request: ScfRequest
     ) -> Solved:
         """Converges without a graph, then steps in the graph as often as derivatives are wanted."""
         with torch.no_grad():
-            solution = self.solver(request).solve(loop, start)
+            solver = self.solver(request)
+            solution = solver.solve(loop, start)
             state = _within_reach(solution.state, start, loop.systems)
         steps = self._chord_steps(call)
         if steps == 0:
@@ -227,7 +232,10 @@ class SelfConsistent(Model):
         if jacobian is None:
             with torch.no_grad():
                 jacobian = loop.jacobian(state)
-        state = chord_steps(problem, state, jacobian, solution.record.converged, steps)
+        if steps == 1:
+            problem.recall(loop, state)
+        converged = solution.record.converged
+        state = chord_steps(problem, state, jacobian, converged, steps, solver.tolerance)
         return Solved(state, solution.record, jacobian)
 
     def _chord_steps(self, call: Call) -> int:

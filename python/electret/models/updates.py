@@ -14,8 +14,14 @@ from mace.modules.blocks import (
 
 from electret.models.base import Structure
 from electret.models.config import BackboneConfig, FixedPointConfig
-from electret.models.element_start import flow_scales, polarizabilities, response_scales
-from electret.models.readouts import NodeReadout, ScalarReadout, e3nn_to_electret, electret_to_e3nn
+from electret.models.element_start import flow_scales, orders, polarizabilities, response_scales
+from electret.models.readouts import (
+    NodeReadout,
+    ScalarReadout,
+    block_to_electret,
+    e3nn_to_electret,
+    electret_to_e3nn,
+)
 from electret.models.statistics import Statistics
 
 __all__ = ["ManyBodyUpdate", "OneBodyUpdate", "channel_irreps", "split_channels"]
@@ -84,6 +90,11 @@ class PotentialEmbedding(torch.nn.Module):
             blocks.append(u)
         return blocks
 
+    def applied(self, elements: torch.Tensor, features: list[torch.Tensor]) -> list[torch.Tensor]:
+        """h W of each l, `[n_atoms, channels, n_widths, 2l+1]`; its sum with v is <h, u> of the channels."""
+        weights = self.weights[elements] if len(self.weights) > 1 else self.weights
+        return [weights[:, l, :, :, None] * features[l][:, :, None] for l in range(self.max_l + 1)]
+
 
 class _Response(torch.nn.Module):
     """Delta = W_species (h s'), s = <h, u> per channel and order, and the isotropic response.
@@ -122,6 +133,20 @@ class _Response(torch.nn.Module):
         blocks = [weights[:, l, None] @ features[l] for l in range(self.max_l + 1)]
         return torch.cat(blocks, dim=2).squeeze(1)
 
+    def straight(
+        self, features: list[torch.Tensor], applied: list[torch.Tensor], elements: torch.Tensor
+    ) -> torch.Tensor:
+        """dDelta/dv `[n_atoms, n_lm, n_widths, n_features_lm]` without the nonlinearity, of h W for each l,
+        in the order of components that the features have."""
+        h = torch.cat(features[: self.max_l + 1], dim=2).transpose(1, 2)  # [n_atoms, n_lm, channels]
+        output = self.output.permute(0, 3, 1, 2)[:, :, orders(self.max_l)]  # [n_elements, l', n_lm, channels]
+        left = output[elements] * h[:, None]
+        blocks = [
+            (left[:, l] @ block.flatten(start_dim=2)).unflatten(2, block.shape[2:])
+            for l, block in enumerate(applied)
+        ]
+        return torch.cat(blocks, dim=3)
+
 
 class OneBodyUpdate(torch.nn.Module):
     """The potential at an atom changes its own multipoles, given features of its surroundings.
@@ -137,6 +162,7 @@ class OneBodyUpdate(torch.nn.Module):
 
     local = True
     """The derivative of the density in the potential is block diagonal."""
+    _diagonals: torch.Tensor  # [order, n_lm, n_features_lm], one where a component of that order meets itself
 
     def __init__(
         self,
@@ -166,6 +192,9 @@ class OneBodyUpdate(torch.nn.Module):
         self.gate = ScalarReadout(layer_irreps, 1, options.hidden, "the charge gate") if gated else None
         self.gate_bias = torch.nn.Parameter(torch.full((n_elements,), INITIAL_GATE))
         self.isotropic_bias = torch.nn.Parameter(torch.full((n_elements, common * n_widths), -1.0))
+        diagonal = torch.eye((max_l + 1) ** 2, (features_max_l + 1) ** 2)
+        per_order = [diagonal * (torch.tensor(orders(max_l)) == l)[:, None] for l in range(common)]
+        self.register_buffer("_diagonals", torch.stack(per_order), persistent=False)
 
     def start_from(self, statistics: Statistics, unit_field: torch.Tensor) -> None:
         """Gives a fresh model responses of the size of the data's: charges and dipoles from the labelled
@@ -224,6 +253,28 @@ class OneBodyUpdate(torch.nn.Module):
         elif gate is not None:
             delta = torch.cat([delta[:, :1] * gate[:, None], delta[:, 1:]], dim=1)
         return delta
+
+    def straight(self, parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor]:
+        """Delta at no potential `[n_atoms, n_lm]` and dDelta/dv `[n_atoms, n_lm, n_widths, n_features_lm]` of
+        an `affine` update, in the graph of the parameters."""
+        elements = parameters["elements"]
+        blocks = split_channels(parameters["update_features"], self.channels, self.highest)
+        features = [block_to_electret(block, l) for l, block in enumerate(blocks)]
+        applied = self.embedding.applied(elements, features)
+        derivative = self.response.straight(features, applied, elements)
+        if "isotropic" in parameters:
+            alpha = parameters["isotropic"].transpose(1, 2) @ self._diagonals.flatten(start_dim=1)
+            derivative = derivative + alpha.unflatten(2, self._diagonals.shape[1:]).transpose(1, 2)
+        charge = parameters.get("gate")
+        if not self.charges_respond:
+            charge = derivative.new_zeros(len(derivative))
+        if charge is not None:  # stands before the charges of Delta and before the potential of charges in v
+            column = torch.cat([charge[:, None], torch.ones_like(derivative[:, 0, 0, 1:])], dim=1)
+            row = torch.cat([charge[:, None], torch.ones_like(derivative[:, 1:, 0, 0])], dim=1)
+            derivative = derivative * (row[:, :, None, None] * column[:, None, None])
+        nothing = derivative.new_zeros(len(derivative), *derivative.shape[2:])
+        constant = self.embedding.from_features is not None
+        return self(parameters, nothing) if constant else torch.zeros_like(derivative[:, :, 0, 0]), derivative
 
     def linearised(self, parameters: Parameters, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Delta `[n_atoms, n_lm]` and dDelta/dv `[n_atoms, n_lm, n_widths, n_features_lm]` at `[n_atoms,

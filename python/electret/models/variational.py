@@ -95,6 +95,12 @@ class VariationalProblem:
         residual = torch.cat([residual[:, :1] + level, residual[:, 1:]], dim=1)
         return Residual(residual, self.systems.condition(state))
 
+    def recall(self, loop: Problem, state: State) -> None:
+        """Nothing: most calls have no use for the residual in the graph."""
+
+    def follow(self, state: State, moved: State) -> None:
+        """Nothing: the energy does not take the potential of the residual."""
+
     def jacobian(self, state: State, held: torch.Tensor | None = None) -> LinearSolver:
         """[[C + A, 1], [1ᵀ, 0]] with the block-diagonal Hessian C of the local energies."""
         left, right = self.hessian(state.multipoles), None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from electret.device_geometry import DeviceGeometry
 from electret.device_operators import emulated
@@ -15,13 +16,42 @@ from electret.geometry import Geometry
 from electret.per_system import at_atoms
 from electret.scf.operators import FixedOperators, HostOperators
 from electret.torch import dipole, field_features
-from electret.torch_operators import coulomb, features
+from electret.torch_operators import coulomb, features, features_gradient
 from electret.units import COULOMB_CONSTANT
 
 __all__ = ["Electrostatics", "Operator"]
 
 Operator = Callable[[torch.Tensor], torch.Tensor]
 """From multipoles `[n_atoms, n_lm]` to features or potentials."""
+
+
+class _Known(torch.autograd.Function):
+    """Features that are known, as a function of positions and cell."""
+
+    @staticmethod
+    def forward(ctx, positions, cell, values, multipoles, electrostatics):
+        ctx.multipoles, ctx.electrostatics = multipoles, electrostatics
+        return values.view_as(values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, values_bar):
+        to_positions, _, to_cell = ctx.electrostatics.features_gradient(ctx.multipoles, values_bar)
+        return to_positions, to_cell, None, None, None
+
+
+class _Followed(torch.autograd.Function):
+    """Features that are known, as a function of the multipoles too."""
+
+    @staticmethod
+    def forward(ctx, values, multipoles, operators):
+        ctx.operators = operators
+        return values.view_as(values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, values_bar):
+        return values_bar, ctx.operators.features_transpose(values_bar), None
 
 
 @dataclass(frozen=True)
@@ -52,12 +82,20 @@ class Electrostatics:
 
     def detach(self) -> Electrostatics:
         """The same without a graph."""
-        tensors = {name: getattr(self, name).detach() for name in ("positions", "cell", "external_field")}
-        return replace(self, **tensors)
+        return self._detached
+
+    @cached_property
+    def _detached(self) -> Electrostatics:
+        tensors = {name: getattr(self, name) for name in ("positions", "cell", "external_field")}
+        if not any(tensor.requires_grad for tensor in tensors.values()):
+            return self
+        return replace(self, **{name: tensor.detach() for name, tensor in tensors.items()})
 
     @cached_property
     def operators(self) -> FixedOperators:
         """What evaluations at these atoms reuse; without derivatives in positions."""
+        if self._detached is not self:
+            return self._detached.operators
         if self.positions.device.type == "cpu" and not emulated():
             return HostOperators(self.geometry)
         return DeviceGeometry(
@@ -110,9 +148,21 @@ class Electrostatics:
         self, multipoles: torch.Tensor, widths: torch.Tensor, max_l: int, normalization: str, own: bool
     ) -> torch.Tensor:
         inputs = (self.positions, multipoles, self.cell)
-        settings = (self.boundary, self.method, self.accuracy, self.precision)
         placed = (*inputs, self.sigma, widths, self.pbc, self.batch)
-        return features(*placed, max_l, normalization, *settings, own)
+        return features(*placed, max_l, normalization, *self._settings, own)
+
+    @property
+    def _settings(self) -> tuple[str | None, str, float, str]:
+        return self.boundary, self.method, self.accuracy, self.precision
+
+    def features_gradient(
+        self, multipoles: torch.Tensor, cotangent: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Gradient of sum(cotangent · B p) in positions, multipoles and cell."""
+        own = self.features_self_interaction
+        placed = (self.cell, self.sigma, self._receivers, self.pbc, self.batch)
+        options = (self.features_max_l, "receiver", *self._settings, own)
+        return features_gradient(self.positions, multipoles, cotangent, *placed, *options)
 
     def dipole(self, multipoles: torch.Tensor) -> torch.Tensor:
         """Total dipole of each system, `[n_systems, 3]` (x, y, z) e Å."""
@@ -126,6 +176,16 @@ class Electrostatics:
     def cached_features(self, multipoles: torch.Tensor) -> torch.Tensor:
         """The same without derivatives, from the cached operators."""
         return self.operators.features(multipoles)
+
+    def known_features(self, values: torch.Tensor, multipoles: torch.Tensor) -> torch.Tensor:
+        """B p of detached multipoles for which `cached_features` gave the `values`, with their derivatives in
+        positions and cell; differentiable once."""
+        return _Known.apply(self.positions, self.cell, values, multipoles, self)
+
+    def followed_features(self, values: torch.Tensor, multipoles: torch.Tensor) -> torch.Tensor:
+        """B p of multipoles for which it has the `values` already, with their derivatives beside its own in
+        the multipoles; differentiable once."""
+        return _Followed.apply(values, multipoles, self.operators)
 
     def potential(self, multipoles: torch.Tensor) -> torch.Tensor:
         """A p = d(½ pᵀAp)/dp, `[n_atoms, n_lm]`; differentiable twice.

@@ -3,8 +3,8 @@
 At the converged, detached state the chord-Newton step x <- x - K0^-1 R(x, theta) with the constant
 Jacobian K0 changes nothing in value, but carries the dependence on parameters and positions:
 one step gives exact first derivatives, two give exact second derivatives, which losses of
-forces need. Each costs one evaluation of the residual and one solve; the backward pass is a solve with the
-transpose.
+forces need. Each costs one evaluation of the residual, and one solve where the residual is not small enough
+already; the backward pass is a solve with the transpose.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 
 import torch
 
-from electret.scf.problem import LinearSolver, Problem
+from electret.scf.problem import ImplicitProblem, LinearSolver
 from electret.scf.state import State
 
 __all__ = ["chord_steps", "linear_solve"]
@@ -21,13 +21,28 @@ __all__ = ["chord_steps", "linear_solve"]
 ROUNDING = 1e-13
 """Residuals below this are those of exact arithmetic, rounded: e Å^l, or eV/(e Å^l)."""
 
+SMALL_RESIDUAL = 1e-2
+"""Part of the tolerance of the density below which the largest residual leaves energies as they are: they
+miss the sum of slope times residual over the atoms."""
+
+ADJOINT_MARGIN = 1e-2
+"""Relative residual of the solve with the transpose, over the tolerance of the density, for first
+derivatives; both enter them linearly."""
+
+LOOSEST_ADJOINT = 1e-8
+"""The same at most, however loose the tolerance."""
+
 
 class _Solve(torch.autograd.Function):
-    """K^-1 as a linear operator, differentiable any number of times in its right-hand side."""
+    """K^-1 as a linear operator, differentiable any number of times in its right-hand side.
+
+    Relative residuals are those of this solve (1 or more: the solution is taken as zero) and of the ones for
+    its derivatives; None is as exact as it can be.
+    """
 
     @staticmethod
-    def forward(ctx, multipoles, condition, solver, transpose, tolerance):
-        ctx.solver, ctx.transpose = solver, transpose
+    def forward(ctx, multipoles, condition, solver, transpose, tolerance, adjoint_tolerance):
+        ctx.solver, ctx.transpose, ctx.tolerance = solver, transpose, adjoint_tolerance
         ctx.shapes = multipoles.shape, condition.shape
         ctx.set_materialize_grads(False)
         if tolerance is not None and tolerance >= 1.0:
@@ -37,24 +52,30 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def backward(ctx, multipoles_bar, condition_bar):
         if multipoles_bar is None and condition_bar is None:
-            return (None,) * 5
+            return (None,) * 6
         if multipoles_bar is None:
             multipoles_bar = condition_bar.new_zeros(ctx.shapes[0])
         if condition_bar is None:
             condition_bar = multipoles_bar.new_zeros(ctx.shapes[1])
-        x, y = _Solve.apply(multipoles_bar, condition_bar, ctx.solver, not ctx.transpose, None)
-        return x, y, None, None, None
+        within = ctx.tolerance
+        x, y = _Solve.apply(multipoles_bar, condition_bar, ctx.solver, not ctx.transpose, within, within)
+        return x, y, None, None, None, None
 
 
 def linear_solve(
     multipoles: torch.Tensor, condition: torch.Tensor, solver: LinearSolver, transpose: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """K^-1 (multipoles, condition), or with the transpose, as a differentiable operation of its arguments."""
-    return _Solve.apply(multipoles, condition, solver, transpose, None)
+    return _Solve.apply(multipoles, condition, solver, transpose, None, None)
 
 
 def chord_steps(
-    problem: Problem, state: State, solver: LinearSolver, active: torch.Tensor, steps: int
+    problem: ImplicitProblem,
+    state: State,
+    solver: LinearSolver,
+    active: torch.Tensor,
+    steps: int,
+    tolerance: float,
 ) -> State:
     """The state after `steps` chord-Newton steps in the graph of `problem`.
 
@@ -64,17 +85,25 @@ def chord_steps(
         solver: Jacobian there.
         active: systems to step, `[n_systems]` bool; the others keep their detached state.
         steps: 1 for first derivatives, 2 for second ones.
+        tolerance: of the state; first derivatives are as exact as it allows, second ones as they can be.
     """
     state = state.detach()
     weight = active.to(state.multipoles.dtype)
     per_atom = problem.systems.at_atoms(weight)[:, None]
+    small, adjoint = ROUNDING, None
+    if steps == 1:
+        small = max(SMALL_RESIDUAL * tolerance, ROUNDING)
+        adjoint = min(max(ADJOINT_MARGIN * tolerance, 1e-12), LOOSEST_ADJOINT)
     for _ in range(steps):
         residual = problem.residual(state)
         right = residual.multipoles * per_atom, residual.condition * weight
-        # The value of the step is known well enough at rounding, its derivatives are solved for exactly: a
-        # residual of rounding needs no solve.
+        # The value of the step needs to be known to `small` alone, and where the residual is no larger, the
+        # step is nothing but its derivatives.
         largest = max(float(part.detach().abs().max()) if part.numel() else 0.0 for part in right)
-        tolerance = None if not largest < math.inf else max(ROUNDING / max(largest, ROUNDING), 1e-12)
-        x, y = _Solve.apply(*right, solver, False, tolerance)
-        state = State(state.multipoles - x, state.fermi_level - y)
+        within = None if not largest < math.inf else max(small / max(largest, small), 1e-12)
+        x, y = _Solve.apply(*right, solver, False, within, adjoint)
+        moved = State(state.multipoles - x, state.fermi_level - y)
+        if steps == 1 and within is not None and within >= 1.0:
+            problem.follow(state, moved)
+        state = moved
     return state

@@ -18,7 +18,7 @@ from electret.per_system import at_atoms, sum_over_atoms
 from electret.scf.electrostatics import Electrostatics
 from electret.scf.state import State
 
-__all__ = ["FixedPointEquations", "LinearSolver", "Problem", "Residual", "Systems"]
+__all__ = ["FixedPointEquations", "ImplicitProblem", "LinearSolver", "Problem", "Residual", "Systems"]
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,20 @@ class Problem(Protocol):
     def local_response(self, state: State) -> torch.Tensor:
         """Change of the multipoles of each atom per unit of the Fermi level at fixed potential,
         `[n_atoms, n_lm]` e Å^l/eV."""
+        ...
+
+
+class ImplicitProblem(Problem, Protocol):
+    """A problem whose solution is differentiated."""
+
+    def recall(self, loop: Problem, state: State) -> None:
+        """Takes what `loop`, the same equations without a graph, found at `state`, where it evaluated its
+        residual last, for first derivatives there."""
+        ...
+
+    def follow(self, state: State, moved: State) -> None:
+        """Takes note that `moved` has the numbers of `state`, where the residual was evaluated last: what is
+        known there need not be evaluated anew for first derivatives at `moved`."""
         ...
 
 

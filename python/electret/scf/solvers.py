@@ -23,6 +23,10 @@ FERMI_LEVEL_STEP = 1.0
 LINEAR_MARGIN = 0.02
 """A linear solve leaves this part of the tolerance: its residual is that of a system, not of each atom."""
 
+AFFINE_MARGIN = 1e-4
+"""The same for affine fixed points, whose one solve is the last one: energies, which are not stationary in
+their density, then need no further one."""
+
 GROWTH = 3.0
 """Anderson's method begins anew for a system whose update grows by this over the smallest one: far from the
 solution its differences mislead."""
@@ -121,18 +125,19 @@ class Newton:
                 break
             if solver is None or not problem.affine:
                 solver = problem.jacobian(state)
-            tolerance = self._linear_tolerance(progress)
+            tolerance = self._linear_tolerance(problem, progress)
             x, y = solver.solve(residual.multipoles, residual.condition, tolerance=tolerance)
             progress.stop(solver.failed)
             progress.count()
             state, residual = self._search(problem, state, residual, State(x, y), progress.active)
         return Solution(state, progress.record(), solver if problem.affine else None)
 
-    def _linear_tolerance(self, progress: _Progress) -> float:
+    def _linear_tolerance(self, problem: Problem, progress: _Progress) -> float:
         """Relative residual of an iterative solve that brings active systems well below the tolerance."""
         sizes = progress.residual[progress.active]
         reduction = self.tolerance / float(sizes.max()) if len(sizes) else 1.0
-        return min(max(LINEAR_MARGIN * reduction, 1e-12), 1e-3)
+        margin = AFFINE_MARGIN if problem.affine and not problem.variational else LINEAR_MARGIN
+        return min(max(margin * reduction, 1e-12), 1e-3)
 
     def _search(
         self, problem: Problem, state: State, residual: Residual, step: State, active: torch.Tensor

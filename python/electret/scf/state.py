@@ -23,6 +23,8 @@ class State:
 
     def detach(self) -> State:
         """The same numbers without a graph."""
+        if not (self.multipoles.requires_grad or self.fermi_level.requires_grad):
+            return self
         return State(self.multipoles.detach(), self.fermi_level.detach())
 
 

@@ -4,7 +4,7 @@ use crate::batch::{
     Members, Receivers, Sources, Systems, check_receivers, receiver_factors, scale_rows,
 };
 use crate::error::{Error, Result, check_finite};
-use crate::ewald::{Density, Gradient, Options, Prepared, Purpose, Want};
+use crate::ewald::{Density, Gradient, Options, Prepared, Purpose, Want, Waves};
 use crate::harmonics::count;
 use crate::vector::Vector;
 use rayon::prelude::*;
@@ -23,6 +23,8 @@ struct Operators {
     /// Made when first asked for: solvers come back to them with other blocks around them.
     coulomb_matrix: OnceLock<Vec<f64>>,
     features_matrix: OnceLock<Vec<f64>>,
+    coulomb_waves: OnceLock<Option<Waves>>,
+    features_waves: OnceLock<Option<Waves>>,
 }
 
 /// Cached operators of a batch: multipoles to energies and potentials, multipoles to features.
@@ -110,6 +112,8 @@ impl Geometry {
                     features: operator,
                     coulomb_matrix: OnceLock::new(),
                     features_matrix: OnceLock::new(),
+                    coulomb_waves: OnceLock::new(),
+                    features_waves: OnceLock::new(),
                 })
             })
             .collect::<Result<_>>()?;
@@ -251,7 +255,7 @@ impl Geometry {
     pub fn coulomb_matrix(&self, system: usize) -> Result<&[f64]> {
         self.check_system(system)?;
         let operators = &self.operators[system];
-        Ok(cached(&operators.coulomb_matrix, || {
+        Ok(cached::<Vec<f64>>(&operators.coulomb_matrix, || {
             let zeros = vec![0.0; self.n_columns(system)];
             operators
                 .coulomb
@@ -265,7 +269,7 @@ impl Geometry {
     pub fn features_matrix(&self, system: usize) -> Result<&[f64]> {
         self.check_system(system)?;
         let operators = &self.operators[system];
-        Ok(cached(&operators.features_matrix, || {
+        Ok(cached::<Vec<f64>>(&operators.features_matrix, || {
             let Some(prepared) = &operators.features else {
                 return Vec::new();
             };
@@ -285,6 +289,36 @@ impl Geometry {
             }
             out.unwrap_or_else(|| self.columns(system, |unit| self.apply_features(system, unit)))
         }))
+    }
+
+    /// The long waves of A of one system, at most `limit` pairs ±k at the first call. Kept for later ones.
+    pub(crate) fn coulomb_waves(&self, system: usize, limit: usize) -> Option<&Waves> {
+        let operators = &self.operators[system];
+        cached(&operators.coulomb_waves, || {
+            let zeros = vec![0.0; self.n_columns(system)];
+            let source = self.source(system, &zeros);
+            operators.coulomb.waves(&source, None, limit)
+        })
+        .as_ref()
+    }
+
+    /// The same of the operator to features.
+    pub(crate) fn features_waves(&self, system: usize, limit: usize) -> Option<&Waves> {
+        let operators = &self.operators[system];
+        cached(&operators.features_waves, || {
+            let zeros = vec![0.0; self.n_columns(system)];
+            let receiver = vec![0.0; operators.positions.len() * self.factors.len()];
+            let receiver = self.receiver(system, &receiver);
+            let source = self.source(system, &zeros);
+            let prepared = operators.features.as_ref()?;
+            let mut waves = prepared.waves(&source, Some(&receiver), limit)?;
+            let rows = waves.receiver.chunks_exact_mut(waves.n_modes);
+            for (row, factor) in rows.zip(self.factors.iter().cycle()) {
+                row.iter_mut().for_each(|value| *value *= factor);
+            }
+            Some(waves)
+        })
+        .as_ref()
     }
 
     pub fn n_atoms(&self) -> usize {
@@ -392,7 +426,7 @@ impl Geometry {
 ///
 /// Two threads may compute it at the same time, with the same result: waiting for one another inside the thread pool
 /// could lock up, since a waiting thread takes up other work.
-fn cached(slot: &OnceLock<Vec<f64>>, compute: impl FnOnce() -> Vec<f64>) -> &[f64] {
+fn cached<V>(slot: &OnceLock<V>, compute: impl FnOnce() -> V) -> &V {
     if let Some(values) = slot.get() {
         return values;
     }

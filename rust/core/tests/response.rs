@@ -35,6 +35,9 @@ struct Setup {
     features_self_interaction: bool,
     /// Atoms of each system.
     sizes: Vec<usize>,
+    /// In place of random positions and of the cells.
+    positions: Option<Vec<[f64; 3]>>,
+    cell: Option<[[f64; 3]; 3]>,
 }
 
 const OPTIONS: Options = Options {
@@ -55,16 +58,24 @@ impl Setup {
             options: OPTIONS,
             features_self_interaction: false,
             sizes: sizes.to_vec(),
+            positions: None,
+            cell: None,
         }
     }
 
     fn positions(&self) -> Vec<[f64; 3]> {
+        if let Some(positions) = &self.positions {
+            return positions.clone();
+        }
         let positions = numbers(3 * self.sigma.len(), 0.7);
         let rows = positions.as_chunks().0.iter();
         rows.map(|r: &[f64; 3]| r.map(|x| 4.0 * x)).collect()
     }
 
     fn cells(&self) -> Vec<[[f64; 3]; 3]> {
+        if let Some(cell) = self.cell {
+            return vec![cell];
+        }
         (0..self.sizes.len())
             .map(|s| {
                 let a = 9.0 + s as f64;
@@ -263,19 +274,22 @@ impl Filled {
         }
     }
 
-    fn jacobian(&self, geometry: &Arc<Geometry>, operator: Operator, method: Solver) -> Jacobian {
-        let blocks = Blocks {
+    fn view(&self) -> Blocks<'_> {
+        Blocks {
             left: Some(&self.left),
             right: self.right.as_deref(),
             column: self.column.as_deref(),
             constrained: &self.constrained,
-        };
+        }
+    }
+
+    fn jacobian(&self, geometry: &Arc<Geometry>, operator: Operator, method: Solver) -> Jacobian {
         let settings = Settings {
             method,
             tolerance: 1e-12,
             max_iterations: None,
         };
-        Jacobian::new(geometry.clone(), operator, &blocks, settings).expect("valid blocks")
+        Jacobian::new(geometry.clone(), operator, &self.view(), settings).expect("valid blocks")
     }
 
     /// K of the only system, by rows.
@@ -393,6 +407,61 @@ fn conjugate_gradients_agree_with_the_dense_solver() {
         };
         let error = relative(&solve(Solver::Krylov), &solve(Solver::Dense));
         assert!(error < 1e-10, "{pbc:?} {constrained}: {error:e}");
+    }
+}
+
+#[test]
+fn long_waves_save_products() {
+    // A crystal that polarises and in which charge flows: its longest waves screen themselves most.
+    let mut setup = Setup::new([true; 3], 1, &[64]);
+    setup.positions = Some(
+        (0..64)
+            .map(|i| [i % 4, i / 4 % 4, i / 16].map(|k| 3.0 * k as f64))
+            .zip(numbers(192, 0.7).as_chunks().0)
+            .map(|(r, shift): ([f64; 3], &[f64; 3])| [0, 1, 2].map(|k| r[k] + 0.3 * shift[k]))
+            .collect(),
+    );
+    setup.cell = Some([[12.0, 0.4, 0.0], [-0.7, 12.0, 0.3], [0.2, 0.5, 12.0]]);
+    let geometry = Arc::new(setup.geometry());
+    let n = geometry.n_columns(0);
+    // Without them 24 and 20 products.
+    for (operator, charge, dipole) in [
+        (Operator::Coulomb, 0.3, 0.1),
+        (Operator::Features, 0.02, 0.01),
+    ] {
+        let n_rows = operator.n_rows(&geometry);
+        let mut blocks = Filled::new(&geometry, operator);
+        blocks.constrained = vec![true];
+        blocks.column = None;
+        blocks.left.fill(0.0);
+        for (k, value) in blocks.left.iter_mut().enumerate() {
+            if k % 16 % 5 == 0 {
+                let response = if k % 16 == 0 { charge } else { dipole };
+                *value = if operator == Operator::Coulomb {
+                    1.0 / response
+                } else {
+                    1.0
+                };
+            }
+        }
+        if let Some(right) = &mut blocks.right {
+            right.fill(0.0);
+            for (row, values) in right.chunks_exact_mut(n_rows).enumerate() {
+                values[row % 4] = if row % 4 == 0 { charge } else { dipole };
+            }
+        }
+        let settings = Settings {
+            method: Solver::Krylov,
+            tolerance: 1e-10,
+            max_iterations: Some(16),
+        };
+        let jacobian = Jacobian::new(geometry.clone(), operator, &blocks.view(), settings)
+            .expect("valid blocks");
+        for transpose in [false, true] {
+            let b = numbers(n, 6.0);
+            let solution = jacobian.solve(&b, &[0.3], transpose).expect("a solution");
+            assert_eq!(solution.status, [Status::Ok], "{operator:?} {transpose}");
+        }
     }
 }
 

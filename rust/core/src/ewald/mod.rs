@@ -16,10 +16,12 @@ pub(crate) mod pair;
 pub mod plan;
 pub(crate) mod real;
 pub mod reciprocal;
+mod waves;
 
 pub use corrections::Correction;
 pub use density::{Density, Gradient, Want};
 pub use plan::{Method, Options, Plan, Purpose};
+pub use waves::Waves;
 
 use crate::error::{Error, Result, check_finite};
 use crate::lattice::{Lattice, check_cell, dimensions, periodic_measure};

@@ -169,7 +169,8 @@ impl Factors {
         }
     }
 
-    fn substitute(&self, b: &[f64], transpose: bool) -> Vec<f64> {
+    /// The same without refinement.
+    pub fn substitute(&self, b: &[f64], transpose: bool) -> Vec<f64> {
         let n = self.n;
         if transpose {
             // With S K T = (P⁻¹ L U)ᵀ: L U (x/s) = P (T b)

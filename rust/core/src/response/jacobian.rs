@@ -5,8 +5,9 @@
 use super::dense::{Factors, Singular, add_scaled, dot, multiply, multiply_transpose};
 use super::eigen::{self, Eigenpair};
 use super::krylov::{self, Limits};
+use super::long_waves::{LongWaves, MOST_WAVES, UNKNOWNS_PER_WAVE};
 use super::operator::{Operator, check_operator};
-use super::system::{System, charges};
+use super::system::{Approximation, System, charges};
 use crate::error::{Error, Result, check_finite};
 use crate::geometry::Geometry;
 use rayon::prelude::*;
@@ -183,6 +184,7 @@ impl Jacobian {
                         Method::Krylov => false,
                     },
                     factors: OnceLock::new(),
+                    approximation: OnceLock::new(),
                     symmetric: operator == Operator::Coulomb
                         && blocks.right.is_none()
                         && blocks.column.is_none()
@@ -353,6 +355,36 @@ impl Jacobian {
         transpose: bool,
         tolerance: f64,
     ) -> std::result::Result<Vec<f64>, Status> {
+        let waves = self.approximation(system).waves.as_ref();
+        let found = self.iterate_with(system, b, transpose, tolerance, waves);
+        if found.is_err() && waves.is_some() {
+            return self.iterate_with(system, b, transpose, tolerance, None);
+        }
+        found
+    }
+
+    /// Parts of the preconditioner, kept for later solves.
+    fn approximation<'a>(&self, system: &'a System) -> &'a Approximation {
+        if let Some(found) = system.approximation.get() {
+            return found;
+        }
+        // Outside the lock, as the factors are.
+        let inverses = system.inverses();
+        let limit = MOST_WAVES.min(system.n_atoms * system.n_lm / UNKNOWNS_PER_WAVE);
+        let waves = self.operator.waves(&self.geometry, system.index, limit);
+        let waves = waves.and_then(|waves| LongWaves::new(system, waves, inverses.as_ref()));
+        let made = Approximation { inverses, waves };
+        system.approximation.get_or_init(|| made)
+    }
+
+    fn iterate_with(
+        &self,
+        system: &System,
+        b: &[f64],
+        transpose: bool,
+        tolerance: f64,
+        waves: Option<&LongWaves>,
+    ) -> std::result::Result<Vec<f64>, Status> {
         let n = system.n_atoms * system.n_lm;
         let limits = Limits {
             tolerance,
@@ -361,7 +393,8 @@ impl Jacobian {
                 .max_iterations
                 .unwrap_or(b.len().clamp(20, 1000)),
         };
-        let preconditioner = system.preconditioner(transpose);
+        let inverses = self.approximation(system).inverses.as_ref();
+        let preconditioner = system.preconditioner(inverses, waves, transpose);
         if system.symmetric {
             let apply = |x: &[f64]| self.apply_system(system, x, 0.0, false).0;
             let project = |r: &[f64]| {

@@ -9,6 +9,7 @@ mod eigen;
 mod equilibration;
 mod jacobian;
 mod krylov;
+mod long_waves;
 mod operator;
 mod system;
 

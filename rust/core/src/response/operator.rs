@@ -1,6 +1,7 @@
 //! The operator M inside a Jacobian, of one system: as a matrix, or by its action.
 
 use crate::error::{Error, Result};
+use crate::ewald::Waves;
 use crate::geometry::Geometry;
 
 /// Which operator of the geometry the residual depends on the multipoles through.
@@ -44,6 +45,14 @@ impl Operator {
         match self {
             Self::Coulomb => geometry.coulomb_matrix(system),
             Self::Features => geometry.features_matrix(system),
+        }
+    }
+
+    /// The long waves of M of one system, in a cell periodic along every axis.
+    pub fn waves(self, geometry: &Geometry, system: usize, limit: usize) -> Option<&Waves> {
+        match self {
+            Self::Coulomb => geometry.coulomb_waves(system, limit),
+            Self::Features => geometry.features_waves(system, limit),
         }
     }
 

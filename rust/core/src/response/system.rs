@@ -1,6 +1,7 @@
 //! The blocks of one system's Jacobian: products with them, the dense matrix, the preconditioner.
 
 use super::dense::{Factors, Singular, add_scaled, dot};
+use super::long_waves::LongWaves;
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
@@ -18,6 +19,14 @@ pub struct System {
     /// Whether K is symmetric.
     pub symmetric: bool,
     pub factors: OnceLock<Result<Factors, Singular>>,
+    /// What iterations are preconditioned with, made at the first.
+    pub approximation: OnceLock<Approximation>,
+}
+
+/// Parts of an approximate inverse of L + R M.
+pub struct Approximation {
+    pub inverses: Option<BlockDiagonal>,
+    pub waves: Option<LongWaves>,
 }
 
 /// `value` at the charge of each atom.
@@ -129,40 +138,61 @@ impl System {
         out
     }
 
-    /// K without R M, inverted block by block; the part that keeps Krylov iterations few.
+    /// R Ψ of a matrix given by rows of `n_columns`.
+    pub fn right_rows(&self, rows: &[f64], n_columns: usize) -> Vec<f64> {
+        let Some(right) = &self.right else {
+            return rows.to_vec();
+        };
+        let mut out = vec![0.0; self.n_atoms * self.n_lm * n_columns];
+        let blocks = right.chunks_exact(self.n_rows * self.n_lm);
+        let panels = rows.chunks_exact(self.n_rows * n_columns);
+        for ((block, panel), out) in blocks
+            .zip(panels)
+            .zip(out.chunks_exact_mut(self.n_lm * n_columns))
+        {
+            multiply_block(block, panel, n_columns, out);
+        }
+        out
+    }
+
+    /// The inverses of the blocks of L, where they are not the identity.
+    pub fn inverses(&self) -> Option<BlockDiagonal> {
+        let n = self.n_lm;
+        let values = self.left.as_ref()?.chunks_exact(n * n).flat_map(|block| {
+            // A block that cannot be inverted is left out of the preconditioner.
+            invert(block, n).unwrap_or_else(|| identity(n))
+        });
+        Some(BlockDiagonal {
+            n,
+            values: values.collect(),
+        })
+    }
+
+    /// K with the long waves of M alone, or without any, inverted; keeps Krylov iterations few.
     ///
     /// The own blocks of R M would cost several products and save almost no iterations (water: 34 instead of 34).
-    pub fn preconditioner(&self, transpose: bool) -> Preconditioner {
-        let n = self.n_lm;
-        let blocks = self.left.as_ref().map(|left| {
-            let mut out = vec![0.0; left.len()];
-            for (block, out) in left.chunks_exact(n * n).zip(out.chunks_exact_mut(n * n)) {
-                // A block that cannot be inverted is left out of the preconditioner.
-                let inverse = invert(block, n).unwrap_or_else(|| identity(n));
-                for a in 0..n {
-                    for b in 0..n {
-                        let place = if transpose { b * n + a } else { a * n + b };
-                        out[a * n + b] = inverse[place];
-                    }
-                }
-            }
-            out
-        });
-        let ones = charges(self.n_atoms, n, 1.0);
+    pub fn preconditioner<'a>(
+        &self,
+        inverses: Option<&'a BlockDiagonal>,
+        waves: Option<&'a LongWaves>,
+        transpose: bool,
+    ) -> Preconditioner<'a> {
+        let ones = charges(self.n_atoms, self.n_lm, 1.0);
         let (column, row) = if transpose {
             (ones, self.column.clone())
         } else {
             (self.column.clone(), ones)
         };
         let mut out = Preconditioner {
-            n_lm: n,
-            blocks,
+            inverses,
+            waves,
+            transpose,
             column: Vec::new(),
             row,
             schur: None,
         };
         if self.constrained {
-            let column = out.blocks_product(&column);
+            let column = out.inner(&column);
             let schur = dot(&out.row, &column);
             let scale = out
                 .row
@@ -177,37 +207,103 @@ impl System {
     }
 }
 
-/// The inverse of [[L, c], [1_q^T, 0]], or of L alone.
-pub struct Preconditioner {
-    n_lm: usize,
-    /// Inverses of the blocks of L.
-    blocks: Option<Vec<f64>>,
-    /// L⁻¹ c; empty without a border.
+/// out += block · panel, a small block by rows and a panel by rows of `n_columns`.
+fn multiply_block(block: &[f64], panel: &[f64], n_columns: usize, out: &mut [f64]) {
+    let n_rows = panel.len() / n_columns;
+    for (factors, out) in block
+        .chunks_exact(n_rows)
+        .zip(out.chunks_exact_mut(n_columns))
+    {
+        for (&factor, row) in factors.iter().zip(panel.chunks_exact(n_columns)) {
+            add_scaled(out, row, factor);
+        }
+    }
+}
+
+/// Square blocks on a diagonal.
+pub struct BlockDiagonal {
+    n: usize,
+    /// `[block][row][column]`.
+    values: Vec<f64>,
+}
+
+impl BlockDiagonal {
+    /// Their product with a vector, or that of their transposes.
+    fn product(&self, x: &[f64], transpose: bool) -> Vec<f64> {
+        let n = self.n;
+        let mut out = vec![0.0; x.len()];
+        for ((block, x), out) in self
+            .values
+            .chunks_exact(n * n)
+            .zip(x.chunks_exact(n))
+            .zip(out.chunks_exact_mut(n))
+        {
+            for (row, (factors, &value)) in block.chunks_exact(n).zip(x).enumerate() {
+                if transpose {
+                    add_scaled(out, factors, value);
+                } else {
+                    out[row] = dot(factors, x);
+                }
+            }
+        }
+        out
+    }
+
+    /// Their product with a matrix given by rows of `n_columns`.
+    pub fn rows(&self, rows: &[f64], n_columns: usize) -> Vec<f64> {
+        let n = self.n;
+        let mut out = vec![0.0; rows.len()];
+        for ((block, panel), out) in self
+            .values
+            .chunks_exact(n * n)
+            .zip(rows.chunks_exact(n * n_columns))
+            .zip(out.chunks_exact_mut(n * n_columns))
+        {
+            multiply_block(block, panel, n_columns, out);
+        }
+        out
+    }
+}
+
+/// The inverse of [[P, c], [1_q^T, 0]], or of P alone, or of their transposes; P is L, with long waves or without.
+pub struct Preconditioner<'a> {
+    /// L⁻¹; the identity where None.
+    inverses: Option<&'a BlockDiagonal>,
+    waves: Option<&'a LongWaves>,
+    transpose: bool,
+    /// P⁻¹ c; empty without a border.
     column: Vec<f64>,
     row: Vec<f64>,
-    /// 1_q^T L⁻¹ c, where it can be divided by.
+    /// 1_q^T P⁻¹ c, where it can be divided by.
     schur: Option<f64>,
 }
 
-impl Preconditioner {
-    fn blocks_product(&self, x: &[f64]) -> Vec<f64> {
-        let Some(blocks) = &self.blocks else {
-            return x.to_vec();
+impl Preconditioner<'_> {
+    /// P⁻¹ x.
+    fn inner(&self, x: &[f64]) -> Vec<f64> {
+        let blocks = |x: Vec<f64>| match self.inverses {
+            Some(inverses) => inverses.product(&x, self.transpose),
+            None => x,
         };
-        let n = self.n_lm;
-        blocks
-            .chunks_exact(n * n)
-            .zip(x.chunks_exact(n))
-            .flat_map(|(block, x)| block.chunks_exact(n).map(move |row| dot(row, x)))
-            .collect()
+        let mut x = x.to_vec();
+        let Some(waves) = self.waves else {
+            return blocks(x);
+        };
+        if self.transpose {
+            waves.before(&mut x);
+            return blocks(x);
+        }
+        let mut z = blocks(x);
+        waves.after(&mut z);
+        z
     }
 
     pub fn solve(&self, b: &[f64]) -> Vec<f64> {
         if self.column.is_empty() {
-            return self.blocks_product(b);
+            return self.inner(b);
         }
         let n = b.len() - 1;
-        let mut x = self.blocks_product(&b[..n]);
+        let mut x = self.inner(&b[..n]);
         let y = match self.schur {
             Some(schur) => (dot(&self.row, &x) - b[n]) / schur,
             None => {

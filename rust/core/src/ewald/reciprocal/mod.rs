@@ -21,7 +21,8 @@ use backward::{Field, PackOutput};
 use columns::Columns;
 use forward::{Spectrum, StructureFactor};
 use rayon::prelude::*;
-use sites::{Group, NOBODY, Phases, lm_factor};
+pub use sites::lm_factor;
+use sites::{Group, NOBODY, Phases};
 use std::ops::Range;
 pub use tensors::{LatticeSums, MAX_TOTAL};
 
