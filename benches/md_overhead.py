@@ -43,8 +43,12 @@ from electret import _native
 from electret.models import ModelConfig, build
 from electret.models.backbone import Backbone
 from electret.models.fixed_point import FixedPoint
+from electret.models.functional import EnergyFunctional
 from electret.models.local_charges import LocalCharges
+from electret.models.qeq import Qeq
 from electret.models.self_consistent import SelfConsistent
+from electret.models.split_charges import SplitCharges
+from electret.models.variational import Variational
 from machine import machine, versions
 from scf_table import ACCURACY, SIGMA, WIDTHS, water_frame
 from scf_table import statistics as water_statistics
@@ -62,7 +66,14 @@ BACKBONE = {
     "dtype": "float64",
 }
 TIMER = time.perf_counter
-FAMILIES = ("local_charges", "fixed_point")
+MODELS: dict[str, dict[str, Any]] = {
+    "local_charges": {"family": "local_charges"},
+    "split_charges": {"family": "split_charges"},
+    "qeq": {"family": "qeq"},
+    "energy_functional": {"family": "energy_functional"},
+    "fixed_point": {"family": "fixed_point"},
+    "fixed_point, mlp": {"family": "fixed_point", "fixed_point": {"nonlinearity": "residual_mlp"}},
+}
 SECTIONS = ("backbone", "heads", "kernels", "neighbours", "SCF", "integrator", "rest")
 
 
@@ -139,12 +150,9 @@ def instrument(clock: Clock) -> None:
         _native.NeighborList = clock.timed_class("neighbours", _native.NeighborList)  # type: ignore[misc]
     Backbone.forward = clock.timed("backbone", Backbone.forward)  # type: ignore[method-assign]
     SelfConsistent._converged = clock.timed("SCF", SelfConsistent._converged)  # type: ignore[method-assign]
-    for kind, name in (
-        (LocalCharges, "density"),
-        (FixedPoint, "parameters_of"),
-        (FixedPoint, "density_energy"),
-    ):
-        setattr(kind, name, clock.timed("heads", getattr(kind, name)))
+    for kind in (LocalCharges, SplitCharges, Qeq, EnergyFunctional, FixedPoint, Variational):
+        for name in {"density", "parameters_of", "density_energy"}.intersection(vars(kind)):
+            setattr(kind, name, clock.timed("heads", getattr(kind, name)))
     gradient = torch.autograd.grad
 
     def grad(*arguments: Any, **options: Any) -> Any:
@@ -165,10 +173,10 @@ def frames() -> dict[str, Atoms]:
     return {"water box, 192 atoms": water_frame(192), "cluster, 24 atoms": cluster}
 
 
-def measure(family: str, atoms: Atoms, steps: int, clock: Clock) -> dict[str, float]:
+def measure(options: dict[str, Any], atoms: Atoms, steps: int, clock: Clock) -> dict[str, float]:
     """Milliseconds of a step in each section, and in all."""
     electrostatics = {"max_l": 1, "sigma": SIGMA, "widths": WIDTHS, "accuracy": ACCURACY}
-    config = {"family": family, "backbone": BACKBONE, "electrostatics": electrostatics}
+    config = {"backbone": BACKBONE, "electrostatics": electrostatics, **options}
     model = build(ModelConfig.parse(config), water_statistics(), seed=0)
     atoms.calc = electret.Calculator(model)
     MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=default_rng(0))
@@ -193,18 +201,19 @@ def report(rows: list[dict[str, Any]], label: str) -> str:
         f"threads: {m['openmp_threads']}, timer: {TIMER.__name__}, Python {m['python']}, torch {m['torch']}; "
         f"load average {m['load_before']}. `{m['command']}`.",
         "",
-        f"| family | frame | total | {' | '.join(SECTIONS)} |",
+        f"| model | frame | total | {' | '.join(SECTIONS)} |",
         "|" + "---|" * (3 + len(SECTIONS)),
     ]
     for row in rows:
         times = " | ".join(f"{row[name]:.2f}" for name in ("total", *SECTIONS))
-        lines.append(f"| {row['family']} | {row['frame']} | {times} |")
+        lines.append(f"| {row['model']} | {row['frame']} | {times} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--label", default="this version")
     parser.add_argument("--append", action="store_true", help="keep what the file holds")
     parser.add_argument("--output", type=Path, default=RESULTS / "md_overhead.md")
@@ -216,9 +225,10 @@ def main() -> None:
     clock = Clock()
     instrument(clock)
     rows = []
-    for family in FAMILIES:
+    for model in arguments.models:
         for frame, atoms in frames().items():
-            rows.append({"family": family, "frame": frame, **measure(family, atoms, arguments.steps, clock)})
+            row = measure(MODELS[model], atoms, arguments.steps, clock)
+            rows.append({"model": model, "frame": frame, **row})
             print(rows[-1], flush=True)
     head = (
         "# A step of molecular dynamics\n\nTenth percentiles over steps of velocity Verlet, milliseconds.\n\n"

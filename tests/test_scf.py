@@ -51,13 +51,24 @@ LOCAL = {
     "nonlinear": {"nonlinearity": "residual_mlp", "potential_embedding": "features"},
     "charge gate": {"charge_gate": True, "nonlinearity": "residual_mlp"},
     "dipoles": {"responding": "dipoles"},
+    "network of each element": {
+        "nonlinearity": "mlp",
+        "potential_embedding": "species",
+        "isotropic_response": False,
+    },
 }
 
 
-@pytest.mark.parametrize("name", LOCAL)
-def test_linearised_update_is_its_value_and_its_derivative(name):
+@pytest.mark.parametrize(
+    ("name", "max_l", "features_max_l"),
+    [*((name, 1, 1) for name in LOCAL), ("nonlinear", 1, 2), ("charge gate", 2, 1), ("affine", 0, 0)],
+)
+def test_linearised_update_is_its_value_and_its_derivative(name, max_l, features_max_l):
     """Row by row from autograd, at the potential where the solver asks for it."""
-    model = build(model_config("fixed_point", fixed_point=LOCAL[name]), STATISTICS, seed=1)
+    backbone = {"hidden_irreps": "4x0e + 4x1o + 4x2e"} if max(max_l, features_max_l) == 2 else None
+    electrostatics = {"max_l": max_l, "features_max_l": features_max_l, "sigma": 1.0}
+    options = {"fixed_point": LOCAL[name], "electrostatics": electrostatics}
+    model = build(model_config("fixed_point", backbone, **options), STATISTICS, seed=1)
     graph = batch_of(model, in_field(molecule(), 1.0), bulk())
     elements = model.backbone.elements_of(graph)
     shifts = torch.einsum("ek,eki->ei", graph.unit_shifts, graph.cell[graph.batch[graph.edge_index[0]]])
