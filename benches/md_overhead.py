@@ -8,9 +8,10 @@ is the tenth percentile over the steps, as other load only ever adds:
 - *backbone*: forward of MACE and the backward pass from the energy to the positions, without native code,
 - *heads*: torch code from the features of the backbone to the density, or to the parameters of its
   equations, and the energy of the density,
-- *kernels*: native code of the electrostatics, with the copies of its results,
+- *kernels*: native code of the electrostatics, with the copies of its results and the end of what it keeps,
 - *neighbours*: the neighbour list,
 - *SCF*: torch code of the solver and of the step that carries the derivatives, without native code,
+- *graph*: the end of autograd's graph, most of it that of the backbone and the heads,
 - *integrator*: ASE's own code outside of the calculator,
 - *rest*: everything else in the calculator: checks, tensors, conditions, calls of operators, results.
 
@@ -26,7 +27,6 @@ import functools
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from numpy.random import default_rng
 import electret
 import electret.neighbors
 from electret import _native
-from electret.models import ModelConfig, build
+from electret.models import ModelConfig, base, build
 from electret.models.backbone import Backbone
 from electret.models.fixed_point import FixedPoint
 from electret.models.functional import EnergyFunctional
@@ -74,7 +74,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "fixed_point": {"family": "fixed_point"},
     "fixed_point, mlp": {"family": "fixed_point", "fixed_point": {"nonlinearity": "residual_mlp"}},
 }
-SECTIONS = ("backbone", "heads", "kernels", "neighbours", "SCF", "integrator", "rest")
+SECTIONS = ("backbone", "heads", "kernels", "neighbours", "SCF", "graph", "integrator", "rest")
 
 
 class Clock:
@@ -90,15 +90,15 @@ class Clock:
         self.seconds[self.stack[-1]] += now - self.last
         self.last = now
 
-    @contextmanager
-    def section(self, name: str):
+    def enter(self, name: str) -> None:
+        """Begins a section."""
         self._switch()
         self.stack.append(name)
-        try:
-            yield
-        finally:
-            self._switch()
-            self.stack.pop()
+
+    def leave(self) -> None:
+        """Goes back to the section around it."""
+        self._switch()
+        self.stack.pop()
 
     def lap(self) -> dict[str, float]:
         """Seconds of each section since the last lap."""
@@ -109,25 +109,42 @@ class Clock:
     def timed(self, name: str, function: Callable) -> Callable:
         @functools.wraps(function)
         def run(*arguments: Any, **options: Any) -> Any:
-            with self.section(name):
+            self.enter(name)
+            try:
                 return function(*arguments, **options)
+            finally:
+                self.leave()
 
         return run
 
-    def timed_class(self, name: str, kind: type) -> Callable:
-        """A stand-in for a native class: its construction and its methods are timed."""
+    def timed_class(self, name: str, kind: type) -> type:
+        """A stand-in for a native class: its construction, its methods and its end are timed."""
         clock = self
 
         class Timed:
             def __init__(self, *arguments: Any, **options: Any) -> None:
-                with clock.section(name):
+                clock.enter(name)
+                try:
                     self.native = kind(*arguments, **options)
+                finally:
+                    clock.leave()
+
+            def __del__(self) -> None:
+                clock.enter(name)
+                self.__dict__.clear()
+                clock.leave()
 
             def __getattr__(self, attribute: str) -> Any:
-                found = getattr(self.native, attribute)
-                return clock.timed(name, found) if callable(found) else found
+                return getattr(self.native, attribute)
 
+        for attribute, method in vars(kind).items():
+            if callable(method) and not attribute.startswith("_"):
+                setattr(Timed, attribute, clock.timed(name, _of_native(method)))
         return Timed
+
+
+def _of_native(method: Callable) -> Callable:
+    return lambda stand_in, *arguments, **options: method(stand_in.native, *arguments, **options)
 
 
 def bare(geometry: Any) -> Any:
@@ -153,13 +170,17 @@ def instrument(clock: Clock) -> None:
     for kind in (LocalCharges, SplitCharges, Qeq, EnergyFunctional, FixedPoint, Variational):
         for name in {"density", "parameters_of", "density_energy"}.intersection(vars(kind)):
             setattr(kind, name, clock.timed("heads", getattr(kind, name)))
+    base._end_graph = clock.timed("graph", base._end_graph)
     gradient = torch.autograd.grad
 
     def grad(*arguments: Any, **options: Any) -> Any:
         if clock.stack[-1] != "rest":
             return gradient(*arguments, **options)
-        with clock.section("backbone"):
+        clock.enter("backbone")
+        try:
             return gradient(*arguments, **options)
+        finally:
+            clock.leave()
 
     torch.autograd.grad = grad
     calculator = electret.Calculator

@@ -81,7 +81,9 @@ class VariationalProblem:
     def residual(self, state: State) -> Residual:
         """dE/dp + mu in eV/(e Å^l), and the charge condition."""
         p = state.multipoles
-        residual = self.local.local_gradient(self.parameters, p) + self.potential(p) + self._field
+        residual = self.local.local_gradient(self.parameters, p) + self.potential(p)
+        if self.electrostatics.in_field:
+            residual = residual + self._field
         level = self.systems.at_atoms(state.fermi_level)[:, None]
         residual = torch.cat([residual[:, :1] + level, residual[:, 1:]], dim=1)
         return Residual(residual, self.systems.condition(state))
