@@ -86,9 +86,14 @@ class EdgeFlux(torch.nn.Module):
             width = self.channels * (2 * l + 1)
             block = projected[:, start : start + width].reshape(-1, self.channels, 2 * l + 1)
             start += width
+            if l == 0:
+                at_sender.append(block[sender, :, 0])  # [n_edges, channels]
+                at_receiver.append(block[receiver, :, 0])
+                continue
+            block = block.transpose(1, 2).contiguous()
             harmonics = o3.spherical_harmonics(l, vectors, normalize=True, normalization="norm")[:, :, None]
-            at_sender.append((block[sender] @ harmonics).squeeze(2))  # [n_edges, channels]
-            at_receiver.append((-1) ** l * (block[receiver] @ harmonics).squeeze(2))
+            at_sender.append((block[sender] * harmonics).sum(dim=1))
+            at_receiver.append((-1) ** l * (block[receiver] * harmonics).sum(dim=1))
         x_sender, x_receiver = torch.cat(at_sender, dim=1), torch.cat(at_receiver, dim=1)
         lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)  # [n_edges, 1]
         radial = self.filter(self.radial(lengths))
