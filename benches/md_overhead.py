@@ -8,9 +8,10 @@ is the tenth percentile over the steps, as other load only ever adds:
 - *backbone*: forward of MACE and the backward pass from the energy to the positions, without native code,
 - *heads*: torch code from the features of the backbone to the density, or to the parameters of its
   equations, and the energy of the density,
-- *kernels*: native code of the electrostatics, with the copies of its results,
+- *kernels*: native code of the electrostatics, with the copies of its results and the end of what it keeps,
 - *neighbours*: the neighbour list,
 - *SCF*: torch code of the solver and of the step that carries the derivatives, without native code,
+- *graph*: the end of autograd's graph, most of it that of the backbone and the heads,
 - *integrator*: ASE's own code outside of the calculator,
 - *rest*: everything else in the calculator: checks, tensors, conditions, calls of operators, results.
 
@@ -26,7 +27,6 @@ import functools
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,15 @@ from numpy.random import default_rng
 import electret
 import electret.neighbors
 from electret import _native
-from electret.models import ModelConfig, build
+from electret.models import ModelConfig, base, build
 from electret.models.backbone import Backbone
 from electret.models.fixed_point import FixedPoint
+from electret.models.functional import EnergyFunctional
 from electret.models.local_charges import LocalCharges
+from electret.models.qeq import Qeq
 from electret.models.self_consistent import SelfConsistent
+from electret.models.split_charges import SplitCharges
+from electret.models.variational import Variational
 from machine import machine, versions
 from scf_table import ACCURACY, SIGMA, WIDTHS, water_frame
 from scf_table import statistics as water_statistics
@@ -62,8 +66,15 @@ BACKBONE = {
     "dtype": "float64",
 }
 TIMER = time.perf_counter
-FAMILIES = ("local_charges", "fixed_point")
-SECTIONS = ("backbone", "heads", "kernels", "neighbours", "SCF", "integrator", "rest")
+MODELS: dict[str, dict[str, Any]] = {
+    "local_charges": {"family": "local_charges"},
+    "split_charges": {"family": "split_charges"},
+    "qeq": {"family": "qeq"},
+    "energy_functional": {"family": "energy_functional"},
+    "fixed_point": {"family": "fixed_point"},
+    "fixed_point, mlp": {"family": "fixed_point", "fixed_point": {"nonlinearity": "residual_mlp"}},
+}
+SECTIONS = ("backbone", "heads", "kernels", "neighbours", "SCF", "graph", "integrator", "rest")
 
 
 class Clock:
@@ -79,15 +90,15 @@ class Clock:
         self.seconds[self.stack[-1]] += now - self.last
         self.last = now
 
-    @contextmanager
-    def section(self, name: str):
+    def enter(self, name: str) -> None:
+        """Begins a section."""
         self._switch()
         self.stack.append(name)
-        try:
-            yield
-        finally:
-            self._switch()
-            self.stack.pop()
+
+    def leave(self) -> None:
+        """Goes back to the section around it."""
+        self._switch()
+        self.stack.pop()
 
     def lap(self) -> dict[str, float]:
         """Seconds of each section since the last lap."""
@@ -98,25 +109,42 @@ class Clock:
     def timed(self, name: str, function: Callable) -> Callable:
         @functools.wraps(function)
         def run(*arguments: Any, **options: Any) -> Any:
-            with self.section(name):
+            self.enter(name)
+            try:
                 return function(*arguments, **options)
+            finally:
+                self.leave()
 
         return run
 
-    def timed_class(self, name: str, kind: type) -> Callable:
-        """A stand-in for a native class: its construction and its methods are timed."""
+    def timed_class(self, name: str, kind: type) -> type:
+        """A stand-in for a native class: its construction, its methods and its end are timed."""
         clock = self
 
         class Timed:
             def __init__(self, *arguments: Any, **options: Any) -> None:
-                with clock.section(name):
+                clock.enter(name)
+                try:
                     self.native = kind(*arguments, **options)
+                finally:
+                    clock.leave()
+
+            def __del__(self) -> None:
+                clock.enter(name)
+                self.__dict__.clear()
+                clock.leave()
 
             def __getattr__(self, attribute: str) -> Any:
-                found = getattr(self.native, attribute)
-                return clock.timed(name, found) if callable(found) else found
+                return getattr(self.native, attribute)
 
+        for attribute, method in vars(kind).items():
+            if callable(method) and not attribute.startswith("_"):
+                setattr(Timed, attribute, clock.timed(name, _of_native(method)))
         return Timed
+
+
+def _of_native(method: Callable) -> Callable:
+    return lambda stand_in, *arguments, **options: method(stand_in.native, *arguments, **options)
 
 
 def bare(geometry: Any) -> Any:
@@ -139,19 +167,20 @@ def instrument(clock: Clock) -> None:
         _native.NeighborList = clock.timed_class("neighbours", _native.NeighborList)  # type: ignore[misc]
     Backbone.forward = clock.timed("backbone", Backbone.forward)  # type: ignore[method-assign]
     SelfConsistent._converged = clock.timed("SCF", SelfConsistent._converged)  # type: ignore[method-assign]
-    for kind, name in (
-        (LocalCharges, "density"),
-        (FixedPoint, "parameters_of"),
-        (FixedPoint, "density_energy"),
-    ):
-        setattr(kind, name, clock.timed("heads", getattr(kind, name)))
+    for kind in (LocalCharges, SplitCharges, Qeq, EnergyFunctional, FixedPoint, Variational):
+        for name in {"density", "parameters_of", "density_energy"}.intersection(vars(kind)):
+            setattr(kind, name, clock.timed("heads", getattr(kind, name)))
+    base._end_graph = clock.timed("graph", base._end_graph)
     gradient = torch.autograd.grad
 
     def grad(*arguments: Any, **options: Any) -> Any:
         if clock.stack[-1] != "rest":
             return gradient(*arguments, **options)
-        with clock.section("backbone"):
+        clock.enter("backbone")
+        try:
             return gradient(*arguments, **options)
+        finally:
+            clock.leave()
 
     torch.autograd.grad = grad
     calculator = electret.Calculator
@@ -165,10 +194,10 @@ def frames() -> dict[str, Atoms]:
     return {"water box, 192 atoms": water_frame(192), "cluster, 24 atoms": cluster}
 
 
-def measure(family: str, atoms: Atoms, steps: int, clock: Clock) -> dict[str, float]:
+def measure(options: dict[str, Any], atoms: Atoms, steps: int, clock: Clock) -> dict[str, float]:
     """Milliseconds of a step in each section, and in all."""
     electrostatics = {"max_l": 1, "sigma": SIGMA, "widths": WIDTHS, "accuracy": ACCURACY}
-    config = {"family": family, "backbone": BACKBONE, "electrostatics": electrostatics}
+    config = {"backbone": BACKBONE, "electrostatics": electrostatics, **options}
     model = build(ModelConfig.parse(config), water_statistics(), seed=0)
     atoms.calc = electret.Calculator(model)
     MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=default_rng(0))
@@ -193,18 +222,19 @@ def report(rows: list[dict[str, Any]], label: str) -> str:
         f"threads: {m['openmp_threads']}, timer: {TIMER.__name__}, Python {m['python']}, torch {m['torch']}; "
         f"load average {m['load_before']}. `{m['command']}`.",
         "",
-        f"| family | frame | total | {' | '.join(SECTIONS)} |",
+        f"| model | frame | total | {' | '.join(SECTIONS)} |",
         "|" + "---|" * (3 + len(SECTIONS)),
     ]
     for row in rows:
         times = " | ".join(f"{row[name]:.2f}" for name in ("total", *SECTIONS))
-        lines.append(f"| {row['family']} | {row['frame']} | {times} |")
+        lines.append(f"| {row['model']} | {row['frame']} | {times} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--label", default="this version")
     parser.add_argument("--append", action="store_true", help="keep what the file holds")
     parser.add_argument("--output", type=Path, default=RESULTS / "md_overhead.md")
@@ -216,9 +246,10 @@ def main() -> None:
     clock = Clock()
     instrument(clock)
     rows = []
-    for family in FAMILIES:
+    for model in arguments.models:
         for frame, atoms in frames().items():
-            rows.append({"family": family, "frame": frame, **measure(family, atoms, arguments.steps, clock)})
+            row = measure(MODELS[model], atoms, arguments.steps, clock)
+            rows.append({"model": model, "frame": frame, **row})
             print(rows[-1], flush=True)
     head = (
         "# A step of molecular dynamics\n\nTenth percentiles over steps of velocity Verlet, milliseconds.\n\n"

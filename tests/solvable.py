@@ -119,6 +119,28 @@ def staircase(
     return energy
 
 
+class ByAutograd:
+    """Derivatives of a local energy `[n_atoms]` of multipoles."""
+
+    def __init__(self, energy: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.energy = energy
+
+    def local_gradient(self, _: object, p: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            variable = p.detach().requires_grad_()
+            return torch.autograd.grad(self.energy(variable).sum(), variable)[0]
+
+    def local_hessian(self, _: object, p: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            variable = p.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.energy(variable).sum(), variable, create_graph=True)
+            rows = [
+                torch.autograd.grad(column.sum(), variable, retain_graph=True, materialize_grads=True)[0]
+                for column in gradient.unbind(dim=1)
+            ]
+        return torch.stack(rows, dim=1)
+
+
 class Functional:
     """A density that minimises sum_i eps_i(p_i) + ½ pᵀAp - F·D, solved by Newton.
 
@@ -141,7 +163,7 @@ class Functional:
         self.local_energy = local_energy
         self.systems = conditions(electrostatics.batch, **condition)
         self.problem = VariationalProblem(
-            lambda _, p: local_energy(p),
+            ByAutograd(local_energy),
             {},
             electrostatics,
             self.systems,

@@ -10,6 +10,8 @@ from ase import Atoms
 from electret import InputError
 from electret.graph import Graph
 from electret.models import FAMILIES, SELF_CONSISTENT, build
+from electret.models.base import Structure
+from electret.models.charge_flux import flowed, one_way
 from electret.testing import assert_close, check_forces, check_stress
 from electret.units import COULOMB_CONSTANT
 from model_cases import STATISTICS, bulk, in_field, model_config, molecule, slab, small_model
@@ -157,6 +159,31 @@ def test_flux_is_antisymmetric_and_vanishes_smoothly_at_the_cutoff():
     for order in range(3):
         assert slope(3.5 - 1e-4, order) < 1e-3 * slope(2.0, order)
         assert slope(3.5 + 1e-4, order) == 0.0
+
+
+def test_one_edge_of_each_pair_carries_the_flux_of_both():
+    """Charges and polarisation are those of a flux along all edges, images of the own atom among them."""
+    model = small_model("split_charges")
+    chain = Atoms("OH", [[0.0, 0.0, 0.0], [0.9, 0.3, 0.1]], cell=[2.2, 2.9, 12.0], pbc=[True, True, False])
+    graph = Graph.collate([graph_of(model, atoms) for atoms in (molecule(), bulk(), chain)])
+    elements = model.backbone.elements_of(graph)
+    sender, receiver = graph.edge_index
+    shifts = torch.einsum("ek,eki->ei", graph.unit_shifts, graph.cell[graph.batch[sender]])
+    structure = Structure(graph, elements, graph.positions, graph.cell, shifts)
+    _, features = model.backbone(graph, graph.positions, shifts, elements)
+    edges, vectors = one_way(structure)
+    assert 2 * edges.shape[1] == graph.n_edges
+    assert bool((edges[0] == edges[1]).any())
+    flux = model.flux(features, edges, vectors)
+    every = model.flux(features, graph.edge_index, structure.edge_vectors)
+    nothing = torch.zeros(graph.n_atoms, dtype=torch.float64)
+    charges = nothing.index_add(0, receiver, every)
+    assert float(charges.detach().abs().max()) > 1e-3
+    assert_close("charges", [flowed(nothing, edges, flux).detach()], [charges.detach()], 1e-13)
+    polarization = torch.zeros(3, 3, dtype=torch.float64)
+    both = polarization.index_add(0, graph.batch[sender], every[:, None] * structure.edge_vectors / 2)
+    one = polarization.index_add(0, graph.batch[edges[0]], flux[:, None] * vectors)
+    assert_close("polarisation", [one.detach()], [both.detach()], 1e-12)
 
 
 def test_polarisation_is_the_dipole_of_an_open_system():

@@ -16,7 +16,7 @@ from electret.scf.krylov import gmres
 from electret.scf.linear import NativeJacobian
 from electret.scf.problem import Systems
 from electret.testing import assert_close
-from model_cases import STATISTICS, bulk, in_field, model_config, molecule, slab, small_model
+from model_cases import FAMILY_OPTIONS, STATISTICS, bulk, in_field, model_config, molecule, slab, small_model
 
 VARIANTS = {
     "qeq": ("qeq", {}, 120),
@@ -52,13 +52,24 @@ LOCAL = {
     "nonlinear": {"nonlinearity": "residual_mlp", "potential_embedding": "features"},
     "charge gate": {"charge_gate": True, "nonlinearity": "residual_mlp"},
     "dipoles": {"responding": "dipoles"},
+    "network of each element": {
+        "nonlinearity": "mlp",
+        "potential_embedding": "species",
+        "isotropic_response": False,
+    },
 }
 
 
-@pytest.mark.parametrize("name", LOCAL)
-def test_linearised_update_is_its_value_and_its_derivative(name):
+@pytest.mark.parametrize(
+    ("name", "max_l", "features_max_l"),
+    [*((name, 1, 1) for name in LOCAL), ("nonlinear", 1, 2), ("charge gate", 2, 1), ("affine", 0, 0)],
+)
+def test_linearised_update_is_its_value_and_its_derivative(name, max_l, features_max_l):
     """Row by row from autograd, at the potential where the solver asks for it."""
-    model = build(model_config("fixed_point", fixed_point=LOCAL[name]), STATISTICS, seed=1)
+    backbone = {"hidden_irreps": "4x0e + 4x1o + 4x2e"} if max(max_l, features_max_l) == 2 else None
+    electrostatics = {"max_l": max_l, "features_max_l": features_max_l, "sigma": 1.0}
+    options = {"fixed_point": LOCAL[name], "electrostatics": electrostatics}
+    model = build(model_config("fixed_point", backbone, **options), STATISTICS, seed=1)
     graph = batch_of(model, in_field(molecule(), 1.0), bulk())
     elements = model.backbone.elements_of(graph)
     shifts = torch.einsum("ek,eki->ei", graph.unit_shifts, graph.cell[graph.batch[graph.edge_index[0]]])
@@ -85,6 +96,47 @@ def test_linearised_update_is_its_value_and_its_derivative(name):
         straight = constant + torch.einsum("alwm,awm->al", derivative, v)
         assert_close("straight value", [straight.detach()], [expected.detach()], 1e-12)
         assert_close("straight derivative", [derivative.detach()], [wanted], 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "scale"),
+    [
+        ("qeq", {}, 1.0),
+        ("energy_functional", {}, 1.0),
+        ("energy_functional", {"convex": 0}, 1.0),
+        ("energy_functional", {}, 300.0),
+    ],
+    ids=["qeq", "functional", "quadratic functional", "functional beyond its kinks"],
+)
+def test_derivatives_of_a_local_energy(family, options, scale):
+    """Gradient and Hessian from autograd, and the derivatives of the gradient in the parameters."""
+    changes = {"functional": {**FAMILY_OPTIONS[family].get("functional", {}), **options}} if options else {}
+    model = build(model_config(family, **changes), STATISTICS, seed=1)
+    graph = batch_of(model, in_field(molecule(), 1.0), bulk())
+    elements = model.backbone.elements_of(graph)
+    shifts = torch.einsum("ek,eki->ei", graph.unit_shifts, graph.cell[graph.batch[graph.edge_index[0]]])
+    structure = Structure(graph, elements, graph.positions, graph.cell, shifts)
+    _, features = model.backbone(graph, graph.positions, shifts, elements)
+    parameters = model.parameters_of(structure, [layer.double() for layer in features])
+    leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+    generator = torch.Generator().manual_seed(2)
+    p = scale * torch.randn(graph.n_atoms, (model.max_l + 1) ** 2, generator=generator, dtype=torch.float64)
+    p.requires_grad_()
+    (wanted,) = torch.autograd.grad(model.local_energy(leaves, p).sum(), p, create_graph=True)
+    found = model.local_gradient(leaves, p)
+    assert_close("gradient", [found.detach()], [wanted.detach()], 1e-12)
+    rows = [
+        torch.autograd.grad(component.sum(), p, retain_graph=True)[0] for component in wanted.unbind(dim=1)
+    ]
+    assert_close("Hessian", [model.local_hessian(leaves, p).detach()], [torch.stack(rows, dim=1)], 1e-12)
+    weights = torch.randn(wanted.shape, generator=generator, dtype=torch.float64)
+    names, inputs = zip(*leaves.items(), strict=True)
+    ours, theirs = (
+        torch.autograd.grad((weights * gradient).sum(), [*inputs, p], materialize_grads=True)
+        for gradient in (found, wanted)
+    )
+    for name, one, other in zip((*names, "p"), ours, theirs, strict=True):
+        assert_close(name, [one], [other], 1e-11)
 
 
 # --- solvers ---

@@ -254,7 +254,9 @@ def edges_of(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`edge_index` and `unit_shifts` of the pairs i, j, S of a neighbour list."""
     sender, receiver, shifts = pairs
-    return torch.from_numpy(np.stack([sender, receiver])), torch.from_numpy(shifts).to(dtype)
+    edges = np.empty((2, len(sender)), dtype=np.int64)
+    edges[0], edges[1] = sender, receiver
+    return torch.from_numpy(edges), torch.from_numpy(shifts).to(dtype)
 
 
 def _merged_keys(keys: Mapping[str, str] | None) -> dict[str, str]:

@@ -73,7 +73,8 @@ def numbers(name: str, values: ArrayLike) -> FloatArray:
             array = array.astype(np.float64)
         else:
             raise InputError(f"{name} has dtype {array.dtype}; give real numbers (float or integer)")
-    array = np.require(array, dtype=np.float64, requirements="C")
+    if array.dtype != np.float64 or not array.flags.c_contiguous:
+        array = np.require(array, dtype=np.float64, requirements="C")
     if not np.isfinite(array).all():
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         place = f"[{', '.join(map(str, index))}]" if index else ""

@@ -238,6 +238,8 @@ def _cells(
 
 def _array(name: str, values: ArrayLike, dtype: type) -> NDArray[Any]:
     """A C-contiguous array of the type, where the values have it up to precision."""
+    if type(values) is np.ndarray and values.dtype == dtype and values.flags.c_contiguous:
+        return values
     try:
         array = np.asarray(values)
     except (TypeError, ValueError) as error:

@@ -23,11 +23,13 @@ from electret.calculator.model import frozen_model
 from electret.calculator.properties import (
     RESPONSE_REQUESTS,
     RESPONSES,
+    array,
     implemented,
     refusal,
     responses,
     state,
     stress_refusal,
+    undefined_by_boundary,
 )
 from electret.calculator.self_consistency import SelfConsistency
 from electret.calculator.trajectory import TrajectoryGraph
@@ -182,35 +184,32 @@ class Calculator(ASECalculator):
         self._with_stress |= "stress" in properties
         with_stress = self._with_stress and stress_refusal(system) is None
         with_forces = with_stress or bool({"forces", "stress"}.intersection(properties))
-        values = self._values(system, forces=with_forces, stress=with_stress, properties=self._every_time)
-        energy = float(values["energy"][0])
-        free_energy = float(values["grand_potential"][0]) if "grand_potential" in values else energy
+        values = self._output(system, forces=with_forces, stress=with_stress, properties=self._every_time)
+        energy = values["energy"].item()
+        free_energy = values["grand_potential"].item() if "grand_potential" in values else energy
         self.results = {"energy": energy, "free_energy": free_energy}
         if with_forces:
-            self.results["forces"] = values["forces"]
+            self.results["forces"] = array(values["forces"])
         if with_stress:
-            self.results["stress"] = full_3x3_to_voigt_6_stress(values["stress"][0])
-        if self._refusal("charges", system) is None:
-            self.results["charges"] = values["charges"]
-        for name in ("dipole", "polarization"):
-            if self._refusal(name, system) is None:
-                self.results[name] = values[name][0]
+            self.results["stress"] = full_3x3_to_voigt_6_stress(array(values["stress"])[0])
+        for name in ("charges", "dipole", "polarization"):
+            if name in self.implemented_properties and not undefined_by_boundary(name, system, self.model):
+                value = array(values[name])
+                self.results[name] = value if name == "charges" else value[0]
         self.state = state(values, system)
         if "fermi_level" not in self.model.honours:
             self.state.pop("fermi_level", None)
         if self.model.self_consistent and self.model.variational:
             self.state["energy_charge_derivative"] = -self.state["fermi_level"]
-        self.state["extrapolating"] = self._extrapolations(system, values)
+        self.state["extrapolating"] = self._extrapolations(system)
 
-    def _values(self, system: Atoms, **options: Any) -> dict[str, np.ndarray]:
-        """Output of the model for the system, as float64 arrays."""
+    def _output(self, system: Atoms, **options: Any) -> dict[str, torch.Tensor]:
+        """Output of the model for the system."""
         graph = self._trajectory.of(system)
         if self.model.self_consistent:
             notes = "".join(f". {text}" for text in self._outside(system).values())
-            output = self._scf.evaluate(self.model, graph, system, notes, **options)
-        else:
-            output = self.model(graph, **options)
-        return {name: value.cpu().numpy().astype(np.float64) for name, value in output.items()}
+            return self._scf.evaluate(self.model, graph, system, notes, **options)
+        return self.model(graph, **options)
 
     def response(
         self, atoms: Atoms | None = None, properties: Iterable[str] | None = None
@@ -277,7 +276,7 @@ class Calculator(ASECalculator):
         """Derivatives of the density at the last calculation, those that its boundary defines."""
         assert self.atoms is not None
         requests = tuple(RESPONSE_REQUESTS.get(name, name) for name in names)
-        values = self._values(self.atoms, forces=False, properties=requests)
+        values = self._output(self.atoms, forces=False, properties=requests)
         return responses(values, names, self.atoms, self.model)
 
     def export_properties(self) -> Any:
@@ -310,9 +309,9 @@ class Calculator(ASECalculator):
             self._ranges, {name: requested[name] for name in requested if name in self.model.honours}
         )
 
-    def _extrapolations(self, system: Atoms, values: dict[str, np.ndarray]) -> dict[str, str]:
+    def _extrapolations(self, system: Atoms) -> dict[str, str]:
         """Conditions outside of the training data; a warning for each, once."""
-        found = self._outside(system, float(values["total_charge"][0]) if "total_charge" in values else None)
+        found = self._outside(system, self.state.get("total_charge"))
         for name in found.keys() - self._warned:
             self._warned.add(name)
             warnings.warn(

@@ -6,11 +6,22 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from ase import Atoms
 
 from electret.models import Model
 
-__all__ = ["RESPONSES", "RESPONSE_REQUESTS", "implemented", "refusal", "responses", "state", "stress_refusal"]
+__all__ = [
+    "RESPONSES",
+    "RESPONSE_REQUESTS",
+    "array",
+    "implemented",
+    "refusal",
+    "responses",
+    "state",
+    "stress_refusal",
+    "undefined_by_boundary",
+]
 
 ALWAYS = ("energy", "free_energy", "forces", "stress")
 
@@ -65,7 +76,7 @@ def refusal(name: str, atoms: Atoms, model: Model, defined: Collection[str]) -> 
         return stress_refusal(atoms)
     if name == "dielectric_tensor" and not atoms.pbc.all():
         return "it is defined for crystals; of open systems ask for the polarizability"
-    if _needs_open_axes(name, model) and atoms.pbc.any():
+    if undefined_by_boundary(name, atoms, model):
         axes = ", ".join(axis for axis, periodic in zip("abc", atoms.pbc, strict=True) if periodic)
         place = "state" if name == "dipole" else "response(atoms)"
         return (
@@ -84,38 +95,44 @@ def stress_refusal(atoms: Atoms) -> str | None:
     return None
 
 
-def state(values: Mapping[str, np.ndarray], atoms: Atoms) -> dict[str, Any]:
+def array(value: torch.Tensor) -> np.ndarray:
+    """A float64 array of its own memory."""
+    return value.cpu().numpy().astype(np.float64)
+
+
+def state(values: Mapping[str, torch.Tensor], atoms: Atoms) -> dict[str, Any]:
     """What the calculator knows beyond ASE's properties: numbers, and arrays of the one system."""
-    found: dict[str, Any] = {name: float(values[name][0]) for name in _NUMBERS if name in values}
+    found: dict[str, Any] = {name: values[name].item() for name in _NUMBERS if name in values}
     for name in ("multipoles", "latent_multipoles"):
         if name in values:
-            found[name] = values[name]
+            found[name] = array(values[name])
     if "scf_iterations" in values:
-        history = values["scf_history"][0]
-        found["scf_iterations"] = int(values["scf_iterations"][0])
+        history = array(values["scf_history"])[0]
+        found["scf_iterations"] = values["scf_iterations"].item()
         found["scf_history"] = history[np.isfinite(history)]
     normal = slab_normal(atoms)
     if "dipole" in values and normal is not None:
-        found["dipole_normal"] = float(values["dipole"][0] @ normal)
+        found["dipole_normal"] = float(array(values["dipole"])[0] @ normal)
     return found
 
 
-def _needs_open_axes(name: str, model: Model) -> bool:
-    """Whether a property is a derivative of the dipole, or itself the dipole, and no polarisation stands for
-    it."""
-    return name == "dipole" or (name in _NORMALS and not model.field_couples_to_polarization)
+def undefined_by_boundary(name: str, atoms: Atoms, model: Model) -> bool:
+    """Whether a property is a derivative of the dipole, or itself the dipole, with no polarisation in its
+    place, of atoms with a periodic axis."""
+    of_dipole = name == "dipole" or (name in _NORMALS and not model.field_couples_to_polarization)
+    return of_dipole and bool(atoms.pbc.any())
 
 
 def responses(
-    values: Mapping[str, np.ndarray], names: Collection[str], atoms: Atoms, model: Model
+    values: Mapping[str, torch.Tensor], names: Collection[str], atoms: Atoms, model: Model
 ) -> dict[str, Any]:
     """Numbers and arrays of the one system, for its boundary; what that does not define is left out."""
     found: dict[str, Any] = {}
     normal = slab_normal(atoms)
     for name in names:
         per_atom = name in ("fukui", "born_effective_charges")
-        value = values[name] if per_atom else values[name][0]
-        if _needs_open_axes(name, model) and atoms.pbc.any():
+        value = array(values[name] if per_atom else values[name][0])
+        if undefined_by_boundary(name, atoms, model):
             if normal is not None and name == "polarizability":
                 found[_NORMALS[name]] = float(normal @ value @ normal)
             elif normal is not None:

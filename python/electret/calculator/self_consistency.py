@@ -66,16 +66,18 @@ class SelfConsistency:
         Raises:
             ConvergenceError: with the history of the residual and what to try.
         """
-        start = self._density if self._system == _identity(atoms) else None
+        system = _identity(atoms)
+        start = self._density if self._system == system else None
         output = model(graph, scf=self._request(start), **options)
-        if start is not None and not bool(output["scf_converged"][0]):
+        converged = bool(output["scf_converged"])
+        if not converged and start is not None:
             output = model(graph, scf=self._request(None), **options)
-        if not bool(output["scf_converged"][0]):
+            converged = bool(output["scf_converged"])
+        if not converged:
             self.drop()
             raise self._failure(output, notes)
         if self.warm_start:
-            self._density = State(output["multipoles"].detach(), output["fermi_level"].detach())
-            self._system = _identity(atoms)
+            self._density, self._system = State(output["multipoles"], output["fermi_level"]), system
         return output
 
     def _request(self, start: State | None) -> ScfRequest:

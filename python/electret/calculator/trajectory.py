@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,17 @@ SKIN = 1.0
 """Å beyond the cutoff within which neighbours are followed."""
 
 
+@dataclass
+class _Last:
+    """What the tensors of the last graph were made of."""
+
+    numbers: bytes
+    pbc: bytes
+    cell: bytes
+    info: dict[str, Any]
+    graph: Graph
+
+
 class TrajectoryGraph:
     """From `ase.Atoms` to graphs without labels, step by step; the atoms may change in any way between steps.
 
@@ -33,7 +44,7 @@ class TrajectoryGraph:
         self._dtype = dtype
         self._device = device
         self._neighbors = NeighborList(cutoff, SKIN)
-        self._last: tuple[bytes, bytes, dict[str, Any], Graph] | None = None
+        self._last: _Last | None = None
 
     def of(self, atoms: Atoms) -> Graph:
         """The graph of the atoms; `atoms.info` may hold conditions only.
@@ -42,26 +53,31 @@ class TrajectoryGraph:
             InputError: as `Graph.from_atoms`.
         """
         numbers, pbc = atoms.numbers.tobytes(), atoms.pbc.tobytes()
-        if self._last is not None:
-            last_numbers, last_pbc, last_info, last = self._last
-            if numbers == last_numbers and pbc == last_pbc and conditions.equal(atoms.info, last_info):
-                return self._moved(atoms, last)
+        last = self._last
+        if (
+            last is not None
+            and numbers == last.numbers
+            and pbc == last.pbc
+            and conditions.equal(atoms.info, last.info)
+        ):
+            return self._moved(atoms, last)
         self._last = None
         graph = Graph.from_atoms(
             atoms, self._neighbors.cutoff, self._dtype, labels=False, neighbors=self._neighbors
         ).to(device=self._device)
-        self._last = numbers, pbc, copy.deepcopy(atoms.info), graph
+        self._last = _Last(numbers, pbc, atoms.cell.array.tobytes(), copy.deepcopy(atoms.info), graph)
         return graph
 
-    def _moved(self, atoms: Atoms, last: Graph) -> Graph:
+    def _moved(self, atoms: Atoms, last: _Last) -> Graph:
         """The last graph with other positions, cell and edges."""
-        positions = finite("positions", atoms.positions)
-        cell = finite("cell", atoms.cell.array)
+        positions, cell = finite("positions", atoms.positions), atoms.cell.array
+        if cell.tobytes() != last.cell:
+            last.graph = replace(last.graph, cell=self._tensor(finite("cell", cell)[None]))
+            last.cell = cell.tobytes()
         edge_index, unit_shifts = self._edges(positions, cell, atoms.pbc)
         return replace(
-            last,
+            last.graph,
             positions=self._tensor(positions),
-            cell=self._tensor(cell[None]),
             edge_index=edge_index,
             unit_shifts=unit_shifts,
         )

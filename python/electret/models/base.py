@@ -44,11 +44,13 @@ CONTAINED = frozenset(
         "energy_electrostatic",
         "energy_field",
         "energy_density",
+        "grand_potential",
         "charges",
+        "dipole",
         "total_charge",
     }
 )
-"""Results that energy or multipoles are made of, which are not finite either where one of these is not."""
+"""Results that are finite where energy, multipoles and Fermi level are."""
 
 NOT_FINITE = frozenset({"scf_history", "scf_residual", "stationarity"})
 """Results that may hold NaN or infinity: after the last iteration, of diverged systems, at components
@@ -238,7 +240,7 @@ class Model(torch.nn.Module):
             if not positions.requires_grad:
                 wanted = forces or "born_effective_charges" in call.properties
                 positions = positions.detach().clone().requires_grad_(wanted)
-            strain = graph.cell.new_zeros(graph.n_systems, 3, 3).requires_grad_(stress)
+            strain = graph.cell.new_zeros(graph.n_systems, 3, 3).requires_grad_() if stress else None
             if derived:
                 in_field = True
                 graph = replace(
@@ -249,19 +251,22 @@ class Model(torch.nn.Module):
             structure = _strained(graph, elements, positions, strain, in_field)
             result = self._energies(structure, call)
             result.update(_differentiated(result, call, positions, graph, retain=forces or stress))
-            leaves = [positions] * forces + [strain] * stress
-            objective = result.get("grand_potential", result["energy"])
-            gradients = list(
-                torch.autograd.grad(objective.sum(), leaves, create_graph=training, materialize_grads=True)
-                if leaves
-                else ()
-            )
+            leaves = [positions] if forces else []
+            if strain is not None:
+                leaves.append(strain)
+            gradients = []
+            if leaves:
+                objective = result.get("grand_potential", result["energy"]).sum()
+                gradients += torch.autograd.grad(
+                    objective, leaves, create_graph=training, materialize_grads=True
+                )
+                del objective
         if forces:
             result["forces"] = -gradients.pop(0)
         if volume is not None:
             result["stress"] = gradients.pop(0) / volume[:, None, None]
         if not training:
-            result = {name: value.detach() for name, value in result.items()}
+            _end_graph(result)
             _check_finite(result, structure)
         return result
 
@@ -403,12 +408,12 @@ class Model(torch.nn.Module):
 
 
 def _strained(
-    graph: Graph, elements: torch.Tensor, positions: torch.Tensor, strain: torch.Tensor, in_field: bool
+    graph: Graph, elements: torch.Tensor, positions: torch.Tensor, strain: torch.Tensor | None, in_field: bool
 ) -> Structure:
-    """The geometry under r' = r (1 + strain), symmetrised so that the stress is symmetric in a field
-    too."""
+    """The geometry under r' = r (1 + strain), symmetrised so that the stress is symmetric in a field too; as
+    it is where no stress is wanted."""
     cell, sender = graph.cell, graph.edge_index[0]
-    if strain.requires_grad:
+    if strain is not None:
         symmetric = (strain + strain.transpose(1, 2)) / 2
         positions = positions + torch.einsum("ai,aij->aj", positions, symmetric[graph.batch])
         cell = cell + cell @ symmetric
@@ -453,6 +458,12 @@ def _volumes(graph: Graph, training: bool) -> torch.Tensor:
             "of rank below 3); give slabs and wires a full cell with vacuum, and ask none of molecules"
         )
     return torch.where(flat, torch.inf, volume)
+
+
+def _end_graph(result: dict[str, torch.Tensor]) -> None:
+    """Leaves the numbers; the graph ends here where nothing else holds it."""
+    for name, value in result.items():
+        result[name] = value.detach()
 
 
 def _check_finite(result: dict[str, torch.Tensor], structure: Structure) -> None:

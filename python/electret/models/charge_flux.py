@@ -14,7 +14,7 @@ from electret.models.config import ModelConfig
 from electret.models.readouts import MultipoleReadout, NodeReadout
 from electret.models.statistics import Statistics
 
-__all__ = ["EdgeFlux", "FluxDensity", "reference_charges"]
+__all__ = ["EdgeFlux", "FluxDensity", "flowed", "one_way", "reference_charges"]
 
 
 def reference_charges(config: ModelConfig, statistics: Statistics) -> torch.Tensor:
@@ -25,6 +25,30 @@ def reference_charges(config: ModelConfig, statistics: Statistics) -> torch.Tens
     """
     charges = config.charges or {chemical_symbols[number]: 0.0 for number in statistics.elements}
     return torch.tensor(per_element(charges, statistics, "charges"), dtype=torch.float64)
+
+
+def one_way(structure: Structure) -> tuple[torch.Tensor, torch.Tensor]:
+    """One edge of each two of opposite directions, `[2, n_pairs]`, and its vectors `[n_pairs, 3]` Å.
+
+    From the lower atom to the higher, and to those images of the atom itself whose first shift that is not
+    zero is positive.
+    """
+    sender, receiver = structure.graph.edge_index
+    forward = sender < receiver
+    images = sender == receiver
+    if bool(images.any()):
+        signs = structure.graph.unit_shifts.sign()
+        forward |= images & (signs @ signs.new_tensor([4.0, 2.0, 1.0]) > 0)  # the sign of the first
+    index = forward.nonzero().squeeze(1)
+    sender, receiver = sender[index], receiver[index]
+    vectors = structure.positions[receiver] - structure.positions[sender] + structure.shifts[index]
+    return torch.stack([sender, receiver]), vectors
+
+
+def flowed(charges: torch.Tensor, edge_index: torch.Tensor, flux: torch.Tensor) -> torch.Tensor:
+    """Charges `[n_atoms]` after a flux `[n_pairs]` from the senders to the receivers of `[2, n_pairs]`."""
+    sender, receiver = edge_index
+    return charges.index_add(0, receiver, flux).index_add(0, sender, flux, alpha=-1)
 
 
 class EdgeFlux(torch.nn.Module):
@@ -62,9 +86,14 @@ class EdgeFlux(torch.nn.Module):
             width = self.channels * (2 * l + 1)
             block = projected[:, start : start + width].reshape(-1, self.channels, 2 * l + 1)
             start += width
+            if l == 0:
+                at_sender.append(block[sender, :, 0])  # [n_edges, channels]
+                at_receiver.append(block[receiver, :, 0])
+                continue
+            block = block.transpose(1, 2).contiguous()
             harmonics = o3.spherical_harmonics(l, vectors, normalize=True, normalization="norm")[:, :, None]
-            at_sender.append((block[sender] @ harmonics).squeeze(2))  # [n_edges, channels]
-            at_receiver.append((-1) ** l * (block[receiver] @ harmonics).squeeze(2))
+            at_sender.append((block[sender] * harmonics).sum(dim=1))
+            at_receiver.append((-1) ** l * (block[receiver] * harmonics).sum(dim=1))
         x_sender, x_receiver = torch.cat(at_sender, dim=1), torch.cat(at_receiver, dim=1)
         lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)  # [n_edges, 1]
         radial = self.filter(self.radial(lengths))
@@ -96,9 +125,8 @@ class FluxDensity(torch.nn.Module):
 
     def forward(self, structure: Structure, features: list[torch.Tensor]) -> torch.Tensor:
         """`[n_atoms, (max_l+1)^2]` in e Å^l."""
-        edges, charges = structure.graph.edge_index, self.element_charges[structure.elements]
-        flux = self.flux(features, edges, structure.edge_vectors.to(charges.dtype))  # [n_edges]
-        charges = charges.index_add(0, edges[1], flux)
+        charges, (edges, vectors) = self.element_charges[structure.elements], one_way(structure)
+        charges = flowed(charges, edges, self.flux(features, edges, vectors.to(charges.dtype)))
         if self.max_l == 0:
             return charges[:, None]
         return torch.cat([charges[:, None], self.readout(features)[:, 1:]], dim=1)

@@ -15,6 +15,9 @@ from electret.models.statistics import Statistics
 from electret.models.updates import channel_irreps, split_channels
 from electret.models.variational import Variational
 
+SOFTPLUS_THRESHOLD = 20.0
+"""Beyond it torch's softplus is straight."""
+
 __all__ = ["EnergyFunctional"]
 
 
@@ -99,3 +102,35 @@ class EnergyFunctional(Variational):
             forms = invariants @ parameters["slopes"].T + parameters["offset"]  # [n_atoms, convex]
             energy = energy + (parameters["amplitude"] * torch.nn.functional.softplus(forms)).sum(dim=1)
         return energy
+
+    def local_gradient(self, parameters: Parameters, p: torch.Tensor) -> torch.Tensor:
+        """chi at the charge + eta (p - n) + sum_c (w_c t_c + sum_k a_k b_kc softplus') g_c."""
+        vectors, change = parameters["vectors"], p - parameters["reference"]
+        invariants = (vectors @ change[:, :, None]).squeeze(2)  # [n_atoms, channels]
+        in_invariants = parameters["stiffness"] * invariants
+        if self.n_convex:
+            slopes = parameters["slopes"]
+            forms = invariants @ slopes.T + parameters["offset"]
+            in_invariants = in_invariants + (parameters["amplitude"] * _softplus_slope(forms)) @ slopes
+        gradient = parameters["hardness"] * change + (in_invariants[:, None] @ vectors).squeeze(1)
+        charge = gradient[:, :1] + parameters["electronegativity"][:, None]
+        return torch.cat([charge, gradient[:, 1:]], dim=1)
+
+    def local_hessian(self, parameters: Parameters, p: torch.Tensor) -> torch.Tensor:
+        """diag eta + sum_c w_c g_c g_cᵀ + sum_k a_k softplus'' G_k G_kᵀ with G_k = sum_c b_kc g_c."""
+        vectors = parameters["vectors"]
+        hessian = torch.diag_embed(parameters["hardness"])
+        hessian = hessian + vectors.mT @ (parameters["stiffness"][:, :, None] * vectors)
+        if self.n_convex:
+            slopes, change = parameters["slopes"], p - parameters["reference"]
+            directions = slopes @ vectors  # G, [n_atoms, convex, n_lm]
+            forms = (directions @ change[:, :, None]).squeeze(2) + parameters["offset"]
+            slope = _softplus_slope(forms)
+            curvature = parameters["amplitude"] * slope * (1.0 - slope)
+            hessian = hessian + directions.mT @ (curvature[:, :, None] * directions)
+        return hessian
+
+
+def _softplus_slope(x: torch.Tensor) -> torch.Tensor:
+    """Derivative of torch's softplus."""
+    return torch.where(x > SOFTPLUS_THRESHOLD, 1.0, torch.sigmoid(x))

@@ -52,3 +52,11 @@ class Qeq(Variational):
     def local_energy(self, parameters: Parameters, p: torch.Tensor) -> torch.Tensor:
         """chi_i·p_i + ½ eta_i p_i²."""
         return (parameters["linear"] * p + 0.5 * parameters["hardness"] * p.square()).sum(dim=1)
+
+    def local_gradient(self, parameters: Parameters, p: torch.Tensor) -> torch.Tensor:
+        """chi_i + eta_i p_i."""
+        return parameters["linear"] + parameters["hardness"] * p
+
+    def local_hessian(self, parameters: Parameters, p: torch.Tensor) -> torch.Tensor:
+        """diag eta_i."""
+        return torch.diag_embed(parameters["hardness"])

@@ -63,6 +63,8 @@ class SelfConsistent(Model):
         self.max_l = config.electrostatics.max_l
         self._conditions: Unchanged[Systems] = Unchanged()
         self._largest: Unchanged[int] = Unchanged()
+        self._mean: Unchanged[torch.Tensor] = Unchanged()
+        self._sigma_of_atoms: Unchanged[torch.Tensor] = Unchanged()
 
     @property
     def honours(self) -> frozenset[str]:
@@ -88,7 +90,7 @@ class SelfConsistent(Model):
 
     def guess(self, parameters: Parameters, elements: torch.Tensor) -> torch.Tensor:
         """First multipoles `[n_atoms, n_lm]`: the mean charges of the elements."""
-        return mean_density(self.max_l, elements, self.statistics)
+        return self._mean.of(lambda: mean_density(self.max_l, elements, self.statistics), elements)
 
     def problem(
         self,
@@ -156,7 +158,7 @@ class SelfConsistent(Model):
             batch=graph.batch,
             external_field=graph.external_field.double(),
             in_field=structure.in_field,
-            sigma=self.sigma.double()[structure.elements],
+            sigma=self._widths_of_atoms(structure.elements),
             max_l=self.max_l,
             widths=self._widths,
             features_max_l=options.features_max_l,
@@ -166,6 +168,10 @@ class SelfConsistent(Model):
             accuracy=options.accuracy,
             precision=options.precision,
         )
+
+    def _widths_of_atoms(self, elements: torch.Tensor) -> torch.Tensor:
+        """Gaussian widths of the densities, `[n_atoms]` float64 Å."""
+        return self._sigma_of_atoms.of(lambda: self.sigma.double()[elements], self.sigma, elements)
 
     @property
     def _widths(self) -> tuple[float, ...]:
@@ -212,9 +218,11 @@ class SelfConsistent(Model):
                 )
             p = given.multipoles.to(guess, copy=True)
             level = given.fermi_level.to(systems.total_charge)
-        missing = torch.where(systems.constrained, systems.total_charge - systems.sum(p[:, 0]), 0.0)
+        missing = systems.total_charge - systems.sum(p[:, 0])
+        if not systems.all_constrained:
+            missing = torch.where(systems.constrained, missing, 0.0)
+            level = torch.where(systems.constrained, level, systems.fermi_level)
         p[:, 0] += systems.at_atoms(missing / systems.n_atoms)
-        level = torch.where(systems.constrained, level, systems.fermi_level)
         return State(p, level)
 
     def _converged(
@@ -296,7 +304,9 @@ class SelfConsistent(Model):
         }
         if electrostatics.in_field:
             result["energy_field"] = -(electrostatics.external_field * dipole).sum(dim=1)
-        energy = sum(result.values(), start=torch.zeros_like(short_range))
+        energy = short_range + result["energy_electrostatic"] + result["energy_density"]
+        if electrostatics.in_field:
+            energy = energy + result["energy_field"]
         grand_potential = energy
         if not systems.all_constrained:
             grand_potential = energy + torch.where(systems.constrained, 0.0, level * charge)

@@ -7,7 +7,7 @@ import torch
 from electret.models.backbone import construction_dtype
 from electret.models.base import Density, Model, Structure, cartesian_dipoles
 from electret.models.charge_conservation import shift_to_total_charge
-from electret.models.charge_flux import EdgeFlux, reference_charges
+from electret.models.charge_flux import EdgeFlux, flowed, one_way, reference_charges
 from electret.models.config import ModelConfig
 from electret.models.readouts import MultipoleReadout
 from electret.models.statistics import Statistics
@@ -44,16 +44,13 @@ class SplitCharges(Model):
 
     def density(self, structure: Structure, features: list[torch.Tensor]) -> Density:
         """Multipoles `[n_atoms, (max_l+1)^2]` and polarisation `[n_systems, 3]`."""
-        graph, vectors = structure.graph, structure.edge_vectors
+        graph, (edges, vectors) = structure.graph, one_way(structure)
         reference = shift_to_total_charge(self.element_charges[structure.elements], graph)  # [n_atoms]
-        flux = self.flux(features, graph.edge_index, vectors)  # [n_edges]
-        sender, receiver = graph.edge_index
-        charges = reference.index_add(0, receiver, flux)
+        flux = self.flux(features, edges, vectors)  # [n_pairs]
+        charges = flowed(reference, edges, flux)
         multipoles = charges[:, None]
         if self.max_l > 0:
             multipoles = torch.cat([multipoles, self.readout(features)[:, 1:]], dim=1)
         moments = reference[:, None] * structure.positions + cartesian_dipoles(multipoles)
         polarization = moments.new_zeros(graph.n_systems, 3).index_add(0, graph.batch, moments)
-        # Every pair is there as two edges with opposite flux and opposite vector.
-        transfers = flux[:, None] * vectors / 2
-        return Density(multipoles, polarization.index_add(0, graph.batch[sender], transfers))
+        return Density(multipoles, polarization.index_add(0, graph.batch[edges[0]], flux[:, None] * vectors))

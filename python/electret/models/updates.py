@@ -95,6 +95,30 @@ class PotentialEmbedding(torch.nn.Module):
         weights = self.weights[elements] if len(self.weights) > 1 else self.weights
         return [weights[:, l, :, :, None] * features[l][:, :, None] for l in range(self.max_l + 1)]
 
+    def invariants(
+        self, applied: list[torch.Tensor], v: torch.Tensor, features: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """s = <h, u> `[n_atoms, channels, max_l + 1]` of v `[n_atoms, n_widths, n_lm]` in the order of
+        components that h has."""
+        values = []
+        for l, block in enumerate(applied):
+            own = v[:, :, l * l : (l + 1) ** 2].flatten(start_dim=1)
+            s = (block.flatten(start_dim=2) @ own[:, :, None]).squeeze(2)
+            if self.from_features is not None:
+                s = s + self.from_features[l] * features[l].square().sum(dim=2)
+            values.append(s)
+        return torch.stack(values, dim=2)
+
+
+def _chained(in_s: torch.Tensor, applied: list[torch.Tensor]) -> torch.Tensor:
+    """dDelta/dv `[n_atoms, n_lm, n_widths, n_features_lm]` of dDelta/ds `[n_atoms, features_max_l + 1, n_lm,
+    channels]` and h W for each l."""
+    blocks = [
+        (in_s[:, l] @ block.flatten(start_dim=2)).unflatten(2, block.shape[2:])
+        for l, block in enumerate(applied)
+    ]
+    return torch.cat(blocks, dim=3)
+
 
 class _Response(torch.nn.Module):
     """Delta = W_species (h s'), s = <h, u> per channel and order, and the isotropic response.
@@ -133,19 +157,30 @@ class _Response(torch.nn.Module):
         blocks = [weights[:, l, None] @ features[l] for l in range(self.max_l + 1)]
         return torch.cat(blocks, dim=2).squeeze(1)
 
-    def straight(
-        self, features: list[torch.Tensor], applied: list[torch.Tensor], elements: torch.Tensor
-    ) -> torch.Tensor:
-        """dDelta/dv `[n_atoms, n_lm, n_widths, n_features_lm]` without the nonlinearity, of h W for each l,
-        in the order of components that the features have."""
+    def slopes(self, features: list[torch.Tensor], elements: torch.Tensor) -> torch.Tensor:
+        """dDelta/ds' `[n_atoms, features_max_l + 1, n_lm, channels]`, in the order of components that the
+        features have."""
         h = torch.cat(features[: self.max_l + 1], dim=2).transpose(1, 2)  # [n_atoms, n_lm, channels]
         output = self.output.permute(0, 3, 1, 2)[:, :, orders(self.max_l)]  # [n_elements, l', n_lm, channels]
-        left = output[elements] * h[:, None]
-        blocks = [
-            (left[:, l] @ block.flatten(start_dim=2)).unflatten(2, block.shape[2:])
-            for l, block in enumerate(applied)
-        ]
-        return torch.cat(blocks, dim=3)
+        return output[elements] * h[:, None]
+
+    def linearised(self, slopes: torch.Tensor, s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Delta `[n_atoms, n_lm]` and dDelta/ds, as the slopes are, at s `[n_atoms, channels,
+        features_max_l + 1]`."""
+        through = slopes.permute(0, 2, 3, 1).flatten(start_dim=2)  # [n_atoms, n_lm, channels * orders]
+        outputs = s.flatten(start_dim=1)
+        if self.kind == "none":
+            return (through @ outputs[:, :, None]).squeeze(2), slopes
+        first, _, last = self.mlp
+        hidden = first(outputs)
+        sigmoid = torch.sigmoid(hidden)
+        slope = sigmoid * (1.0 + hidden * (1.0 - sigmoid))  # of silu
+        in_s = ((through @ last.weight) * slope[:, None]) @ first.weight
+        nonlinear = last(hidden * sigmoid)
+        if self.kind == "residual_mlp":
+            nonlinear, in_s = nonlinear + outputs, in_s + through
+        delta = (through @ nonlinear[:, :, None]).squeeze(2)
+        return delta, in_s.unflatten(2, s.shape[1:]).permute(0, 3, 1, 2)
 
 
 class OneBodyUpdate(torch.nn.Module):
@@ -237,22 +272,26 @@ class OneBodyUpdate(torch.nn.Module):
 
     def forward(self, parameters: Parameters, v: torch.Tensor) -> torch.Tensor:
         """Delta `[n_atoms, n_lm]` for normalised features `[n_atoms, n_widths, n_features_lm]`."""
-        elements = parameters["elements"]
-        if not self.charges_respond:  # a constant potential is nothing to dipoles
-            v = torch.cat([torch.zeros_like(v[:, :, :1]), v[:, :, 1:]], dim=2)
-        gate = parameters.get("gate")
-        if gate is not None:
-            v = torch.cat([v[:, :, :1] * gate[:, None, None], v[:, :, 1:]], dim=2)
+        v = self._gated(parameters, v, dim=2)
         features = split_channels(parameters["update_features"], self.channels, self.highest)
         u = self._potential(parameters, v, features)
-        delta = e3nn_to_electret(self.response(features, u, elements), self.max_l)
+        delta = e3nn_to_electret(self.response(features, u, parameters["elements"]), self.max_l)
         if "isotropic" in parameters:
             delta = delta + isotropic_part(parameters["isotropic"], v, self.max_l)
-        if not self.charges_respond:
-            delta = torch.cat([torch.zeros_like(delta[:, :1]), delta[:, 1:]], dim=1)
-        elif gate is not None:
-            delta = torch.cat([delta[:, :1] * gate[:, None], delta[:, 1:]], dim=1)
-        return delta
+        return self._gated(parameters, delta, dim=1)
+
+    def _gated(self, parameters: Parameters, values: torch.Tensor, dim: int) -> torch.Tensor:
+        """Potentials or multipoles, components on dimension `dim`, with the part of the charge that the gate
+        lets through; none where charges do not respond, and a constant potential is nothing to dipoles."""
+        gate = parameters.get("gate")
+        if self.charges_respond and gate is None:
+            return values
+        first = values.narrow(dim, 0, 1)
+        if gate is None or not self.charges_respond:
+            first = torch.zeros_like(first)
+        else:
+            first = first * gate.reshape(-1, *[1] * dim)
+        return torch.cat([first, values.narrow(dim, 1, values.shape[dim] - 1)], dim=dim)
 
     def straight(self, parameters: Parameters) -> tuple[torch.Tensor, torch.Tensor]:
         """Delta at no potential `[n_atoms, n_lm]` and dDelta/dv `[n_atoms, n_lm, n_widths, n_features_lm]` of
@@ -261,36 +300,41 @@ class OneBodyUpdate(torch.nn.Module):
         blocks = split_channels(parameters["update_features"], self.channels, self.highest)
         features = [block_to_electret(block, l) for l, block in enumerate(blocks)]
         applied = self.embedding.applied(elements, features)
-        derivative = self.response.straight(features, applied, elements)
+        derivative = _chained(self.response.slopes(features, elements), applied)
+        derivative = self._completed(parameters, derivative)
+        nothing = derivative.new_zeros(len(derivative), *derivative.shape[2:])
+        constant = self.embedding.from_features is not None
+        return self(parameters, nothing) if constant else torch.zeros_like(derivative[:, :, 0, 0]), derivative
+
+    def _completed(self, parameters: Parameters, derivative: torch.Tensor) -> torch.Tensor:
+        """That of the response with the isotropic one and the charge gate."""
         if "isotropic" in parameters:
             alpha = parameters["isotropic"].transpose(1, 2) @ self._diagonals.flatten(start_dim=1)
             derivative = derivative + alpha.unflatten(2, self._diagonals.shape[1:]).transpose(1, 2)
         charge = parameters.get("gate")
         if not self.charges_respond:
             charge = derivative.new_zeros(len(derivative))
-        if charge is not None:  # stands before the charges of Delta and before the potential of charges in v
-            column = torch.cat([charge[:, None], torch.ones_like(derivative[:, 0, 0, 1:])], dim=1)
-            row = torch.cat([charge[:, None], torch.ones_like(derivative[:, 1:, 0, 0])], dim=1)
-            derivative = derivative * (row[:, :, None, None] * column[:, None, None])
-        nothing = derivative.new_zeros(len(derivative), *derivative.shape[2:])
-        constant = self.embedding.from_features is not None
-        return self(parameters, nothing) if constant else torch.zeros_like(derivative[:, :, 0, 0]), derivative
+        if charge is None:
+            return derivative
+        # Stands before the charges of Delta and before the potential of charges in v.
+        column = torch.cat([charge[:, None], torch.ones_like(derivative[:, 0, 0, 1:])], dim=1)
+        row = torch.cat([charge[:, None], torch.ones_like(derivative[:, 1:, 0, 0])], dim=1)
+        return derivative * (row[:, :, None, None] * column[:, None, None])
 
     def linearised(self, parameters: Parameters, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Delta `[n_atoms, n_lm]` and dDelta/dv `[n_atoms, n_lm, n_widths, n_features_lm]` at `[n_atoms,
         n_widths, n_features_lm]`, without a graph; only where the update is `local`."""
-        # a copy of the atoms for each component of Delta: one backward pass in place of one for each
-        n_atoms, n_lm = len(v), (self.max_l + 1) ** 2
-        copies = {
-            name: values.detach().repeat(n_lm, *[1] * (values.dim() - 1))
-            for name, values in parameters.items()
-        }
-        with torch.enable_grad():
-            variable = v.detach().repeat(n_lm, 1, 1).requires_grad_()
-            delta = self(copies, variable).reshape(n_lm, n_atoms, n_lm)
-            chosen = delta.diagonal(dim1=0, dim2=2).sum()
-            (gradient,) = torch.autograd.grad(chosen, variable, materialize_grads=True)
-        return delta[0].detach(), gradient.reshape(n_lm, *v.shape).transpose(0, 1)
+        with torch.no_grad():
+            elements = parameters["elements"]
+            blocks = split_channels(parameters["update_features"], self.channels, self.highest)
+            features = [block_to_electret(block, l) for l, block in enumerate(blocks)]
+            applied = self.embedding.applied(elements, features)
+            seen = self._gated(parameters, v, dim=2)
+            s = self.embedding.invariants(applied, seen, features)
+            delta, in_s = self.response.linearised(self.response.slopes(features, elements), s)
+            if "isotropic" in parameters:
+                delta = delta + isotropic_part(parameters["isotropic"], seen, self.max_l)
+            return self._gated(parameters, delta, dim=1), self._completed(parameters, _chained(in_s, applied))
 
     @property
     def charge_per_level(self) -> float:

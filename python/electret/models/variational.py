@@ -3,8 +3,8 @@ level. The stationarity dE/dp + mu = 0 is their equation, and dE/dQ = -mu."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
+from typing import Protocol
 
 import torch
 
@@ -15,17 +15,26 @@ from electret.scf.problem import LinearSolver, Problem, Residual, Systems
 from electret.scf.reference import ReferenceDensity
 from electret.scf.state import State
 
-__all__ = ["Variational", "VariationalProblem"]
+__all__ = ["LocalEnergy", "Variational", "VariationalProblem"]
 
-LocalEnergy = Callable[[Parameters, torch.Tensor], torch.Tensor]
-"""Energy of each atom `[n_atoms]` in eV of parameters and multipoles; convex in the multipoles."""
+
+class LocalEnergy(Protocol):
+    """eps_i(p_i), the energy of each atom in eV; convex in the multipoles. What the equations take of it."""
+
+    def local_gradient(self, parameters: Parameters, p: torch.Tensor) -> torch.Tensor:
+        """d eps/dp, `[n_atoms, n_lm]` eV/(e Å^l), in the graph of p and the parameters."""
+        ...
+
+    def local_hessian(self, parameters: Parameters, p: torch.Tensor) -> torch.Tensor:
+        """d² eps/dp², `[n_atoms, n_lm, n_lm]` eV/(e Å^l)²."""
+        ...
 
 
 class VariationalProblem:
     """d eps/dp + A p + potential of the field + mu = 0.
 
     Args:
-        local_energy: eps.
+        local: eps.
         parameters: its parameters.
         electrostatics: of the batch.
         systems: conditions.
@@ -38,7 +47,7 @@ class VariationalProblem:
 
     def __init__(
         self,
-        local_energy: LocalEnergy,
+        local: LocalEnergy,
         parameters: Parameters,
         electrostatics: Electrostatics,
         systems: Systems,
@@ -46,7 +55,7 @@ class VariationalProblem:
         quadratic: bool,
         linear_solver: str,
     ) -> None:
-        self.local_energy = local_energy
+        self.local = local
         self.parameters = parameters
         self.electrostatics = electrostatics
         self.systems = systems
@@ -54,43 +63,27 @@ class VariationalProblem:
         self.affine = quadratic
         self.linear_solver = linear_solver
         self._hessian: tuple[torch.Tensor, torch.Tensor] | None = None  # the last multipoles and theirs
+        self._factors: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None  # of that of each atom
 
     @cached_property
     def _field(self) -> torch.Tensor:
         return self.electrostatics.field_potential()
 
-    def gradient(self, p: torch.Tensor) -> torch.Tensor:
-        """d eps/dp, `[n_atoms, n_lm]`, in the graph of p and the parameters where gradients are enabled."""
-        wanted = torch.is_grad_enabled()
-        with torch.enable_grad():
-            variable = p if p.requires_grad else p.detach().requires_grad_()
-            energy = self.local_energy(self.parameters, variable).sum()
-            (gradient,) = torch.autograd.grad(energy, variable, create_graph=wanted)
-        return gradient
-
     def hessian(self, p: torch.Tensor) -> torch.Tensor:
         """d² eps/dp², `[n_atoms, n_lm, n_lm]`, without a graph."""
         if self._hessian is not None and (self.affine or self._hessian[0] is p):
             return self._hessian[1]
-        with torch.enable_grad():
-            variable = p.detach().requires_grad_()
-            parameters = {name: value.detach() for name, value in self.parameters.items()}
-            energy = self.local_energy(parameters, variable).sum()
-            (gradient,) = torch.autograd.grad(energy, variable, create_graph=True)
-            rows = [
-                torch.autograd.grad(
-                    gradient[:, k].sum(), variable, retain_graph=True, materialize_grads=True
-                )[0]
-                for k in range(p.shape[1])
-            ]
-        hessian = torch.stack(rows, dim=1)
+        with torch.no_grad():
+            hessian = self.local.local_hessian(self.parameters, p)
         self._hessian = (p, hessian)
         return hessian
 
     def residual(self, state: State) -> Residual:
         """dE/dp + mu in eV/(e Å^l), and the charge condition."""
         p = state.multipoles
-        residual = self.gradient(p) + self.potential(p) + self._field
+        residual = self.local.local_gradient(self.parameters, p) + self.potential(p)
+        if self.electrostatics.in_field:
+            residual = residual + self._field
         level = self.systems.at_atoms(state.fermi_level)[:, None]
         residual = torch.cat([residual[:, :1] + level, residual[:, 1:]], dim=1)
         return Residual(residual, self.systems.condition(state))
@@ -117,27 +110,45 @@ class VariationalProblem:
             self.electrostatics, "coulomb", left, right, column, constrained, self.linear_solver
         )
 
-    def _local_hessian(self, state: State) -> torch.Tensor:
-        return self.hessian(state.multipoles) + torch.diag_embed(self.electrostatics.self_interaction())
+    def _local_solve(self, state: State, right: torch.Tensor) -> torch.Tensor:
+        """(C_i + A_ii)^-1 of `[n_atoms, n_lm]`; factors are kept for as long as the Hessian is the same."""
+        hessian = self.hessian(state.multipoles)
+        if self._factors is None or self._factors[0] is not hessian:
+            local = hessian + torch.diag_embed(self._self_interaction)
+            self._factors = hessian, *torch.linalg.lu_factor(local)
+        _, lu, pivots = self._factors
+        return torch.linalg.lu_solve(lu, pivots, right[:, :, None]).squeeze(2)
+
+    @cached_property
+    def _self_interaction(self) -> torch.Tensor:
+        return self.electrostatics.self_interaction()
 
     def local_step(self, state: State, residual: Residual) -> torch.Tensor:
         """-(C_i + A_ii)^-1 R_i."""
-        return -torch.linalg.solve(self._local_hessian(state), residual.multipoles)
+        return -self._local_solve(state, residual.multipoles)
 
     def local_response(self, state: State) -> torch.Tensor:
         """-(C_i + A_ii)^-1 of a constant potential."""
         constant = torch.zeros_like(state.multipoles)
         constant[:, 0] = 1.0
-        return -torch.linalg.solve(self._local_hessian(state), constant)
+        return -self._local_solve(state, constant)
 
 
 class Variational(SelfConsistent):
-    """Base of `qeq` and `energy_functional`: subclasses give the local energy."""
+    """Base of `qeq` and `energy_functional`: subclasses give the local energy and its derivatives."""
 
     variational = True
 
     def local_energy(self, parameters: Parameters, p: torch.Tensor) -> torch.Tensor:
         """eps_i(p_i) `[n_atoms]` in eV, strictly convex in p_i."""
+        raise NotImplementedError
+
+    def local_gradient(self, parameters: Parameters, p: torch.Tensor) -> torch.Tensor:
+        """See `LocalEnergy`."""
+        raise NotImplementedError
+
+    def local_hessian(self, parameters: Parameters, p: torch.Tensor) -> torch.Tensor:
+        """See `LocalEnergy`."""
         raise NotImplementedError
 
     @property
@@ -156,7 +167,7 @@ class Variational(SelfConsistent):
         """Stationarity of the energy."""
         potential = electrostatics.cached_potential if cached else electrostatics.potential
         return VariationalProblem(
-            self.local_energy,
+            self,
             parameters,
             electrostatics,
             systems,
