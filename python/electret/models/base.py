@@ -254,7 +254,7 @@ class Model(torch.nn.Module):
             leaves = [positions] if forces else []
             if strain is not None:
                 leaves.append(strain)
-            gradients = []
+            gradients: list[torch.Tensor] = []
             if leaves:
                 objective = result.get("grand_potential", result["energy"]).sum()
                 gradients += torch.autograd.grad(

@@ -171,7 +171,9 @@ class _Response(torch.nn.Module):
         outputs = s.flatten(start_dim=1)
         if self.kind == "none":
             return (through @ outputs[:, :, None]).squeeze(2), slopes
-        first, _, last = self.mlp
+        first, last = self.mlp[0], self.mlp[2]
+        assert isinstance(first, torch.nn.Linear)
+        assert isinstance(last, torch.nn.Linear)
         hidden = first(outputs)
         sigmoid = torch.sigmoid(hidden)
         slope = sigmoid * (1.0 + hidden * (1.0 - sigmoid))  # of silu
