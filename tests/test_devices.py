@@ -10,7 +10,8 @@ import electret
 from random_systems import BOUNDARIES, random_system, relative
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-from electret import device_plans  # noqa: E402
+from electret import device_geometry, device_plans  # noqa: E402
+from electret.device_geometry import DeviceGeometry  # noqa: E402
 from electret.device_plans import Recent, rounded_up  # noqa: E402
 from electret.scf import device_jacobian  # noqa: E402
 from electret.torch import coulomb_energy, features  # noqa: E402
@@ -181,6 +182,92 @@ def test_dense_and_large_systems_of_a_batch_are_solved_together(device, operator
         assert there[2].tolist() == [0, 0]
         assert relative(there[0], here[0]) < 1e-9
         assert relative(there[1], here[1]) < 1e-9
+
+
+def crystal(n: int = 4, spacing: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of a shaken lattice of n³ atoms and its sheared cell, Å."""
+    lattice = np.stack(np.meshgrid(*[np.arange(n)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    shaken = spacing * (lattice + np.random.default_rng(3).normal(scale=0.1, size=lattice.shape))
+    return shaken, spacing * n * np.array([[1.0, 0.03, 0.0], [-0.06, 1.0, 0.02], [0.02, 0.04, 1.0]])
+
+
+def test_the_longest_waves_are_all_that_wide_gaussians_have(device):
+    place = devices.torch_device(device)
+    positions, cell = crystal()
+    two = {  # the second system is a slab, which has none
+        "positions": np.concatenate([positions, positions]),
+        "sigma": np.full(128, 4.5),
+        "widths": np.array([3.5, 4.0]),
+        "cell": np.stack([cell, cell]),
+        "pbc": np.array([[True] * 3, [True, True, False]]),
+        "batch": np.repeat([0, 1], 64),
+    }
+    tensors = {name: torch.tensor(value, device=place) for name, value in two.items()}
+    geometry = DeviceGeometry(**tensors, max_l=1, features_max_l=2, features_self_interaction=True)
+    for waves, blocks in (
+        (geometry.coulomb_waves, geometry.coulomb_blocks),
+        (geometry.features_waves, geometry.features_blocks),
+    ):
+        received, sent = (part[:64].flatten(0, 1) for part in (waves.received, waves.sent))
+        assert relative(received @ sent.T, blocks[0]) < 1e-6
+        assert waves.sent[64:].abs().max() == 0.0
+        assert waves.received[64:].abs().max() == 0.0
+
+
+@pytest.mark.parametrize("operator", ["coulomb", "features"])
+def test_long_waves_save_products(device, operator, monkeypatch):
+    """A crystal that polarises and in which charge flows."""
+    positions, cell = crystal()
+    response = np.diag([0.02, 0.01, 0.01, 0.01]) if operator == "features" else np.diag([0.3, 0.1, 0.1, 0.1])
+    left = np.tile(np.linalg.inv(response) if operator == "coulomb" else np.eye(4), (64, 1, 1))
+    right = None if operator == "coulomb" else np.tile(np.hstack([response, 0 * response]), (64, 1, 1))
+    rng = np.random.default_rng(5)
+    rhs = rng.normal(size=(64, 4))
+
+    def solutions(place: str):
+        geometry = electret.Geometry(positions, 1.0, (1.5, 3.0), max_l=1, cell=cell, pbc=True, device=place)
+        jacobian = electret.Jacobian(
+            geometry, operator, left, right, constrained=np.array([True]), method="krylov", tolerance=1e-10
+        )
+        return [jacobian.solve(rhs, [0.3], transpose)[0] for transpose in (False, True)]
+
+    products: list[int] = []
+    names = ("potential",) if operator == "coulomb" else ("features", "features_transpose")
+    for name in names:
+        original = getattr(DeviceGeometry, name)
+        counted = lambda self, p, original=original: products.append(1) or original(self, p)  # noqa: E731
+        monkeypatch.setattr(DeviceGeometry, name, counted)
+    with_waves = solutions(device)
+    used = len(products)
+    products.clear()
+    monkeypatch.setattr(device_geometry, "find_waves", lambda *arguments: None)
+    without = solutions(device)
+    assert used <= 0.7 * len(products)
+    for one, other, here in zip(with_waves, without, solutions("cpu"), strict=True):
+        assert relative(one, here) < 1e-8
+        assert relative(other, here) < 1e-8
+
+
+def test_waves_that_mislead_are_done_without(device, monkeypatch):
+    """A preconditioner with which iterations do not converge costs time, not the solution."""
+    positions, cell = crystal()
+    rhs = np.random.default_rng(5).normal(size=(64, 4))
+    left = np.tile(3.0 * np.eye(4), (64, 1, 1))
+
+    def solution(place: str):
+        geometry = electret.Geometry(positions, 1.0, max_l=1, cell=cell, pbc=True, device=place)
+        jacobian = electret.Jacobian(geometry, "coulomb", left, method="krylov", tolerance=1e-10)
+        return jacobian.solve(rhs, [0.0])
+
+    def misleading(*arguments):
+        found = original(*arguments)
+        return found._replace(sent=found.sent * torch.nan)
+
+    original = device_geometry.find_waves
+    monkeypatch.setattr(device_geometry, "find_waves", misleading)
+    there, here = solution(device), solution("cpu")
+    assert there[2].tolist() == [0]
+    assert relative(there[0], here[0]) < 1e-8
 
 
 def test_no_atoms_and_no_gradients(device):

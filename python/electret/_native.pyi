@@ -29,8 +29,10 @@ __all__ = [
     "features",
     "features_gradient",
     "features_tangent",
+    "longest_waves",
     "neighbor_list",
     "potential",
+    "receiver_factors",
 ]
 
 __version__: str
@@ -274,6 +276,10 @@ def charge_equilibration(
     NDArray[np.float64],
     NDArray[np.float64],
 ]: ...
+def longest_waves(
+    cell: NDArray[np.float64], unknowns: int, max_l: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+def receiver_factors(widths: NDArray[np.float64], max_l: int, normalization: str) -> NDArray[np.float64]: ...
 
 @final
 class Geometry:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from electret import _native
 from electret.device_plans import Request, find_plan, place_of
+from electret.device_waves import Waves, find_waves
 from electret.geometry import Geometry
 
 __all__ = ["DeviceGeometry", "Layout"]
@@ -189,6 +190,29 @@ class DeviceGeometry:
     def features_blocks(self) -> Tensor:
         """B of every system, `[n_systems, largest * n_rows, largest * n_lm]`; zero where there is no atom."""
         return self._blocks(features=True)
+
+    @cached_property
+    def coulomb_waves(self) -> Waves | None:
+        """The longest waves of A; None without systems that are periodic along every axis."""
+        return self._waves(None)
+
+    @cached_property
+    def features_waves(self) -> Waves | None:
+        """The same of B."""
+        assert self.widths is not None
+        return self._waves((self.widths, self.features_max_l, self._features.normalization))
+
+    def _waves(self, receivers: tuple[Tensor, int, str] | None) -> Waves | None:
+        return find_waves(
+            self.positions,
+            self.sigma,
+            self.cell,
+            self.pbc,
+            self.batch,
+            self.layout.sizes,
+            self.max_l,
+            receivers,
+        )
 
     @property
     def methods(self) -> list[tuple[str, str | None]]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from electret._native import InputError
-from electret.device_geometry import DeviceGeometry
+from electret.device_geometry import DeviceGeometry, Layout
+from electret.device_waves import Waves
 from electret.response import Jacobian
 from electret.scf.krylov import gmres
 from electret.scf.problem import Systems
@@ -331,7 +332,8 @@ def _dominant(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _Krylov:
-    """GMRES with the inverse of [[L, c], [1_q^T, 0]] as preconditioner."""
+    """GMRES with the inverse of [[L + R W, c], [1_q^T, 0]] as preconditioner, W the longest waves of M; where
+    that does not converge, once more without them."""
 
     def __init__(
         self, geometry: DeviceGeometry, operator: str, blocks: _Blocks, max_iterations: int | None
@@ -339,12 +341,24 @@ class _Krylov:
         self.geometry, self.operator, self.blocks = geometry, operator, blocks
         self.max_iterations = max_iterations
         self.systems = _systems(geometry, blocks.constrained)
-        self._preconditioners: dict[bool, _Preconditioner] = {}
+        self._preconditioners: dict[tuple[bool, bool], _Preconditioner] = {}
 
     def solve(self, b: Tensor, s: Tensor, transpose: bool, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
         """x, y, solved."""
-        if transpose not in self._preconditioners:
-            self._preconditioners[transpose] = _Preconditioner(self.blocks, self.systems, transpose)
+        x, y, solved = self._iterate(b, s, transpose, tolerance, with_waves=self._waves is not None)
+        if self._waves is None or bool(solved.all()):
+            return x, y, solved
+        others = self._iterate(b, s, transpose, tolerance, with_waves=False)
+        x = torch.where(self.systems.at_atoms(solved)[:, None], x, others[0])
+        return x, torch.where(solved, y, others[1]), solved | others[2]
+
+    def _iterate(
+        self, b: Tensor, s: Tensor, transpose: bool, tolerance: float, with_waves: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        key = transpose, with_waves
+        if key not in self._preconditioners:
+            waves = self._waves if with_waves else None
+            self._preconditioners[key] = _Preconditioner(self.blocks, waves, self.systems, transpose)
         return gmres(
             lambda x, y: self.product(x, y, transpose),
             b,
@@ -352,9 +366,15 @@ class _Krylov:
             self.systems,
             tolerance,
             self.max_iterations,
-            precondition=self._preconditioners[transpose],
+            precondition=self._preconditioners[key],
             restart=RESTART,
         )
+
+    @cached_property
+    def _waves(self) -> _LongWaves | None:
+        geometry = self.geometry
+        waves = geometry.coulomb_waves if self.operator == "coulomb" else geometry.features_waves
+        return None if waves is None else _LongWaves(self.blocks, waves, geometry.layout, self.systems)
 
     def product(self, x: Tensor, y: Tensor, transpose: bool) -> tuple[Tensor, Tensor]:
         """K (x, y), or Kᵀ (x, y), without c where the Fermi level is constant."""
@@ -389,30 +409,76 @@ class _Krylov:
         return self.geometry.features_transpose(g.reshape(len(g), len(self.geometry.widths), -1))
 
 
-class _Preconditioner:
-    """K without R M, inverted block by block."""
+class _LongWaves:
+    """P = L + R Ψ Φᵀ of the longest waves of M, by the formula of Woodbury; as the native layer's
+    `long_waves.rs`, which tells the source."""
 
-    def __init__(self, blocks: _Blocks, systems: Systems, transpose: bool) -> None:
-        left, _, column, constrained = blocks
-        self.systems, self.inverse = systems, None
-        if left is not None:
-            inverse, failed = torch.linalg.inv_ex(left)
-            good = (failed == 0) & torch.isfinite(inverse).all(dim=2).all(dim=1)
-            # a block that cannot be inverted is left out
-            identity = torch.eye(left.shape[1], dtype=left.dtype, device=left.device)
-            inverse = torch.where(good[:, None, None], inverse, identity)
-            self.inverse = inverse.transpose(1, 2) if transpose else inverse
+    def __init__(self, blocks: _Blocks, waves: Waves, layout: Layout, systems: Systems) -> None:
+        self.systems, self.sent = systems, waves.sent  # Φ
+        answers = waves.received if blocks.right is None else blocks.right @ waves.received
+        inverse = _inverse(blocks)
+        # U = L⁻¹ R Ψ, [n_atoms, n_lm, n_waves]
+        self.answers = answers if inverse is None else inverse @ answers
+        sent, answers = (layout.pad(one).flatten(1, 2) for one in (self.sent, self.answers))
+        identity = torch.eye(sent.shape[2], dtype=sent.dtype, device=sent.device)
+        matrix = identity + sent.transpose(1, 2) @ answers  # [n_systems, n_waves, n_waves]
+        # one that is not finite must not stop the others
+        good = torch.isfinite(matrix).all(dim=2).all(dim=1)
+        lu, pivots, _ = torch.linalg.lu_factor_ex(torch.where(good[:, None, None], matrix, identity))
+        self._factors = lu, pivots
+
+    def after(self, z: Tensor) -> Tensor:
+        """P⁻¹ v of z = L⁻¹ v."""
+        return z - self._across(self.sent, self.answers, z, False)
+
+    def before(self, v: Tensor) -> Tensor:
+        """Of which L⁻ᵀ is P⁻ᵀ v."""
+        return v - self._across(self.answers, self.sent, v, True)
+
+    def _across(self, along: Tensor, back: Tensor, x: Tensor, transpose: bool) -> Tensor:
+        products = self.systems.sum(torch.einsum("alw,al->aw", along, x))  # [n_systems, n_waves]
+        weights = torch.linalg.lu_solve(*self._factors, products[:, :, None], adjoint=transpose)[:, :, 0]
+        return torch.einsum("alw,aw->al", back, weights[self.systems.batch])
+
+
+def _inverse(blocks: _Blocks) -> Tensor | None:
+    """L⁻¹ `[n_atoms, n_lm, n_lm]`; None is the identity."""
+    left = blocks.left
+    if left is None:
+        return None
+    inverse, failed = torch.linalg.inv_ex(left)
+    good = (failed == 0) & torch.isfinite(inverse).all(dim=2).all(dim=1)
+    # a block that cannot be inverted is left out
+    identity = torch.eye(left.shape[1], dtype=left.dtype, device=left.device)
+    return torch.where(good[:, None, None], inverse, identity)
+
+
+class _Preconditioner:
+    """K with the longest waves of M alone, or without any, inverted."""
+
+    def __init__(self, blocks: _Blocks, waves: _LongWaves | None, systems: Systems, transpose: bool) -> None:
+        self.waves, self.systems, self.transpose = waves, systems, transpose
+        inverse = _inverse(blocks)
+        self.inverse = inverse.transpose(1, 2) if inverse is not None and transpose else inverse
+        column, constrained = blocks.column, blocks.constrained
         charges = torch.zeros_like(column)
         charges[:, 0] = 1.0
         border, self.row = (charges, column) if transpose else (column, charges)
-        self.column = border if self.inverse is None else _times(self.inverse, border)
+        self.column = self._inner(border)
         products = self.row * self.column
         schur = systems.sum(products.sum(dim=1))
         self.usable = constrained & (schur.abs() > 1e-8 * systems.sum(products.abs().sum(dim=1)))
         self.schur = torch.where(self.usable, schur, 1.0)
 
+    def _inner(self, x: Tensor) -> Tensor:
+        """P⁻¹ x, without the border."""
+        if self.waves is not None and self.transpose:
+            x = self.waves.before(x)
+        x = x if self.inverse is None else _times(self.inverse, x)
+        return self.waves.after(x) if self.waves is not None and not self.transpose else x
+
     def __call__(self, b: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        x = b if self.inverse is None else _times(self.inverse, b)
+        x = self._inner(b)
         level = (self.systems.sum((self.row * x).sum(dim=1)) - s) / self.schur
         y = torch.where(self.usable, level, s)
         x = x - self.column * torch.where(self.usable, level, 0.0)[self.systems.batch][:, None]

@@ -137,13 +137,13 @@ impl Normalization {
 }
 
 /// Checks degree and widths.
-pub(crate) fn check_receivers(receivers: &Receivers) -> Result<()> {
+pub fn check_receivers(receivers: &Receivers) -> Result<()> {
     check_max_l("features max_l", receivers.max_l)?;
     check_widths("widths", receivers.widths)
 }
 
 /// Factors of one atom's features, `[width][lm]`.
-pub(crate) fn receiver_factors(receivers: &Receivers) -> Vec<f64> {
+pub fn receiver_factors(receivers: &Receivers) -> Vec<f64> {
     let n_lm = count(receivers.max_l);
     let mut out = Vec::with_capacity(receivers.widths.len() * n_lm);
     for &width in receivers.widths {

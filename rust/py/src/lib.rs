@@ -41,6 +41,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<neighbors::NeighborList>()?;
     module.add_class::<response::Jacobian>()?;
     module.add_function(wrap_pyfunction!(response::charge_equilibration, module)?)?;
+    module.add_function(wrap_pyfunction!(response::longest_waves, module)?)?;
+    module.add_function(wrap_pyfunction!(response::receiver_factors, module)?)?;
     module.add_function(wrap_pyfunction!(neighbors::neighbor_list, module)?)?;
     Ok(())
 }

@@ -1,11 +1,15 @@
 //! Binding of `electret_core::response`.
 
 use crate::arrays::{Flags, Floats, Integers, contiguous, detached, slice};
-use crate::electrostatics::{Raw, options, two, vectors};
+use crate::electrostatics::{Raw, options, receivers, two, vectors};
 use crate::errors::to_python;
 use crate::geometry::Geometry;
+use electret_core::Error;
+use electret_core::batch::{check_receivers, receiver_factors as receiver_factors_of};
+use electret_core::ewald::longest_waves as longest_waves_of;
+use electret_core::harmonics::count;
 use electret_core::response::{self, Blocks, Elements, Reservoir, Settings, Solution};
-use numpy::{IntoPyArray, PyArray1, PyArray2};
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
 /// x, y and the status of each system.
@@ -21,6 +25,9 @@ type EigenArrays<'py> = (
     Bound<'py, PyArray2<f64>>,
     Bound<'py, PyArray2<f64>>,
 );
+
+/// Vectors `[n_waves, 3]` and factors `[n_waves, n_lm]`.
+type WaveArrays<'py> = (Bound<'py, PyArray2<f64>>, Bound<'py, PyArray2<f64>>);
 
 /// Jacobians of a batch over one geometry.
 #[pyclass(frozen, module = "electret._native")]
@@ -190,4 +197,43 @@ pub fn charge_equilibration<'py>(
         vectors(py, out.positions)?,
         vectors(py, out.dipole)?,
     ))
+}
+
+/// The waves that preconditioners of a system with so many unknowns know: k-vectors `[n_waves, 3]` and factors of unit
+/// multipoles `[n_waves, n_lm]`.
+#[pyfunction]
+pub fn longest_waves<'py>(
+    py: Python<'py>,
+    cell: Floats<'py>,
+    unknowns: usize,
+    max_l: usize,
+) -> PyResult<WaveArrays<'py>> {
+    let rows: &[f64; 9] = contiguous(py, "cell", &cell)?.try_into().map_err(|_| {
+        let error = Error::Shape {
+            array: "cell",
+            found: format!("{:?}", cell.shape()),
+            expected: "[3, 3]".into(),
+        };
+        to_python(py, &error)
+    })?;
+    let cell: [[f64; 3]; 3] = std::array::from_fn(|a| std::array::from_fn(|b| rows[3 * a + b]));
+    let limit = response::most_waves(unknowns);
+    let (waves, factors) = detached(py, || longest_waves_of(&cell, limit, max_l))?;
+    Ok((vectors(py, waves)?, two(py, factors, count(max_l))?))
+}
+
+/// Factors of the features of an atom in a normalisation, `[n_widths * n_lm]`.
+#[pyfunction]
+pub fn receiver_factors<'py>(
+    py: Python<'py>,
+    widths: Floats<'py>,
+    max_l: usize,
+    normalization: &str,
+) -> PyResult<Bound<'py, PyArray1<f64>>> {
+    let receivers = receivers(py, &widths, max_l, normalization)?;
+    let factors = detached(py, || {
+        check_receivers(&receivers)?;
+        Ok(receiver_factors_of(&receivers))
+    })?;
+    Ok(factors.into_pyarray(py))
 }

@@ -21,7 +21,7 @@ mod waves;
 pub use corrections::Correction;
 pub use density::{Density, Gradient, Want};
 pub use plan::{Method, Options, Plan, Purpose};
-pub use waves::Waves;
+pub use waves::{Waves, longest_waves};
 
 use crate::error::{Error, Result, check_finite};
 use crate::lattice::{Lattice, check_cell, dimensions, periodic_measure};

@@ -3,12 +3,14 @@
 //! The part of U(p, q) at small k is what atoms far apart feel of each other together. It is known without a sum over
 //! all k-vectors, which makes it the part to build approximate inverses from.
 
+use super::density::check_max_l;
 use super::reciprocal::lm_factor;
 use super::{Density, Prepared};
+use crate::error::{Result, check_finite};
 use crate::harmonics::{count, degree, solid_harmonics};
-use crate::lattice::Lattice;
+use crate::lattice::{Lattice, check_cell};
 use crate::units::COULOMB_CONSTANT;
-use crate::vector::{Vector, add_scaled, dot, norm, zero_vector};
+use crate::vector::{Matrix, Vector, add_scaled, dot, norm, zero_vector};
 use std::f64::consts::PI;
 
 /// U(p, q) ≈ Σ_mode (p · source_mode)(q · receiver_mode).
@@ -58,6 +60,25 @@ impl Prepared<f64> {
     }
 }
 
+/// The longest waves of a cell periodic along every axis, at most `limit` pairs ±k: their vectors (1/Å), and for each
+/// wave and unit multipole √w(k) C_lm(k) / (2l-1)!! with the sign of parity, `[mode][lm]`, the charge's at K in eV Å.
+///
+/// # Errors
+/// A cell that is not finite or singular.
+pub fn longest_waves(
+    cell: &Matrix<f64>,
+    limit: usize,
+    max_l: usize,
+) -> Result<(Vec<Vector<f64>>, Vec<f64>)> {
+    check_finite("cell", cell.as_flattened())?;
+    check_cell(cell, [true; 3], 0)?;
+    check_max_l("max_l", max_l)?;
+    let lattice = Lattice::new(cell, [true; 3], 0.0);
+    let modes = longest(&lattice, limit);
+    let factors = factors(&lattice, &modes, max_l);
+    Ok((modes.iter().map(|mode| mode.k).collect(), factors))
+}
+
 /// A k-vector n1 b1 + n2 b2 + n3 b3.
 struct Mode {
     n: [i32; 3],
@@ -100,29 +121,25 @@ fn longest(lattice: &Lattice<f64>, limit: usize) -> Vec<Mode> {
     out
 }
 
+/// √w(k) times what stands before the phases of each unit multipole, `[mode][lm]`.
+fn factors(lattice: &Lattice<f64>, modes: &[Mode], max_l: usize) -> Vec<f64> {
+    let mut harmonics = vec![0.0; count(max_l)];
+    let mut out = Vec::with_capacity(modes.len() * harmonics.len());
+    for mode in modes {
+        let [x, y, z] = mode.k;
+        solid_harmonics(x, y, z, max_l, &mut harmonics);
+        // each pair ±k is counted once, hence 2 · 4π
+        let weight = (COULOMB_CONSTANT * 8.0 * PI / (lattice.volume * mode.square)).sqrt();
+        let scaled = harmonics.iter().enumerate();
+        out.extend(scaled.map(|(lm, harmonic)| weight * lm_factor(lm) * harmonic));
+    }
+    out
+}
+
 /// √w(k) times real and imaginary part of the structure factor of each unit multipole, `[site][channel][lm][mode]`.
 fn amplitudes(density: &Density<f64>, lattice: &Lattice<f64>, modes: &[Mode]) -> Vec<f64> {
     let n_lm = count(density.max_l);
-    let mut harmonics = vec![0.0; n_lm];
-    // `[mode][lm]`
-    let factors: Vec<f64> = modes
-        .iter()
-        .flat_map(|mode| {
-            solid_harmonics(
-                mode.k[0],
-                mode.k[1],
-                mode.k[2],
-                density.max_l,
-                &mut harmonics,
-            );
-            // each pair ±k is counted once, hence 2 · 4π
-            let weight = (COULOMB_CONSTANT * 8.0 * PI / (lattice.volume * mode.square)).sqrt();
-            let scaled: Vec<f64> = (0..n_lm)
-                .map(|lm| weight * lm_factor(lm) * harmonics[lm])
-                .collect();
-            scaled
-        })
-        .collect();
+    let factors = factors(lattice, modes, density.max_l);
     let largest = (0..3)
         .map(|axis| modes.iter().map(|mode| mode.n[axis].unsigned_abs()).max())
         .map(|n| n.unwrap_or(0) as usize);

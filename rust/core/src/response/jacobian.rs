@@ -5,7 +5,7 @@
 use super::dense::{Factors, Singular, add_scaled, dot, multiply, multiply_transpose};
 use super::eigen::{self, Eigenpair};
 use super::krylov::{self, Limits};
-use super::long_waves::{LongWaves, MOST_WAVES, UNKNOWNS_PER_WAVE};
+use super::long_waves::{LongWaves, most_waves};
 use super::operator::{Operator, check_operator};
 use super::system::{Approximation, System, charges};
 use crate::error::{Error, Result, check_finite};
@@ -370,7 +370,7 @@ impl Jacobian {
         }
         // Outside the lock, as the factors are.
         let inverses = system.inverses();
-        let limit = MOST_WAVES.min(system.n_atoms * system.n_lm / UNKNOWNS_PER_WAVE);
+        let limit = most_waves(system.n_atoms * system.n_lm);
         let waves = self.operator.waves(&self.geometry, system.index, limit);
         let waves = waves.and_then(|waves| LongWaves::new(system, waves, inverses.as_ref()));
         let made = Approximation { inverses, waves };

@@ -10,11 +10,11 @@ use crate::ewald::Waves;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
-/// Pairs ±k at most. At a residual of 1e-10 water of 192 atoms takes 6 products in place of 16, of 768 atoms 10 in place
+/// Pairs ±k at most that a system of so many unknowns takes. At a residual of 1e-10 water of 192 atoms takes 6 products in place of 16, of 768 atoms 10 in place
 /// of 17 (23 with the transpose); making them costs as much as two products.
-pub const MOST_WAVES: usize = 40;
-/// Unknowns for each pair ±k at least.
-pub const UNKNOWNS_PER_WAVE: usize = 16;
+pub fn most_waves(unknowns: usize) -> usize {
+    (unknowns / 16).min(40)
+}
 
 /// What takes P⁻¹ from L⁻¹.
 pub struct LongWaves {

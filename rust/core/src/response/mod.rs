@@ -15,4 +15,5 @@ mod system;
 
 pub use equilibration::{Elements, Equilibrium, Reservoir, equilibrate};
 pub use jacobian::{Blocks, Eigenpairs, Jacobian, Method, Settings, Solution, Status};
+pub use long_waves::most_waves;
 pub use operator::Operator;
