@@ -42,7 +42,7 @@ pub const CPU: Rates = Rates {
     phase: 0.25,
     mode: [40.0, 400.0, 40.0, 15.0],
     pair: [8.0, 12.0],
-    product: 2.4,
+    product: 1.8,
     listed: 25.0,
     butterfly: 0.3,
     point: 6.0,
@@ -70,6 +70,9 @@ pub const GPU: Rates = Rates {
     real_tasks: 50_000.0,
     mesh_tasks: 80_000.0,
 };
+
+/// Potentials that share one set-up: between one evaluation alone and the twenty in which a density converges.
+const SHARED: f64 = 5.0;
 
 /// (sites, degrees) of each pass from sites to modes or back: derivatives up to the degree, and one for gradients.
 fn passes(extent: &Extent) -> Vec<(usize, usize)> {
@@ -110,7 +113,7 @@ pub fn reciprocal(extent: &Extent, pbc: [bool; 3], modes: f64) -> f64 {
     let terms: usize = passes(extent).into_iter().map(|(sites, n)| sites * n).sum();
     let mode = match extent.purpose {
         // The kernel serves many evaluations.
-        Purpose::Potentials => 0.0,
+        Purpose::Potentials => extent.rates.mode[dimensions(pbc)] / SHARED,
         Purpose::Energies | Purpose::Forms => extent.rates.mode[dimensions(pbc)],
     };
     extent.rates.sum_tasks + modes * (mode + extent.rates.phase * terms as f64)
@@ -144,7 +147,7 @@ pub fn mesh(extent: &Extent, size: Size) -> f64 {
         Purpose::Energies => (2 * sources, extent.rates.point),
         Purpose::Forms => (2 * (sources + receivers), extent.rates.point),
         // The influence function serves many evaluations.
-        Purpose::Potentials => (sources + receivers, 0.0),
+        Purpose::Potentials => (sources + receivers, extent.rates.point / SHARED),
     };
     let rows = (size.order * size.order * size.order.div_ceil(LANES)) as f64;
     let sites: f64 = passes(extent)

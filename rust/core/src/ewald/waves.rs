@@ -8,20 +8,21 @@ use super::reciprocal::lm_factor;
 use super::{Density, Prepared};
 use crate::error::{Result, check_finite};
 use crate::harmonics::{count, degree, solid_harmonics};
+use crate::kept::Kept;
 use crate::lattice::{Lattice, check_cell};
 use crate::units::COULOMB_CONSTANT;
 use crate::vector::{Matrix, Vector, add_scaled, dot, norm, zero_vector};
+use rayon::prelude::*;
 use std::f64::consts::PI;
 
 /// U(p, q) ≈ Σ_mode (p · source_mode)(q · receiver_mode).
-#[derive(Clone, Debug)]
 pub struct Waves {
     /// Two for each pair ±k.
     pub n_modes: usize,
     /// `[site][channel][lm][mode]`.
-    pub source: Vec<f64>,
+    pub source: Kept<f64>,
     /// The same of the receivers; empty where the sources receive.
-    pub receiver: Vec<f64>,
+    pub receiver: Kept<f64>,
 }
 
 impl Waves {
@@ -55,7 +56,7 @@ impl Prepared<f64> {
         Some(Waves {
             n_modes: 2 * vectors.len(),
             source: amplitudes(source, &lattice, &vectors),
-            receiver: receiver.map_or_else(Vec::new, |r| amplitudes(r, &lattice, &vectors)),
+            receiver: receiver.map_or_else(|| Kept::take(0), |r| amplitudes(r, &lattice, &vectors)),
         })
     }
 }
@@ -137,7 +138,7 @@ fn factors(lattice: &Lattice<f64>, modes: &[Mode], max_l: usize) -> Vec<f64> {
 }
 
 /// √w(k) times real and imaginary part of the structure factor of each unit multipole, `[site][channel][lm][mode]`.
-fn amplitudes(density: &Density<f64>, lattice: &Lattice<f64>, modes: &[Mode]) -> Vec<f64> {
+fn amplitudes(density: &Density<f64>, lattice: &Lattice<f64>, modes: &[Mode]) -> Kept<f64> {
     let n_lm = count(density.max_l);
     let factors = factors(lattice, modes, density.max_l);
     let largest = (0..3)
@@ -145,38 +146,41 @@ fn amplitudes(density: &Density<f64>, lattice: &Lattice<f64>, modes: &[Mode]) ->
         .map(|n| n.unwrap_or(0) as usize);
     let largest: Vec<usize> = largest.collect();
     let n_modes = 2 * modes.len();
-    let mut out = vec![0.0; density.n_sites() * density.n_channels * n_lm * n_modes];
+    let mut out = Kept::take(density.n_sites() * density.n_channels * n_lm * n_modes);
     let per_site = density.n_channels * n_lm * n_modes;
-    for (site, out) in out.chunks_exact_mut(per_site).enumerate() {
-        let powers: [Vec<[f64; 2]>; 3] = std::array::from_fn(|axis| {
-            let angle = dot(&lattice.reciprocal[axis], &density.positions[site]);
-            powers([angle.cos(), angle.sin()], largest[axis])
-        });
-        for (which, mode) in modes.iter().enumerate() {
-            let mut phase = [1.0, 0.0];
-            for axis in 0..3 {
-                let [re, im] = powers[axis][mode.n[axis].unsigned_abs() as usize];
-                let sign = f64::from(mode.n[axis].signum());
-                phase = multiply(phase, [re, if sign < 0.0 { -im } else { im }]);
-            }
-            let [cos, sin] = phase;
-            for channel in 0..density.n_channels {
-                let decay = (-0.5 * mode.square * density.width(site, channel).powi(2)).exp();
-                for lm in 0..n_lm {
-                    let amplitude = decay * factors[which * n_lm + lm];
-                    // e^{-iθ}, or i e^{-iθ} of odd degrees
-                    let [re, im] = if degree(lm).is_multiple_of(2) {
-                        [cos, -sin]
-                    } else {
-                        [sin, cos]
-                    };
-                    let place = (channel * n_lm + lm) * n_modes + 2 * which;
-                    out[place] = amplitude * re;
-                    out[place + 1] = amplitude * im;
+    out.par_chunks_exact_mut(per_site)
+        .with_min_len(16)
+        .enumerate()
+        .for_each(|(site, out)| {
+            let powers: [Vec<[f64; 2]>; 3] = std::array::from_fn(|axis| {
+                let angle = dot(&lattice.reciprocal[axis], &density.positions[site]);
+                powers([angle.cos(), angle.sin()], largest[axis])
+            });
+            for (which, mode) in modes.iter().enumerate() {
+                let mut phase = [1.0, 0.0];
+                for axis in 0..3 {
+                    let [re, im] = powers[axis][mode.n[axis].unsigned_abs() as usize];
+                    let sign = f64::from(mode.n[axis].signum());
+                    phase = multiply(phase, [re, if sign < 0.0 { -im } else { im }]);
+                }
+                let [cos, sin] = phase;
+                for channel in 0..density.n_channels {
+                    let decay = (-0.5 * mode.square * density.width(site, channel).powi(2)).exp();
+                    for lm in 0..n_lm {
+                        let amplitude = decay * factors[which * n_lm + lm];
+                        // e^{-iθ}, or i e^{-iθ} of odd degrees
+                        let [re, im] = if degree(lm).is_multiple_of(2) {
+                            [cos, -sin]
+                        } else {
+                            [sin, cos]
+                        };
+                        let place = (channel * n_lm + lm) * n_modes + 2 * which;
+                        out[place] = amplitude * re;
+                        out[place + 1] = amplitude * im;
+                    }
                 }
             }
-        }
-    }
+        });
     out
 }
 

@@ -61,8 +61,28 @@ pub fn multiply(matrix: &[f64], x: &[f64]) -> Vec<f64> {
 
 /// Mᵀ g of a matrix with `n_columns`, given by rows.
 pub fn multiply_transpose(matrix: &[f64], n_columns: usize, g: &[f64]) -> Vec<f64> {
-    let mut out = vec![0.0; n_columns];
     let width = 256;
+    let height = 2048;
+    if n_columns <= width && g.len() > height {
+        // Rows in parts of fixed size, so that the order of sums does not depend on the threads.
+        let parts: Vec<Vec<f64>> = matrix
+            .par_chunks(height * n_columns)
+            .zip(g.par_chunks(height))
+            .map(|(rows, g)| {
+                let mut sum = vec![0.0; n_columns];
+                for (row, &factor) in rows.chunks_exact(n_columns).zip(g) {
+                    add_scaled(&mut sum, row, factor);
+                }
+                sum
+            })
+            .collect();
+        let mut out = vec![0.0; n_columns];
+        for part in &parts {
+            add_scaled(&mut out, part, 1.0);
+        }
+        return out;
+    }
+    let mut out = vec![0.0; n_columns];
     out.par_chunks_mut(width)
         .enumerate()
         .for_each(|(block, out)| {

@@ -7,6 +7,7 @@
 use super::dense::{Factors, add_scaled, multiply, multiply_transpose};
 use super::system::{BlockDiagonal, System};
 use crate::ewald::Waves;
+use crate::kept::Kept;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
@@ -20,9 +21,9 @@ pub fn most_waves(unknowns: usize) -> usize {
 pub struct LongWaves {
     n_modes: usize,
     /// Φ by rows, `[atom][lm][mode]`.
-    sources: Vec<f64>,
+    sources: Kept<f64>,
     /// U = L⁻¹ R Ψ by rows.
-    answers: Vec<f64>,
+    answers: Kept<f64>,
     /// Of 1 + Φᵀ U.
     factors: Factors,
 }
@@ -40,6 +41,8 @@ impl LongWaves {
             row[mode] = 1.0;
         }
         let n = waves.source.len() / n_modes;
+        let mut sources = Kept::take(waves.source.len());
+        sources.copy_from_slice(&waves.source);
         matmul(
             MatMut::from_row_major_slice_mut(&mut matrix, n_modes, n_modes),
             Accum::Add,
@@ -50,7 +53,7 @@ impl LongWaves {
         );
         Some(Self {
             n_modes,
-            sources: waves.source.clone(),
+            sources,
             answers,
             factors: Factors::new(matrix).ok()?,
         })

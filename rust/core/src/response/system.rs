@@ -2,6 +2,7 @@
 
 use super::dense::{Factors, Singular, add_scaled, dot};
 use super::long_waves::LongWaves;
+use crate::kept::Kept;
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
@@ -139,19 +140,18 @@ impl System {
     }
 
     /// R Ψ of a matrix given by rows of `n_columns`.
-    pub fn right_rows(&self, rows: &[f64], n_columns: usize) -> Vec<f64> {
+    pub fn right_rows(&self, rows: &[f64], n_columns: usize) -> Kept<f64> {
+        let mut out = Kept::take(self.n_atoms * self.n_lm * n_columns);
         let Some(right) = &self.right else {
-            return rows.to_vec();
+            out.copy_from_slice(rows);
+            return out;
         };
-        let mut out = vec![0.0; self.n_atoms * self.n_lm * n_columns];
-        let blocks = right.chunks_exact(self.n_rows * self.n_lm);
-        let panels = rows.chunks_exact(self.n_rows * n_columns);
-        for ((block, panel), out) in blocks
-            .zip(panels)
-            .zip(out.chunks_exact_mut(self.n_lm * n_columns))
-        {
-            multiply_block(block, panel, n_columns, out);
-        }
+        out.fill(0.0);
+        out.par_chunks_exact_mut(self.n_lm * n_columns)
+            .with_min_len(16)
+            .zip(right.par_chunks_exact(self.n_rows * self.n_lm))
+            .zip(rows.par_chunks_exact(self.n_rows * n_columns))
+            .for_each(|((out, block), panel)| multiply_block(block, panel, n_columns, out));
         out
     }
 
@@ -250,17 +250,15 @@ impl BlockDiagonal {
     }
 
     /// Their product with a matrix given by rows of `n_columns`.
-    pub fn rows(&self, rows: &[f64], n_columns: usize) -> Vec<f64> {
+    pub fn rows(&self, rows: &[f64], n_columns: usize) -> Kept<f64> {
         let n = self.n;
-        let mut out = vec![0.0; rows.len()];
-        for ((block, panel), out) in self
-            .values
-            .chunks_exact(n * n)
-            .zip(rows.chunks_exact(n * n_columns))
-            .zip(out.chunks_exact_mut(n * n_columns))
-        {
-            multiply_block(block, panel, n_columns, out);
-        }
+        let mut out = Kept::take(rows.len());
+        out.fill(0.0);
+        out.par_chunks_exact_mut(n * n_columns)
+            .with_min_len(16)
+            .zip(self.values.par_chunks_exact(n * n))
+            .zip(rows.par_chunks_exact(n * n_columns))
+            .for_each(|((out, block), panel)| multiply_block(block, panel, n_columns, out));
         out
     }
 }
