@@ -41,7 +41,7 @@ pub struct Rates {
 pub const CPU: Rates = Rates {
     phase: 0.25,
     mode: [40.0, 400.0, 40.0, 15.0],
-    pair: [8.0, 12.0],
+    pair: [6.5, 8.5],
     product: 1.8,
     listed: 25.0,
     butterfly: 0.3,
