@@ -60,6 +60,17 @@ LOCAL = {
 }
 
 
+def learned(model):
+    """A molecule in a field and a crystal, and the learned parameters of their equations."""
+    graph = batch_of(model, in_field(molecule(), 1.0), bulk())
+    elements = model.backbone.elements_of(graph)
+    shifts = torch.einsum("ek,eki->ei", graph.unit_shifts, graph.cell[graph.batch[graph.edge_index[0]]])
+    structure = Structure(graph, elements, graph.positions, graph.cell, shifts)
+    _, features = model.backbone(graph, graph.positions, shifts, elements)
+    parameters = model.parameters_of(structure, [layer.double() for layer in features])
+    return graph, parameters
+
+
 @pytest.mark.parametrize(
     ("name", "max_l", "features_max_l"),
     [*((name, 1, 1) for name in LOCAL), ("nonlinear", 1, 2), ("charge gate", 2, 1), ("affine", 0, 0)],
@@ -70,12 +81,7 @@ def test_linearised_update_is_its_value_and_its_derivative(name, max_l, features
     electrostatics = {"max_l": max_l, "features_max_l": features_max_l, "sigma": 1.0}
     options = {"fixed_point": LOCAL[name], "electrostatics": electrostatics}
     model = build(model_config("fixed_point", backbone, **options), STATISTICS, seed=1)
-    graph = batch_of(model, in_field(molecule(), 1.0), bulk())
-    elements = model.backbone.elements_of(graph)
-    shifts = torch.einsum("ek,eki->ei", graph.unit_shifts, graph.cell[graph.batch[graph.edge_index[0]]])
-    structure = Structure(graph, elements, graph.positions, graph.cell, shifts)
-    _, features = model.backbone(graph, graph.positions, shifts, elements)
-    parameters = model.parameters_of(structure, [layer.double() for layer in features])
+    graph, parameters = learned(model)
     generator = torch.Generator().manual_seed(2)
     v = torch.randn(graph.n_atoms, *model.norms.shape, generator=generator, dtype=torch.float64)
     value, derivative = model.update.linearised(parameters, v)
@@ -112,12 +118,7 @@ def test_derivatives_of_a_local_energy(family, options, scale):
     """Gradient and Hessian from autograd, and the derivatives of the gradient in the parameters."""
     changes = {"functional": {**FAMILY_OPTIONS[family].get("functional", {}), **options}} if options else {}
     model = build(model_config(family, **changes), STATISTICS, seed=1)
-    graph = batch_of(model, in_field(molecule(), 1.0), bulk())
-    elements = model.backbone.elements_of(graph)
-    shifts = torch.einsum("ek,eki->ei", graph.unit_shifts, graph.cell[graph.batch[graph.edge_index[0]]])
-    structure = Structure(graph, elements, graph.positions, graph.cell, shifts)
-    _, features = model.backbone(graph, graph.positions, shifts, elements)
-    parameters = model.parameters_of(structure, [layer.double() for layer in features])
+    graph, parameters = learned(model)
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     generator = torch.Generator().manual_seed(2)
     p = scale * torch.randn(graph.n_atoms, (model.max_l + 1) ** 2, generator=generator, dtype=torch.float64)
