@@ -358,7 +358,9 @@ class _Krylov:
         key = transpose, with_waves
         if key not in self._preconditioners:
             waves = self._waves if with_waves else None
-            self._preconditioners[key] = _Preconditioner(self.blocks, waves, self.systems, transpose)
+            self._preconditioners[key] = _Preconditioner(
+                self.blocks, self._inverse, waves, self.systems, transpose
+            )
         return gmres(
             lambda x, y: self.product(x, y, transpose),
             b,
@@ -374,7 +376,21 @@ class _Krylov:
     def _waves(self) -> _LongWaves | None:
         geometry = self.geometry
         waves = geometry.coulomb_waves if self.operator == "coulomb" else geometry.features_waves
-        return None if waves is None else _LongWaves(self.blocks, waves, geometry.layout, self.systems)
+        if waves is None:
+            return None
+        return _LongWaves(self.blocks.right, self._inverse, waves, geometry.layout, self.systems)
+
+    @cached_property
+    def _inverse(self) -> Tensor | None:
+        """L⁻¹ `[n_atoms, n_lm, n_lm]`; None is the identity."""
+        left = self.blocks.left
+        if left is None:
+            return None
+        inverse, failed = torch.linalg.inv_ex(left)
+        good = (failed == 0) & torch.isfinite(inverse).all(dim=2).all(dim=1)
+        # a block that cannot be inverted is left out
+        identity = torch.eye(left.shape[1], dtype=left.dtype, device=left.device)
+        return torch.where(good[:, None, None], inverse, identity)
 
     def product(self, x: Tensor, y: Tensor, transpose: bool) -> tuple[Tensor, Tensor]:
         """K (x, y), or Kᵀ (x, y), without c where the Fermi level is constant."""
@@ -413,10 +429,11 @@ class _LongWaves:
     """P = L + R Ψ Φᵀ of the longest waves of M, by the formula of Woodbury; as the native layer's
     `long_waves.rs`, which tells the source."""
 
-    def __init__(self, blocks: _Blocks, waves: Waves, layout: Layout, systems: Systems) -> None:
+    def __init__(
+        self, right: Tensor | None, inverse: Tensor | None, waves: Waves, layout: Layout, systems: Systems
+    ) -> None:
         self.systems, self.sent = systems, waves.sent  # Φ
-        answers = waves.received if blocks.right is None else blocks.right @ waves.received
-        inverse = _inverse(blocks)
+        answers = waves.received if right is None else right @ waves.received
         # U = L⁻¹ R Ψ, [n_atoms, n_lm, n_waves]
         self.answers = answers if inverse is None else inverse @ answers
         sent, answers = (layout.pad(one).flatten(1, 2) for one in (self.sent, self.answers))
@@ -441,24 +458,18 @@ class _LongWaves:
         return torch.einsum("alw,aw->al", back, weights[self.systems.batch])
 
 
-def _inverse(blocks: _Blocks) -> Tensor | None:
-    """L⁻¹ `[n_atoms, n_lm, n_lm]`; None is the identity."""
-    left = blocks.left
-    if left is None:
-        return None
-    inverse, failed = torch.linalg.inv_ex(left)
-    good = (failed == 0) & torch.isfinite(inverse).all(dim=2).all(dim=1)
-    # a block that cannot be inverted is left out
-    identity = torch.eye(left.shape[1], dtype=left.dtype, device=left.device)
-    return torch.where(good[:, None, None], inverse, identity)
-
-
 class _Preconditioner:
     """K with the longest waves of M alone, or without any, inverted."""
 
-    def __init__(self, blocks: _Blocks, waves: _LongWaves | None, systems: Systems, transpose: bool) -> None:
+    def __init__(
+        self,
+        blocks: _Blocks,
+        inverse: Tensor | None,
+        waves: _LongWaves | None,
+        systems: Systems,
+        transpose: bool,
+    ) -> None:
         self.waves, self.systems, self.transpose = waves, systems, transpose
-        inverse = _inverse(blocks)
         self.inverse = inverse.transpose(1, 2) if inverse is not None and transpose else inverse
         column, constrained = blocks.column, blocks.constrained
         charges = torch.zeros_like(column)
