@@ -134,13 +134,7 @@ impl Neighborhood<'_> {
 
     /// The different cells in which atoms of the bin were given: nearly always one.
     pub fn cells(&self) -> Vec<[i32; 3]> {
-        let mut found = Vec::with_capacity(1);
-        for atom in self.own() {
-            if !found.contains(&atom.cells) {
-                found.push(atom.cells);
-            }
-        }
-        found
+        selection::different(self.own().iter().map(|atom| atom.cells))
     }
 
     /// Number of atoms and images of atoms that may be neighbours.

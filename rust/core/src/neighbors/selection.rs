@@ -127,10 +127,15 @@ impl Selection {
 
 /// The different crossings of some atoms: nearly always none.
 pub(super) fn crossings(atoms: &[BinnedAtom]) -> Vec<[i8; 3]> {
+    different(atoms.iter().map(|atom| atom.crossed))
+}
+
+/// Each of a few values once, in the order in which they come first.
+pub(super) fn different<V: PartialEq>(values: impl Iterator<Item = V>) -> Vec<V> {
     let mut found = Vec::with_capacity(1);
-    for atom in atoms {
-        if !found.contains(&atom.crossed) {
-            found.push(atom.crossed);
+    for value in values {
+        if !found.contains(&value) {
+            found.push(value);
         }
     }
     found
