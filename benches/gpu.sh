@@ -2,13 +2,14 @@
 # Everything that needs an NVIDIA GPU, in one call from the root of the repository: builds, runs every test on the
 # device, checks memory accesses, and writes the benchmarks to benches/results/gpu.{json,md}.
 #
-#     benches/gpu.sh [ordinal of the device, 0]
+#     benches/gpu.sh [devices, as in CUDA_VISIBLE_DEVICES]
 #
-# What cannot run is told at the end. ELECTRET_PYTHON names a Python that has electret and its extras already; then
-# nothing is installed and the Rust tests run only where cargo is found.
+# All may be used if none are named: tests of several run where there are several, the rest on the first. What cannot
+# run is told at the end. ELECTRET_PYTHON names a Python that has electret and its extras already; then nothing is
+# installed and the Rust tests run only where cargo is found.
 set -u
 cd "$(dirname "$0")/.."
-export CUDA_VISIBLE_DEVICES="${1:-${CUDA_VISIBLE_DEVICES:-0}}"
+[ "$#" -gt 0 ] && export CUDA_VISIBLE_DEVICES="$1"
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || {
     echo "nvidia-smi finds no GPU: nothing was tested" >&2
     exit 2

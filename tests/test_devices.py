@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -42,9 +44,12 @@ def reads(monkeypatch):
     return counts
 
 
-def moved(system: dict, device: str) -> dict:
-    place = devices.torch_device(device)
+def placed(system: dict, place: str | torch.device) -> dict:
     return {key: torch.tensor(np.asarray(value), device=place) for key, value in system.items()}
+
+
+def moved(system: dict, device: str) -> dict:
+    return placed(system, devices.torch_device(device))
 
 
 def test_a_training_step_reads_the_device_once(device, reads):
@@ -360,3 +365,43 @@ class TestOnAGpu:
         graph = torch.cuda.CUDAGraph()
         with pytest.raises(electret.InputError, match="run the same call"), torch.cuda.graph(graph):
             coulomb_energy(**t)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no second CUDA device")
+class TestOnTwoGpus:
+    """Work on a device that is not the current one, which stays the current one."""
+
+    def test_sums_go_where_their_tensors_are(self):
+        expected = None
+        for place in ("cuda:0", "cuda:1", "cuda:0"):
+            t = placed(random_system(15, "xyz"), place)
+            t["positions"].requires_grad_()
+            energy = coulomb_energy(**t)
+            v = features(**t, widths=[0.9])
+            gradient = torch.autograd.grad(
+                energy.sum() + v.square().sum(), t["positions"], create_graph=True
+            )[0]
+            second = torch.autograd.grad(gradient.square().sum(), t["positions"])[0]
+            found = [x.detach().cpu() for x in (energy, v, gradient, second)]
+            assert second.device == torch.device(place)
+            assert torch.cuda.current_device() == 0
+            expected = expected or found
+            for one, other in zip(found, expected, strict=True):
+                assert relative(one, other) < 1e-12
+
+    def test_plans_of_the_other_device_are_freed_without_a_trace(self):
+        t = placed(random_system(16, "xyz"), "cuda:1")
+        coulomb_energy(**t)
+        device_plans.forget_plans()
+        gc.collect()
+        assert torch.cuda.current_device() == 0
+        assert torch.zeros(1, device="cuda").device.index == 0
+
+    def test_numpy_layer(self):
+        s = random_system(17, "xyz")
+        one, other = (electret.coulomb(**s, device=place) for place in ("cuda:0", "cuda:1"))
+        assert relative(one.forces, other.forces) < 1e-12
+        i = electret.neighbor_list("i", s["positions"], s["cell"], True, 4.0, device="cuda:1")
+        assert i.tolist() == electret.neighbor_list("i", s["positions"], s["cell"], True, 4.0).tolist()
+        assert torch.cuda.current_device() == 0

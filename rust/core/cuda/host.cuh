@@ -5,8 +5,10 @@
 //
 //     KERNEL(scale, ScaleArguments) { ... args.n ... }
 //
-// Emulated, the threads of a block are fibers that take turns at __syncthreads(); a barrier that only some threads
-// reach stops the program with a message. Blocks run one after the other.
+// Emulated, the threads of a block are fibers that take turns at barriers: threads of a warp at its own, warps at those
+// of the block. A barrier that only some threads reach stops the program with a message. Blocks run one after the other.
+// Blocks, warps of a block and threads of a warp go in the order asked for (forward, backward, shuffled): what a missing
+// barrier leaves open differs between two of them. Shared memory is NaN (or -1) when a block begins.
 #pragma once
 
 #ifndef ELECTRET_HOST
@@ -17,7 +19,7 @@
 // A kernel of so many threads in a block, with registers for so many blocks on a multiprocessor.
 #define BOUNDED_KERNEL(name, Arguments, threads, blocks) \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Arguments args)
-// A barrier of the threads of a warp, which every thread of the BLOCK must reach.
+// A barrier of the threads of a warp, which every one of them must reach.
 #define WARP_BARRIER() __syncwarp()
 
 typedef unsigned long long uint64;
@@ -32,7 +34,7 @@ typedef unsigned long long uint64;
 #include <ucontext.h>
 
 #define DEVICE inline
-#define SHARED static
+#define SHARED static __attribute__((section("shared_memory")))
 #define __restrict__ __restrict
 #define __launch_bounds__(...)
 
@@ -43,39 +45,47 @@ struct Dim3 {
 };
 static Dim3 blockIdx, threadIdx, blockDim, gridDim;
 
+// Where the linker puts what is SHARED; a module may have nothing of the kind.
+extern "C" char __start_shared_memory[] __attribute__((weak, visibility("hidden")));
+extern "C" char __stop_shared_memory[] __attribute__((weak, visibility("hidden")));
+
 namespace emulation {
 
 struct Fiber {
     ucontext_t context;
     jmp_buf place;
     char *stack;
-    bool started, finished;
+    bool started;
+    int at;
 };
 
+enum Barrier { NONE, WARP, BLOCK };
+
 const size_t STACK = 1 << 20;
-const int MAX_THREADS = 1024;
+const unsigned MAX_THREADS = 1024, WARP_SIZE = 32;
 static Fiber fibers[MAX_THREADS];
 static ucontext_t entry;
 static jmp_buf scheduler;
-static int current;
+static unsigned current;
 static void (*body)(const void *);
 static const void *arguments;
 
-static void yield() {
+// Stops a thread until all that the barrier joins have come to it.
+static void barrier(Barrier reached) {
+    fibers[current].at = reached;
     if (_setjmp(fibers[current].place) == 0) _longjmp(scheduler, 1);
 }
 
 static void fiber_main() {
     for (;;) {
         body(arguments);
-        fibers[current].finished = true;
-        yield();
+        barrier(NONE);
     }
 }
 
-static void resume(int thread) {
+static void resume(unsigned thread) {
     current = thread;
-    threadIdx = {(unsigned)thread, 0, 0};
+    threadIdx = {thread, 0, 0};
     Fiber &fiber = fibers[thread];
     if (_setjmp(scheduler) != 0) return;
     if (fiber.started) _longjmp(fiber.place, 1);
@@ -89,45 +99,80 @@ static void resume(int thread) {
     swapcontext(&entry, &fiber.context);
 }
 
-static void barrier() { yield(); }
+// The numbers below n in the order asked for: 0 forward, 1 backward, others seeds of permutations.
+struct Order {
+    uint64 n, step, shift;
+    Order(uint64 n, unsigned order) : n(n), step(1), shift(0) {
+        if (order == 0 || n < 2) return;
+        step = n - 1;
+        shift = n - 1;
+        if (order == 1) return;
+        uint64 seed = (order * 0x9E3779B97F4A7C15ull) >> 20;
+        shift = seed % n;
+        for (step = seed / 7 % n; divisor(step, n) != 1; step++) {}
+    }
+    static uint64 divisor(uint64 a, uint64 b) { return b == 0 ? a : divisor(b, a % b); }
+    unsigned operator[](uint64 k) const { return (unsigned)((k * step + shift) % n); }
+};
 
-static void launch(const char *name, void (*kernel)(const void *), const void *args, const unsigned *grid, unsigned threads) {
+static void stop(const char *name, const char *group, unsigned reached, unsigned threads) {
+    fprintf(stderr, "electret emulation: kernel %s, block %u %u %u: %u of %u threads of a %s reached a barrier\n", name,
+            blockIdx.x, blockIdx.y, blockIdx.z, reached, threads, group);
+    abort();
+}
+
+// Runs a warp to a barrier of the block, or to its end.
+static Barrier run_warp(const char *name, unsigned first, const Order &threads) {
+    for (;;) {
+        unsigned at[3] = {0, 0, 0};
+        for (unsigned k = 0; k < threads.n; k++) {
+            unsigned thread = first + threads[k];
+            resume(thread);
+            at[fibers[thread].at]++;
+        }
+        if (at[NONE] == threads.n) return NONE;
+        if (at[BLOCK] == threads.n) return BLOCK;
+        if (at[WARP] != threads.n) stop(name, "warp", at[WARP] + at[BLOCK], threads.n);
+    }
+}
+
+static void launch(const char *name, void (*kernel)(const void *), const void *args, const unsigned *grid, unsigned threads,
+                   unsigned order) {
     body = kernel;
     arguments = args;
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {threads, 1, 1};
-    for (unsigned z = 0; z < grid[2]; z++)
-        for (unsigned y = 0; y < grid[1]; y++)
-            for (unsigned x = 0; x < grid[0]; x++) {
-                blockIdx = {x, y, z};
-                for (unsigned t = 0; t < threads; t++) fibers[t].finished = false;
-                for (bool running = true; running;) {
-                    unsigned waiting = 0;
-                    for (unsigned t = 0; t < threads; t++) {
-                        resume((int)t);
-                        waiting += !fibers[t].finished;
-                    }
-                    if (waiting != 0 && waiting != threads) {
-                        fprintf(stderr, "electret emulation: kernel %s, block %u %u %u: %u of %u threads reached a barrier\n",
-                                name, x, y, z, waiting, threads);
-                        abort();
-                    }
-                    running = waiting != 0;
-                }
+    const unsigned n_warps = (threads + WARP_SIZE - 1) / WARP_SIZE;
+    const Order blocks((uint64)grid[0] * grid[1] * grid[2], order), warps(n_warps, order), full(WARP_SIZE, order),
+        last(threads - (n_warps - 1) * WARP_SIZE, order);
+    for (uint64 k = 0; k < blocks.n; k++) {
+        const uint64 number = blocks[k];
+        blockIdx = {(unsigned)(number % grid[0]), (unsigned)(number / grid[0] % grid[1]),
+                    (unsigned)(number / grid[0] / grid[1])};
+        if (__start_shared_memory) memset(__start_shared_memory, 0xFF, __stop_shared_memory - __start_shared_memory);
+        for (bool running = true; running;) {
+            unsigned waiting = 0;
+            for (unsigned w = 0; w < n_warps; w++) {
+                unsigned warp = warps[w];
+                waiting += run_warp(name, warp * WARP_SIZE, warp == n_warps - 1 ? last : full) == BLOCK;
             }
+            if (waiting != 0 && waiting != n_warps) stop(name, "block", waiting * WARP_SIZE, threads);
+            running = waiting != 0;
+        }
+    }
 }
 
 }  // namespace emulation
 
-static void __syncthreads() { emulation::barrier(); }
-#define WARP_BARRIER() __syncthreads()
+static void __syncthreads() { emulation::barrier(emulation::BLOCK); }
+#define WARP_BARRIER() emulation::barrier(emulation::WARP)
 
 #define KERNEL(name, Arguments)                                                                              \
     static void name##_body(const Arguments &args);                                                          \
     static void name##_run(const void *args) { name##_body(*(const Arguments *)args); }                      \
     extern "C" __attribute__((visibility("default"))) void name(const void *args, const unsigned *grid,      \
-                                                                unsigned threads) {                          \
-        emulation::launch(#name, name##_run, args, grid, threads);                                           \
+                                                                unsigned threads, unsigned order) {          \
+        emulation::launch(#name, name##_run, args, grid, threads, order);                                    \
     }                                                                                                        \
     static void name##_body(const Arguments &args)
 

@@ -122,7 +122,13 @@ template <> struct Partners<float> {
     int image[3];
 
     DEVICE void enter(const PairArguments &args, int system, bool split, Shared *shared) {
-        if (!split || threadIdx.x > 0) return;
+        if (threadIdx.x > 0) return;
+        if (!split) {
+            // Nothing is shifted, and the tangents are factors of that nothing.
+            for (int a = 0; a < 3; a++)
+                for (int k = 0; k < 3; k++) shared->tangents[a][k] = 0.0f;
+            return;
+        }
         shared->limit = (float)args.grids[system].limit;
         const Lattice &lattice = args.lattices[system];
         double reach[3];

@@ -2,6 +2,9 @@
 #pragma once
 #include "host.cuh"
 
+// Nameless: see reduce.cuh.
+namespace {
+
 // first[k] = base + the sum of the counts before k, for k ≤ n, by one block of at most 1024 threads.
 template <class Sum> DEVICE void scan_block(const int *counts, Sum *first, int n, Sum base) {
     SHARED Sum sums[1024];
@@ -27,3 +30,5 @@ template <class Sum> DEVICE void scan_block(const int *counts, Sum *first, int n
     if (thread == n_threads - 1) first[n] = base + sums[thread];
     __syncthreads();
 }
+
+}  // namespace

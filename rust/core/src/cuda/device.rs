@@ -126,14 +126,23 @@ impl Device {
         }
     }
 
-    /// Makes the device's context the thread's current one.
-    pub(super) fn bind(&self) -> Result<()> {
+    /// Makes the device's context the thread's current one for as long as the result lives.
+    pub(super) fn bind(&self) -> Result<Bound> {
         let Kind::Cuda { context, .. } = &self.kind else {
-            return Ok(());
+            return Ok(Bound { before: None });
         };
+        let before = result::ctx::get_current()
+            .map_err(|error| driver_error("cuCtxGetCurrent", error))?
+            .unwrap_or(std::ptr::null_mut());
+        if before == *context {
+            return Ok(Bound { before: None });
+        }
         // SAFETY: the primary context was retained and is never released.
         unsafe { result::ctx::set_current(*context) }
-            .map_err(|error| driver_error("cuCtxSetCurrent", error))
+            .map_err(|error| driver_error("cuCtxSetCurrent", error))?;
+        Ok(Bound {
+            before: Some(before),
+        })
     }
 
     pub(super) fn check<V>(
@@ -259,21 +268,41 @@ unsafe fn keep_memory(device: sys::CUdevice) -> std::result::Result<(), DriverEr
     }
 }
 
-/// A stream of a device, current on this thread. The stream is the caller's (PyTorch's) and is never destroyed here.
+/// Puts back the context that was current before another was bound: PyTorch's current device is that of the current
+/// context, and users of several devices would find theirs changed.
+#[must_use]
+pub(super) struct Bound {
+    /// Null where there was none; None where nothing was changed.
+    before: Option<sys::CUcontext>,
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if let Some(context) = self.before {
+            // SAFETY: the context was current on this thread. An error here has been told by the call that caused it.
+            let _ = unsafe { result::ctx::set_current(context) };
+        }
+    }
+}
+
+/// A stream of a device, which is current on this thread while this lives. The stream is the caller's (PyTorch's) and is
+/// never destroyed here.
 pub struct Queue {
     device: Arc<Device>,
     stream: u64,
-    /// Not to be sent: the context is current on one thread.
+    /// The context is current on one thread, so this is not to be sent.
+    _bound: Bound,
     thread: PhantomData<*const ()>,
 }
 
 impl Queue {
     /// `stream` is a CUstream as a number; 0 is the default stream.
     pub fn new(device: Arc<Device>, stream: u64) -> Result<Self> {
-        device.bind()?;
+        let bound = device.bind()?;
         Ok(Self {
             device,
             stream,
+            _bound: bound,
             thread: PhantomData,
         })
     }
@@ -283,6 +312,7 @@ impl Queue {
         Self {
             device: Device::emulated(),
             stream: 0,
+            _bound: Bound { before: None },
             thread: PhantomData,
         }
     }

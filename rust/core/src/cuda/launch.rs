@@ -137,8 +137,7 @@ impl Queue {
                 self.device().check(kernel.name, status)
             }
             (Entry::Emulated(function), Code::Emulated(library)) => {
-                library.run(function, bytemuck::bytes_of(arguments), grid, threads);
-                Ok(())
+                library.run(function, bytemuck::bytes_of(arguments), grid, threads)
             }
             (Entry::Emulated(_), Code::Cuda(_)) => unreachable!("a kernel is of its module's kind"),
         }

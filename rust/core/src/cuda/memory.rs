@@ -1,6 +1,7 @@
 //! Memory of a device, owned here: work areas freed in stream order, and tables that outlive a call.
 
 use super::device::{Device, Queue};
+use super::fenced::Fenced;
 use crate::error::Result;
 use bytemuck::Pod;
 use cudarc::driver::{result, sys};
@@ -19,7 +20,8 @@ enum Owner {
     Stream(u64),
     /// Freed at once, after all work on the device.
     Device,
-    Host(#[allow(dead_code)] Vec<[u64; 2]>),
+    Emulated(#[allow(dead_code)] Fenced),
+    Nothing,
 }
 
 // SAFETY: the memory is reached through its address only, by work that the owner orders.
@@ -43,7 +45,7 @@ impl Device {
         if self.is_emulated() {
             return Ok(0);
         }
-        self.bind()?;
+        let _bound = self.bind()?;
         let high = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
         let mut bytes = 0u64;
         // SAFETY: the device is valid, and the attribute is a 64-bit number that may be set to zero.
@@ -71,15 +73,15 @@ impl Drop for Buffer {
         }
         // An error here has been told by the call that caused it.
         match self.owner {
-            Owner::Host(_) => {}
+            Owner::Emulated(_) | Owner::Nothing => {}
             // SAFETY: the memory is this buffer's, and work on it was queued on the same stream before.
             Owner::Stream(stream) => unsafe {
-                let _ = self.device.bind();
+                let _bound = self.device.bind();
                 let _ = result::free_async(self.address, stream as usize as _);
             },
             // SAFETY: the memory is this buffer's; the call waits for work on it.
             Owner::Device => unsafe {
-                let _ = self.device.bind();
+                let _bound = self.device.bind();
                 let _ = result::free_sync(self.address);
             },
         }
@@ -121,17 +123,16 @@ impl Queue {
                 device,
                 address: 0,
                 bytes,
-                owner: Owner::Host(Vec::new()),
+                owner: Owner::Nothing,
             });
         }
         if device.is_emulated() {
-            let memory = vec![[u64::MAX; 2]; bytes.div_ceil(16)];
-            let address = memory.as_ptr() as u64;
+            let memory = Fenced::new(bytes)?;
             return Ok(Buffer {
                 device,
-                address,
+                address: memory.address(),
                 bytes,
-                owner: Owner::Host(memory),
+                owner: Owner::Emulated(memory),
             });
         }
         // SAFETY: fresh memory; the stream is alive.
