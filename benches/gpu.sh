@@ -15,7 +15,7 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader ||
     exit 2
 }
 if [ -z "${ELECTRET_PYTHON:-}" ]; then
-    make build .venv/.stamps/extra-peers || exit 1
+    make build .venv/.stamps/extra-peers .venv/.stamps/extra-bench || exit 1
     ELECTRET_PYTHON=.venv/bin/python
 fi
 python="$ELECTRET_PYTHON"

@@ -25,8 +25,8 @@ def numpy_layer_on_the_device(request, monkeypatch):
     devices.require(wanted)
     from electret import backends, electrostatics, geometry
 
-    def functions_on(device):
-        return backends.functions_on(wanted if device == "cpu" else device)
+    def functions_on(device, *precision):
+        return backends.functions_on(wanted if device == "cpu" else device, *precision)
 
     for module in (electrostatics, geometry):
         monkeypatch.setattr(module, "functions_on", functions_on)

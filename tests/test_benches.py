@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+import devices
 
 BENCHES = Path(__file__).parents[1] / "benches"
 
@@ -56,3 +60,21 @@ def test_a_peer_is_compared_at_its_own_error(module):
     at_most = module("electrostatics").at_most
     assert at_most(rows, 1e-6)["min_ms"] == 2.0
     assert at_most(rows, 1e-10) is None
+
+
+def test_the_benchmark_of_gpus_is_rehearsed(tmp_path):
+    """All of it on the emulated device, so that the little time on a GPU is not spent on its mistakes."""
+    pytest.importorskip("mace", reason="mace-torch is not installed")
+    devices.require("emulated")
+    command = [sys.executable, BENCHES / "gpu.py", "--rehearse"]
+    run = subprocess.run([*command, "--output", tmp_path], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    tables = json.loads((tmp_path / "gpu.json").read_text())["tables"]
+    assert all(tables.values())
+    for row in (row for rows in tables.values() for row in rows):
+        assert row.get("missing", "No module").startswith(("No module", "ModuleNotFoundError")), row
+        assert row.get("error", 0.0) < 2e-3, row
+    assert (tmp_path / "gpu.md").read_text().count("\n## ") == len(tables)
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert "--output" in refused.stderr

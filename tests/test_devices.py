@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -305,6 +309,24 @@ def test_bad_input_is_named(device, changes, fragments):
         features(**{**t, **changes})
     for fragment in fragments:
         assert fragment in str(error.value), str(error.value)
+
+
+@pytest.mark.parametrize("order", ["backward", "sideways"])
+def test_pytest_sends_the_numpy_layer_to_a_device(order):
+    """`--device`; that kernels are reached shows in an order that they refuse, with which tests skip."""
+    devices.require("emulated")
+    here = Path(__file__).parent
+    command = [sys.executable, "-m", "pytest", "--device", "emulated", "-x", "-q", here / "test_response.py"]
+    run = subprocess.run(
+        [*command, "-k", "transposed_features and pbc0"],
+        env={**os.environ, "ELECTRET_EMULATED_ORDER": order},
+        capture_output=True,
+        text=True,
+        cwd=here.parent,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert ('ELECTRET_EMULATED_ORDER is "sideways"' in run.stdout) == (order == "sideways"), run.stdout
+    assert ("skipped" in run.stdout.lower()) == (order == "sideways"), run.stdout
 
 
 @pytest.mark.parametrize("name", ["gpu", "mps", "cuda:99", "xpu"])

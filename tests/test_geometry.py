@@ -76,8 +76,10 @@ def test_matrices_and_operators_of_few_atoms_are_the_same_sums(axes):
     assert relative((g.coulomb_matrix() @ p.ravel()).reshape(p.shape), g.potential(p)) < 1e-12
 
 
-def test_auto_takes_a_mesh_where_dense_solvers_fit_too():
+def test_auto_takes_a_mesh_where_dense_solvers_fit_too(pytestconfig):
     """Narrow charges: operators come from a mesh, matrices from sums, and both keep the accuracy."""
+    if pytestconfig.getoption("--device") != "cpu":
+        pytest.skip("another device has other costs, and another choice")
     rng = np.random.default_rng(3)
     sites = np.stack(np.meshgrid(*[np.arange(8)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)[:500]
     geometry = {
