@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -176,5 +177,33 @@ def labelled() -> Iterator[None]:
         mock.patch.object(device_neighbors, "place_of", place_of),
         mock.patch.object(torch.autograd, "_engine_run_backward", labelled_backward),
         _Labels(),
+    ):
+        yield
+
+
+def _module_to(self: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+    device, rest = kwargs.pop("device", None), list(args)
+    if rest and isinstance(rest[0], (str, torch.device)):
+        device = rest.pop(0)
+    if rest or kwargs:
+        MODULE_TO(self, *rest, **kwargs)
+    if device is not None and torch.device(device).type == "cuda":
+        to_labelled(self)
+    return self
+
+
+MODULE_TO = torch.nn.Module.to
+
+
+@contextmanager
+def found() -> Iterator[None]:
+    """As `labelled`, and what looks for the device "cuda" finds it, so that a whole training runs there."""
+    from electret import found_device
+
+    one_device = SimpleNamespace(is_available=lambda: True, device_count=lambda: 1)
+    with (
+        mock.patch.object(found_device, "torch", SimpleNamespace(device=torch.device, cuda=one_device)),
+        mock.patch.object(torch.nn.Module, "to", _module_to),
+        labelled(),
     ):
         yield

@@ -1,8 +1,14 @@
-"""Training, evaluation and dynamics on a GPU, through the interfaces of users: the numbers of the CPU."""
+"""Training, evaluation and dynamics on a GPU, through the interfaces of users: the numbers of the CPU.
+
+Without a GPU they run on the labelled device, which finds where code mixes tensors of both.
+"""
 
 from __future__ import annotations
 
+import csv
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +20,22 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import devices
+import labelled_device
 from electret import Calculator
 from electret.cli.main import application
 from electret.models import FAMILIES, build, save
+from electret.torch import coulomb_energy
 from electret.training import TrainingConfig, train
 from model_cases import STATISTICS, bulk, in_field, model_config, molecule, slab
 from training_frames import clusters, run_options, write_frames
 
-pytestmark = pytest.mark.gpu
 
-
-@pytest.fixture(autouse=True)
-def on_a_gpu():
-    devices.require("cuda")
+@pytest.fixture(params=[pytest.param("labelled"), devices.CUDA])
+def on(request) -> Callable[[str], AbstractContextManager[None]]:
+    """`with on("cuda")` makes that device the one of the test, `with on("cpu")` nothing."""
+    labelled = request.param == "labelled"
+    devices.require("emulated" if labelled else "cuda")
+    return lambda device: labelled_device.found() if labelled and device == "cuda" else nullcontext()
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +48,17 @@ def models(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_calculators_agree(models, family):
+def test_calculators_agree(models, family, on):
     results = {}
     for device in ("cpu", "cuda"):
-        calculator = Calculator(models / f"{family}.electret", device=device)
-        for name, atoms in (("molecule", molecule()), ("bulk", bulk()), ("slab", slab())):
-            atoms.calc = calculator
-            values = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
-            if name == "bulk":
-                values["stress"] = atoms.get_stress()
-            results[device, name] = values | {"charges": calculator.results.get("charges", np.zeros(1))}
+        with on(device):
+            calculator = Calculator(models / f"{family}.electret", device=device)
+            for name, atoms in (("molecule", molecule()), ("bulk", bulk()), ("slab", slab())):
+                atoms.calc = calculator
+                values = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+                if name == "bulk":
+                    values["stress"] = atoms.get_stress()
+                results[device, name] = values | {"charges": calculator.results.get("charges", np.zeros(1))}
     for name in ("molecule", "bulk", "slab"):
         for quantity, expected in results["cpu", name].items():
             np.testing.assert_allclose(
@@ -57,22 +67,32 @@ def test_calculators_agree(models, family):
 
 
 @pytest.mark.parametrize("family", ["local_charges", "qeq", "fixed_point"])
-def test_dynamics_in_a_field(models, family):
+def test_dynamics_in_a_field(models, family, on):
     ends = {}
     for device in ("cpu", "cuda"):
         atoms = in_field(molecule(), charge=1.0)
-        atoms.calc = Calculator(models / f"{family}.electret", device=device)
         atoms.set_velocities(0.01 * np.random.default_rng(0).normal(size=(4, 3)))
-        dynamics = VelocityVerlet(atoms, 0.2 * units.fs)
-        dynamics.run(20)
-        ends[device] = atoms.positions.copy(), atoms.get_total_energy()
+        with on(device):
+            atoms.calc = Calculator(models / f"{family}.electret", device=device)
+            dynamics = VelocityVerlet(atoms, 0.2 * units.fs)
+            dynamics.run(20)
+            ends[device] = atoms.positions.copy(), atoms.get_total_energy()
     np.testing.assert_allclose(ends["cuda"][0], ends["cpu"][0], rtol=0, atol=1e-7)
     assert abs(ends["cuda"][1] - ends["cpu"][1]) < 1e-7
 
 
-@pytest.mark.parametrize("family", ["mace", "local_charges", "qeq", "fixed_point"])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_training_and_evaluation(tmp_path, family, dtype):
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [
+        ("mace", "float32"),
+        ("local_charges", "float32"),
+        ("local_charges", "float64"),
+        ("qeq", "float64"),
+        ("fixed_point", "float32"),
+        ("fixed_point", "float64"),
+    ],
+)
+def test_training_and_evaluation(tmp_path, family, dtype, on):
     """Losses fall as on the CPU, the run resumes, and the file that it leaves serves on both."""
     data = write_frames(tmp_path / "clusters.xyz", clusters(12))
     losses = {}
@@ -81,18 +101,22 @@ def test_training_and_evaluation(tmp_path, family, dtype):
         options["model"]["family"] = family
         if family == "mace":
             options["stages"][0]["loss"] = {"energy": 1.0, "forces": 10.0}
-        train(TrainingConfig.from_dict(options), console=Console(quiet=True))
-        options["stages"].append({**options["stages"][0], "name": "second", "epochs": 1})
-        train(TrainingConfig.from_dict(options), console=Console(quiet=True), resume=True)
-        losses[device] = (tmp_path / device / "metrics.csv").read_text().splitlines()
-    assert len(losses["cuda"]) == len(losses["cpu"]) == 4
+        longer = [*options["stages"], {**options["stages"][0], "name": "second", "epochs": 1}]
+        with on(device):
+            for given, resume in ((options, False), ({**options, "stages": longer}, True)):
+                train(TrainingConfig.from_dict(given), resume=resume, console=Console(quiet=True))
+        rows = csv.DictReader((tmp_path / device / "metrics.csv").open())
+        losses[device] = [float(row["valid_loss"]) for row in rows]
+    assert len(losses["cpu"]) == 3
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=1e-6 if dtype == "float64" else 5e-2)
     models = sorted((tmp_path / "cuda").glob("*.electret"))
     assert models
     found = {}
     for device in ("cpu", "cuda"):
         output = tmp_path / f"{device}.json"
         arguments = ["eval", str(models[0]), str(data), "--device", device, "--json", str(output)]
-        done = CliRunner().invoke(application, arguments)
+        with on(device):
+            done = CliRunner().invoke(application, arguments)
         assert done.exit_code == 0, done.output
         found[device] = json.loads(output.read_text())
     tolerance = 1e-6 if dtype == "float64" else 1e-2
@@ -114,10 +138,10 @@ def assert_similar(found, expected, tolerance: float, place: str = "") -> None:
         assert found == pytest.approx(expected, rel=tolerance, abs=tolerance), place
 
 
+@pytest.mark.gpu
 def test_memory_is_released():
     """Repeated calls do not grow the memory of the device."""
-    from electret.torch import coulomb_energy
-
+    devices.require("cuda")
     x = torch.rand(500, 3, dtype=torch.float64, device="cuda", requires_grad=True)
     p = torch.randn(500, 4, dtype=torch.float64, device="cuda", requires_grad=True)
     cell = 20.0 * torch.eye(3, dtype=torch.float64, device="cuda")

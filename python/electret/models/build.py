@@ -42,8 +42,8 @@ def build(config: ModelConfig, statistics: Statistics, seed: int = 0) -> Model:
     Raises:
         InputError: options that MACE or the family cannot use.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):  # parameters are drawn on the CPU
+        torch.default_generator.manual_seed(seed)
         return MODEL_CLASSES[config.family](config, statistics)
 
 

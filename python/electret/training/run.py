@@ -125,7 +125,7 @@ def train(
     try:
         # The generator of the caller is left as it was, and the run depends on its own seed alone.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+            torch.default_generator.manual_seed(config.seed)
             if resume:
                 trainer.restore()
                 log.message(f"resuming after epoch {trainer.progress.epoch}")
