@@ -59,6 +59,18 @@ pub fn in_order<R>(order: Order, work: impl FnOnce() -> R) -> R {
     result
 }
 
+/// Does the same in several orders, for what checks its results.
+#[cfg(test)]
+pub fn in_every_order(check: impl Fn()) {
+    for order in [Order::Forward, Order::Backward, Order::Shuffled(5)] {
+        in_order(order, || {
+            // Told where a check fails.
+            eprintln!("order of blocks and threads: {order:?}");
+            check();
+        });
+    }
+}
+
 fn order() -> Result<Order> {
     match ORDER.get() {
         Some(order) => Ok(order),
