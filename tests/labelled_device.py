@@ -23,6 +23,13 @@ CUDA = torch.device("cuda", 0)
 ACROSS = ("aten::copy_", "aten::_to_copy", "aten::index", "aten::index_put", "aten::index_put_")
 
 
+# What a GPU is waited for, beside copies to the CPU.
+WAITED_FOR = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2")
+
+waits: list[str] = []
+"""Operations on labelled tensors so far that would wait for a GPU."""
+
+
 class MixedDevices(RuntimeError):
     """An operation has tensors of both devices."""
 
@@ -72,6 +79,8 @@ class Labelled(torch.Tensor):
             raise MixedDevices(
                 f"{name} has tensors of the CPU, {[tuple(t.shape) for t in plain]}, and cuda:0"
             )
+        if name in WAITED_FOR:
+            waits.append(name)
         args, kwargs = tree_map_only(Labelled, lambda t: t.values, (args, kwargs))
         found = func(*args, **kwargs)
         return tree_map_only(torch.Tensor, _label, found)
@@ -94,6 +103,8 @@ class _Move(torch.autograd.Function):
 
 def _moved(tensor: torch.Tensor, device: torch.device | None) -> torch.Tensor:
     wanted = device is not None and torch.device(device).type == "cuda"
+    if isinstance(tensor, Labelled) and device is not None and not wanted:
+        waits.append("to the CPU")
     return _Move.apply(tensor) if wanted != isinstance(tensor, Labelled) and device is not None else tensor
 
 

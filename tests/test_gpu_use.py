@@ -66,6 +66,20 @@ def test_calculators_agree(models, family, on):
             )
 
 
+@pytest.mark.parametrize(("family", "most"), [("local_charges", 2), ("qeq", 5), ("fixed_point", 10)])
+def test_a_step_waits_for_the_gpu_a_few_times(models, family, most):
+    """Results are copied at once, and the search for a density looks once at each step that it takes."""
+    devices.require("emulated")
+    atoms = bulk()
+    with labelled_device.found():
+        atoms.calc = Calculator(models / f"{family}.electret", device="cuda")
+        for _ in range(3):
+            atoms.positions += 0.003
+            before = len(labelled_device.waits)
+            atoms.get_forces()
+    assert 1 <= len(labelled_device.waits) - before <= most, labelled_device.waits[before:]
+
+
 @pytest.mark.parametrize("family", ["local_charges", "qeq", "fixed_point"])
 def test_dynamics_in_a_field(models, family, on):
     ends = {}

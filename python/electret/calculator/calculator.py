@@ -25,6 +25,7 @@ from electret.calculator.properties import (
     RESPONSES,
     array,
     implemented,
+    on_host,
     refusal,
     responses,
     state,
@@ -184,7 +185,8 @@ class Calculator(ASECalculator):
         self._with_stress |= "stress" in properties
         with_stress = self._with_stress and stress_refusal(system) is None
         with_forces = with_stress or bool({"forces", "stress"}.intersection(properties))
-        values = self._output(system, forces=with_forces, stress=with_stress, properties=self._every_time)
+        output = self._output(system, forces=with_forces, stress=with_stress, properties=self._every_time)
+        values = on_host(output)
         energy = values["energy"].item()
         free_energy = values["grand_potential"].item() if "grand_potential" in values else energy
         self.results = {"energy": energy, "free_energy": free_energy}

@@ -16,6 +16,7 @@ __all__ = [
     "RESPONSE_REQUESTS",
     "array",
     "implemented",
+    "on_host",
     "refusal",
     "responses",
     "state",
@@ -93,6 +94,19 @@ def stress_refusal(atoms: Atoms) -> str | None:
     if atoms.cell.rank < 3:
         return "the cell has no volume; give the open axes a cell vector too"
     return None
+
+
+def on_host(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same on the CPU: one copy, and so one wait for a device."""
+    there = {name: value for name, value in values.items() if value.device.type != "cpu"}
+    found = dict(values)
+    if not there:
+        return found
+    packed = torch.cat([value.contiguous().reshape(-1).view(torch.uint8) for value in there.values()]).cpu()
+    sizes = [value.numel() * value.element_size() for value in there.values()]
+    for (name, value), part in zip(there.items(), packed.split(sizes), strict=True):
+        found[name] = part.clone().view(value.dtype).reshape(value.shape)  # memory of its own is aligned
+    return found
 
 
 def array(value: torch.Tensor) -> np.ndarray:

@@ -99,7 +99,8 @@ def chord_steps(
         right = residual.multipoles * per_atom, residual.condition * weight
         # The value of the step needs to be known to `small` alone, and where the residual is no larger, the
         # step is nothing but its derivatives.
-        largest = max(float(part.detach().abs().max()) if part.numel() else 0.0 for part in right)
+        flat = torch.cat([part.detach().reshape(-1) for part in right])
+        largest = float(flat.abs().max()) if flat.numel() else 0.0
         within = None if not largest < math.inf else max(small / max(largest, small), 1e-12)
         x, y = _Solve.apply(*right, solver, False, within, adjoint)
         moved = State(state.multipoles - x, state.fermi_level - y)
