@@ -54,6 +54,8 @@ test-rust: $(STAMPS)/venv
 
 test-python: build $(STAMPS)/extra-peers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 ELECTRET_EMULATED_ORDER=backward $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile \
+		--device emulated @tests/on_devices.txt
 	$(BIN)/python -m pytest --doctest-modules python/electret
 
 lint: build  ## Formatting, clippy, ruff, mypy, and the native stub against the built module

@@ -45,8 +45,7 @@ else
     failed+=("cargo was not found, so no Rust test ran on the device")
 fi
 step "Python tests that want a device" "$python" -m pytest -m gpu
-step "the numpy layer's tests on the device" "$python" -m pytest --device cuda \
-    tests/test_{response,geometry,madelung,boundaries,derivatives,gaussian_multipoles,invariances,mesh}.py
+step "the numpy layer's tests on the device" "$python" -m pytest --device cuda @tests/on_devices.txt
 step "benchmarks" "$python" benches/gpu.py --output benches/results
 
 if [ "${#failed[@]}" -gt 0 ]; then
