@@ -34,7 +34,6 @@ typedef unsigned long long uint64;
 #include <ucontext.h>
 
 #define DEVICE inline
-#define SHARED static __attribute__((section("shared_memory")))
 #define __restrict__ __restrict
 #define __launch_bounds__(...)
 
@@ -45,9 +44,19 @@ struct Dim3 {
 };
 static Dim3 blockIdx, threadIdx, blockDim, gridDim;
 
-// Where the linker puts what is SHARED; a module may have nothing of the kind.
+// Where the linker puts what is SHARED; a module may have nothing of the kind. Other formats of libraries have no names
+// for the ends of a section, and there shared memory is what the block before has left.
+#ifdef __ELF__
+#define SHARED static __attribute__((section("shared_memory")))
 extern "C" char __start_shared_memory[] __attribute__((weak, visibility("hidden")));
 extern "C" char __stop_shared_memory[] __attribute__((weak, visibility("hidden")));
+static void clear_shared_memory() {
+    if (__start_shared_memory) memset(__start_shared_memory, 0xFF, __stop_shared_memory - __start_shared_memory);
+}
+#else
+#define SHARED static
+static void clear_shared_memory() {}
+#endif
 
 namespace emulation {
 
@@ -149,7 +158,7 @@ static void launch(const char *name, void (*kernel)(const void *), const void *a
         const uint64 number = blocks[k];
         blockIdx = {(unsigned)(number % grid[0]), (unsigned)(number / grid[0] % grid[1]),
                     (unsigned)(number / grid[0] / grid[1])};
-        if (__start_shared_memory) memset(__start_shared_memory, 0xFF, __stop_shared_memory - __start_shared_memory);
+        clear_shared_memory();
         for (bool running = true; running;) {
             unsigned waiting = 0;
             for (unsigned w = 0; w < n_warps; w++) {
