@@ -12,6 +12,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name '*.cu' -o -name '*.cuh' -o -name Cargo.toml)
 # Processes of the Python tests, each of about 3 GB; one thread of PyTorch each is faster than one process with two.
 TEST_JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 CARGO_TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo "test")
 
 .DEFAULT_GOAL := help
@@ -53,9 +54,8 @@ test-rust: $(STAMPS)/venv
 	cargo test --release -p electret-core --doc
 
 test-python: build $(STAMPS)/extra-peers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
-	OMP_NUM_THREADS=1 ELECTRET_EMULATED_ORDER=backward $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile \
-		--device emulated @tests/on_devices.txt
+	$(PYTEST)
+	ELECTRET_EMULATED_ORDER=backward $(PYTEST) --device emulated @tests/on_devices.txt
 	$(BIN)/python -m pytest --doctest-modules python/electret
 
 lint: build  ## Formatting, clippy, ruff, mypy, and the native stub against the built module

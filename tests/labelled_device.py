@@ -207,7 +207,7 @@ MODULE_TO = torch.nn.Module.to
 
 
 @contextmanager
-def found() -> Iterator[None]:
+def found_as_cuda() -> Iterator[None]:
     """As `labelled`, and what looks for the device "cuda" finds it, so that a whole training runs there."""
     from electret import found_device
 

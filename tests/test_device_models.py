@@ -11,7 +11,7 @@ from electret.graph import Graph
 from electret.models import FAMILIES, SELF_CONSISTENT, build
 from electret.scf.state import ScfRequest
 from electret.testing import assert_close, check_model
-from labelled_device import Labelled, MixedDevices, labelled, to_labelled
+from labelled_device import Labelled, MixedDevices, found_as_cuda, labelled, to_labelled
 from model_cases import STATISTICS, bulk, in_field, model_config, molecule, small_model
 
 MANY_BODY = {"update": "many_body", "channels": 4, "hidden": 8, "energy": "none"}
@@ -89,12 +89,11 @@ def test_finding_densities_on_a_labelled_device(family, finder):
 def test_calculators_on_a_labelled_device(family):
     """Steps of dynamics, stress and responses, with neighbours found on the device."""
     devices.require("emulated")
-    on_the_cpu, there = (Calculator(build(model_config(family), STATISTICS, seed=1)) for _ in range(2))
     crystal, moved = bulk(), bulk()
-    crystal.calc, moved.calc = on_the_cpu, there
-    with labelled():
-        to_labelled(there.model)
-        there.device = there._trajectory._device = torch.device("cuda:0")
+    crystal.calc = Calculator(build(model_config(family), STATISTICS, seed=1))
+    with found_as_cuda():
+        there = Calculator(build(model_config(family), STATISTICS, seed=1), device="cuda")
+        moved.calc = there
         for _ in range(2):
             found = moved.get_potential_energy(), moved.get_forces(), moved.get_stress()
             moved.positions += 0.01

@@ -37,14 +37,14 @@ def device(request):
 def reads(monkeypatch):
     """Counts the reads of tensors on the device."""
     counts = []
-    original = device_plans._to_host
+    original = device_plans.to_host
 
     def counted(tensors):
         if tensors:
             counts.append(len(tensors))
         return original(tensors)
 
-    monkeypatch.setattr(device_plans, "_to_host", counted)
+    monkeypatch.setattr(device_plans, "to_host", counted)
     return counts
 
 

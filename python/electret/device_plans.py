@@ -313,7 +313,7 @@ def _read(tensors: tuple[Tensor | None, ...]) -> list[_Seen | None]:
         for index, tensor in enumerate(tensors)
         if tensor is not None and found[index] is None and keys.index(keys[index]) == index
     ]
-    fresh = _to_host([_plain(tensors[index]) for index in missing])
+    fresh = to_host([tensor for index in missing if (tensor := tensors[index]) is not None])
     for index, values in zip(missing, fresh, strict=True):
         tensor = tensors[index]
         assert tensor is not None
@@ -327,29 +327,28 @@ def _read(tensors: tuple[Tensor | None, ...]) -> list[_Seen | None]:
     ]
 
 
-def _plain(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor.detach().contiguous()
-
-
-def _to_host(tensors: list[Tensor]) -> list[NDArray[Any]]:
-    """The tensors' values through one copy from the device."""
+def to_host(tensors: list[Tensor]) -> list[NDArray[Any]]:
+    """The values of tensors of one device in memory of their own, through one copy."""
     if not tensors:
         return []
     if tensors[0].device.type == "cpu":
-        return [tensor.numpy().copy() for tensor in tensors]
-    packed = torch.cat([tensor.reshape(-1).view(torch.uint8) for tensor in tensors]).cpu().numpy()
-    values, start = [], 0
-    for tensor in tensors:
-        size = tensor.numel() * tensor.element_size()
-        dtype = _NUMPY_DTYPES[tensor.dtype]
-        part: NDArray[Any] = np.frombuffer(packed[start : start + size].tobytes(), dtype=dtype)
-        values.append(part.reshape(tuple(tensor.shape)))
-        start += size
-    return values
+        return [tensor.detach().numpy().copy() for tensor in tensors]
+    parts = [tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
+    packed = torch.cat(parts).cpu().numpy()
+    ends = np.cumsum([part.numel() for part in parts])
+    return [
+        part.copy().view(_NUMPY_DTYPES[tensor.dtype]).reshape(tuple(tensor.shape))
+        for tensor, part in zip(tensors, np.split(packed, ends[:-1]), strict=True)
+    ]
 
 
-_NUMPY_DTYPES = {torch.float64: np.float64, torch.int64: np.int64, torch.bool: np.bool_}
+_NUMPY_DTYPES = {
+    torch.float64: np.float64,
+    torch.float32: np.float32,
+    torch.int64: np.int64,
+    torch.int32: np.int32,
+    torch.bool: np.bool_,
+}
 
 
 # --- extents along open directions ---

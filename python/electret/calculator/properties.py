@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from electret.device_plans import to_host
 from electret.models import Model
 
 __all__ = [
@@ -99,14 +100,8 @@ def stress_refusal(atoms: Atoms) -> str | None:
 def on_host(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same on the CPU: one copy, and so one wait for a device."""
     there = {name: value for name, value in values.items() if value.device.type != "cpu"}
-    found = dict(values)
-    if not there:
-        return found
-    packed = torch.cat([value.contiguous().reshape(-1).view(torch.uint8) for value in there.values()]).cpu()
-    sizes = [value.numel() * value.element_size() for value in there.values()]
-    for (name, value), part in zip(there.items(), packed.split(sizes), strict=True):
-        found[name] = part.clone().view(value.dtype).reshape(value.shape)  # memory of its own is aligned
-    return found
+    copies = map(torch.from_numpy, to_host(list(there.values())))
+    return dict(values) | dict(zip(there, copies, strict=True))
 
 
 def array(value: torch.Tensor) -> np.ndarray:

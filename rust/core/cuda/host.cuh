@@ -60,15 +60,15 @@ static void clear_shared_memory() {}
 
 namespace emulation {
 
+enum Barrier { NONE, WARP, BLOCK };
+
 struct Fiber {
     ucontext_t context;
     jmp_buf place;
     char *stack;
     bool started;
-    int at;
+    Barrier at;  // none: at its end
 };
-
-enum Barrier { NONE, WARP, BLOCK };
 
 const size_t STACK = 1 << 20;
 const unsigned MAX_THREADS = 1024, WARP_SIZE = 32;

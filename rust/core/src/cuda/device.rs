@@ -9,7 +9,6 @@ use crate::error::{Error, Result};
 use cudarc::driver::{DriverError, result, sys};
 use std::collections::HashMap;
 use std::ffi::c_int;
-use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
 /// A device that kernels run on.
@@ -290,9 +289,8 @@ impl Drop for Bound {
 pub struct Queue {
     device: Arc<Device>,
     stream: u64,
-    /// The context is current on one thread, so this is not to be sent.
+    /// Of one thread, and with its pointer not to be sent to another.
     _bound: Bound,
-    thread: PhantomData<*const ()>,
 }
 
 impl Queue {
@@ -303,7 +301,6 @@ impl Queue {
             device,
             stream,
             _bound: bound,
-            thread: PhantomData,
         })
     }
 
@@ -313,7 +310,6 @@ impl Queue {
             device: Device::emulated(),
             stream: 0,
             _bound: Bound { before: None },
-            thread: PhantomData,
         }
     }
 
