@@ -16,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadf
 CARGO_TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo "test")
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-rust test-python lint bench docs wheel clean
+.PHONY: help build demo test test-rust test-python fuzz lint bench docs wheel clean
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ test-python: build $(STAMPS)/extra-peers
 	$(PYTEST)
 	ELECTRET_EMULATED_ORDER=backward $(PYTEST) --device emulated @tests/on_devices.txt
 	$(BIN)/python -m pytest --doctest-modules python/electret
+
+MINUTES ?= 10
+fuzz: build  ## Generated calls, configurations and files for MINUTES=10; none may abort, hang or end in a raw error
+	cd tests && $(abspath $(BIN))/python -m fuzz --minutes $(MINUTES)
 
 lint: build  ## Formatting, clippy, ruff, mypy, and the native stub against the built module
 	cargo fmt --all --check
