@@ -1,4 +1,4 @@
-"""Running generated cases in a watched child process: one that aborts, hangs or exhausts memory is recorded, and
+"""Generated cases in a watched child process: one that aborts, hangs or exhausts memory is recorded, and
 the run goes on behind it."""
 
 from __future__ import annotations
