@@ -109,6 +109,79 @@ def test_eval_with_other_keys(folder: Path, tmp_path: Path) -> None:
     assert "meV/atom" in everything(named)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("eval", "{model}", "{data}", "--output", "{data}"), "data.xyz' would replace"),
+        (("eval", "{model}", "{data}", "--output", "{link}"), "link.xyz' would replace"),
+        (("eval", "{model}", "{data}", "--json", "{model}", "--force"), "model.electret' would replace"),
+        (("eval", "{model}", "{data}", "--output", "{mine}"), "mine.txt' exists already"),
+        (("eval", "{model}", "{data}", "--json", "{mine}"), "mine.txt' exists already"),
+        (("eval", "{model}", "{data}", "--json", "{new}", "--output", "{new}"), "given for two outputs"),
+        (("eval", "{model}", "{data}", "--json", "{mine}/new"), "is no folder"),
+        (("eval", "{model}", "{data}", "--plots", "{folder}/run/plots"), "exists already"),
+        (("compare", "{model}", "--data", "{data}", "--output", "{folder}/run"), "run' holds a run"),
+        (
+            ("compare", "{model}", "--data", "{data}", "--output", "{folder}/other"),
+            "comparison.md' exists already",
+        ),
+        (
+            ("compare", "../x={model}", "--data", "{data}", "--output", "{new}"),
+            "model '../x' becomes the name",
+        ),
+        (
+            ("compare", "{model}", "--data", "../x={data}", "--output", "{new}"),
+            "data set '../x' becomes the name",
+        ),
+        (("plot", "scf", "{model}", "{data}", "--output", "{mine}"), "mine.txt' exists already"),
+        (("plot", "scf", "{model}", "{data}", "--output", "{data}", "--force"), "data.xyz' would replace"),
+        (("demo", "--output", "{folder}/run"), "run' holds a run"),
+        (("demo", "--output", "{folder}/other"), "report.md' exists already"),
+        (("train", "{folder}/config.yaml"), "holds a run already"),
+        (("train", "{folder}/config.yaml", "--set", "output={folder}"), "config.yaml' exists already"),
+        (("train", "{folder}/config.yaml", "--restart", "--set", "data.train=absent.xyz"), "does not exist"),
+    ],
+)
+def test_nothing_is_destroyed(
+    folder: Path, tmp_path: Path, arguments: tuple[str, ...], expected: str
+) -> None:
+    """The table of the guide: every command refuses before any work, and leaves every file as it was."""
+    (folder / "mine.txt").write_text("mine", encoding="utf-8")
+    (folder / "other").mkdir(exist_ok=True)
+    for name in ("comparison.md", "report.md"):
+        (folder / "other" / name).write_text("mine", encoding="utf-8")
+    (tmp_path / "link.xyz").symlink_to(folder / "data.xyz")
+    (folder / "run" / "plots" / "parity_energy.png").touch()
+    places = {
+        "folder": folder,
+        "model": folder / "run" / "model.electret",
+        "data": folder / "data.xyz",
+        "link": tmp_path / "link.xyz",
+        "mine": folder / "mine.txt",
+        "new": tmp_path / "new",
+    }
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    result = call(*(argument.format(**places) for argument in arguments))
+    assert result.exit_code == 1
+    assert expected in everything(result)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_force_replaces_files(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "errors.json").write_text("old", encoding="utf-8")
+    arguments = (
+        "eval",
+        folder / "run" / "model.electret",
+        folder / "data.xyz",
+        "--json",
+        tmp_path / "errors.json",
+    )
+    assert call(*arguments).exit_code == 1
+    assert call(*arguments, "--force").exit_code == 0
+    assert "errors" in json.loads((tmp_path / "errors.json").read_text(encoding="utf-8"))
+
+
 def test_plot(folder: Path) -> None:
     picture = folder / "run" / "plots" / "learning_curve.png"
     picture.unlink(missing_ok=True)
@@ -190,6 +263,38 @@ def test_interruption_has_its_own_exit_code(folder: Path, monkeypatch: pytest.Mo
     assert result.exit_code == 130
     assert "stopped after epoch 3; --resume goes on" in everything(result)
     assert "error" not in everything(result)
+
+
+PIPED = """
+import sys
+from electret.cli.main import application
+import electret.cli.main, electret.training
+
+def train(*_, **__):
+    from electret.training.run_log import default_console
+    console = default_console()
+    while True:
+        console.print("epoch")
+
+electret.training.train = train
+application(["train", sys.argv[1]])
+"""
+
+
+def test_a_reader_that_leaves_ends_the_command(folder: Path) -> None:
+    """As `electret train config.yaml | head -1`: a word on standard error and the status of SIGPIPE."""
+    command = [sys.executable, "-W", "ignore", "-c", PIPED, str(folder / "config.yaml")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while process.stdout.readline() != "epoch\n":
+            pass
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 141
+    assert "the reader of standard output is gone" in said
+    assert "Traceback" not in said
+    assert "Exception ignored" not in said
 
 
 def test_unknown_commands_fail() -> None:

@@ -218,6 +218,56 @@ def test_unknown_names_suggest_the_nearest(
         ({"max_num_epochs": 0}, ["stages.0.epochs", "greater than or equal to 1"]),
         ({"lr": -0.1}, ["stages.0.lr"]),
         ({"lr": "fast"}, ["stages.0.lr", "'fast'"]),
+        ({"lr": 1e300}, ["stages.0.lr", "less than or equal to 10", "1e+300"]),
+        ({"lr": 1e-300}, ["stages.0.lr", "give 0, or 1e-12 or more"]),
+        ({"clip_grad": 1e-300}, ["stages.0.clip_grad", "greater than or equal to 0.000000001", "1e-300"]),
+        ({"energy_weight": 1e300}, ["stages.0.loss.energy", "1e+300"]),
+        ({"atomic_multipoles_smearing_width": 1e300}, ["model.electrostatics.sigma", "to 100", "1e+300"]),
+        ({"model": {"family": "qeq", "scf": {"tolerance": 1e300}}}, ["model.scf.tolerance", "to 0.1"]),
+        ({"r_max": 1e300}, ["model.backbone.r_max", "to 100"]),
+        ({"seed": 2**70}, ["seed"]),
+        ({"batch_size": True}, ["data", "batch_size is true; give numbers"]),
+        (
+            {"model": {"family": "mace", "backbone": {"radial_MLP": [True]}}},
+            ["radial_MLP is [true]; give numbers"],
+        ),
+        ({"huber_delta": 0.1, "energy_weight": 1}, ["stages.0.loss", "huber_delta = 0.1 does nothing"]),
+        (
+            {"stages": [{"loss": {"energy": 1, "stability_limit": 0.5}}]},
+            ["stability_limit = 0.5 does nothing"],
+        ),
+        (
+            {"stages": [{"loss": {"dipole": 1, "dipole_components": []}}]},
+            ["dipole_components", "at least 1 item"],
+        ),
+        (
+            {"stages": [{"loss": {"energy": 1, "dipole_components": ["z"]}}]},
+            ["dipole_components", "does nothing"],
+        ),
+        (
+            {"optimizer": {"name": "adamw", "warmup_steps": 5}},
+            ["stages.0.optimizer", "warmup_steps = 5 does nothing"],
+        ),
+        (
+            {"scheduler": {"name": "cosine", "factor": 0.5}},
+            ["stages.0.scheduler", "factor = 0.5 does nothing"],
+        ),
+        (
+            {"scheduler": {"name": "cosine", "minimum": 0.1}},
+            ["scheduler.minimum = 0.1 is above the learning rate"],
+        ),
+        (
+            {"atomic_multipoles_smearing_width": 1.2},
+            ["model.electrostatics.sigma does nothing in family 'mace'"],
+        ),
+        (
+            {"model": {"family": "qeq", "electrostatics": {"widths": [1.0]}}},
+            ["model.electrostatics.widths does nothing in family 'qeq'"],
+        ),
+        (
+            {"model": {"family": "qeq", "scf": {"depth": 3}}},
+            ["model.scf.depth does nothing with solver 'newton'"],
+        ),
         ({"energy_weight": -1}, ["stages.0.loss.energy"]),
         ({"energy_weight": 0, "forces_weight": 0}, ["every loss weight is zero"]),
         ({"loss": "hubert"}, ["stages.0.loss.form", "'hubert'"]),
@@ -333,3 +383,25 @@ def test_file_errors(tmp_path: Path) -> None:
 def test_bad_overrides(tmp_path: Path, override: str, expected: str) -> None:
     with pytest.raises(InputError, match=expected):
         from_options(tmp_path, (override,), seed=1)
+
+
+@pytest.mark.parametrize("value", ["1:30", "1:30.5", "yes"])
+def test_numbers_of_old_yaml_are_refused(tmp_path: Path, value: str) -> None:
+    """YAML 1.1 reads 1:30 as 90 and yes as true."""
+    text = yaml.safe_dump({**MINIMAL, "batch_size": "HERE"}).replace("HERE", value)
+    with pytest.raises(InputError, match="batch_size"):
+        from_text(tmp_path, text)
+
+
+def test_numbers_of_yaml(tmp_path: Path) -> None:
+    """Digits are decimal, with a leading zero too, and an exponent needs no point."""
+    for text, expected in (("010", 10), ("7", 7), ("0", None), ("1e1", 10)):
+        config = yaml.safe_dump({**MINIMAL, "batch_size": "HERE", "lr": "RATE"})
+        config = config.replace("HERE", text).replace("RATE", ".5e-2")
+        if expected is None:
+            with pytest.raises(InputError, match=r"data.batch_size: .* \(found 0\)"):
+                from_text(tmp_path, config)
+        else:
+            found = from_text(tmp_path, config)
+            assert found.data.batch_size == expected
+            assert found.stages[0].lr.backbone == 0.005

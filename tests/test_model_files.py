@@ -162,3 +162,22 @@ def test_misshapen_tensor_is_named(path, model):
     rewrite(path, change_header=lambda header: header.update(config=model.config.model_dump(mode="json")))
     with pytest.raises(ModelFileError, match="has shape"):
         load(path)
+
+
+def test_statistics_that_contradict_the_tensors_are_not_written(tmp_path):
+    changed = {**STATISTICS.e0s, 8: -431.0}
+    for update, name in (({"e0s": changed}, "e0s"), ({"scale": 2.0}, "scale"), ({"mean": 0.2}, "shift")):
+        model = build(model_config("local_charges"), STATISTICS)
+        model.statistics = STATISTICS.model_copy(update=update)
+        with pytest.raises(InputError, match=f"{name} = .* contradicts its statistics"):
+            save(model, tmp_path / "model.electret")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saving_replaces_models_only(model, tmp_path):
+    (tmp_path / "train.xyz").write_text("mine")
+    with pytest.raises(InputError, match=r"train.xyz' exists already; it is no model file"):
+        save(model, tmp_path / "train.xyz")
+    assert (tmp_path / "train.xyz").read_text() == "mine"
+    save(model, tmp_path / "model.bin")
+    save(model, tmp_path / "model.bin")

@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from electret import InputError
 from electret.data import GraphDataset, wrap_atoms
 from electret.graph import Graph
+from electret.outputs import atomic_write
 from electret.training import CheckpointError
 from electret.training.checkpoint import (
     Checkpoint,
-    atomic_write,
     optimizer_state,
     read_checkpoint,
     restore_optimizer,

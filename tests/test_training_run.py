@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
 import json
 import os
 import signal
@@ -19,11 +21,13 @@ pytest.importorskip("mace")
 
 import torch
 import yaml
+from ase import Atoms
 from rich.console import Console
 from safetensors.torch import load_file
 
-from electret import InputError
+from electret import InputError, OutputError
 from electret.models import load, read_header
+from electret.outputs import claimed
 from electret.training import (
     CheckpointError,
     NonFiniteError,
@@ -36,6 +40,7 @@ from electret.training import (
 from electret.training.checkpoint import read_checkpoint
 from electret.training.loop import Trainer
 from electret.training.resumption import BEST_CHECKPOINT, LAST_CHECKPOINT, check_options
+from electret.training.run_log import default_console
 from training_frames import cluster, clusters, crystal, run_options, write_frames
 
 STAGES = [
@@ -250,10 +255,10 @@ def test_kill_inside_an_epoch_and_resume_are_exact(data: Path, tmp_path: Path, w
     same_result(tmp_path / "run", whole.folder)
 
 
-def test_early_stop_ends_the_stage(data: Path, tmp_path: Path) -> None:
+def test_early_stop_ends_the_stage(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = run_options(data, tmp_path / "run")
-    # A rate so small that double precision does not move: every epoch after the first is stale.
-    options["stages"][0] |= {"epochs": 50, "lr": 1e-300, "early_stop": 2}
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda *_: None)  # every epoch after the first is stale
+    options["stages"][0] |= {"epochs": 50, "early_stop": 2}
     assert len(run(options).history) == 3
 
 
@@ -410,3 +415,188 @@ def test_a_condition_the_family_cannot_honour_names_the_frame(tmp_path: Path) ->
     options["stages"][0]["loss"] = {"energy": 1.0}
     with pytest.raises(InputError, match=r"fields\.xyz, frame [2-5]: external_field"):
         run(options)
+
+
+def everything_below(folder: Path) -> dict[str, bytes]:
+    """Content of every file, to see that a refused command has changed nothing."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_refused_restart_loses_nothing(data: Path, tmp_path: Path) -> None:
+    """Configuration, data, labels, device and model are checked before any file is touched."""
+    options = run_options(data, tmp_path / "run")
+    options["stages"][0]["epochs"] = 1
+    run(options)
+    before = everything_below(tmp_path)
+    stage = options["stages"][0]
+    for changes in (
+        {"data": {**options["data"], "train": "/absent.xyz"}},
+        {"stages": [{**stage, "loss": {"stress": 1.0}}]},
+        {"device": "cuda:99"},
+        {"model": {**options["model"], "electrostatics": {"max_l": 4}}},
+        {"stages": [stage, {**stage, "name": "frozen", "lr": 0.0}]},
+    ):
+        with pytest.raises(InputError):
+            run({**options, **changes}, restart=True)
+        assert everything_below(tmp_path) == before
+    (tmp_path / "run" / "notes.txt").write_text("mine", encoding="utf-8")
+    run({**options, "seed": 5}, restart=True)
+    kept = {
+        path.replace("/run.1/", "/run/"): content
+        for path, content in everything_below(tmp_path / "run.1").items()
+    }
+    assert kept == before
+    assert (tmp_path / "run" / "notes.txt").exists()
+    assert not (tmp_path / "run" / "electret.lock").exists()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_files_of_the_user_are_not_replaced(data: Path, tmp_path: Path, restart: bool) -> None:
+    """`output: .` beside the configuration, and an output with a model but without checkpoints."""
+    (tmp_path / "config.yaml").write_text("mine", encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"config.yaml' exists already; it belongs to no run; set another output"
+    ):
+        run(run_options(data, tmp_path), restart=restart)
+    assert (tmp_path / "config.yaml").read_text(encoding="utf-8") == "mine"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.electret").write_text("finished", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        run(run_options(data, tmp_path / "run"))
+    with pytest.raises(InputError, match=r"would replace .*which is read"):
+        run(run_options(tmp_path / "run" / "model.electret", tmp_path / "run"), restart=True)
+    assert (tmp_path / "run" / "model.electret").read_text(encoding="utf-8") == "finished"
+
+
+def test_one_training_per_folder(data: Path, tmp_path: Path) -> None:
+    options = run_options(data, tmp_path / "run")
+    for arguments in ({}, {"resume": True}, {"restart": True}):
+        with (
+            claimed(tmp_path / "run"),
+            pytest.raises(OutputError, match=f"is in use by process {os.getpid()} on"),
+        ):
+            run(options, **arguments)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_full_disk_is_named_and_resumed(
+    data: Path, tmp_path: Path, whole: TrainingResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full at the checkpoint of the second epoch; the run goes on from that of the first."""
+    original, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        name = os.readlink(f"/proc/self/fd/{descriptor}") if Path("/proc/self/fd").exists() else "last"
+        calls.append("last" in name)
+        if sum(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(descriptor)
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(
+        OutputError, match=r"last.safetensors' cannot be written: No space left.*free some.*--resume"
+    ):
+        run(run_options(data, tmp_path / "run", stages=STAGES))
+    monkeypatch.undo()
+    run(run_options(data, tmp_path / "run", stages=STAGES), resume=True)
+    same_result(tmp_path / "run", whole.folder)
+
+
+def test_a_hang_up_is_a_termination(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGHUP ends the run after a batch with a checkpoint, though there is no terminal to write to."""
+
+    class Gone(io.StringIO):
+        gone = False
+
+        def write(self, text: str) -> int:
+            if self.gone:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().write(text)
+
+    terminal, original = Gone(), Trainer._step
+
+    def hung_up(self: Trainer, indices: list[int]) -> None:
+        terminal.gone = True
+        os.kill(os.getpid(), signal.SIGHUP)
+        original(self, indices)
+
+    monkeypatch.setattr(Trainer, "_step", hung_up)
+    with pytest.raises(TrainingInterrupted) as caught:
+        run(run_options(data, tmp_path / "run"), console=Console(file=terminal))
+    assert caught.value.signal == signal.SIGHUP
+    assert read_checkpoint(tmp_path / "run" / LAST_CHECKPOINT).state["progress"]["batch"] == 1
+
+
+def test_a_broken_pipe_stops_with_a_checkpoint(data: Path, tmp_path: Path, whole: TrainingResult) -> None:
+    """The reader of the first epoch's line leaves, as `head` does; the run goes on from there."""
+
+    class Pipe(io.StringIO):
+        def write(self, text: str) -> int:
+            if "epoch " in text:
+                raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+            return super().write(text)
+
+    console = default_console()
+    console.file = Pipe()
+    with pytest.raises(
+        TrainingInterrupted, match="reader of standard output is gone: stopped after epoch 1"
+    ) as caught:
+        run(run_options(data, tmp_path / "run", stages=STAGES), console=console)
+    assert caught.value.signal == signal.SIGPIPE
+    run(run_options(data, tmp_path / "run", stages=STAGES), resume=True)
+    same_result(tmp_path / "run", whole.folder)
+
+
+def test_a_diverged_run_has_no_best_epoch(data: Path, tmp_path: Path) -> None:
+    shown = tmp_path / "shown.txt"
+    options = run_options(data, tmp_path / "run", ema_decay=None)
+    options["stages"][0] |= {"lr": 10.0, "clip_grad": None, "optimizer": {"betas": [0.0, 0.0]}}
+    with pytest.raises((NonFiniteError, CheckpointError)) as caught:
+        run(options, console=quiet(shown))
+    assert "lower the learning rate" in str(caught.value).lower()
+    assert not (tmp_path / "run" / "model.electret").exists()
+    assert not (tmp_path / "run" / BEST_CHECKPOINT).exists()
+    assert "*" not in shown.read_text(encoding="utf-8").split("epoch ", 1)[1]
+
+
+def test_changed_isolated_atoms_are_seen(data: Path, tmp_path: Path) -> None:
+    """Their energies are in the model, so a run goes on with those of its checkpoint only."""
+    frames = clusters(12)
+    for symbol, energy in (("H", -3.0), ("O", -2.0)):
+        frames.append(Atoms(symbol, info={"config_type": "IsolatedAtom", "REF_energy": energy}))
+    options = run_options(write_frames(tmp_path / "data.xyz", frames), tmp_path / "run")
+    options["stages"][0]["epochs"] = 1
+    run(options)
+    options["stages"][0]["epochs"] = 2
+    frames[-1].info["REF_energy"] = -2.5
+    write_frames(tmp_path / "data.xyz", frames)
+    with pytest.raises(CheckpointError, match="written with other isolated-atom data"):
+        run(options, resume=True)
+    frames[-1].info["REF_energy"] = -2.0
+    write_frames(tmp_path / "data.xyz", frames)
+    result = run(options, resume=True)
+    assert result.model.statistics.e0s == {1: -3.0, 8: -2.0}
+    assert load(result.model_file).backbone.e0s.tolist() == [-3.0, -2.0]
+
+
+def test_data_that_train_nothing_are_refused(data: Path, tmp_path: Path) -> None:
+    """No edges, no weights, and the training frames as validation frames, in one file or in a copy of it."""
+    copy = tmp_path / "copy.xyz"
+    copy.write_bytes(data.read_bytes())
+    for change, expected in (
+        (
+            lambda o: o["model"]["backbone"].update(r_max=1.0),
+            r"r_max = 1 Å: no training frame .* this close",
+        ),
+        (
+            lambda o: o["data"].update(config_type_weights={"first": 0, "second": 0}),
+            "all training frames .* weight 0",
+        ),
+        (lambda o: o.update(data={"train": str(data), "valid": str(data)}), "is a training frame too"),
+        (lambda o: o.update(data={"train": str(data), "valid": str(copy)}), "is a training frame too"),
+    ):
+        options = run_options(data, tmp_path / "run")
+        change(options)
+        with pytest.raises(InputError, match=expected):
+            run(options)
+    assert not (tmp_path / "run").exists()

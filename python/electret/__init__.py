@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from electret._native import DeviceError, ElectretError, InputError, __version__
 from electret.electrostatics import CoulombResult, coulomb, features, potential
 from electret.equilibration import ChargeEquilibration, charge_equilibration
-from electret.errors import ConvergenceError
+from electret.errors import ConvergenceError, OutputError
 from electret.geometry import Geometry
 from electret.neighbors import NeighborList, neighbor_list
 from electret.response import Jacobian
@@ -24,6 +24,7 @@ __all__ = [
     "InputError",
     "Jacobian",
     "NeighborList",
+    "OutputError",
     "__version__",
     "charge_equilibration",
     "coulomb",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from electret._native import ElectretError
+from electret._native import ElectretError, InputError
 
-__all__ = ["ConvergenceError"]
+__all__ = ["ConvergenceError", "OutputError"]
 
 
 class ConvergenceError(ElectretError):
@@ -23,3 +23,10 @@ class ConvergenceError(ElectretError):
         self.history = list(history)
         self.iterations = iterations
         self.system = system
+
+
+class OutputError(InputError, OSError):
+    """A file or folder cannot be written, or must not be: it exists, is read, or belongs to another process.
+
+    The message names file and remedy.
+    """

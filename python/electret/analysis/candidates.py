@@ -12,10 +12,10 @@ from rich.console import Console
 
 from electret import InputError
 from electret.models import read_header
+from electret.outputs import MODEL_FILE, check_file_name, check_not_in_use
 from electret.training import TrainingConfig, train
 from electret.training.checkpoint import read_checkpoint
 from electret.training.resumption import LAST_CHECKPOINT, with_defaults
-from electret.training.run import MODEL_FILE
 
 __all__ = ["Candidate", "is_trained", "prepare"]
 
@@ -65,6 +65,7 @@ def prepare(candidates: Sequence[Candidate], console: Console) -> dict[str, Path
     """
     names = [candidate.name for candidate in candidates]
     for name in names:
+        check_file_name(name, "model")
         if names.count(name) > 1:
             raise InputError(f"two models have the name '{name}'; tell them apart with name=path")
     configs = {
@@ -74,6 +75,7 @@ def prepare(candidates: Sequence[Candidate], console: Console) -> dict[str, Path
     }
     folders: dict[Path, str] = {}
     for name, config in configs.items():
+        check_not_in_use(config.run_folder)
         other = folders.setdefault(config.run_folder.resolve(), name)
         if other != name:
             raise InputError(

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from electret.analysis.assessment import Assessment
 from electret.analysis.comparison import Comparison
 from electret.analysis.report import EXACT
+from electret.outputs import writing
 from electret.training.targets import TARGETS
 
 __all__ = ["COLOURS", "plot_comparison", "save_figure"]
@@ -49,8 +50,9 @@ def plot_comparison(comparison: Comparison, folder: Path) -> list[Path]:
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure without the global state of pyplot."""
     FigureCanvasAgg(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,11 @@ from rich.table import Table
 from electret.analysis.assessment import Assessment
 from electret.analysis.comparison import Comparison
 from electret.analysis.training_time import training_time
+from electret.outputs import atomic_write
 from electret.training.metrics import ErrorSums, Metrics
 from electret.training.targets import TARGETS
 
-__all__ = ["NOTE", "markdown", "print_comparison", "write_comparison"]
+__all__ = ["NOTE", "holds_comparison", "markdown", "print_comparison", "write_comparison"]
 
 NOTE = (
     "MAE of each target; the best of a column is bold. `field response` is the slope of the dipole along the "
@@ -51,15 +53,23 @@ def write_comparison(
 ) -> list[Path]:
     """Write `comparison.md`, `.csv` (long: one row per error, in eV, Å, e) and `.json` to `folder`;
     `sections` are further lines of the Markdown."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"comparison.{suffix}" for suffix in ("md", "csv", "json")]
-    files[0].write_text("\n".join([markdown(comparison, plots), *sections]), encoding="utf-8")
-    with open(files[1], "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        writer.writerows(_csv_rows(comparison))
-    files[2].write_text(json.dumps(comparison.as_dict(), indent=1), encoding="utf-8")
+    files = [folder / f"comparison.{suffix}" for suffix in ("json", "csv", "md")]
+    atomic_write(files[0], json.dumps(comparison.as_dict(), indent=1).encode())
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows(_csv_rows(comparison))
+    atomic_write(files[1], table.getvalue().encode())
+    atomic_write(files[2], "\n".join([markdown(comparison, plots), *sections]).encode())
     return files
+
+
+def holds_comparison(folder: Path) -> bool:
+    """True if a folder has the numbers of an earlier comparison."""
+    try:
+        return {"models", "sets", "refused"} <= set(json.loads((folder / "comparison.json").read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:

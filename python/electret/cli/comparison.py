@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from electret import InputError
+from electret import InputError, OutputError
 from electret.analysis.comparison import Candidate, Comparison, compare
 from electret.analysis.comparison_file import ComparisonFile, is_comparison_file, read_comparison
 from electret.analysis.probes import (
@@ -16,8 +16,9 @@ from electret.analysis.probes import (
     run_probes,
     write_probe_tables,
 )
-from electret.analysis.report import print_comparison, write_comparison
+from electret.analysis.report import holds_comparison, print_comparison, write_comparison
 from electret.cli.evaluation import parse_keys
+from electret.outputs import check_file_name, check_not_in_use, check_outputs, claimed, holds_run
 
 __all__ = ["run_comparison"]
 
@@ -32,6 +33,7 @@ def run_comparison(
     keys: list[str],
     plots: bool,
     console: Console,
+    force: bool = False,
 ) -> Comparison:
     """Compare, print the overview, write the report; options of the command override those of a file."""
     if len(models) == 1 and is_comparison_file(Path(models[0])):
@@ -48,10 +50,12 @@ def run_comparison(
             output=Path("comparison"),
             batch_size=10,
         )
+    sets, folder = _data_sets(data) or wanted.data, output or wanted.output
+    _check_folder(folder, wanted, sets, force)
     check_probes(wanted.probes)  # before any training
     comparison = compare(
         wanted.candidates,
-        _data_sets(data) or wanted.data,
+        sets,
         keys=parse_keys(keys) if keys else wanted.keys,
         batch_size=batch_size or wanted.batch_size,
         device=device,
@@ -59,18 +63,38 @@ def run_comparison(
         console=console,
     )
     print_comparison(comparison, console)
-    folder = output or wanted.output
-    pictures: list[Path] = []
-    if plots:
-        from electret.analysis.plots import plot_comparison
+    with claimed(folder):
+        write_comparison(comparison, folder)  # first: from here on the folder is that of a comparison
+        pictures: list[Path] = []
+        if plots:
+            from electret.analysis.plots import plot_comparison
 
-        pictures = plot_comparison(comparison, folder / "plots")
-    reports = run_probes(wanted.probes, comparison.files, folder / "probes", console, device, dtype)
-    drawn = plot_probes(reports, list(comparison.families), folder / "plots") if plots else {}
-    write_comparison(comparison, folder, pictures, probe_sections(reports, drawn))
-    write_probe_tables(reports, folder)
+            pictures = plot_comparison(comparison, folder / "plots")
+        reports = run_probes(wanted.probes, comparison.files, folder / "probes", console, device, dtype)
+        drawn = plot_probes(reports, list(comparison.families), folder / "plots") if plots else {}
+        write_comparison(comparison, folder, pictures, probe_sections(reports, drawn))
+        write_probe_tables(reports, folder)
     console.print(f"report, tables and plots in {folder}", highlight=False, soft_wrap=True)
     return comparison
+
+
+def _check_folder(folder: Path, wanted: ComparisonFile, sets: dict[str, list[Path]], force: bool) -> None:
+    """Refuse, before any training, a folder of other things and names that would leave it."""
+    for what, names in (("data set", sets), ("probe", wanted.probes)):
+        for name in names:
+            check_file_name(name, what)
+    check_not_in_use(folder)
+    if holds_run(folder):
+        raise OutputError(f"'{folder}' holds a run; give another --output")
+    outputs = [
+        folder / name for name in ("comparison.json", "comparison.csv", "comparison.md", "plots", "probes")
+    ]
+    outputs += [folder / f"probe_{name.replace(' ', '_')}.csv" for name in wanted.probes]
+    inputs = [candidate.path for candidate in wanted.candidates] + [
+        file for files in sets.values() for file in files
+    ]
+    inputs += [probe.data for probe in wanted.probes.values()]
+    check_outputs(outputs, inputs, replace=force or holds_comparison(folder))
 
 
 def _data_sets(words: list[str]) -> dict[str, list[Path]]:

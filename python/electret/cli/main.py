@@ -31,6 +31,9 @@ plots = typer.Typer(
 application.add_typer(plots, name="plot")
 
 
+Force = Annotated[bool, typer.Option("--force", help="Replace files that exist already (never inputs).")]
+
+
 @application.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
@@ -45,7 +48,7 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")] = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Replace an earlier run in the same folder.")
+        bool, typer.Option("--restart", help="Begin anew; an earlier run is kept in a folder beside.")
     ] = False,
     overrides: Annotated[
         list[str] | None,
@@ -80,18 +83,22 @@ def evaluate(
         list[str] | None,
         typer.Option("--key", metavar="NAME=KEY", help="Key of a label, e.g. energy=dft_energy."),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Predict the frames of a file and compare with its labels."""
     from electret.cli.evaluation import run_evaluation
+    from electret.outputs import atomic_write, check_outputs
+    from electret.training.plots import parity_files, plot_parity
     from electret.training.run_log import default_console
 
+    files = [file for file in (output, json_file) if file is not None]
+    pictures = parity_files(plots) if plots is not None else []
+    check_outputs([*files, *pictures], [model, data], replace=force)
     assessment = run_evaluation(model, data, output, batch_size, device, dtype, keys or [], default_console())
     if plots is not None:
-        from electret.training.plots import plot_parity
-
         plot_parity({data.stem: assessment.metrics}, plots)
     if json_file is not None:
-        json_file.write_text(json.dumps(assessment.as_dict(), indent=1), encoding="utf-8")
+        atomic_write(json_file, json.dumps(assessment.as_dict(), indent=1).encode())
 
 
 @application.command()
@@ -119,13 +126,14 @@ def compare(
         typer.Option("--key", metavar="NAME=KEY", help="Key of a label, e.g. energy=dft_energy."),
     ] = None,
     plots: Annotated[bool, typer.Option(help="Draw the plots.")] = True,
+    force: Force = False,
 ) -> None:
     """Compare models side by side on the same data; train what a YAML file asks for first."""
     from electret.cli.comparison import run_comparison
     from electret.training.run_log import default_console
 
     run_comparison(
-        models, data or [], output, batch_size, device, dtype, keys or [], plots, default_console()
+        models, data or [], output, batch_size, device, dtype, keys or [], plots, default_console(), force
     )
 
 
@@ -144,8 +152,9 @@ def info(
 @reported
 def plot_run(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """Draw the learning curve of a run again, also of a running one."""
+    from electret.outputs import CSV_FILE
     from electret.training.plots import plot_history
-    from electret.training.run_log import CSV_FILE, read_history
+    from electret.training.run_log import read_history
 
     if not (run / CSV_FILE).is_file():
         raise InputError(f"'{run}' holds no {CSV_FILE}; give the folder of a run (the output of its config)")
@@ -168,13 +177,16 @@ def plot_scf(
     frames: Annotated[int, typer.Option(min=1, help="Frames from the start of the file.")] = 20,
     tolerance: Annotated[float | None, typer.Option(help="By default that of the model.")] = None,
     max_iterations: Annotated[int | None, typer.Option(min=1, help="By default those of the model.")] = None,
+    force: Force = False,
 ) -> None:
     """Draw the residual of the SCF against the iteration, and compare solvers."""
     from electret.analysis.scf_convergence import SOLVERS, convergence_table, plot_convergence, run_solvers
     from electret.data import read_frames
     from electret.models import load
+    from electret.outputs import check_outputs
     from electret.training.run_log import default_console
 
+    check_outputs([output], [model, data], replace=force)
     runs = run_solvers(load(model), read_frames(data)[:frames], solvers or SOLVERS, tolerance, max_iterations)
     console = default_console()
     console.print(convergence_table(runs))
@@ -189,8 +201,9 @@ def demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="A minute instead of the full demonstration.")
     ] = False,
+    force: Force = False,
 ) -> None:
     """Train a small model, evaluate it, run molecular dynamics in a field, plot."""
     import electret.demo
 
-    electret.demo.run(output, epochs=epochs, quick=quick)
+    electret.demo.run(output, epochs=epochs, quick=quick, force=force)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
@@ -15,7 +17,8 @@ from electret import ElectretError
 __all__ = ["INTERRUPTED", "reported", "show_tracebacks"]
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+BROKEN_PIPE = 141
+"""Exit codes after Ctrl-C, and where the reader of standard output is gone, as shells have them."""
 
 _EXTRA_PACKAGES = {
     "torch": "torch",
@@ -61,17 +64,23 @@ def _messages() -> Iterator[None]:
     except KeyboardInterrupt:
         _show("interrupted")
         raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        _show("stopped: the reader of standard output is gone")
+        _drop_output()
+        raise typer.Exit(BROKEN_PIPE) from None
     except Exception as error:
         if _tracebacks:
             raise
         message, code = _message(error)
         _show(message)
+        if code == BROKEN_PIPE:
+            _drop_output()
         raise typer.Exit(code) from None
 
 
 def _message(error: Exception) -> tuple[str, int]:
     if type(error).__name__ == "TrainingInterrupted":
-        return str(error), INTERRUPTED
+        return str(error), 128 + getattr(error, "signal", INTERRUPTED - 128)
     if isinstance(error, ElectretError):
         return f"error: {error}", 1
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
@@ -88,6 +97,12 @@ def _message(error: Exception) -> tuple[str, int]:
         f"internal error: {type(error).__name__}: {error} (electret --debug shows where; please report it)",
         1,
     )
+
+
+def _drop_output() -> None:
+    """Let nothing be written to the broken pipe when the interpreter flushes standard output at its end."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _show(message: str) -> None:

@@ -3,6 +3,7 @@ graphs."""
 
 from electret.data.dataset import GraphDataset
 from electret.data.keys import DataKeys
+from electret.data.magnitudes import magnitude_table, magnitude_warnings
 from electret.data.reading import Frame, read_frames, wrap_atoms
 from electret.data.reference import atomic_energies
 from electret.data.report import check_targets, key_counts, key_table
@@ -16,6 +17,8 @@ __all__ = [
     "check_targets",
     "key_counts",
     "key_table",
+    "magnitude_table",
+    "magnitude_warnings",
     "random_split",
     "read_frames",
     "wrap_atoms",

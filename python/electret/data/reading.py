@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.io import read as ase_read
-from ase.io.extxyz import key_val_str_to_dict, read_xyz
+from ase.io.extxyz import SPECIAL_3_3_KEYS, UNPROCESSED_KEYS, key_val_str_to_dict, read_xyz
 from numpy.typing import NDArray
 
 from electret import InputError
@@ -106,11 +109,14 @@ def wrap_atoms(
 def _read_extxyz(path: Path) -> list[Atoms]:
     structures = []
     for index, first_line, block in _blocks(path):
-        _check_columns(path, index, first_line, block)
+        if not _is_rectangular(block):
+            _check_columns(path, index, first_line, block)
         try:
             # ASE's extxyz reader is given one frame at a time so that its errors can be placed.
-            structures.append(next(read_xyz(io.StringIO("\n".join(block) + "\n"), index=0)))
+            text = io.StringIO("\n".join(block) + "\n")
+            structures.append(next(read_xyz(text, index=0, properties_parser=_comment)))
         except Exception as error:
+            _check_columns(path, index, first_line, block)
             raise InputError(
                 f"{path}: frame {index} (lines {first_line}-{first_line + len(block) - 1}) is not valid "
                 f"extended XYZ: "
@@ -149,6 +155,45 @@ def _blocks(path: Path) -> Iterator[tuple[int, int, list[str]]]:
             )
         yield index, start + 1, lines[start:stop]
         start, index = stop, index + 1
+
+
+_ENTRY = re.compile(r"""([^\s="'{\[\\]+)=("[^"\\]+"|[^\s="'{\[\\]+)(?:\s+|$)""")
+_NUMERIC = re.compile(r"[-+.0-9eE ]*[0-9][-+.0-9eE ]*")
+_LAYOUT = re.compile(r'(?:^|\s)Properties=("?)([\w:]+)\1(?:\s|$)')
+
+
+def _comment(line: str) -> dict[str, Any]:
+    """Entries of a comment line as ASE's own parser gives them, which reads character by character."""
+    found: dict[str, Any] = {}
+    end = 0
+    while match := _ENTRY.match(line, end):
+        key, value = match[1], match[2].strip('"')
+        end = match.end()
+        if _NUMERIC.fullmatch(value) and key not in SPECIAL_3_3_KEYS and key.lower() not in UNPROCESSED_KEYS:
+            words = value.split()
+            try:
+                numbers = np.array(words, dtype=float if set(value) & set(".eE") else int)
+            except (ValueError, OverflowError):
+                return dict(key_val_str_to_dict(line))
+            found[key] = numbers[0] if len(numbers) == 1 else numbers
+        else:
+            found[key] = copy(_entry(match[0].strip()))
+    return found if end == len(line) > 0 else dict(key_val_str_to_dict(line))
+
+
+@lru_cache(maxsize=1000)
+def _entry(text: str) -> Any:
+    return next(iter(key_val_str_to_dict(text).values()))
+
+
+def _is_rectangular(block: list[str]) -> bool:
+    """True if every atom line has as many words as the comment announces."""
+    layout = _LAYOUT.search(block[1])
+    try:
+        n_words = sum(map(int, layout[2].split(":")[2::3])) if layout else 4
+    except ValueError:
+        return False
+    return all(len(line.split()) == n_words for line in block[2:])
 
 
 def _check_columns(path: Path, index: int, first_line: int, block: list[str]) -> None:
@@ -317,8 +362,8 @@ def _voigt(stress: NDArray[np.float64], what: str) -> NDArray[np.float64]:
 
 
 def _check_finite(value: NDArray[np.float64], what: str, per_atom: bool) -> None:
-    bad = np.argwhere(~np.isfinite(value))
-    if len(bad):
+    if not np.isfinite(value).all():
+        bad = np.argwhere(~np.isfinite(value))
         place = f" at atom {bad[0][0]}" if per_atom else ""
         raise InputError(f"{what} holds {value[tuple(bad[0])]}{place}; remove the frame or the value")
 

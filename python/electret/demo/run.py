@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from electret import OutputError
 from electret.calculator import Calculator
 from electret.demo.dynamics import Trajectory, simulate
 from electret.demo.plots import FieldScan, plot_dipoles, plot_dynamics, plot_parity, plot_scan
 from electret.models import Model
+from electret.outputs import atomic_write, check_outputs, holds_run
 from electret.training import Metrics, TrainingConfig, evaluate, train
 
 __all__ = ["DemoResult", "run"]
@@ -27,6 +29,7 @@ QUICK_EPOCHS = 2
 TIMESTEP = 0.5  # fs
 TEMPERATURE = 300.0  # K
 FIELD = (0.0, 0.0, 0.1)  # V/Å
+_FILES = ("parity.png", "dipole_field.png", "field_scan.png", "dynamics.png", "report.md")
 TABLE_ROWS = {
     "energy": ("energy", "meV/atom", 1e3),
     "forces": ("forces", "meV/Å", 1e3),
@@ -53,25 +56,36 @@ class DemoResult:
 
 
 def run(
-    output: Path, epochs: int | None = None, quick: bool = False, console: Console | None = None
+    output: Path,
+    epochs: int | None = None,
+    quick: bool = False,
+    console: Console | None = None,
+    force: bool = False,
 ) -> DemoResult:
     """Train a fixed-point density on silver and water, evaluate it, and run molecular dynamics in a field.
 
     Args:
-        output: folder for the model, the plots and the report; an earlier demo in it is replaced.
+        output: folder for the model, the plots and the report. An earlier demo in it is replaced, and its
+            training is kept, as `training.1`.
         epochs: of each stage of training; None takes those of `train.yaml`.
         quick: very few epochs and steps: shows that everything works, not how well.
         console: where progress and tables are shown; standard output where None.
+        force: replace files of these names that are no demo's.
 
     Raises:
-        InputError: an output folder that cannot be written.
+        OutputError: a folder that cannot be written, or holds other files of these names.
     """
+    output = Path(output)
+    if holds_run(output):
+        raise OutputError(f"'{output}' holds a run; give another output")
+    own = force or holds_run(output / "training")
+    check_outputs([output / name for name in _FILES], replace=own)
     threads = torch.get_num_threads()
     # The model is small: a second thread gains little, and where another program has the other core, each
     # of the two waits for the other at every step.
     torch.set_num_threads(1)
     try:
-        return _run(Path(output), epochs, quick, console or Console())
+        return _run(output, epochs, quick, console or Console())
     finally:
         torch.set_num_threads(threads)
 
@@ -104,7 +118,7 @@ def _run(output: Path, epochs: int | None, quick: bool, console: Console) -> Dem
         table.add_row(*row)
     console.print(table)
     report = output / "report.md"
-    report.write_text(markdown(metrics, rows), encoding="utf-8")
+    atomic_write(report, markdown(metrics, rows).encode())
     console.print(f"report and plots in {output}", highlight=False, soft_wrap=True)
     return DemoResult(result.model_file, metrics, trajectory, report)
 

@@ -229,7 +229,7 @@ class Model(torch.nn.Module):
                 honour, a stress without a volume, coinciding atoms.
         """
         self._check_tensors(graph)
-        in_field = self._check_conditions(graph) or graph.external_field.requires_grad
+        in_field = self.check_conditions(graph) or graph.external_field.requires_grad
         call = Call(training, scf, frozenset(properties))
         self._check_call(call)
         elements = self._elements.of(lambda: self.backbone.elements_of(graph), graph.atomic_numbers)
@@ -369,8 +369,8 @@ class Model(torch.nn.Module):
                 ".to(device)"
             )
 
-    def _check_conditions(self, graph: Graph) -> bool:
-        """Refuses what the family cannot honour instead of dropping it silently; whether there is a field."""
+    def check_conditions(self, graph: Graph) -> bool:
+        """Refuse what the family cannot honour instead of dropping it silently; True if there is a field."""
         given = (graph.total_charge, graph.external_field, graph.fermi_level)
         has_field = self._has_field.of(lambda: self._accepts(graph), *given)
         if not has_field or "external_field" not in self.honours or self.field_couples_to_polarization:

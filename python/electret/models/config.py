@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -41,8 +42,19 @@ SELF_CONSISTENT = ("qeq", "energy_functional", "fixed_point")
 LEAST_SINGLE = 1e-5
 """Least accuracy for which a GPU sums in float32; as the native planner has it."""
 Condition = Literal["total_charge", "external_field", "fermi_level"]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
+Length = Annotated[float, Field(ge=0.01, le=100.0, allow_inf_nan=False)]
+"""Å."""
+Relative = Annotated[float, Field(ge=1e-16, le=0.1, allow_inf_nan=False)]
+Charge = Annotated[float, Field(ge=-100.0, le=100.0, allow_inf_nan=False)]
+"""e."""
 Config = TypeVar("Config", bound="StrictConfig")
+
+
+def _types(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for argument in get_args(annotation):
+        yield from _types(argument)
 
 
 class StrictConfig(BaseModel):
@@ -63,6 +75,27 @@ class StrictConfig(BaseModel):
                     nearest = difflib.get_close_matches(str(name), sorted(valid), n=1, cutoff=0.0)[0]
                     raise ValueError(f"unknown option {name!r} in {cls.__name__}; did you mean {nearest!r}?")
         return data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_booleans(cls, data: Any) -> Any:
+        """`true` would count as 1 where a number is meant."""
+        for name, value in data.items() if isinstance(data, dict) else ():
+            entries = value.values() if isinstance(value, dict) else value
+            entries = entries if isinstance(value, (dict, list, tuple)) else [value]
+            field = cls.model_fields.get(name)
+            types = set() if field is None else set(_types(field.annotation))
+            if any(isinstance(entry, bool) for entry in entries) and types & {int, float}:
+                raise ValueError(f"{name} is {str(value).lower()}; give numbers")
+        return data
+
+    def refuse_without_effect(self, **has_effect: bool) -> None:
+        """Raise `ValueError` for an option that was changed although it does nothing beside the others."""
+        for name, used in has_effect.items():
+            if not used and getattr(self, name) != type(self).model_fields[name].get_default():
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} does nothing with the other options; remove it"
+                )
 
     @classmethod
     def parse(cls: type[Config], data: dict[str, Any]) -> Config:
@@ -90,7 +123,7 @@ class BackboneConfig(StrictConfig):
     `interaction_cls_first`) are accepted too.
     """
 
-    r_max: Positive = 5.0
+    r_max: Length = 5.0
     """Cutoff radius of the edges in Å."""
     num_radial_basis: int = Field(
         default=8, gt=0, validation_alias=AliasChoices("num_radial_basis", "num_bessel")
@@ -178,14 +211,14 @@ class ElectrostaticsConfig(StrictConfig):
 
     max_l: int = Field(default=1, ge=0, le=4)
     """Highest multipole on an atom: 0 charges, 1 dipoles, 2 quadrupoles, ..."""
-    sigma: Positive | dict[str, Positive] = 1.5
+    sigma: Length | dict[str, Length] = 1.5
     """Gaussian width in Å, one for all or one per chemical symbol."""
-    widths: tuple[Positive, ...] = (1.5, 3.0)
+    widths: tuple[Length, ...] = (1.5, 3.0)
     """Receiver widths of the potential features in Å (families that use features)."""
     features_max_l: int = Field(default=1, ge=0, le=4)
     method: str = "auto"
     """One of `electret.coulomb`: `auto`, `direct`, `reciprocal`, `ewald`, `mesh`, or `mesh-8` (order 8)."""
-    accuracy: Positive = 1e-6
+    accuracy: Relative = 1e-6
     precision: Literal["float64", "float32"] = "float64"
     """Of long sums on a GPU; `float32` needs an `accuracy` of 1e-5 or more. The CPU sums in float64."""
     boundary: str | None = None
@@ -272,12 +305,12 @@ class ScfConfig(StrictConfig):
     solver: Literal["newton", "newton_cg", "anderson", "mixing"] = "newton"
     """`newton` (which solves affine updates in one step), `newton_cg` (the same with matrix-free solves),
     `anderson`, or `mixing` (the reference scheme)."""
-    tolerance: Positive = 1e-8
+    tolerance: Relative = 1e-8
     """Mean absolute residual per multipole component at which a system has converged, e Å^l."""
-    max_iterations: int = Field(default=100, gt=0)
+    max_iterations: int = Field(default=100, gt=0, le=1_000_000)
     mixing: float = Field(default=0.25, gt=0, le=1)
     """Part of the update that `mixing` and `anderson` take, and each step of unrolled training."""
-    depth: int = Field(default=8, gt=0)
+    depth: int = Field(default=8, gt=0, le=1000)
     """Earlier states that `anderson` keeps."""
     linear_solver: Literal["auto", "dense", "krylov"] = "auto"
     """Factor the Jacobian, or apply it matrix-free."""
@@ -294,7 +327,7 @@ class ModelConfig(StrictConfig):
     charge (`fixed_charges`, `local_charges`; `split_charges` always does). Without it the total charge of
     `local_charges` is a prediction, trained with the total-charge loss, and a requested one has no
     effect."""
-    charges: dict[str, float] | None = None
+    charges: dict[str, Charge] | None = None
     """Charge per chemical symbol in e: the charges of `fixed_charges` (None takes the mean labelled
     charge of each element), and the charges before any flux of `split_charges`, `energy_functional` and
     `fixed_point` (None is 0 for every element)."""

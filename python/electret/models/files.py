@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from electret.models.base import Model
 from electret.models.build import build
 from electret.models.config import ModelConfig
 from electret.models.statistics import Statistics
+from electret.outputs import atomic_write, check_outputs
 
 __all__ = ["FORMAT_VERSION", "ModelFileError", "load", "read_header", "save"]
 
@@ -49,9 +51,11 @@ def save(model: Model, path: str | os.PathLike[str], metadata: dict[str, Any] | 
         metadata: anything JSON can hold (training data, errors, date, ...), given back by `read_header`.
 
     Raises:
-        InputError: metadata that JSON cannot hold.
+        InputError: metadata that JSON cannot hold, statistics that contradict the tensors.
+        OutputError: the file cannot be written, or a file that is no model has its name.
     """
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    _check_statistics(model, tensors)
     header = {
         "format_version": FORMAT_VERSION,
         "versions": {"electret": __version__, **_installed("torch", "mace-torch", "e3nn")},
@@ -67,15 +71,40 @@ def save(model: Model, path: str | os.PathLike[str], metadata: dict[str, Any] | 
             f"metadata cannot be written as JSON: {error}; give numbers, strings, lists"
         ) from error
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    own = path.suffix == ".electret" or _is_model(path)
+    check_outputs([path], replace=own, remedy="it is no model file: give another name or remove it")
+    atomic_write(path, to_bytes(tensors, {_HEADER_KEY: text}))
+
+
+def _check_statistics(model: Model, tensors: dict[str, torch.Tensor]) -> None:
+    """Raise `InputError` where tensors made from the statistics contradict those of the header."""
+    found, head = model.statistics, model.backbone.head_index
+    expected: dict[str, Sequence[float]] = {
+        "backbone.e0s": [found.e0s[number] for number in found.elements],
+        "backbone.mace.atomic_numbers": found.elements,
+        "backbone.mace.scale_shift.scale": [found.scale],
+        "backbone.mace.scale_shift.shift": [found.mean],
+    }
+    if model.family == "fixed_charges" and model.config.charges is None and found.charges is not None:
+        expected["element_charges"] = [found.charges[number] for number in found.elements]
+    for name, values in expected.items():
+        stored = tensors[name].reshape(-1)
+        if len(stored) > len(values):
+            stored = stored[head : head + 1]  # one number per head
+        if not torch.allclose(
+            stored.double(), torch.tensor(values, dtype=torch.float64), rtol=1e-5, atol=1e-7
+        ):
+            raise InputError(
+                f"the model's tensor {name} = {stored.tolist()} contradicts its statistics, {list(values)}: "
+                "such a file would describe another model; build the model with the statistics of its tensors"
+            )
+
+
+def _is_model(path: Path) -> bool:
     try:
-        with open(beside, "wb") as file:
-            file.write(to_bytes(tensors, {_HEADER_KEY: text}))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+        return bool(read_header(path))
+    except ModelFileError:
+        return False
 
 
 def load(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +13,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from electret.outputs import atomic_write
 from electret.training.errors import CheckpointError
 
 __all__ = [
     "FORMAT",
     "Checkpoint",
-    "atomic_write",
     "optimizer_state",
     "read_checkpoint",
     "restore_optimizer",
     "write_checkpoint",
 ]
 
-FORMAT = "electret-checkpoint-1"
+FORMAT = "electret-checkpoint-2"
 
 
 @dataclass(frozen=True)
@@ -40,28 +39,6 @@ class Checkpoint:
         """Tensors whose names begin with `prefix/`, without it."""
         start = prefix + "/"
         return {name[len(start) :]: tensor for name, tensor in self.tensors.items() if name.startswith(start)}
-
-
-def atomic_write(path: Path, content: bytes) -> None:
-    """Write to a temporary file, sync it, and rename: a crash leaves the old file or the new one, never a
-    part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)  # the rename itself reaches the disk
-        finally:
-            os.close(folder)
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

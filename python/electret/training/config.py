@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from electret.data.keys import DataKeys
 from electret.data.reference import E0Source
-from electret.models.config import ModelConfig
+from electret.models.config import ElectrostaticsConfig, ModelConfig, ScfConfig, StrictConfig
 from electret.training.targets import TARGETS, check_family, resolved_mode
 
 __all__ = [
@@ -23,9 +23,20 @@ __all__ = [
     "TrainingConfig",
 ]
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+def _zero_or(least: float, value: float) -> float:
+    if 0 < value < least:
+        raise ValueError(f"a number this small does nothing; give 0, or {least:g} or more")
+    return value
+
+
+Weight = Annotated[
+    float, Field(ge=0, le=1e12, allow_inf_nan=False), AfterValidator(lambda value: _zero_or(1e-12, value))
+]
+Rate = Annotated[
+    float, Field(ge=0, le=10, allow_inf_nan=False), AfterValidator(lambda value: _zero_or(1e-12, value))
+]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
 def _as_list(value: Any) -> Any:
@@ -35,11 +46,7 @@ def _as_list(value: Any) -> Any:
 Files = Annotated[list[Path], BeforeValidator(_as_list)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataConfig(_Strict):
+class DataConfig(StrictConfig):
     """Files, keys, validation split, atomic energies, batches."""
 
     train: Files
@@ -55,8 +62,8 @@ class DataConfig(_Strict):
     """Scale and shift of the readout energies, see `electret.training.statistics`."""
     config_type_weights: dict[str, Weight] = Field(default_factory=dict)
     """Loss weight of each config_type; 1 for others, or the value of `Default`."""
-    batch_size: int = Field(default=10, ge=1)
-    valid_batch_size: int | None = Field(default=None, ge=1)
+    batch_size: Count = 10
+    valid_batch_size: Count | None = None
 
     @field_validator("train")
     @classmethod
@@ -79,7 +86,7 @@ class DataConfig(_Strict):
         return {"test": self.test} if self.test else {}
 
 
-class LearningRates(_Strict):
+class LearningRates(StrictConfig):
     """Learning rate of each parameter group; 0 freezes the group."""
 
     backbone: Rate = 0.01
@@ -87,7 +94,7 @@ class LearningRates(_Strict):
     electrostatics: Rate = 0.01
 
 
-class LossConfig(_Strict):
+class LossConfig(StrictConfig):
     """Weights of the loss terms (0: not in the loss) and their form.
 
     Each term is the mean over the labelled components of the batch of the squared residual, or of the Huber
@@ -114,11 +121,11 @@ class LossConfig(_Strict):
     families in mode `direct`."""
     stability: Weight = 0.0
     """What the spectral radius of the self-consistency exceeds `stability_limit` by; needs no label."""
-    stability_limit: float = Field(default=0.9, ge=0, allow_inf_nan=False)
+    stability_limit: float = Field(default=0.9, ge=0, le=100, allow_inf_nan=False)
     form: Literal["mse", "huber"] = "mse"
-    huber_delta: Positive = 0.01
+    huber_delta: float = Field(default=0.01, ge=1e-9, le=1e6, allow_inf_nan=False)
     """Residual in eV, Å, e, V where the Huber function turns linear."""
-    dipole_components: tuple[Literal["x", "y", "z"], ...] | None = None
+    dipole_components: tuple[Literal["x", "y", "z"], ...] | None = Field(default=None, min_length=1)
     """Components that enter the loss; None takes those along which a frame is not periodic."""
 
     @property
@@ -130,10 +137,15 @@ class LossConfig(_Strict):
     def _some_weight(self) -> LossConfig:
         if not self.weights:
             raise ValueError(f"every loss weight is zero; give one of {', '.join(TARGETS)} a positive weight")
+        self.refuse_without_effect(
+            huber_delta=self.form == "huber",
+            stability_limit=self.stability > 0,
+            dipole_components=self.dipole > 0,
+        )
         return self
 
 
-class OptimizerConfig(_Strict):
+class OptimizerConfig(StrictConfig):
     """Optimiser of a stage; `schedulefree` is AdamW of the package of that name (it averages by itself: no
     EMA)."""
 
@@ -141,7 +153,7 @@ class OptimizerConfig(_Strict):
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: Rate = 0.0
     amsgrad: bool = True
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0, le=1_000_000_000)
     """Steps of linear warm-up, `schedulefree` only."""
 
     @field_validator("betas")
@@ -151,18 +163,35 @@ class OptimizerConfig(_Strict):
             raise ValueError(f"betas are {betas}, expected numbers in [0, 1)")
         return betas
 
+    @model_validator(mode="after")
+    def _all_have_effect(self) -> OptimizerConfig:
+        averaging = self.name == "schedulefree"
+        self.refuse_without_effect(warmup_steps=averaging, amsgrad=not averaging)
+        return self
 
-class SchedulerConfig(_Strict):
+
+class SchedulerConfig(StrictConfig):
     """Learning rate within a stage, stepped once per epoch."""
 
     name: Literal["constant", "cosine", "exponential", "plateau"] = "plateau"
-    gamma: float = Field(default=0.9993, gt=0, le=1)
+    gamma: float = Field(default=0.9993, ge=1e-3, le=1)
     """Factor per epoch of `exponential`."""
-    factor: float = Field(default=0.8, gt=0, lt=1)
+    factor: float = Field(default=0.8, ge=1e-3, lt=1)
     """Factor of `plateau` after `patience` epochs without a better validation loss."""
-    patience: int = Field(default=50, ge=0)
+    patience: int = Field(default=50, ge=0, le=1_000_000_000)
     minimum: Rate = 0.0
     """Lowest learning rate of `cosine` (its end) and `plateau`."""
+
+    @model_validator(mode="after")
+    def _all_have_effect(self) -> SchedulerConfig:
+        plateau = self.name == "plateau"
+        self.refuse_without_effect(
+            gamma=self.name == "exponential",
+            factor=plateau,
+            patience=plateau,
+            minimum=plateau or self.name == "cosine",
+        )
+        return self
 
 
 def _rates(value: Any) -> Any:
@@ -171,11 +200,11 @@ def _rates(value: Any) -> Any:
     return value
 
 
-class StageConfig(_Strict):
+class StageConfig(StrictConfig):
     """A number of epochs with one loss and one optimiser."""
 
     name: str = "main"
-    epochs: int = Field(ge=1)
+    epochs: Count
     lr: Annotated[LearningRates, BeforeValidator(_rates)] = LearningRates()
     """One number for all groups or one per group."""
     loss: LossConfig = LossConfig(energy=1.0, forces=100.0)
@@ -183,23 +212,33 @@ class StageConfig(_Strict):
     """How a self-consistent density is found and differentiated: `implicit` (the default there) converges it
     and differentiates the converged point, `unrolled` differentiates `unrolled_steps` iterations, `direct`
     evaluates the model once at the reference density. Refused where the family's density is explicit."""
-    unrolled_steps: int = Field(default=10, ge=1)
+    unrolled_steps: int = Field(default=10, ge=1, le=10_000)
     optimizer: OptimizerConfig = OptimizerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
-    clip_grad: Positive | None = 10.0
+    clip_grad: Annotated[float, Field(ge=1e-9, le=1e12, allow_inf_nan=False)] | None = 10.0
     """Largest gradient norm; None: no clipping."""
-    early_stop: int | None = Field(default=None, ge=1)
+    early_stop: Count | None = None
     """End the stage after so many epochs without a better validation loss."""
 
+    @model_validator(mode="after")
+    def _rates_above_their_minimum(self) -> StageConfig:
+        rates = [rate for rate in self.lr.model_dump().values() if rate > 0]
+        if rates and self.scheduler.minimum > max(rates):
+            raise ValueError(
+                f"scheduler.minimum = {self.scheduler.minimum:g} is above the learning rate "
+                f"{max(rates):g}; lower it"
+            )
+        return self
 
-class TrainingConfig(_Strict):
+
+class TrainingConfig(StrictConfig):
     """Everything that defines a training run. `from_yaml` also takes MACE's names
     (`electret.training.aliases`)."""
 
     name: str = "electret"
     output: Path | None = None
     """Folder of the run, relative to the working directory; None: `runs/<name>`."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float64"
     model: ModelConfig
@@ -238,6 +277,21 @@ class TrainingConfig(_Strict):
         if len(set(names)) < len(names):
             raise ValueError(f"stage names must differ, found {', '.join(names)}")
         return stages
+
+    @model_validator(mode="after")
+    def _options_of_the_family(self) -> TrainingConfig:
+        family, electrostatics = self.model.family, self.model.electrostatics
+        for name in type(electrostatics).model_fields if family == "mace" else ("widths", "features_max_l"):
+            if family != "fixed_point" and getattr(electrostatics, name) != getattr(
+                ElectrostaticsConfig(), name
+            ):
+                raise ValueError(
+                    f"model.electrostatics.{name} does nothing in family {family!r}; remove it or choose "
+                    "another family"
+                )
+        if self.model.scf.solver != "anderson" and self.model.scf.depth != ScfConfig().depth:
+            raise ValueError(f"model.scf.depth does nothing with solver {self.model.scf.solver!r}; remove it")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingConfig:

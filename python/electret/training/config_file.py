@@ -14,6 +14,7 @@ import yaml
 from pydantic import AliasChoices, BaseModel, ValidationError
 
 from electret import InputError
+from electret.outputs import atomic_write
 from electret.training.aliases import STAGE_ALIASES, TOP_LEVEL_ALIASES, WITHOUT_COUNTERPART, convert
 from electret.training.config import StageConfig, TrainingConfig
 
@@ -24,7 +25,7 @@ _CHANNEL_OPTIONS = ("num_channels", "max_L")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML loader that refuses a key given twice and reads 1e-3 as a number."""
+    """YAML loader that refuses a key given twice and reads numbers as YAML 1.2 does."""
 
 
 def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -40,9 +41,17 @@ def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+# Numbers of YAML 1.2: in those of 1.1, 1:30 is 90 and 010 is 8, while 1e-3 is a text.
+_NUMBERS = {"int": r"[-+]?(0|[1-9][0-9]*)", "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"}
+_NUMBERS["float"] += r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag.rpartition(":")[2] not in _NUMBERS]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _kind, _pattern in _NUMBERS.items():
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(f"^({_pattern})$"), list("-+.0123456789")
+    )
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
@@ -60,9 +69,8 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
 
 def write_config(config: TrainingConfig, path: Path) -> None:
     """Write the complete config, defaults included, as YAML that `read_config` takes."""
-    path.write_text(
-        yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    atomic_write(path, text.encode())
 
 
 def parse_config(

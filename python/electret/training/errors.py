@@ -1,5 +1,7 @@
 """Errors of a training run."""
 
+import signal
+
 from electret import ElectretError
 
 __all__ = ["CheckpointError", "NonFiniteError", "TrainingInterrupted"]
@@ -14,4 +16,12 @@ class NonFiniteError(ElectretError):
 
 
 class TrainingInterrupted(ElectretError):
-    """The run was stopped by a signal after writing a checkpoint; the message says how to go on."""
+    """The run was stopped by a signal after writing a checkpoint; the message says how to go on.
+
+    Attributes:
+        signal: number of the signal; SIGPIPE where the reader of standard output is gone.
+    """
+
+    def __init__(self, message: str, signal: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.signal = int(signal)

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ from electret.training.evaluation import compute, evaluate_dataset
 from electret.training.loss import Loss
 from electret.training.metrics import Metrics
 from electret.training.optimization import MovingAverage, Schedule, averaged_weights, build_optimizer
-from electret.training.progress import Progress
+from electret.training.progress import DIVERGED, Progress
 from electret.training.resumption import (
     BEST_CHECKPOINT,
     LAST_CHECKPOINT,
@@ -54,6 +54,7 @@ class Trainer:
         train_set: frames to train on; its random order depends on seed and epoch alone.
         valid_set: frames whose loss decides about best model, schedule and early stop.
         log: where epochs are shown and recorded.
+        references: isolated atoms, whose energies are in the model.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Trainer:
         train_set: GraphDataset,
         valid_set: GraphDataset,
         log: RunLog,
+        references: GraphDataset | None = None,
     ) -> None:
         self.config = config
         self.model = model
@@ -72,8 +74,8 @@ class Trainer:
         self.progress = Progress()
         self.device = torch.device(config.device)
         self.average = None if config.ema_decay is None else MovingAverage(model, config.ema_decay)
-        self._data = fingerprints(train_set, valid_set)
-        self._stop_requested = False
+        self._data = fingerprints(train_set, valid_set, references)
+        self._stop_signal: int | None = None
         self._begin_stage()
 
     @property
@@ -85,16 +87,22 @@ class Trainer:
         """Train to the end. Raises `TrainingInterrupted` after Ctrl-C or a termination signal, checkpoint
         written."""
         self.log.start(self.progress.history)
-        if self.progress.epoch == 0 and self.progress.batch == 0:
-            self.save()  # so that an interruption in the first epoch can be resumed too
         with self._stopping_on_signals():
-            while True:
-                while not self._stage_finished():
-                    self._run_epoch()
-                if self.progress.stage + 1 == len(self.config.stages):
-                    return
-                self.progress.begin_stage(self.progress.stage + 1)
-                self._begin_stage()
+            try:
+                self._run_stages()
+            except BrokenPipeError:
+                self._interrupt(getattr(signal, "SIGPIPE", 13), "the reader of standard output is gone: ")
+
+    def _run_stages(self) -> None:
+        while True:
+            if math.isnan(self.progress.start_loss):
+                self.progress.start_loss = _finite_loss(self._validate())
+            while not self._stage_finished():
+                self._run_epoch()
+            if self.progress.stage + 1 == len(self.config.stages):
+                return
+            self.progress.begin_stage(self.progress.stage + 1)
+            self._begin_stage()
 
     def load_best(self) -> None:
         """Give the model the averaged weights of the best epoch of the last stage."""
@@ -127,19 +135,33 @@ class Trainer:
                 self._step(indices)
                 progress.batch += 1
                 advance()
-                if self._stop_requested and progress.batch < len(batches):
-                    self._interrupt()
+                if self._stop_signal is not None and progress.batch < len(batches):
+                    self._interrupt(self._stop_signal)
         metrics = self._validate()
         row = self._row(metrics, time.perf_counter() - started)
-        best = progress.finish_epoch(_finite_loss(metrics))
-        self.schedule.step(_finite_loss(metrics))
+        loss, limit = _finite_loss(metrics), progress.most_credible_loss
+        best = progress.finish_epoch(loss)
+        self.schedule.step(loss)
         progress.history.append(row)
         if best:
             self._save_best()
         self.save()
         self.log.epoch(row, best)
-        if self._stop_requested:
-            self._interrupt()
+        if loss > limit:
+            self._diverged(loss, limit)
+        if self._stop_signal is not None:
+            self._interrupt(self._stop_signal)
+
+    def _diverged(self, loss: float, limit: float) -> None:
+        """Say so, or end the run where nothing points to a recovery."""
+        message = (
+            f"epoch {self.progress.epoch} has diverged: its validation loss {loss:.3g} is "
+            f"{loss / self.progress.start_loss:.1g} times that before the stage; lower the learning "
+            "rate or clip_grad"
+        )
+        if loss > DIVERGED * limit:
+            raise NonFiniteError(f"{message}. The best epoch before, if any, is in {BEST_CHECKPOINT}")
+        self.log.message(f"warning: {message}")
 
     def _step(self, indices: Sequence[int]) -> None:
         """One optimiser step on the frames with these indices of the training set."""
@@ -245,6 +267,7 @@ class Trainer:
         state = {
             "config": self.config.model_dump(mode="json"),
             "data": self._data,
+            "statistics": self.model.statistics.model_dump(mode="json"),
             "progress": self.progress.as_dict(),
             "optimizer": optimizer_values,
             "schedule": self.schedule.state(),
@@ -279,14 +302,15 @@ class Trainer:
             }
         torch.set_rng_state(checkpoint.tensors["rng/torch"])
 
-    def _interrupt(self) -> None:
+    def _interrupt(self, number: int, reason: str = "") -> None:
         self.save()
         done = f"epoch {self.progress.epoch}"
         if self.progress.batch:
             done += f" and {self.progress.batch} batches"
         raise TrainingInterrupted(
-            f"stopped after {done}; checkpoint written to {self.config.run_folder / LAST_CHECKPOINT}; "
-            "the same command with --resume goes on from there"
+            f"{reason}stopped after {done}; checkpoint written to "
+            f"{self.config.run_folder / LAST_CHECKPOINT}; the same command with --resume goes on from there",
+            number,
         )
 
     @contextmanager
@@ -298,12 +322,17 @@ class Trainer:
             return
 
         def request_stop(number: int, frame: object) -> None:
-            if self._stop_requested:
+            if self._stop_signal is not None:
                 raise KeyboardInterrupt
-            self._stop_requested = True
-            self.log.message("stopping after this batch; once more to stop at once")
+            self._stop_signal = number
+            with suppress(OSError):  # after a hang-up there is no terminal to write to
+                self.log.message("stopping after this batch; once more to stop at once")
 
-        previous = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        # Under nohup a hang-up is ignored, and stays so.
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        previous = {number: signal.signal(number, request_stop) for number in numbers}
         try:
             yield
         finally:

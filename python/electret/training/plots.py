@@ -12,11 +12,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from electret.outputs import writing
 from electret.training.convergence import Convergence
 from electret.training.metrics import Metrics
 from electret.training.targets import TARGETS
 
-__all__ = ["plot_convergence", "plot_history", "plot_parity"]
+__all__ = ["parity_files", "plot_convergence", "plot_history", "plot_parity"]
 
 _UNITS = {
     "energy": "eV/atom",
@@ -39,9 +40,15 @@ _MOST_HISTORIES = 30
 
 def _save(figure: Figure, path: Path) -> Path:
     FigureCanvasAgg(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
     return path
+
+
+def parity_files(folder: Path) -> list[Path]:
+    """Files that `plot_parity` may write."""
+    return [folder / f"parity_{name}.png" for name in _UNITS]
 
 
 def plot_parity(metrics: Mapping[str, Metrics], folder: Path) -> list[Path]:

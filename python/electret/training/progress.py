@@ -8,6 +8,9 @@ from typing import Any
 
 __all__ = ["Progress"]
 
+DIVERGED = 1e4
+"""A validation loss so many times that before the stage (a hundred times the errors) is never a best one."""
+
 
 @dataclass
 class Progress:
@@ -20,6 +23,7 @@ class Progress:
         batch: batches done in the running epoch (0 between epochs).
         sums: loss terms of the running epoch, each summed over frames; `loss` and `frames` among them, and
             counts of the self-consistency.
+        start_loss: validation loss before the stage, NaN until it is evaluated.
         best_loss: lowest validation loss of the stage.
         best_epoch: epoch that had it.
         stale_epochs: epochs since then.
@@ -31,6 +35,7 @@ class Progress:
     stage_epoch: int = 0
     batch: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    start_loss: float = math.nan
     best_loss: float = math.inf
     best_epoch: int = 0
     stale_epochs: int = 0
@@ -40,7 +45,12 @@ class Progress:
         """Losses of different stages are not comparable, so the best one starts anew."""
         self.stage = stage
         self.stage_epoch = 0
-        self.best_loss, self.stale_epochs = math.inf, 0
+        self.start_loss, self.best_loss, self.stale_epochs = math.nan, math.inf, 0
+
+    @property
+    def most_credible_loss(self) -> float:
+        """Validation loss above which an epoch has diverged, as far as that before the stage says."""
+        return DIVERGED * self.start_loss if 0 < self.start_loss < math.inf else math.inf
 
     def finish_epoch(self, valid_loss: float) -> bool:
         """Count an epoch; whether it is the best of its stage."""
@@ -48,7 +58,7 @@ class Progress:
         self.stage_epoch += 1
         self.batch = 0
         self.sums = {}
-        if valid_loss < self.best_loss:
+        if valid_loss < min(self.best_loss, self.most_credible_loss):
             self.best_loss, self.best_epoch, self.stale_epochs = valid_loss, self.epoch, 0
             return True
         self.stale_epochs += 1

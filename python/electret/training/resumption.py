@@ -25,9 +25,12 @@ LAST_CHECKPOINT = Path("checkpoints/last.safetensors")
 BEST_CHECKPOINT = Path("checkpoints/best.safetensors")
 
 
-def fingerprints(train_set: GraphDataset, valid_set: GraphDataset) -> dict[str, str]:
-    """What a checkpoint remembers of its data."""
-    return {"train": train_set.fingerprint(), "valid": valid_set.fingerprint()}
+def fingerprints(
+    train_set: GraphDataset, valid_set: GraphDataset, references: GraphDataset | None = None
+) -> dict[str, str]:
+    """Hashes of all data that the model depends on, for its checkpoints; `references` are isolated atoms."""
+    sets = {"train": train_set, "valid": valid_set, "isolated-atom": references}
+    return {name: "" if entry is None else entry.fingerprint() for name, entry in sets.items()}
 
 
 def check_options(state: Mapping[str, Any], config: TrainingConfig) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,14 +21,26 @@ from electret.data import (
     check_targets,
     key_counts,
     key_table,
+    magnitude_table,
+    magnitude_warnings,
     random_split,
 )
 from electret.data.reading import read_frames
 from electret.data.reference import elements_of
 from electret.found_device import found_device
+from electret.graph import Graph
 from electret.models import Model, Statistics, build, save
 from electret.models.config import SELF_CONSISTENT
 from electret.models.density_statistics import density_statistics
+from electret.outputs import (
+    CSV_FILE,
+    MODEL_FILE,
+    check_not_in_use,
+    check_outputs,
+    claimed,
+    holds_run,
+    set_aside,
+)
 from electret.training.checkpoint import read_checkpoint
 from electret.training.config import TrainingConfig
 from electret.training.config_file import write_config
@@ -36,21 +48,31 @@ from electret.training.errors import CheckpointError
 from electret.training.evaluation import evaluate_dataset
 from electret.training.loop import Trainer
 from electret.training.metrics import Metrics
+from electret.training.optimization import build_optimizer
 from electret.training.resumption import (
-    BEST_CHECKPOINT,
     LAST_CHECKPOINT,
     check_data,
     check_options,
     fingerprints,
 )
-from electret.training.run_log import CSV_FILE, RunLog, default_console, read_history
+from electret.training.run_log import RunLog, default_console, read_history
 from electret.training.summary import print_summary, write_summary
 from electret.training.targets import DENSITY_LABELS, TARGETS, resolved_mode
 from electret.training_ranges import training_ranges
 
-__all__ = ["MODEL_FILE", "TrainingData", "TrainingResult", "load_data", "statistics", "train"]
+__all__ = ["TrainingData", "TrainingResult", "load_data", "statistics", "train"]
 
-MODEL_FILE = "model.electret"
+_RUN_ENTRIES = (
+    "checkpoints",
+    "tensorboard",
+    "plots",
+    CSV_FILE,
+    "config.yaml",
+    "summary.md",
+    "summary.json",
+    MODEL_FILE,
+)
+"""Files and folders that a run writes."""
 
 
 @dataclass
@@ -90,17 +112,20 @@ def train(
     Args:
         config: the run, see `TrainingConfig.from_yaml`.
         resume: continue from the last checkpoint, bit for bit on the CPU (with the same number of threads).
-        restart: throw away an earlier run in the same folder.
+        restart: move an earlier run in the same folder to a new folder beside it, and begin anew.
         console: where progress is shown; None: standard output.
 
     Raises:
         InputError: anything wrong with data or options, by file, frame and key.
         CheckpointError: an earlier run is in the way, or the one to resume is missing, corrupt or different.
+        OutputError: the folder cannot be written, holds other files of these names, or another process trains
+            in it. Nothing is written before data, labels, device and model were checked.
         NonFiniteError: the loss or its gradient is not finite; names the frames.
         TrainingInterrupted: stopped by Ctrl-C or a termination signal, after writing a checkpoint.
     """
-    console = console or default_console()
-    folder = _prepare_folder(config, resume, restart)
+    console, folder = console or default_console(), config.run_folder
+    check_not_in_use(folder)
+    _check_folder(config, resume, restart)  # reported before any work
     found_device(config.device)
     data = load_data(config)
     sets = {"train": data.train, "valid": data.valid, **data.test}
@@ -108,61 +133,64 @@ def train(
         key_table({**sets, "isolated atoms": data.references} if data.references else sets, config.data.keys)
     )
     _check_labels(config, data)
-    datasets = _datasets(config, sets)
+    datasets = _datasets(config, {**sets, "isolated atoms": data.references})
+    references = datasets.pop("isolated atoms")
+    state = None
     if resume:  # before the time to build the model
         state = read_checkpoint(folder / LAST_CHECKPOINT).state
-        check_data(state, fingerprints(datasets["train"], datasets["valid"]), folder)
-    model = _build_model(config, data, datasets["train"])
+        check_data(state, fingerprints(datasets["train"], datasets["valid"], references), folder)
+    _check_sets(config, datasets, console)
+    model = _build_model(config, data, datasets["train"], state)
+    console.print(magnitude_table(datasets, model.statistics.e0s))
+    for warning in magnitude_warnings(datasets, model.statistics.e0s):
+        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+    _check_frames(config, model, datasets)
     n_parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     console.print(
         f"{config.model.family}: {n_parameters} parameters, cutoff {model.cutoff:g} Å, {config.dtype} on "
         f"{config.device}",
         highlight=False,
     )
-    write_config(config, folder / "config.yaml")
     log = RunLog(folder, console, config.n_epochs, config.tensorboard)
-    trainer = Trainer(config, model, datasets["train"], datasets["valid"], log)
-    try:
-        # The generator of the caller is left as it was, and the run depends on its own seed alone.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(config.seed)
-            if resume:
-                trainer.restore()
-                log.message(f"resuming after epoch {trainer.progress.epoch}")
-            trainer.run()
-    finally:
-        log.close()
-    return _finish(config, trainer, datasets, console)
+    trainer = Trainer(config, model, datasets["train"], datasets["valid"], log, references)
+    with claimed(folder):  # nothing was written before
+        _check_folder(config, resume, restart)  # another run may have begun and ended meanwhile
+        if restart and holds_run(folder):
+            log.message(f"the earlier run is kept in {set_aside(folder, _RUN_ENTRIES)}")
+        try:
+            # The generator of the caller is left as it was, and the run depends on its own seed alone.
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(config.seed)
+                if resume:
+                    trainer.restore()
+                    log.message(f"resuming after epoch {trainer.progress.epoch}")
+                else:
+                    trainer.save()  # first: from here on the folder holds a run, which can be resumed
+                write_config(config, folder / "config.yaml")
+                trainer.run()
+        finally:
+            log.close()
+        return _finish(config, trainer, datasets, console)
 
 
-def _prepare_folder(config: TrainingConfig, resume: bool, restart: bool) -> Path:
+def _check_folder(config: TrainingConfig, resume: bool, restart: bool) -> None:
+    """Refuse a folder that is in use, holds another run or files of the user; touches nothing."""
     if resume and restart:
         raise InputError("resume and restart exclude each other; choose one")
-    folder = config.run_folder
-    last = folder / LAST_CHECKPOINT
+    folder, data = config.run_folder, config.data
     if resume:
-        check_options(read_checkpoint(last).state, config)  # reported before any work
-    elif last.exists() and not restart:
+        check_options(read_checkpoint(folder / LAST_CHECKPOINT).state, config)
+    elif holds_run(folder) and not restart:
         raise CheckpointError(
             f"'{folder}' holds a run already; continue it with --resume, replace it with --restart, or "
             f"set another output"
         )
-    if restart:
-        # Only what a run writes is removed: the folder may hold other files of the user.
-        for name in ("checkpoints", "tensorboard", "plots"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        for name in (CSV_FILE, "config.yaml", "summary.md", "summary.json", MODEL_FILE):
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    try:
-        (folder / LAST_CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"output folder '{folder}' cannot be made: {error.strerror}; set another output"
-        ) from error
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"output folder '{folder}' is not writable; set another output")
-    return folder
+    check_outputs(
+        [folder / name for name in _RUN_ENTRIES],
+        [*data.train, *(data.valid or ()), *itertools.chain(*data.test_sets.values())],
+        replace=holds_run(folder),
+        remedy="it belongs to no run; set another output, or move it",
+    )
 
 
 def load_data(config: TrainingConfig) -> TrainingData:
@@ -253,6 +281,53 @@ def _datasets(config: TrainingConfig, sets: dict[str, list[Frame]]) -> dict[str,
     return {name: GraphDataset(frames, cutoff, dtype, weights) for name, frames in sets.items()}
 
 
+def _check_sets(config: TrainingConfig, datasets: dict[str, GraphDataset], console: Console) -> None:
+    """Refuse data on which training means nothing: no edges, no weights, validation on the "
+    "training frames."""
+    train, valid = datasets["train"], datasets["valid"]
+    if not any(graph.n_edges for graph in train.graphs):
+        raise InputError(
+            f"model.backbone.r_max = {config.model.backbone.r_max:g} Å: no training frame "
+            f"({train.frames[0].file}) "
+            "has two atoms this close, so that the model would see single atoms only; give a larger one"
+        )
+    for index, stage in enumerate(config.stages):
+        for name, dataset in {"training": train, "validation": valid}.items():
+            if not any(
+                _counts_in(graph, target) for target in stage.loss.weights for graph in dataset.graphs
+            ):
+                raise InputError(
+                    f"stages.{index}.loss: all {name} frames with {', '.join(stage.loss.weights)} have "
+                    "weight 0 (data.config_type_weights, config_weight, config_<target>_weight); give one a "
+                    "weight"
+                )
+    known = {_structure(frame) for frame in train.frames}
+    copies = [frame for frame in valid.frames if _structure(frame) in known]
+    if len(copies) == len(valid):
+        raise InputError(
+            f"data.valid: every validation frame ({copies[0].file}) is a training frame too, so that "
+            "validation says "
+            "nothing about other structures; give other frames, or valid_fraction"
+        )
+    if copies:
+        console.print(f"warning: {len(copies)} of {len(valid)} validation frames are training frames too")
+
+
+def _counts_in(graph: Graph, target: str) -> bool:
+    """True if a frame has a label and a weight for a target of the loss."""
+    labels = TARGETS[target].labels
+    labelled = target == "total_charge" or not labels or any(name in graph.labels for name in labels)
+    return labelled and bool((graph.weights["frame"] * graph.weights.get(target, 1.0) > 0).any())
+
+
+def _structure(frame: Frame) -> tuple[bytes, ...]:
+    """Elements, positions, cell and conditions, to find frames that are in two sets."""
+    atoms = frame.atoms
+    given = [np.asarray(frame.value(name)) for name in ("total_charge", "external_field") if frame.has(name)]
+    arrays = (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, *given)
+    return tuple(array.tobytes() for array in arrays)
+
+
 def statistics(config: TrainingConfig, data: TrainingData, train_set: GraphDataset) -> Statistics:
     """Elements, E0s, scale and shift, mean number of neighbours of the training set.
 
@@ -283,18 +358,35 @@ def statistics(config: TrainingConfig, data: TrainingData, train_set: GraphDatas
     return found
 
 
-def _build_model(config: TrainingConfig, data: TrainingData, train_set: GraphDataset) -> Model:
-    model = build(config.model, statistics(config, data, train_set), config.seed)
-    return model.to(config.device)
+def _build_model(
+    config: TrainingConfig, data: TrainingData, train_set: GraphDataset, state: dict[str, Any] | None = None
+) -> Model:
+    """A fresh model; `state` is that of the checkpoint to resume, whose tensors belong to its statistics."""
+    found = statistics(config, data, train_set) if state is None else Statistics.parse(state["statistics"])
+    return build(config.model, found, config.seed).to(config.device)
+
+
+def _check_frames(config: TrainingConfig, model: Model, datasets: dict[str, GraphDataset]) -> None:
+    """Raise `InputError` for what would stop the training later: conditions that the model refuses, stages
+    without an optimiser."""
+    for dataset in datasets.values():
+        for frame, graph in zip(dataset.frames, dataset.graphs, strict=True):
+            try:
+                model.check_conditions(graph)
+            except InputError as error:
+                raise InputError(f"{frame.where}: {error}") from None
+    for stage in config.stages:
+        build_optimizer(model, stage)
 
 
 def _finish(
     config: TrainingConfig, trainer: Trainer, datasets: dict[str, GraphDataset], console: Console
 ) -> TrainingResult:
     folder = config.run_folder
-    if not (folder / BEST_CHECKPOINT).exists():
+    if not math.isfinite(trainer.progress.best_loss):
         raise CheckpointError(
-            f"no epoch of the run in '{folder}' had a finite validation loss; lower the learning rate, or, "
+            f"no epoch of the last stage of the run in '{folder}' had a finite validation loss that has not "
+            f"diverged; lower the learning rate, or, "
             f"if valid_unconverged in {CSV_FILE} says that no density converged, begin with a stage of mode "
             "direct, and use --restart"
         )

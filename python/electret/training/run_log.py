@@ -12,18 +12,24 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from electret.outputs import CSV_FILE, atomic_write, writing
 from electret.training.targets import TARGETS
 
-__all__ = ["CSV_FILE", "RunLog", "default_console", "read_history"]
+__all__ = ["RunLog", "default_console", "read_history"]
 
-CSV_FILE = "metrics.csv"
+
+class _Console(Console):
+    """Leaves a broken pipe to the caller, where rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        raise
 
 
 def default_console() -> Console:
     """Standard output; wide enough for the tables where it is a file or a pipe and has no width of its
     own."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    console = _Console()
+    return console if console.is_terminal else _Console(width=160)
 
 
 class RunLog:
@@ -46,7 +52,10 @@ class RunLog:
         if self._tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._folder / "tensorboard"), purge_step=len(self._history) + 1)
+            with writing(self._folder / "tensorboard"):
+                self._writer = SummaryWriter(
+                    str(self._folder / "tensorboard"), purge_step=len(self._history) + 1
+                )
 
     def message(self, text: str) -> None:
         """Show a line."""
@@ -67,15 +76,17 @@ class RunLog:
         """Show and record a finished epoch."""
         self._history.append(row)
         if set(row) <= set(self._columns):
-            with open(self._folder / CSV_FILE, "a", encoding="utf-8", newline="") as file:
+            path = self._folder / CSV_FILE
+            with writing(path), open(path, "a", encoding="utf-8", newline="") as file:
                 csv.DictWriter(file, self._columns, restval="", lineterminator="\n").writerow(row)
         else:
             self._write_csv()
         if self._writer is not None:
-            for name, value in row.items():
-                if isinstance(value, (int, float)) and name != "epoch":
-                    self._writer.add_scalar(_tag(name), value, row["epoch"])
-            self._writer.flush()
+            with writing(self._folder / "tensorboard"):
+                for name, value in row.items():
+                    if isinstance(value, (int, float)) and name != "epoch":
+                        self._writer.add_scalar(_tag(name), value, row["epoch"])
+                self._writer.flush()
         self.message(_line(row, self._n_epochs, best))
 
     def close(self) -> None:
@@ -90,7 +101,7 @@ class RunLog:
             writer = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(self._history)
-        (self._folder / CSV_FILE).write_text(text.getvalue(), encoding="utf-8")
+        atomic_write(self._folder / CSV_FILE, text.getvalue().encode())
 
 
 def _tag(name: str) -> str:

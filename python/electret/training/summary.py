@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from electret.training.checkpoint import atomic_write
+from electret.outputs import atomic_write
 from electret.training.config import TrainingConfig
 from electret.training.metrics import Metrics
 from electret.training.targets import TARGETS

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from electret.analysis.probes.base import Probe
+from electret.outputs import atomic_write
 
 __all__ = ["fingerprint", "read_measurement", "write_measurement"]
 
@@ -36,7 +36,4 @@ def read_measurement(path: Path, expected: str) -> dict[str, Any] | None:
 
 def write_measurement(path: Path, expected: str, numbers: dict[str, Any]) -> None:
     """Keep the numbers; the file appears only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"fingerprint": expected, "numbers": numbers}), encoding="utf-8")
-    os.replace(partial, path)
+    atomic_write(path, json.dumps({"fingerprint": expected, "numbers": numbers}).encode())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from electret.analysis.plots import COLOURS
 from electret.analysis.probes.base import ProbeTable
 from electret.analysis.probes.run import ProbeReport
+from electret.outputs import atomic_write
 
 __all__ = ["plot_probes", "probe_sections", "write_probe_tables"]
 
@@ -60,11 +62,11 @@ def write_probe_tables(reports: Sequence[ProbeReport], folder: Path) -> list[Pat
         for index, table in enumerate(tables):
             suffix = f"_{index}" if len(tables) > 1 else ""
             path = folder / f"probe_{report.name.replace(' ', '_')}{suffix}.csv"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "w", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(table.headings)
-                writer.writerows(table.rows)
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(table.headings)
+            writer.writerows(table.rows)
+            atomic_write(path, text.getvalue().encode())
             files.append(path)
     return files
 

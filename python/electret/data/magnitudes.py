@@ -1,0 +1,215 @@
+"""Magnitudes of data sets, and warnings of units and signs that no system has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from ase.data import covalent_radii
+from numpy.typing import NDArray
+from rich.table import Table
+
+from electret.data.dataset import GraphDataset
+from electret.data.reading import Frame
+
+__all__ = ["magnitude_table", "magnitude_warnings"]
+
+_CLOSEST = 0.35  # Å; half the bond of H2
+_FARTHEST = 1.7  # in sums of covalent radii, the median over frames of their closest pair
+_STRONGEST = 30.0  # eV per atom, without E0s; solids are bound by up to 9
+_LARGEST_FORCE = 100.0  # eV/Å, RMS
+_NOBLE = (2, 10, 18, 36, 54, 86)  # not bonded
+_CONDITIONS = ("total_charge", "external_field")
+_MOST_COMPARED = 200  # frames of one composition
+_FEWEST_STEPS = 8
+_CORRELATION = 0.95
+_LEAST_SPREAD = 0.01  # Å
+_ATTRACTS = 0.6
+_SLOPES = {
+    -1.0: "the forces have the wrong sign, as gradients have",
+    1 / 27.2114: "energies in Hartree",
+    27.2114: "forces in Hartree/Å",
+    51.4221: "forces in Hartree/bohr",
+    0.529177: "positions in bohr",
+    1 / 0.529177: "forces in eV/bohr, or in Hartree/bohr with energies in Hartree",
+    23.0605: "energies in kcal/mol",
+    1 / 23.0605: "forces in kcal/mol/Å",
+    96.4853: "energies in kJ/mol",
+    1 / 96.4853: "forces in kJ/mol/Å",
+    13.6057: "forces in Rydberg/Å",
+    1 / 13.6057: "energies in Rydberg",
+    25.7110: "forces in Rydberg/bohr",
+}
+"""Change of the energy over the work of the forces, and the units that give it."""
+
+
+def magnitude_table(sets: Mapping[str, GraphDataset], e0s: Mapping[int, float]) -> Table:
+    """One row per set: closest pair, RMS force, and mean and spread of the energy per atom without E0s."""
+    table = Table(title="Magnitudes", title_justify="left")
+    table.add_column("set")
+    headings = ("closest pair (Å)", "RMS force (eV/Å)", "energy per atom without E0s (eV)", "spread (eV)")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for name, dataset in sets.items():
+        distances = [pair.distance for pair in _closest(dataset)]
+        energies = _bound_energies(dataset.frames, e0s)
+        numbers = (
+            min(distances, default=math.nan),
+            _rms_force(dataset.frames),
+            float(np.mean(energies)) if len(energies) else math.nan,
+            float(np.std(energies)) if len(energies) else math.nan,
+        )
+        table.add_row(name, *(f"{number:.3g}" if math.isfinite(number) else "—" for number in numbers))
+    return table
+
+
+def magnitude_warnings(sets: Mapping[str, GraphDataset], e0s: Mapping[int, float]) -> Iterator[str]:
+    """Sentences on sets whose numbers are those of other units or of another sign."""
+    for name, dataset in sets.items():
+        closest = _closest(dataset)
+        least = min((pair.distance for pair in closest), default=math.inf)
+        if least < _CLOSEST:
+            yield (
+                f"{name}: two atoms are {least:.3g} Å apart, closer than in any system; are positions and "
+                "cell "
+                "in Å?"
+            )
+        ratios = [pair.ratio for pair in closest if math.isfinite(pair.ratio)]
+        if ratios and np.median(ratios) > _FARTHEST:
+            yield (
+                f"{name}: in most frames the closest atoms are {np.median(ratios):.2f} times the sum of "
+                "their "
+                "covalent radii apart; are the positions in bohr? They must be in Å"
+            )
+        energies = _bound_energies(dataset.frames, e0s)
+        if len(energies) and abs(np.mean(energies)) > _STRONGEST:
+            yield (
+                f"{name}: the energy without E0s is {np.mean(energies):.4g} eV per atom, while no system "
+                "is bound by "
+                f"more than about 10; are energies and E0s in eV, and of the same code?"
+            )
+        if _rms_force(dataset.frames) > _LARGEST_FORCE:
+            yield f"{name}: the RMS force is {_rms_force(dataset.frames):.3g} eV/Å; are forces in eV/Å?"
+        if _attracts_when_close(closest):
+            yield (
+                f"{name}: the closest atoms repel each other less the closer they are; are the forces "
+                "gradients? "
+                "They must be -dE/dR"
+            )
+        slope = _energy_over_work(dataset.frames)
+        if slope is not None and not 0.65 < slope < 1.6:
+            near = min(
+                _SLOPES, key=lambda known: math.inf if known * slope < 0 else abs(math.log(known / slope))
+            )
+            fits = near * slope > 0 and abs(math.log(near / slope)) < 0.2
+            yield (
+                f"{name}: between similar frames the energy changes by {slope:.3g} times the work of the "
+                f"forces{f' ({_SLOPES[near]})' if fits else ''}; energies must be in eV, forces "
+                "-dE/dR in "
+                "eV/Å and positions in Å"
+            )
+
+
+class _Pair(NamedTuple):
+    """The closest pair of a frame."""
+
+    elements: tuple[int, ...]
+    distance: float  # Å
+    ratio: float  # to the sum of the covalent radii, NaN for noble gases
+    repulsion: float  # eV/Å, NaN without labelled forces
+
+
+def _closest(dataset: GraphDataset) -> list[_Pair]:
+    """Closest pair of each frame that has a neighbour."""
+    found = []
+    for frame, graph in zip(dataset.frames, dataset.graphs, strict=True):
+        if graph.n_edges:
+            sender, receiver = graph.edge_index.numpy()
+            positions, numbers = graph.positions.numpy(), frame.atoms.numbers
+            vectors = (
+                positions[receiver] - positions[sender] + graph.unit_shifts.numpy() @ graph.cell.numpy()[0]
+            )
+            distances = np.linalg.norm(vectors, axis=1)
+            pair = int(distances.argmin())
+            ends, distance = [sender[pair], receiver[pair]], float(distances[pair])
+            radii = math.nan if np.isin(numbers[ends], _NOBLE).any() else covalent_radii[numbers[ends]].sum()
+            forces = frame.value("forces")[ends] if frame.has("forces") else np.full((2, 3), np.nan)
+            repulsion = float(0.5 * (forces[1] - forces[0]) @ vectors[pair] / max(distance, 1e-9))
+            found.append(_Pair(tuple(sorted(numbers[ends].tolist())), distance, distance / radii, repulsion))
+    return found
+
+
+def _attracts_when_close(pairs: Sequence[_Pair]) -> bool:
+    """True if the closest pairs of equal elements repel each other more the farther they are apart, as with
+    gradients in place of forces."""
+    found = []
+    for elements in {pair.elements for pair in pairs}:
+        rows = [
+            (p.distance, p.repulsion) for p in pairs if p.elements == elements and math.isfinite(p.repulsion)
+        ]
+        distances, repulsions = np.array(rows).reshape(-1, 2).T
+        if len(rows) >= _FEWEST_STEPS and distances.std() > _LEAST_SPREAD and repulsions.std() > 0:
+            found.append(float(np.corrcoef(distances, repulsions)[0, 1]))
+    return bool(found) and min(found) > _ATTRACTS
+
+
+def _rms_force(frames: Sequence[Frame]) -> float:
+    forces = [frame.value("forces") for frame in frames if frame.has("forces")]
+    return float(np.sqrt(np.mean(np.concatenate(forces) ** 2))) if forces else math.nan
+
+
+def _bound_energies(frames: Sequence[Frame], e0s: Mapping[int, float]) -> NDArray[np.float64]:
+    return np.array(
+        [
+            (frame.value("energy") - sum(e0s[int(z)] for z in frame.atoms.numbers)) / len(frame.atoms)
+            for frame in frames
+            if frame.has("energy") and set(frame.atoms.numbers.tolist()) <= set(e0s)
+        ]
+    )
+
+
+def _energy_over_work(frames: Sequence[Frame]) -> float | None:
+    """Slope of energy differences against the work of the mean forces, over pairs of similar frames under
+    equal conditions; None where the two do not go together well enough to decide."""
+    groups: dict[tuple[object, ...], list[Frame]] = {}
+    for frame in frames:
+        if frame.has("energy") and frame.has("forces"):
+            conditions = [np.round(frame.value(name), 6) if frame.has(name) else 0.0 for name in _CONDITIONS]
+            atoms = frame.atoms
+            cell = np.round(atoms.cell.array, 6).tobytes()
+            key = (atoms.numbers.tobytes(), cell, atoms.pbc.tobytes(), *(str(value) for value in conditions))
+            groups.setdefault(key, []).append(frame)
+    steps = [step for group in groups.values() for step in _steps(group[:_MOST_COMPARED])]
+    if len(steps) < _FEWEST_STEPS:
+        return None
+    work, energy = np.array(steps).T
+    scale = np.sqrt((work @ work) * (energy @ energy))
+    if scale == 0 or abs(work @ energy) < _CORRELATION * scale:
+        return None
+    return float(work @ energy / (work @ work))
+
+
+def _steps(frames: Sequence[Frame]) -> list[tuple[float, float]]:
+    """Work of the mean forces (eV) from each frame to the most similar one after it, and the change of the
+    energy."""
+    cell, pbc = frames[0].atoms.cell, frames[0].atoms.pbc
+    positions = np.stack([frame.atoms.positions for frame in frames])
+    forces = np.stack([frame.value("forces") for frame in frames])
+    energies = [frame.value("energy") for frame in frames]
+    found = []
+    for index in range(len(frames) - 1):
+        moves = positions[index + 1 :] - positions[index]
+        if pbc.any():
+            complete = cell.complete()
+            moves -= (
+                np.round(np.linalg.solve(complete.T, moves.reshape(-1, 3).T).T.reshape(moves.shape))
+                * pbc
+                @ complete
+            )
+        nearest = int(np.square(moves).sum(axis=(1, 2)).argmin())
+        other = index + 1 + nearest
+        work = -0.5 * float(np.sum((forces[index] + forces[other]) * moves[nearest]))
+        found.append((work, energies[other] - energies[index]))
+    return found
