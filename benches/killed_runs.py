@@ -2,8 +2,8 @@
 
 `python benches/killed_runs.py [--kills 29] [--calls 29] [--disks 7]` trains a tiny model once, then
 
-- kills that training with SIGKILL at random moments (`--kills`), and before one of the system calls with which
-  a run writes its files (`--calls`, spread over all of them),
+- kills that training with SIGKILL at random moments (`--kills`), and before one of the system calls that
+  change files (`--calls`, spread over all of them),
 - gives it a small file system that fills up (`--disks`; needs root, mounts a tmpfs in its temporary folder),
 
 each time resumes it in another process, and compares model, checkpoints and metrics. Prints one line a case.

@@ -226,12 +226,13 @@ def test_unknown_names_suggest_the_nearest(
         ({"model": {"family": "qeq", "scf": {"tolerance": 1e300}}}, ["model.scf.tolerance", "to 0.1"]),
         ({"r_max": 1e300}, ["model.backbone.r_max", "to 100"]),
         ({"seed": 2**70}, ["seed"]),
+        ({"name": "../elsewhere"}, ["name '../elsewhere' becomes the name of a file"]),
         ({"batch_size": True}, ["data", "batch_size is true; give numbers"]),
         (
             {"model": {"family": "mace", "backbone": {"radial_MLP": [True]}}},
             ["radial_MLP is [true]; give numbers"],
         ),
-        ({"huber_delta": 0.1, "energy_weight": 1}, ["stages.0.loss", "huber_delta = 0.1 does nothing"]),
+        ({"huber_delta": 0.1, "energy_weight": 1}, ["stages.0: huber_delta = 0.1 does nothing"]),
         (
             {"stages": [{"loss": {"energy": 1, "stability_limit": 0.5}}]},
             ["stability_limit = 0.5 does nothing"],

@@ -88,12 +88,14 @@ def evaluate(
     """Predict the frames of a file and compare with its labels."""
     from electret.cli.evaluation import run_evaluation
     from electret.outputs import atomic_write, check_outputs
-    from electret.training.plots import parity_files, plot_parity
     from electret.training.run_log import default_console
 
     files = [file for file in (output, json_file) if file is not None]
-    pictures = parity_files(plots) if plots is not None else []
-    check_outputs([*files, *pictures], [model, data], replace=force)
+    if plots is not None:
+        from electret.training.plots import parity_files, plot_parity
+
+        files += parity_files(plots)
+    check_outputs(files, [model, data], replace=force)
     assessment = run_evaluation(model, data, output, batch_size, device, dtype, keys or [], default_console())
     if plots is not None:
         plot_parity({data.stem: assessment.metrics}, plots)

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from electret.data.keys import DataKeys
 from electret.data.reference import E0Source
 from electret.models.config import ElectrostaticsConfig, ModelConfig, ScfConfig, StrictConfig
+from electret.outputs import check_file_name
 from electret.training.targets import TARGETS, check_family, resolved_mode
 
 __all__ = [
@@ -137,11 +138,6 @@ class LossConfig(StrictConfig):
     def _some_weight(self) -> LossConfig:
         if not self.weights:
             raise ValueError(f"every loss weight is zero; give one of {', '.join(TARGETS)} a positive weight")
-        self.refuse_without_effect(
-            huber_delta=self.form == "huber",
-            stability_limit=self.stability > 0,
-            dipole_components=self.dipole > 0,
-        )
         return self
 
 
@@ -221,7 +217,12 @@ class StageConfig(StrictConfig):
     """End the stage after so many epochs without a better validation loss."""
 
     @model_validator(mode="after")
-    def _rates_above_their_minimum(self) -> StageConfig:
+    def _all_have_effect(self) -> StageConfig:
+        self.loss.refuse_without_effect(
+            huber_delta=self.loss.form == "huber",
+            stability_limit=self.loss.stability > 0,
+            dipole_components=self.loss.dipole > 0,
+        )
         rates = [rate for rate in self.lr.model_dump().values() if rate > 0]
         if rates and self.scheduler.minimum > max(rates):
             raise ValueError(
@@ -280,6 +281,8 @@ class TrainingConfig(StrictConfig):
 
     @model_validator(mode="after")
     def _options_of_the_family(self) -> TrainingConfig:
+        if self.output is None:
+            check_file_name(self.name, "name")
         family, electrostatics = self.model.family, self.model.electrostatics
         for name in type(electrostatics).model_fields if family == "mace" else ("widths", "features_max_l"):
             if family != "fixed_point" and getattr(electrostatics, name) != getattr(
