@@ -73,7 +73,7 @@ class Cases:
         self.folder = folder
         data = write_frames(folder / "data.xyz", clusters(12))
         self.options = run_options(data, folder)
-        self.options["stages"][0] |= {"epochs": 6}
+        self.options["stages"][0] |= {"epochs": 3}
         build, built = run_module._build_model, []
 
         def build_once(*arguments: Any) -> Any:
