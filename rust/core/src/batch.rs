@@ -4,7 +4,7 @@ use crate::error::{Error, Result, check_finite};
 use crate::ewald::density::{check_max_l, check_widths};
 use crate::ewald::{Boundary, Density, Gradient, Options, Prepared, Purpose, Want};
 use crate::harmonics::{count, degree};
-use crate::scalar::Scalar;
+use crate::scalar::{Dual, Scalar};
 use crate::vector::{Matrix, Vector, values};
 use rayon::prelude::*;
 
@@ -219,9 +219,63 @@ pub struct Output<T> {
     pub cells: Vec<Matrix<T>>,
 }
 
+/// Scalars for which the sums over a batch are compiled, in this crate and not again in each crate that calls them.
+pub trait Compiled: Scalar {
+    fn coulomb(
+        systems: &Systems<Self>,
+        sources: &Sources<Self>,
+        options: &Options,
+        gradients: bool,
+    ) -> Result<Output<Self>>;
+
+    fn features(
+        systems: &Systems<Self>,
+        sources: &Sources<Self>,
+        receivers: &Receivers,
+        cotangent: Option<&[Self]>,
+        options: &Options,
+    ) -> Result<Output<Self>>;
+}
+
+macro_rules! compiled {
+    ($scalar:ty) => {
+        impl Compiled for $scalar {
+            fn coulomb(
+                systems: &Systems<Self>,
+                sources: &Sources<Self>,
+                options: &Options,
+                gradients: bool,
+            ) -> Result<Output<Self>> {
+                coulomb_over(systems, sources, options, gradients)
+            }
+
+            fn features(
+                systems: &Systems<Self>,
+                sources: &Sources<Self>,
+                receivers: &Receivers,
+                cotangent: Option<&[Self]>,
+                options: &Options,
+            ) -> Result<Output<Self>> {
+                features_over(systems, sources, receivers, cotangent, options)
+            }
+        }
+    };
+}
+compiled!(f64);
+compiled!(Dual);
+
 /// Energies ½ U(p, p) with dE/dp and, when asked for, gradients in positions (cell fixed) and cell (positions
 /// fixed).
-pub fn coulomb<T: Scalar>(
+pub fn coulomb<T: Compiled>(
+    systems: &Systems<T>,
+    sources: &Sources<T>,
+    options: &Options,
+    gradients: bool,
+) -> Result<Output<T>> {
+    T::coulomb(systems, sources, options, gradients)
+}
+
+fn coulomb_over<T: Scalar>(
     systems: &Systems<T>,
     sources: &Sources<T>,
     options: &Options,
@@ -272,7 +326,17 @@ pub fn coulomb<T: Scalar>(
 }
 
 /// U(p, g) = Σ features · g with its gradients; with `cotangent` = None the features alone, as `receivers`.
-pub fn features<T: Scalar>(
+pub fn features<T: Compiled>(
+    systems: &Systems<T>,
+    sources: &Sources<T>,
+    receivers: &Receivers,
+    cotangent: Option<&[T]>,
+    options: &Options,
+) -> Result<Output<T>> {
+    T::features(systems, sources, receivers, cotangent, options)
+}
+
+fn features_over<T: Scalar>(
     systems: &Systems<T>,
     sources: &Sources<T>,
     receivers: &Receivers,
