@@ -151,6 +151,11 @@ class Calculator(ASECalculator):
         twin.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
         return twin
 
+    def set(self, **parameters: Any) -> dict[str, Any]:
+        """ASE's way to change parameters; there are none, so that any is an `InputError`."""
+        conditions.refuse_parameters(parameters)
+        return super().set()
+
     def reset(self) -> None:
         """Forget the results, the state, the atoms that they belong to, and the start of the next SCF."""
         super().reset()
@@ -227,6 +232,10 @@ class Calculator(ASECalculator):
         if self.model.self_consistent and self.model.variational:
             self.state["energy_charge_derivative"] = -self.state["fermi_level"]
         self.state["extrapolating"] = self._extrapolations(system)
+        unread = conditions.initial_charges_unread(system, self.model.honours)
+        if unread is not None and "initial_charges" not in self._warned:
+            self._warned.add("initial_charges")
+            warnings.warn(f"{unread} (warned once)", stacklevel=2)
 
     def _output(self, system: Atoms, **options: Any) -> dict[str, torch.Tensor]:
         """Output of the model for the system."""
@@ -326,12 +335,9 @@ class Calculator(ASECalculator):
 
     def _outside(self, system: Atoms, charge: float | None = None) -> dict[str, str]:
         """Conditions outside of the training data; `charge` is that of the density."""
-        info = dict(system.info)
-        requested = {name: info[name] for name in ("fermi_level", "external_field") if name in info}
-        if "fermi_level" not in info:
-            charge = float(info.get("total_charge", info.get("charge", 0.0)))
+        requested = conditions.requested(system.info)
         if charge is not None:
-            requested["total_charge"] = charge
+            requested.setdefault("total_charge", charge)
         return outside(
             self._ranges, {name: requested[name] for name in requested if name in self.model.honours}
         )

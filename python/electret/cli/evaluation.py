@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast, get_args
 
 import torch
 from ase.io import read, write
@@ -11,12 +12,13 @@ from rich.console import Console
 from electret import InputError
 from electret.analysis.assessment import Assessment, assess
 from electret.analysis.scf_statistics import converged
-from electret.data import DataKeys, Frame, GraphDataset, key_table, read_frames
+from electret.data import DataKeys, Frame, GraphDataset, print_report, read_frames
+from electret.data.keys import DipoleOrigin
 from electret.graph import Graph
 from electret.models import load
 from electret.training.summary import print_summary
 
-__all__ = ["PREFIX", "parse_keys", "run_evaluation"]
+__all__ = ["PREFIX", "parse_keys", "parse_origin", "run_evaluation"]
 
 PREFIX = "electret_"
 """Before the names of predictions in the output, so that they stand beside the labels."""
@@ -42,6 +44,7 @@ def run_evaluation(
     dtype: str | None,
     keys: list[str],
     console: Console,
+    dipole_origin: str | None = None,
 ) -> Assessment:
     """Evaluate, print the key report, the errors and how the SCF fared, write predictions to `output` if
     given. Frames whose SCF did not converge are named, and are in no error and no prediction."""
@@ -49,8 +52,9 @@ def run_evaluation(
         raise InputError(f"dtype is '{dtype}', expected float32 or float64")
     names = parse_keys(keys)
     model = load(model_file, device=device, dtype=None if dtype is None else getattr(torch, dtype))
-    frames = read_frames(data_file, names)
-    console.print(key_table({data_file.stem: frames}, names))
+    origin = parse_origin(dipole_origin)
+    frames = read_frames(data_file, names, origin or "origin")
+    print_report(console, {data_file.stem: frames}, names, origin)
 
     def store(indices: list[int], graph: Graph, predicted: dict[str, torch.Tensor]) -> None:
         _store([frames[index] for index in indices], graph, predicted)
@@ -83,6 +87,16 @@ def parse_keys(assignments: list[str]) -> DataKeys:
             )
         chosen[name] = key
     return DataKeys(**chosen)
+
+
+def parse_origin(word: str | None) -> DipoleOrigin | None:
+    """Origin of dipole labels from `--dipole-origin`."""
+    for choice in get_args(DipoleOrigin):
+        if word == choice:
+            return cast(DipoleOrigin, choice)
+    if word is not None:
+        raise InputError(f"--dipole-origin {word}: expected {', '.join(get_args(DipoleOrigin))}")
+    return None
 
 
 def _restore_other_entries(frames: list[Frame], data_file: Path) -> None:

@@ -84,6 +84,12 @@ def evaluate(
         typer.Option("--key", metavar="NAME=KEY", help="Key of a label, e.g. energy=dft_energy."),
     ] = None,
     force: Force = False,
+    dipole_origin: Annotated[
+        str | None,
+        typer.Option(
+            help="Origin of the dipole labels of ions: origin (default), center_of_mass or center_of_charge."
+        ),
+    ] = None,
 ) -> None:
     """Predict the frames of a file and compare with its labels."""
     from electret.cli.evaluation import run_evaluation
@@ -96,7 +102,9 @@ def evaluate(
 
         files += parity_files(plots)
     check_outputs(files, [model, data], replace=force)
-    assessment = run_evaluation(model, data, output, batch_size, device, dtype, keys or [], default_console())
+    assessment = run_evaluation(
+        model, data, output, batch_size, device, dtype, keys or [], default_console(), dipole_origin
+    )
     if plots is not None:
         plot_parity({data.stem: assessment.metrics}, plots)
     if json_file is not None:
@@ -127,6 +135,12 @@ def compare(
         list[str] | None,
         typer.Option("--key", metavar="NAME=KEY", help="Key of a label, e.g. energy=dft_energy."),
     ] = None,
+    dipole_origin: Annotated[
+        str | None,
+        typer.Option(
+            help="Origin of the dipole labels of ions: origin (default), center_of_mass or center_of_charge."
+        ),
+    ] = None,
     plots: Annotated[bool, typer.Option(help="Draw the plots.")] = True,
     force: Force = False,
 ) -> None:
@@ -135,7 +149,17 @@ def compare(
     from electret.training.run_log import default_console
 
     run_comparison(
-        models, data or [], output, batch_size, device, dtype, keys or [], plots, default_console(), force
+        models,
+        data or [],
+        output,
+        batch_size,
+        device,
+        dtype,
+        keys or [],
+        plots,
+        default_console(),
+        force,
+        dipole_origin,
     )
 
 
