@@ -68,13 +68,35 @@ def test_periodic_without_self_interaction(peer_module):
     assert relative(energy, ours) < 1e-6
 
 
-@pytest.mark.parametrize("neutral", [True, False])
-def test_slab_dipole_correction(peer_module, neutral):
-    system, sigma = common_width(83, neutral)
-    system["cell"] = np.array([[5.5, 0.4, 0.0], [-0.8, 6.0, 0.0], [0.0, 0.0, 12.0]])
+SLAB = np.array([[5.5, 0.4, 0.0], [-0.8, 6.0, 0.0], [0.0, 0.0, 12.0]])
+
+
+def test_slab_dipole_correction(peer_module):
+    system, sigma = common_width(83, neutral=True)
+    system["cell"] = SLAB
     peer = peer_module.Peer(sigma, handling="slab")
     compare(system, peer, pbc=(True, True, False), boundary="slab_dipole_correction")
     assert abs(electret.coulomb(**system).dipole[0, 2]) > 0.1
+
+
+def test_slab_dipole_correction_charged(peer_module):
+    """The peer has no terms of the net charge; they are added here, with q (z² + sigma²) + 2 d z by hand."""
+    system, sigma = common_width(83, neutral=False)
+    system["cell"] = SLAB
+    peer = peer_module.Peer(sigma, handling="slab")
+    energy, _, potential = peer.energy_and_gradients(system["positions"], system["multipoles"], SLAB)
+    q, d, z = system["multipoles"][:, 0], system["multipoles"][:, 2], system["positions"][:, 2]
+    charge, second = q.sum(), (q * (z**2 + sigma**2) + 2 * d * z).sum()
+    factor = 2 * math.pi * K / np.linalg.det(SLAB)
+    energy = energy - factor * (charge * second + charge**2 * 12.0**2 / 12)
+    potential[:, 0] -= factor * (second + charge * (z**2 + sigma**2) + charge * 12.0**2 / 6)
+    potential[:, 2] -= factor * charge * 2 * z
+    assert abs(factor * charge * second) > 0.1
+    ours = electret.coulomb(
+        **system, pbc=(True, True, False), boundary="slab_dipole_correction", accuracy=TIGHT
+    )
+    assert relative(energy, ours.energy) < BAR
+    assert relative(potential, ours.potential) < BAR
 
 
 def test_molecule_in_box_neutral(peer_module):
@@ -83,7 +105,8 @@ def test_molecule_in_box_neutral(peer_module):
 
 
 def test_molecule_in_box_charged(peer_module):
-    """The peer writes the box length as V**0.3333, so its monopole term carries L**1e-4: put back here."""
+    """The peer writes the box length as V**0.3333, so its monopole term carries L**1e-4, and its second
+    moment has no widths: both put back here."""
     system, sigma = common_width(85, neutral=False, length=11.0)
     peer = peer_module.Peer(sigma, handling="molecule_in_box")
     energy, gradient, _ = peer.energy_and_gradients(system["positions"], system["multipoles"], system["cell"])
@@ -91,6 +114,7 @@ def test_molecule_in_box_charged(peer_module):
     assert abs(charge) > 0.3
     volume = 11.0**3
     energy = energy + 0.5 * K * charge**2 * (2.8372974794806 / 11.0 - CUBIC_MADELUNG / volume**0.3333)
+    energy = energy - 2 * math.pi * K / volume * charge**2 * sigma**2
     ours = electret.coulomb(**system, boundary="molecule_in_box", accuracy=TIGHT)
     assert relative(energy, ours.energy) < BAR
     assert relative(-gradient, ours.forces) < BAR
