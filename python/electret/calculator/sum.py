@@ -30,7 +30,9 @@ class SumCalculator(ASESumCalculator):
     def calculate(self, atoms: Atoms, properties: Sequence[str], system_changes: Sequence[str]) -> None:
         """Evaluate every calculator; called by ASE."""
         super().calculate(atoms, properties, system_changes)
-        self.atoms.info = copy.deepcopy(atoms.info)  # ASE's copy shares values that may change in place
+        kept = atoms.copy()
+        kept.info = copy.deepcopy(atoms.info)  # ASE's copy shares values that may change in place
+        self.atoms = kept
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Differences from the atoms of the last calculation, conditions in `atoms.info` included."""
