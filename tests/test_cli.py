@@ -202,6 +202,7 @@ def test_info() -> None:
         "ase",
         "Rust threads",
         "CPU features",
+        "instructions",
         "CUDA",
         "GPU",
         "NVRTC",

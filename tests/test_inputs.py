@@ -149,6 +149,34 @@ def test_stress_without_volume_has_a_remedy():
     assert abs(result.virial[0, 2, 2]) > 0.1
 
 
+def instructions(value):
+    """What an import with the variable ELECTRET_INSTRUCTIONS prints, or its last line of error."""
+    import os
+    import subprocess
+    import sys
+
+    script = "import electret; print(electret._native.INSTRUCTIONS)"
+    environment = {**os.environ, "ELECTRET_INSTRUCTIONS": value}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    return (run.stdout or run.stderr).strip().splitlines()[-1]
+
+
+def test_instructions_are_lowered_by_the_variable_or_refused():
+    levels = ["portable", "avx2", "avx512"]
+    best = instructions("")
+    assert best in levels
+    for number, level in enumerate(levels):
+        found = instructions(level)
+        if number <= levels.index(best):
+            assert found == level
+        else:
+            assert found.startswith("electret.InputError: ELECTRET_INSTRUCTIONS")
+            assert f'"{level}"' in found
+            assert f"its best is {best}" in found
+    assert "AVX2" in (found := instructions("AVX2"))
+    assert "use portable, avx2 or avx512" in found
+
+
 def test_import_needs_numpy_only():
     import subprocess
     import sys

@@ -23,7 +23,7 @@ from electret.scf.implicit import chord_steps
 from electret.scf.problem import ImplicitProblem, LinearSolver, Problem, Systems
 from electret.scf.reference import ReferenceDensity, clamped_solution
 from electret.scf.response import RESPONSES, linear_responses
-from electret.scf.solvers import LOST, Anderson, Mixing, Newton, Solution, mixing_step
+from electret.scf.solvers import LOST, Anderson, Mixing, Newton, Point, Solution, mixed
 from electret.scf.state import Record, ScfRequest, State
 
 __all__ = ["Parameters", "SelfConsistent"]
@@ -251,8 +251,7 @@ class SelfConsistent(Model):
         """Mixing steps in the graph."""
         state, alpha = start, self.config.scf.mixing
         for _ in range(request.unrolled_steps):
-            p, mu = mixing_step(problem, state, problem.residual(state))
-            state = State(state.multipoles + alpha * p, state.fermi_level + mu)
+            state = mixed(problem.systems, Point.of(problem, state), alpha)
         with torch.no_grad():
             at_end = State(state.multipoles.detach(), state.fermi_level.detach())
             size = problem.systems.mean(problem.local_step(at_end, problem.residual(at_end)).abs())
