@@ -30,6 +30,14 @@ def labelled() -> Atoms:
     return atoms
 
 
+def test_repr_is_one_line():
+    graph = Graph.collate([Graph.from_atoms(labelled(), 3.0), Graph.from_atoms(bulk(), 3.0)])
+    counts = f"Graph({graph.n_atoms} atoms, 2 systems, {graph.n_edges} edges, torch.float64 on cpu, labels "
+    assert repr(graph).startswith(counts)
+    assert "forces" in repr(graph)
+    assert len(repr(graph)) < 200
+
+
 @pytest.mark.parametrize("system", [molecule, bulk, slab])
 def test_edges_are_all_ordered_pairs_within_the_cutoff(system):
     atoms = system()

@@ -64,6 +64,9 @@ BAD = {
     ),
     "field of two": ({"external_field": [0.1, 0.1]}, ["external_field", "[2]"]),
     "nan field": ({"external_field": [0.1, 0.1, np.nan]}, ["external_field[2]", "nan"]),
+    "method of another kind": ({"method": 3}, ["method = 3", "'auto'"]),
+    "boundary of another kind": ({"boundary": True}, ["boundary = True", "None"]),
+    "no accuracy": ({"accuracy": None}, ["accuracy = None"]),
     "unknown method": ({"method": "magic"}, ["method", "magic", "ewald"]),
     "unknown boundary": ({"boundary": "slab"}, ["boundary", "slab", "slab_dipole_correction"]),
     "direct and periodic": ({"cell": CELL, "pbc": True, "method": "direct"}, ["direct"]),
@@ -131,6 +134,26 @@ def test_every_reasonable_form_gives_the_same_result():
         assert relative(result.forces, expected.forces) < 1e-14
     batched = electret.coulomb(r, Q, sigma, cell, True, batch=np.zeros(2, dtype=np.uint8))
     assert relative(batched.energy, expected.energy) < 1e-14
+
+
+def test_one_row_of_flags_serves_all_systems():
+    cells, batch = np.stack([CELL, 1.1 * CELL]), [0, 1]
+    expected = electret.coulomb(R, Q, cell=cells, pbc=[[True, False, True]] * 2, batch=batch)
+    assert (expected.energy != electret.coulomb(R, Q, cell=cells, pbc=True, batch=batch).energy).all()
+    found = electret.coulomb(R, Q, cell=cells, pbc=[[True, False, True]], batch=batch)
+    assert (found.energy == expected.energy).all()
+
+
+def test_reprs_are_one_line_with_shapes():
+    rng = np.random.default_rng(1)
+    x, q = rng.uniform(0, 20, (100, 3)), rng.normal(size=(100, 1))
+    assert repr(electret.coulomb(x, q, batch=np.arange(100) % 2)) == (
+        "CoulombResult(energy[2], potential[100, 1], forces[100, 3], virial[2, 3, 3], dipole[2, 3], "
+        "cell[2, 3, 3])"
+    )
+    single = repr(electret.charge_equilibration(x, 1.0, 12.0))
+    assert single.startswith("ChargeEquilibration(charges[100], fermi_level=")
+    assert "\n" not in single
 
 
 def test_inputs_are_not_changed():

@@ -9,7 +9,7 @@ artefacts along open ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,9 +19,10 @@ from electret import inputs
 from electret._native import InputError
 from electret.backends import functions_on
 from electret.inputs import FloatArray
+from electret.shapes import with_shapes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CoulombResult:
     """Result of :func:`coulomb`.
 
@@ -42,7 +43,10 @@ class CoulombResult:
     forces: FloatArray
     virial: FloatArray
     dipole: FloatArray
-    cell: FloatArray = field(repr=False)
+    cell: FloatArray
+
+    def __repr__(self) -> str:
+        return with_shapes(self)
 
     @property
     def stress(self) -> FloatArray:
@@ -115,6 +119,7 @@ def coulomb(
         >>> r.dipole
         array([[ 0.,  0., -3.]])
     """
+    accuracy = inputs.settings(boundary, method, accuracy, precision)
     s = inputs.systems(positions, cell, pbc, batch)
     p = inputs.multipoles(multipoles, s.n_atoms)
     f = inputs.field(external_field, s.n_systems)
@@ -127,7 +132,7 @@ def coulomb(
         s.batch,
         boundary=boundary,
         method=method,
-        accuracy=inputs.tolerance(accuracy),
+        accuracy=accuracy,
         self_interaction=bool(self_interaction),
         gradients=True,
     )
@@ -191,6 +196,7 @@ def features(
         >>> v.shape
         (2, 2, 4)
     """
+    accuracy = inputs.settings(boundary, method, accuracy, precision, normalization)
     s = inputs.systems(positions, cell, pbc, batch)
     p = inputs.multipoles(multipoles, s.n_atoms)
     f = inputs.field(external_field, s.n_systems)
@@ -208,7 +214,7 @@ def features(
         normalization=normalization,
         boundary=boundary,
         method=method,
-        accuracy=inputs.tolerance(accuracy),
+        accuracy=accuracy,
         self_interaction=bool(self_interaction),
     )
     inputs.require_finite("features", values)
@@ -252,6 +258,7 @@ def potential(
         >>> electret.potential([[0, 0, 5]], [[0, 0, 0]], [[1]], sigma=0.5).round(6)
         array([2.879929])
     """
+    accuracy = inputs.settings(boundary, method, accuracy, precision)
     s = inputs.systems(positions, cell, pbc, batch)
     p = inputs.multipoles(multipoles, s.n_atoms)
     f = inputs.field(external_field, s.n_systems)
@@ -268,7 +275,7 @@ def potential(
         s.batch,
         boundary=boundary,
         method=method,
-        accuracy=inputs.tolerance(accuracy),
+        accuracy=accuracy,
     )
     inputs.require_finite("potential", values)
     if f is not None:

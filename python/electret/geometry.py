@@ -55,6 +55,7 @@ class Geometry:
         device: str = "cpu",
         precision: str = "float64",
     ) -> None:
+        accuracy = inputs.settings(boundary, method, accuracy, precision, normalization)
         self._systems = inputs.systems(positions, cell, pbc, batch)
         self.max_l = inputs.max_order("max_l", max_l)
         self.features_max_l = (
@@ -74,7 +75,7 @@ class Geometry:
             normalization=normalization,
             boundary=boundary,
             method=method,
-            accuracy=inputs.tolerance(accuracy),
+            accuracy=accuracy,
             self_interaction=bool(self_interaction),
             features_self_interaction=bool(features_self_interaction),
         )

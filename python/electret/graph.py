@@ -61,7 +61,7 @@ _PER_SYSTEM_FIELDS = ("cell", "pbc", "total_charge", "external_field", "fermi_le
 _CALCULATOR_RESULTS = ("energy", "forces", "stress", "dipole", "charges")
 
 
-@dataclass
+@dataclass(repr=False)
 class Graph:
     """A batch of systems with their neighbour lists; one system is a batch of one.
 
@@ -84,6 +84,11 @@ class Graph:
     labels: dict[str, torch.Tensor] = field(default_factory=dict)
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     config_type: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        counts = f"{self.n_atoms} atoms, {self.n_systems} systems, {self.n_edges} edges"
+        labels = f", labels {', '.join(self.labels)}" if self.labels else ""
+        return f"Graph({counts}, {self.dtype} on {self.device}{labels})"
 
     @property
     def n_atoms(self) -> int:
