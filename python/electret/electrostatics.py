@@ -138,7 +138,9 @@ def coulomb(
     )
     inputs.require_finite("energy", energy)
     inputs.require_finite("forces", gradient)
+    inputs.require_finite("potential", potential)
     dipole = s.sum(fields.atomic_dipole(s.positions, p))
+    inputs.require_finite("dipole", dipole)
     if f is not None:
         energy = energy - np.einsum("sx,sx->s", f, dipole)
         potential = potential + fields.potential(s.positions, s.batch, f, p.shape[1])
@@ -151,6 +153,7 @@ def coulomb(
         of_positions = s.sum(products.reshape(-1, 9)).reshape(-1, 3, 3)
     strain = of_positions + s.cell.transpose(0, 2, 1) @ cell_gradient  # [n_systems, 3, 3]
     virial = -0.5 * (strain + strain.transpose(0, 2, 1))
+    inputs.require_finite("virial", virial)
     return CoulombResult(energy, potential, -gradient, virial, dipole, s.cell)
 
 

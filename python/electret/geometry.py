@@ -93,6 +93,7 @@ class Geometry:
         padded, n_lm = self._multipoles(multipoles)
         energy, potential = self._native.energy(padded)
         inputs.require_finite("energy", energy)
+        inputs.require_finite("potential", potential)
         return energy, np.ascontiguousarray(potential[:, :n_lm])
 
     def features(self, multipoles: ArrayLike) -> FloatArray:
@@ -118,14 +119,18 @@ class Geometry:
 
         ``[n_atoms * n_widths * n_features_lm, n_atoms * n_lm]``.
         """
-        return self._native.features_matrix(self._index(system))
+        values = self._native.features_matrix(self._index(system))
+        inputs.require_finite("matrix", values)
+        return values
 
     def coulomb_matrix(self, system: int = 0) -> FloatArray:
         """Symmetric operator A of one system: ``energy = 1/2 p A p``, ``potential = A p``.
 
         ``[n_atoms * n_lm, n_atoms * n_lm]``.
         """
-        return self._native.coulomb_matrix(self._index(system))
+        values = self._native.coulomb_matrix(self._index(system))
+        inputs.require_finite("coulomb_matrix", values)
+        return values
 
     @property
     def n_atoms(self) -> int:

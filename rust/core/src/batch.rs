@@ -1,9 +1,10 @@
 //! Batches of systems in flat arrays, as the outside world has them.
 
-use crate::error::{Error, Result, check_finite};
+use crate::error::{Error, Result, check_finite, check_lengths};
 use crate::ewald::density::{check_max_l, check_widths};
 use crate::ewald::{Boundary, Density, Gradient, Options, Prepared, Purpose, Want};
 use crate::harmonics::{count, degree};
+use crate::limits::Budget;
 use crate::scalar::{Dual, Scalar};
 use crate::vector::{Matrix, Vector, values};
 use rayon::prelude::*;
@@ -176,9 +177,9 @@ impl<T: Scalar> Systems<'_, T> {
             "one per atom",
         )?;
         let flat: Vec<f64> = self.positions.iter().flat_map(values).collect();
-        check_finite("positions", &flat)?;
+        check_lengths("positions", &flat)?;
         let flat: Vec<f64> = self.cells.iter().flatten().flat_map(values).collect();
-        check_finite("cell", &flat)?;
+        check_lengths("cell", &flat)?;
         Members::new(self.batch, self.cells.len())
     }
 
@@ -291,6 +292,7 @@ fn coulomb_over<T: Scalar>(
         positions: gradients,
         cell: gradients,
     };
+    let budget = Budget::new(systems.positions.len());
     let results: Vec<Gradient<T>> = (0..members.n_systems())
         .into_par_iter()
         .map(|system| {
@@ -302,9 +304,9 @@ fn coulomb_over<T: Scalar>(
                 max_l: sources.max_l,
                 coefficients: &members.gather(system, sources.multipoles, n_lm),
             };
-            let boundary = systems.boundary(system);
+            let (boundary, purpose) = (systems.boundary(system), Purpose::Energies);
             let prepared =
-                Prepared::new(system, boundary, &density, None, Purpose::Energies, options)?;
+                Prepared::new(system, boundary, &density, None, purpose, options, &budget)?;
             Ok(prepared.evaluate(&density, None, want))
         })
         .collect::<Result<_>>()?;
@@ -360,6 +362,7 @@ fn features_over<T: Scalar>(
         None => Want::RECEIVER,
         Some(_) => Want::ALL,
     };
+    let budget = Budget::new(systems.positions.len());
     let results: Vec<Gradient<T>> = (0..members.n_systems())
         .into_par_iter()
         .map(|system| {
@@ -384,11 +387,11 @@ fn features_over<T: Scalar>(
                 max_l: receivers.max_l,
                 coefficients: &coefficients,
             };
-            let boundary = systems.boundary(system);
             // The same sum with and without a cotangent, so that one is the derivative of the other.
-            let purpose = Purpose::Forms;
+            let (boundary, purpose) = (systems.boundary(system), Purpose::Forms);
+            let rec = Some(&receiver);
             let prepared =
-                Prepared::new(system, boundary, &source, Some(&receiver), purpose, options)?;
+                Prepared::new(system, boundary, &source, rec, purpose, options, &budget)?;
             let mut result = prepared.evaluate(&source, Some(&receiver), want);
             scale_rows(&mut result.receiver, &factors);
             Ok(result)
@@ -440,7 +443,7 @@ pub fn potential(
     options.check()?;
     let members = systems.members()?;
     sources.check(systems.positions.len())?;
-    check_finite("points", points.as_flattened())?;
+    check_lengths("points", points.as_flattened())?;
     check_length(
         "points_batch",
         points_batch.len(),
@@ -449,6 +452,7 @@ pub fn potential(
     )?;
     let point_members = Members::new(points_batch, members.n_systems())?;
     let n_lm = count(sources.max_l);
+    let budget = Budget::new(systems.positions.len() + points.len());
     let results: Vec<Vec<f64>> = (0..members.n_systems())
         .into_par_iter()
         .map(|system| {
@@ -468,10 +472,10 @@ pub fn potential(
                 max_l: 0,
                 coefficients: &vec![0.0; local_points.len()],
             };
-            let boundary = systems.boundary(system);
-            let purpose = Purpose::Potentials;
+            let (boundary, purpose) = (systems.boundary(system), Purpose::Potentials);
+            let rec = Some(&receiver);
             let prepared =
-                Prepared::new(system, boundary, &source, Some(&receiver), purpose, options)?;
+                Prepared::new(system, boundary, &source, rec, purpose, options, &budget)?;
             Ok(prepared
                 .evaluate(&source, Some(&receiver), Want::RECEIVER)
                 .receiver)
