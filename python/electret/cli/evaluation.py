@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
-from ase.io import read, write
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.db import connect
+from ase.io import write
+from ase.stress import full_3x3_to_voigt_6_stress
 from rich.console import Console
 
 from electret import InputError
 from electret.analysis.assessment import Assessment, assess
 from electret.analysis.scf_statistics import converged
-from electret.data import DataKeys, Frame, GraphDataset, key_table, read_frames
+from electret.calculator.properties import undefined_by_boundary
+from electret.console import say
+from electret.data import DataKeys, Frame, GraphDataset, key_table, wrap_atoms
+from electret.data.reading import read_structures
 from electret.graph import Graph
-from electret.models import load
+from electret.models import Model, load
 from electret.training.summary import print_summary
 
 __all__ = ["PREFIX", "parse_keys", "run_evaluation"]
@@ -32,6 +40,9 @@ _PER_ATOM = (
 _NOT_STORED = ("scf_history", "grid_potentials", "stationarity")
 """What is neither of an atom nor of a frame, or belongs to another density than the rest."""
 
+_ASE_RESULTS = ("energy", "free_energy", "forces", "stress", "charges", "dipole")
+"""Predictions that are also results of the frame's calculator, under ASE's names and in ASE's shapes."""
+
 
 def run_evaluation(
     model_file: Path,
@@ -49,26 +60,27 @@ def run_evaluation(
         raise InputError(f"dtype is '{dtype}', expected float32 or float64")
     names = parse_keys(keys)
     model = load(model_file, device=device, dtype=None if dtype is None else getattr(torch, dtype))
-    frames = read_frames(data_file, names)
-    console.print(key_table({data_file.stem: frames}, names))
+    structures = read_structures(data_file)
+    frames = wrap_atoms(structures, names, file=str(data_file))
+    key_table({data_file.stem: frames}, names).show(console)
 
     def store(indices: list[int], graph: Graph, predicted: dict[str, torch.Tensor]) -> None:
-        _store([frames[index] for index in indices], graph, predicted)
+        if output is not None:
+            _store(model, [frames[index] for index in indices], graph, predicted)
 
-    assessment = assess(model, GraphDataset(frames, model.cutoff, model.dtype), batch_size, store)
+    dataset = GraphDataset(frames, model.cutoff, model.dtype)
+    assessment = assess(model, dataset, batch_size, store, every_stress=output is not None)
     if assessment.metrics.overall:
         print_summary({data_file.stem: assessment.metrics}, console)
     else:
-        console.print(
-            "no frame carries a label that the model predicts; see --key for other names", highlight=False
-        )
+        say(console, "no frame carries a label that the model predicts; see --key for other names")
     if assessment.scf is not None and assessment.scf.unconverged:
         for line in assessment.scf.lines():
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            say(console, line)
     if output is not None:
-        _restore_other_entries(frames, data_file)
-        write(output, [frame.atoms for frame in frames], format="extxyz")
-        console.print(f"predictions written to {output}", highlight=False, soft_wrap=True)
+        _restore_other_entries(frames, structures)
+        _write(output, [frame.atoms for frame in frames])
+        say(console, f"predictions written to {output}")
     return assessment
 
 
@@ -85,9 +97,9 @@ def parse_keys(assignments: list[str]) -> DataKeys:
     return DataKeys(**chosen)
 
 
-def _restore_other_entries(frames: list[Frame], data_file: Path) -> None:
+def _restore_other_entries(frames: list[Frame], structures: list[Atoms]) -> None:
     """Put back what a file holds besides labels (`distance`, tags, ...): it identifies the frames."""
-    for frame, original in zip(frames, read(data_file, index=":"), strict=True):
+    for frame, original in zip(frames, structures, strict=True):
         for name in frame.other_keys:
             if name in original.info:
                 frame.atoms.info.setdefault(name, original.info[name])
@@ -95,24 +107,59 @@ def _restore_other_entries(frames: list[Frame], data_file: Path) -> None:
                 frame.atoms.set_array(name, original.arrays[name])
 
 
-def _store(frames: list[Frame], graph: Graph, predicted: dict[str, torch.Tensor]) -> None:
+def _store(model: Model, frames: list[Frame], graph: Graph, predicted: dict[str, torch.Tensor]) -> None:
     """Put the predictions of a batch into its frames; of an unconverged one, only that it did not."""
     good = converged(graph, predicted).tolist()
     for position, frame in enumerate(frames):
         rows = slice(int(graph.ptr[position]), int(graph.ptr[position + 1]))
+        found = {}
         for name, value in predicted.items():
-            if name in _NOT_STORED or (not good[position] and not name.startswith("scf_")):
+            unusable = not good[position] and not name.startswith("scf_")
+            if name in _NOT_STORED or unusable or undefined_by_boundary(name, frame.atoms, model):
                 continue
-            if name == "grid_potentials":
-                own = graph.labels["grid_batch"] == position
-                if bool(own.any()):
-                    frame.atoms.info[PREFIX + name] = value[own].cpu().numpy()
-            elif name in _PER_ATOM:
-                entry = value[rows].cpu().numpy()
+            found[name] = value[rows if name in _PER_ATOM else position].cpu().numpy()
+        for name, value in found.items():
+            if name in _PER_ATOM:
                 # Columns of extended XYZ have one index: a tensor per atom is written row by row.
                 frame.atoms.set_array(
-                    PREFIX + name, entry.reshape(len(entry), -1) if entry.ndim > 2 else entry
+                    PREFIX + name, value.reshape(len(value), -1) if value.ndim > 2 else value
                 )
             else:
-                entry = value[position].cpu().numpy()
-                frame.atoms.info[PREFIX + name] = entry if entry.ndim else entry.item()
+                frame.atoms.info[PREFIX + name] = value if value.ndim else value.item()
+        frame.atoms.calc = _calculator(frame.atoms, found)
+
+
+def _calculator(atoms: Atoms, found: dict[str, np.ndarray]) -> SinglePointCalculator | None:
+    """Predictions as ASE's `get_potential_energy()`, `get_forces()`, ... give them."""
+    if "energy" not in found:
+        return None
+    results = {name: found[name].astype(np.float64) for name in _ASE_RESULTS if name in found}
+    results["free_energy"] = found.get("grand_potential", found["energy"])
+    if "stress" in results:
+        results["stress"] = full_3x3_to_voigt_6_stress(results["stress"])
+    return SinglePointCalculator(
+        atoms, **{name: value if value.ndim else value.item() for name, value in results.items()}
+    )
+
+
+def _write(output: Path, frames: list[Atoms]) -> None:
+    """Frames in the format of the file's ending; columns that it lacks go where it keeps other entries."""
+    if output.suffix.lower() in (".xyz", ".extxyz"):
+        write(output, frames, format="extxyz")
+        return
+    columns = [_own_columns(atoms) for atoms in frames]
+    if output.suffix.lower() == ".traj":
+        for atoms, entries in zip(frames, columns, strict=True):
+            atoms.info.update(entries)
+        write(output, frames, format="traj")
+        return
+    output.unlink(missing_ok=True)  # a database would be appended to
+    with connect(output) as database:
+        for atoms, entries in zip(frames, columns, strict=True):
+            database.write(atoms, data={**atoms.info, **entries})
+
+
+def _own_columns(atoms: Atoms) -> dict[str, np.ndarray]:
+    """Columns that are none of ASE's own, taken out of the atoms."""
+    names = [name for name in atoms.arrays if name.startswith((PREFIX, "REF_"))]
+    return {name: atoms.arrays.pop(name) for name in names}

@@ -44,7 +44,12 @@ def build(config: ModelConfig, statistics: Statistics, seed: int = 0) -> Model:
     """
     with torch.random.fork_rng(devices=[]):  # parameters are drawn on the CPU
         torch.default_generator.manual_seed(seed)
-        return MODEL_CLASSES[config.family](config, statistics)
+        model = MODEL_CLASSES[config.family](config, statistics)
+    for module in model.modules():
+        if "__codegen__" in vars(module):
+            # e3nn scripts what it lists here when a module is copied or pickled.
+            module.__codegen__ = []  # type: ignore[assignment]
+    return model
 
 
 def from_mace(
