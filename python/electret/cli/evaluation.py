@@ -10,18 +10,20 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 from ase.io import write
+from ase.outputs import all_outputs
 from ase.stress import full_3x3_to_voigt_6_stress
 from rich.console import Console
 
 from electret import InputError
 from electret.analysis.assessment import Assessment, assess
 from electret.analysis.scf_statistics import converged
-from electret.calculator.properties import undefined_by_boundary
+from electret.calculator.properties import implemented, undefined_by_boundary
 from electret.console import say
 from electret.data import DataKeys, Frame, GraphDataset, key_table, wrap_atoms
 from electret.data.reading import read_structures
 from electret.graph import Graph
 from electret.models import Model, load
+from electret.outputs import writing
 from electret.training.summary import print_summary
 
 __all__ = ["PREFIX", "parse_keys", "run_evaluation"]
@@ -39,9 +41,6 @@ _PER_ATOM = (
 )
 _NOT_STORED = ("scf_history", "grid_potentials", "stationarity")
 """What is neither of an atom nor of a frame, or belongs to another density than the rest."""
-
-_ASE_RESULTS = ("energy", "free_energy", "forces", "stress", "charges", "dipole")
-"""Predictions that are also results of the frame's calculator, under ASE's names and in ASE's shapes."""
 
 
 def run_evaluation(
@@ -79,7 +78,8 @@ def run_evaluation(
             say(console, line)
     if output is not None:
         _restore_other_entries(frames, structures)
-        _write(output, [frame.atoms for frame in frames])
+        with writing(output):
+            _write(output, [frame.atoms for frame in frames])
         say(console, f"predictions written to {output}")
     return assessment
 
@@ -126,29 +126,32 @@ def _store(model: Model, frames: list[Frame], graph: Graph, predicted: dict[str,
                 )
             else:
                 frame.atoms.info[PREFIX + name] = value if value.ndim else value.item()
-        frame.atoms.calc = _calculator(frame.atoms, found)
+        frame.atoms.calc = _calculator(model, frame.atoms, found)
 
 
-def _calculator(atoms: Atoms, found: dict[str, np.ndarray]) -> SinglePointCalculator | None:
+def _calculator(model: Model, atoms: Atoms, found: dict[str, np.ndarray]) -> SinglePointCalculator | None:
     """Predictions as ASE's `get_potential_energy()`, `get_forces()`, ... give them."""
     if "energy" not in found:
         return None
-    results = {name: found[name].astype(np.float64) for name in _ASE_RESULTS if name in found}
+    results = {name: found[name].astype(np.float64) for name in implemented(model) if name in found}
     results["free_energy"] = found.get("grand_potential", found["energy"])
     if "stress" in results:
         results["stress"] = full_3x3_to_voigt_6_stress(results["stress"])
-    return SinglePointCalculator(
-        atoms, **{name: value if value.ndim else value.item() for name, value in results.items()}
-    )
+    known = {
+        name: value if value.ndim else value.item() for name, value in results.items() if name in all_outputs
+    }
+    return SinglePointCalculator(atoms, **known)
 
 
 def _write(output: Path, frames: list[Atoms]) -> None:
     """Frames in the format of the file's ending; columns that it lacks go where it keeps other entries."""
-    if output.suffix.lower() in (".xyz", ".extxyz"):
+    output.parent.mkdir(parents=True, exist_ok=True)
+    kind = output.suffix.lower()
+    if kind in (".xyz", ".extxyz"):
         write(output, frames, format="extxyz")
         return
-    columns = [_own_columns(atoms) for atoms in frames]
-    if output.suffix.lower() == ".traj":
+    columns = [_other_columns(atoms) for atoms in frames]
+    if kind == ".traj":
         for atoms, entries in zip(frames, columns, strict=True):
             atoms.info.update(entries)
         write(output, frames, format="traj")
@@ -159,7 +162,7 @@ def _write(output: Path, frames: list[Atoms]) -> None:
             database.write(atoms, data={**atoms.info, **entries})
 
 
-def _own_columns(atoms: Atoms) -> dict[str, np.ndarray]:
-    """Columns that are none of ASE's own, taken out of the atoms."""
-    names = [name for name in atoms.arrays if name.startswith((PREFIX, "REF_"))]
-    return {name: atoms.arrays.pop(name) for name in names}
+def _other_columns(atoms: Atoms) -> dict[str, np.ndarray]:
+    """Columns that ASE's own formats do not keep, taken out of the atoms."""
+    own = ("numbers", "positions", "tags", "momenta", "masses", "initial_magmoms", "initial_charges")
+    return {name: atoms.arrays.pop(name) for name in list(atoms.arrays) if name not in own}
