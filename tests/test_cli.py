@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("typer")
 pytest.importorskip("mace")
@@ -24,6 +25,7 @@ import electret
 import electret.training
 from electret import Calculator
 from electret.cli.main import application
+from electret.models import load, save
 from electret.training.plots import plot_parity
 from electret.training.run_log import read_history
 from training_frames import clusters, crystal, run_options, write_frames
@@ -386,6 +388,18 @@ def test_errors_before_the_work(folder: Path, arguments: tuple[str, ...], expect
     assert result.exit_code == 1
     assert expected in everything(result)
     assert "internal" not in everything(result)
+
+
+def test_a_diverged_model_is_not_blamed_on_a_frame(folder: Path, tmp_path: Path) -> None:
+    model = load(folder / "run" / "model.electret")
+    with torch.no_grad():
+        name, parameter = next(iter(model.named_parameters()))
+        parameter.fill_(torch.nan)
+    save(model, tmp_path / "nan.electret")
+    result = call("eval", tmp_path / "nan.electret", folder / "data.xyz")
+    assert result.exit_code == 1
+    assert f"the model's parameter {name} holds nan" in everything(result)
+    assert "frame" not in result.stderr
 
 
 def test_names_with_markup_are_shown_as_they_are(folder: Path, tmp_path: Path) -> None:

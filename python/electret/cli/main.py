@@ -98,14 +98,14 @@ def evaluate(
     """Predict the frames of a file and compare with its labels."""
     from electret.outputs import atomic_write, check_ending, check_outputs
 
-    if output is not None:
-        check_ending(output, (".xyz", ".extxyz", ".traj", ".db"))
     files = [file for file in (output, json_file) if file is not None]
     if plots is not None:
         from electret.training.plots import parity_files, plot_parity
 
         files += parity_files(plots)
     check_outputs(files, [model, data], replace=force)
+    if output is not None:
+        check_ending(output, (".xyz", ".extxyz", ".traj", ".db"))
 
     from electret.cli.evaluation import run_evaluation
     from electret.console import standard_console
@@ -208,8 +208,8 @@ def plot_scf(
     from electret.models import load
     from electret.outputs import check_ending, check_outputs
 
-    check_ending(output, PICTURES)
     check_outputs([output], [model, data], replace=force)
+    check_ending(output, PICTURES)
     runs = run_solvers(load(model), read_frames(data)[:frames], solvers or SOLVERS, tolerance, max_iterations)
     console = standard_console()
     convergence_table(runs).show(console)

@@ -21,7 +21,15 @@ from electret.models.config import BackboneConfig
 from electret.models.hosted import couplings_once, mace_blocks, mace_models, o3, quiet, torch_tools
 from electret.models.statistics import Statistics
 
-__all__ = ["Backbone", "BackboneOutput", "construction_dtype", "describe_mace", "load_tensors", "mace_input"]
+__all__ = [
+    "Allocations",
+    "Backbone",
+    "BackboneOutput",
+    "construction_dtype",
+    "describe_mace",
+    "load_tensors",
+    "mace_input",
+]
 
 _CONSTRUCTION = threading.Lock()
 
@@ -43,7 +51,7 @@ _READOUTS = {
 _GATES = {"abs": torch.abs, "tanh": torch.tanh, "silu": torch.nn.functional.silu, "None": None}
 
 
-class _Allocations(TorchFunctionMode):
+class Allocations(TorchFunctionMode):
     """Refuses a model by the size of the tensors that it asks for, before they are there."""
 
     _MADE = (torch.empty, torch.ones, torch.rand, torch.randn, torch.zeros)
@@ -77,7 +85,7 @@ def construction_dtype(dtype: torch.dtype) -> Iterator[None]:
     with _CONSTRUCTION:
         scripting = e3nn.get_optimization_defaults()["jit_script_fx"]
         e3nn.set_optimization_defaults(jit_script_fx=False)
-        with torch_tools.default_dtype(dtype), couplings_once(), quiet(), _Allocations():
+        with torch_tools.default_dtype(dtype), couplings_once(), quiet():
             try:
                 yield
             except BaseException as error:

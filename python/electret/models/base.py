@@ -515,9 +515,9 @@ def _unpickled(
     frozen: Collection[str],
     training: bool,
 ) -> Model:
-    from electret.models.construction import build
+    from electret.models.construction import assemble
 
-    model = build(config, statistics).to(next(iter(tensors.values())).device)
+    model = assemble(config, statistics).to(next(iter(tensors.values())).device)
     load_tensors(model, tensors)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)

@@ -19,7 +19,7 @@ from electret.found_device import found_device
 from electret.models.backbone import load_tensors
 from electret.models.base import Model
 from electret.models.config import ModelConfig
-from electret.models.construction import build
+from electret.models.construction import assemble
 from electret.models.header import (
     CHECKSUM_KEY,
     FORMAT_VERSION,
@@ -131,7 +131,7 @@ def load(
         raise ModelFileError(f"{path}: the tensors cannot be read ({error}); copy the file again") from error
     if _checksum(tensors) != header["checksum"]:
         raise ModelFileError(f"{path}: the checksum does not match; the file is damaged, copy it again")
-    model = build(config, Statistics.parse(header["statistics"]))
+    model = assemble(config, Statistics.parse(header["statistics"]))
     try:
         load_tensors(model, tensors)
     except InputError as error:

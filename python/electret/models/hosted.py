@@ -86,7 +86,7 @@ def couplings_once() -> Iterator[None]:
         key = str((list(irreps), options, named))
         if key not in found:
             found[key] = compute(irreps, *options, **named)
-        return [(irrep, path, tensor.clone()) for irrep, path, tensor in found[key]]
+        return found[key]
 
     couplings._wigner_nj = once
     try:

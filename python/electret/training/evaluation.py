@@ -56,6 +56,12 @@ def compute(
     try:
         output: Predictions = model(graph, **options)
     except InputError:
+        for name, parameter in model.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise InputError(
+                    f"the model's parameter {name} holds nan or infinity, as after a diverged training; take "
+                    "an earlier model or train it again"
+                ) from None
         for index in indices:
             try:
                 model(dataset.batch([index]).to(device=graph.device), **options)
