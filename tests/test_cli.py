@@ -278,8 +278,8 @@ from electret.cli.main import application
 import electret.cli.main, electret.training
 
 def train(*_, **__):
-    from electret.training.run_log import default_console
-    console = default_console()
+    from electret.console import standard_console
+    console = standard_console()
     while True:
         console.print("epoch")
 
