@@ -13,6 +13,9 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name '*
 # Processes of the Python tests, each of about 3 GB; one thread of PyTorch each is faster than one process with two.
 TEST_JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
+# The instruction sets of the smallest processor, and what is tested with them too.
+PORTABLE := ELECTRET_INSTRUCTIONS=portable ATEN_CPU_CAPABILITY=default
+PORTABLE_TESTS := boundaries derivatives mesh neighbors scf
 CARGO_TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo "test")
 
 .DEFAULT_GOAL := help
@@ -56,6 +59,7 @@ test-rust: $(STAMPS)/venv
 test-python: build $(STAMPS)/extra-peers
 	$(PYTEST)
 	ELECTRET_EMULATED_ORDER=backward $(PYTEST) --device emulated @tests/on_devices.txt
+	$(PORTABLE) $(PYTEST) $(PORTABLE_TESTS:%=tests/test_%.py)
 	$(BIN)/python -m pytest --doctest-modules python/electret
 
 MINUTES ?= 10
@@ -79,7 +83,7 @@ docs: build $(STAMPS)/extra-docs  ## HTML documentation in site/
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -b html docs site
 
 wheel: build $(STAMPS)/extra-wheel  ## abi3 manylinux2014 wheel and sdist in dist/, tried in an empty environment
-	$(BIN)/maturin build --release --zig --compatibility manylinux2014 --out dist
+	$(BIN)/maturin build --profile wheel --zig --compatibility manylinux2014 --out dist
 	$(BIN)/maturin sdist --out dist
 	$(BIN)/python tests/wheel_check.py dist
 

@@ -31,12 +31,12 @@ step() { # name, command ...
 ELECTRET_SITE_PACKAGES="$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 export ELECTRET_SITE_PACKAGES
 if command -v cargo >/dev/null; then
-    step "Rust tests on the device" env ELECTRET_TEST_DEVICE=0 cargo test --release -p electret-core --test cuda
+    step "Rust tests on the device" env ELECTRET_TEST_DEVICE=0 cargo test --release -p electret-core --test main cuda::
     if command -v compute-sanitizer >/dev/null; then
-        binary="$(cargo test --release -p electret-core --test cuda --no-run 2>&1 | sed -n 's/.*(\(.*\))$/\1/p' | tail -1)"
+        binary="$(cargo test --release -p electret-core --test main --no-run 2>&1 | sed -n 's/.*(\(.*\))$/\1/p' | tail -1)"
         for tool in memcheck racecheck synccheck; do
             step "compute-sanitizer $tool" env ELECTRET_TEST_DEVICE=0 \
-                compute-sanitizer --tool "$tool" --error-exitcode 1 "$binary" --test-threads=1
+                compute-sanitizer --tool "$tool" --error-exitcode 1 "$binary" cuda:: --test-threads=1
         done
     else
         failed+=("compute-sanitizer was not found")

@@ -83,9 +83,30 @@ def test_slab_dipole_correction_is_the_periodic_sum_plus_its_term(axes, open_axi
     assert corrected.energy == pytest.approx(electret.coulomb(**system, accuracy=TIGHT).energy, rel=1e-10)
 
 
-def test_molecule_in_a_large_box_approaches_the_open_molecule():
-    """Makov and Payne leave an error of the order 1/L^5 for a neutral molecule."""
-    system = random_system(43, "", n=4, max_l=0, neutral=True)
+@pytest.mark.parametrize(("axes", "open_axis"), [("xy", 2), ("yz", 0)])
+def test_charged_slab_with_the_correction_is_the_exact_slab(axes, open_axis):
+    """With vacuum the energy does not depend on the cell nor on the place of the slab; multipoles up to l = 2
+    and the widths enter the second moment."""
+    system = random_system(45, axes, n=4, max_l=2)
+    assert abs(system["multipoles"][:, 0].sum()) > 0.5
+    exact = results({**system, "cell": np.where(system["pbc"][:, None], system["cell"], 0.0)})
+    normal = np.cross(*system["cell"][system["pbc"]])
+    normal /= np.linalg.norm(normal)
+    for height, shift in ((30.0, 0.0), (60.0, 0.0), (60.0, 7.0)):
+        cell = system["cell"].copy()
+        cell[open_axis] = height * normal + 0.3 * cell[(open_axis + 1) % 3]
+        moved = {**system, "cell": cell, "positions": system["positions"] + shift * normal}
+        plain = electret.coulomb(**{**moved, "pbc": True}, accuracy=TIGHT).energy
+        assert abs(plain - exact[0]) > 1.0  # what the correction is of
+        found = results(moved, boundary="slab_dipole_correction")
+        for value, expected in zip(found, exact, strict=True):
+            assert relative(value, expected) < BAR
+
+
+@pytest.mark.parametrize("neutral", [True, False])
+def test_molecule_in_a_large_box_approaches_the_open_molecule(neutral):
+    """Makov and Payne leave an error of the order 1/L^5."""
+    system = random_system(43, "", n=4, max_l=0, neutral=neutral)
     system["sigma"] = 1.0
     exact = electret.coulomb(**{**system, "cell": None}).energy[0]
     errors = []

@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -158,6 +159,8 @@ def test_total_charge_is_answered_under_both_names(models: dict[str, Model], wat
         ("external_feild", "external_field"),
         ("Total_Charge", "total_charge"),
         ("spin", "no spin"),
+        ("REF_total_charge", "total_charge"),
+        ("tot_charge", "total_charge"),
     ],
 )
 def test_conditions_under_wrong_names_are_refused(
@@ -170,6 +173,45 @@ def test_conditions_under_wrong_names_are_refused(
         water.get_potential_energy()
     water.calc = Calculator(models["local_charges"], ignore=[key])
     assert water.get_potential_energy() == energy
+
+
+def test_parameters_of_ases_set_are_refused(models: dict[str, Model], water: Atoms) -> None:
+    water.calc = Calculator(models["local_charges"])
+    with pytest.raises(InputError, match=r"calc.set\(charge=1\).*atoms.info\['total_charge'\] = 1"):
+        water.calc.set(charge=1)
+    with pytest.raises(InputError, match="no such parameter"):
+        water.calc.set(kpts=3)
+    assert water.calc.set() == {}
+
+
+def test_initial_charges_that_are_not_the_total_charge_give_a_warning(
+    models: dict[str, Model], water: Atoms
+) -> None:
+    water.set_initial_charges([-0.6, 0.3, 0.3])
+    water.calc = Calculator(models["local_charges"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        water.get_potential_energy()
+        water.set_initial_charges([1.0, 0.0, 0.0])
+        water.info["total_charge"] = 1
+        water.get_potential_energy()
+        water.info["total_charge"] = 0
+    with pytest.warns(UserWarning, match=r"add up to 1 e, but the total charge is 0 e.*total_charge"):
+        water.get_potential_energy()
+    assert abs(water.get_charges().sum()) < 1e-12
+
+
+def test_lists_of_one_number_are_numbers_and_others_are_named(models: dict[str, Model], water: Atoms) -> None:
+    water.calc = Calculator(models["local_charges"])
+    water.info["total_charge"] = 1
+    energy = water.get_potential_energy()
+    for value in ([1], np.array([1.0]), (1,)):
+        water.info["total_charge"] = value
+        assert water.get_potential_energy() == energy
+    for value, message in (([1, 2], r"'total_charge'\] is \[1, 2\]; give one number"), ("a", "is 'a'")):
+        water.info["total_charge"] = value
+        with pytest.raises(InputError, match=message):
+            water.get_potential_energy()
 
 
 def test_unsupported_conditions_are_refused(models: dict[str, Model], water: Atoms) -> None:

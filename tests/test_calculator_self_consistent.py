@@ -4,6 +4,7 @@ On a toy whose answers follow from linear algebra; the families are in `test_cal
 """
 
 import copy
+import itertools
 import warnings
 
 import numpy as np
@@ -14,12 +15,17 @@ pytest.importorskip("mace")
 from ase import Atoms, units  # noqa: E402
 from ase.build import molecule  # noqa: E402
 from ase.calculators.calculator import PropertyNotImplementedError  # noqa: E402
+from ase.calculators.lj import LennardJones  # noqa: E402
+from ase.calculators.mixing import SumCalculator as ASESumCalculator  # noqa: E402
+from ase.constraints import FixAtoms  # noqa: E402
 from ase.io import read, write  # noqa: E402
 from ase.md.verlet import VelocityVerlet  # noqa: E402
+from ase.mep import NEB  # noqa: E402
+from ase.optimize import FIRE  # noqa: E402
 
 import electret.calculator.model  # noqa: E402
 from electret import Calculator, ConvergenceError, InputError  # noqa: E402
-from electret.calculator import ExtrapolationWarning  # noqa: E402
+from electret.calculator import ExtrapolationWarning, SumCalculator  # noqa: E402
 from electret.models import ModelConfig, Statistics, build  # noqa: E402
 from toy_qeq import ToyQeq  # noqa: E402
 
@@ -63,25 +69,118 @@ def test_constant_fermi_level_is_the_grand_ensemble(water: Atoms) -> None:
     del water.info["total_charge"]
     water.info["fermi_level"] = level
     assert abs(level) > 0.1
-    assert water.get_potential_energy() == pytest.approx(at_charge, abs=1e-7)
+    grand = water.get_potential_energy()
+    assert grand == pytest.approx(at_charge + 0.3 * level, abs=1e-7)
+    assert grand == calc.state["grand_potential"] == water.get_potential_energy(force_consistent=True)
+    assert abs(grand - at_charge) > 0.01
+    assert calc.state["internal_energy"] == pytest.approx(at_charge, abs=1e-7)
     assert calc.state["total_charge"] == pytest.approx(0.3, abs=1e-7)
-    free = water.get_potential_energy(force_consistent=True)
-    assert free == pytest.approx(at_charge + 0.3 * level, abs=1e-7)
-    assert free == calc.state["grand_potential"]
-    assert abs(free - at_charge) > 0.01
     # At the same charge the two ensembles have the same forces and dipole ...
     np.testing.assert_allclose(water.get_forces(), forces, rtol=0, atol=1e-6)
     np.testing.assert_allclose(water.get_dipole_moment(), dipole, rtol=0, atol=1e-7)
-    # ... and forces are the derivative of the grand potential, not of the energy.
+    # ... and forces are the derivative of the grand potential, not of the internal energy.
     step, values = 1e-3, {}
     for sign in (1, -1):
         moved = water.copy()
         moved.positions[0, 2] += sign * step
         moved.calc = calc
-        values[sign] = (moved.get_potential_energy(force_consistent=True), moved.get_potential_energy())
+        values[sign] = (moved.get_potential_energy(), calc.state["internal_energy"])
     grand, plain = ((values[1][k] - values[-1][k]) / (2 * step) for k in (0, 1))
     assert abs(grand - plain) > 1e-3
     assert water.get_forces()[0, 2] == pytest.approx(-grand, abs=1e-5)
+
+
+def test_energy_without_the_reservoir(water: Atoms) -> None:
+    """E under `energy` for those who ask for it; the free energy stays the one that belongs to the forces."""
+    calc = calculator(water, energy="internal")
+    water.info["fermi_level"] = -1.0
+    internal, grand = water.get_potential_energy(), water.get_potential_energy(force_consistent=True)
+    assert internal == calc.state["internal_energy"]
+    assert abs(calc.state["total_charge"]) > 0.01
+    assert grand == pytest.approx(internal - calc.state["total_charge"], abs=1e-9)
+    with pytest.raises(InputError, match=r"energy = 'free'.*'grand_potential'"):
+        calculator(water, energy="free")
+
+
+def test_sum_with_another_calculator_sees_conditions(water: Atoms) -> None:
+    """ASE's sum compares atoms alone, unless it may not keep results."""
+    alone = calculator(water)
+    other = LennardJones()
+    offset = other.get_potential_energy(water)
+    sums = [SumCalculator([Calculator(ToyQeq()), other]), ASESumCalculator([Calculator(ToyQeq()), other])]
+    sums[1].use_cache = False
+    energies = []
+    field = np.zeros(3)
+    for info in (
+        {"total_charge": 0.0},
+        {"total_charge": 0.5},
+        {"fermi_level": -1.0},
+        {"external_field": field},
+    ):
+        water.info = info
+        field[2] = 0.1  # in place
+        energies.append(alone.get_property("energy", water))
+        for wrapped in sums:
+            assert wrapped.get_property("energy", water) == pytest.approx(energies[-1] + offset, abs=1e-7)
+    field[2] = 0.2
+    energies.append(alone.get_property("energy", water))
+    assert sums[0].get_property("energy", water) == pytest.approx(energies[-1] + offset, abs=1e-7)
+    assert np.diff(np.sort(energies)).min() > 1e-3
+    calls = len(sums[0].mixer.calcs[0].model.calls)
+    sums[0].get_property("energy", water)
+    assert len(sums[0].mixer.calcs[0].model.calls) == calls
+
+
+def test_virial_of_an_open_system_for_programs_that_insist(water: Atoms) -> None:
+    """Over the volume of the cell, by finite differences; without one there is none."""
+    calculator(water)
+    with pytest.raises(PropertyNotImplementedError, match=r"open system.*open_stress='virial'"):
+        water.get_stress()
+    calculator(water, open_stress="virial")
+    with pytest.raises(PropertyNotImplementedError, match="no volume"):
+        water.get_stress()
+    water.cell = [10.0, 11.0, 12.0]
+    step, energies = 1e-4, []
+    for sign in (1, -1):
+        strained = water.copy()
+        strained.set_cell(water.cell.array * (1 + sign * step * np.array([0, 0, 1])), scale_atoms=True)
+        energies.append(water.calc.get_property("energy", strained))
+    slope = (energies[0] - energies[1]) / (2 * step * water.get_volume())
+    assert abs(slope) > 1e-4
+    assert water.get_stress()[2] == pytest.approx(slope, rel=1e-4)
+    with pytest.raises(InputError, match="open_stress = 'zero'"):
+        calculator(water, open_stress="zero")
+
+
+def test_nudged_elastic_band_at_constant_fermi_level() -> None:
+    """The barrier is the integral of the forces along the band, with the charge of the reservoir in it."""
+    first = Atoms("OH2", [[0, 0, 0.9], [0.8, 0, 0], [-0.8, 0, 0]])  # oxygen passes between the hydrogens
+    last = first.copy()
+    last.positions[0, 2] *= -1
+    images = [first, *(first.copy() for _ in range(5)), last]
+    for image in images:
+        image.set_constraint(FixAtoms([1]))
+        image.info["fermi_level"] = 3.0
+        image.calc = Calculator(ToyQeq())
+    band = NEB(images, method="improvedtangent")
+    band.interpolate()
+    FIRE(band, logfile=None).run(fmax=0.1, steps=60)
+    barrier = max(image.get_potential_energy() for image in images) - first.get_potential_energy()
+    work, nodes = 0.0, np.polynomial.legendre.leggauss(6)
+    for start, end in itertools.pairwise(images[:4]):
+        step = end.positions - start.positions
+        for place, weight in zip(*nodes, strict=True):
+            between = start.copy()
+            between.positions += 0.5 * (1 + place) * step
+            between.calc = start.calc
+            work -= 0.5 * weight * np.sum(between.get_forces(apply_constraint=False) * step)
+    internal = []
+    for image in (first, images[3]):
+        image.get_potential_energy()
+        internal.append(image.calc.state["internal_energy"])
+    assert barrier > 0.1
+    assert barrier == pytest.approx(work, abs=1e-5)
+    assert abs(internal[1] - internal[0] - barrier) > 0.01  # what the barrier would be of E alone
 
 
 def test_charge_and_fermi_level_together_are_refused(water: Atoms) -> None:
@@ -195,8 +294,10 @@ def test_scf_options_of_an_explicit_density_are_refused() -> None:
 def test_responses_are_derivatives(water: Atoms) -> None:
     calc = calculator(water)
     found = calc.response(water)
-    assert len(found) == len(calc.model.available_properties) == 6
+    assert len(found) == len(calc.model.available_properties) == 8
     assert found["energy_charge_derivative"] == pytest.approx(-calc.state["fermi_level"], abs=1e-8)
+    assert found["energy_charge_curvature"] == pytest.approx(1 / found["capacitance"], rel=1e-9)
+    np.testing.assert_array_equal(found["fukui_multipoles"][:, 0], found["fukui"])
     step = 1e-2
 
     def at(**info: object) -> Calculator:
@@ -330,8 +431,8 @@ def test_molecular_dynamics_at_constant_fermi_level_conserves_the_grand_energy(w
         totals, charges, plain = [], [], []
 
         def record(atoms: Atoms = atoms, totals=totals, charges=charges, plain=plain) -> None:
-            totals.append(atoms.get_potential_energy(force_consistent=True) + atoms.get_kinetic_energy())
-            plain.append(atoms.get_total_energy())
+            totals.append(atoms.get_total_energy())
+            plain.append(calc.state["internal_energy"] + atoms.get_kinetic_energy())
             charges.append(calc.state["total_charge"])
 
         dynamics = VelocityVerlet(atoms, timestep * units.fs)

@@ -209,6 +209,7 @@ def test_info() -> None:
         "ase",
         "Rust threads",
         "CPU features",
+        "instructions",
         "CUDA",
         "GPU",
         "NVRTC",
@@ -242,6 +243,10 @@ def test_info_of_a_model(folder: Path) -> None:
         (("eval", "{folder}/run/model.electret", "absent.xyz"), "data file 'absent.xyz' does not exist"),
         (("eval", "{folder}/run/model.electret", "{folder}/data.xyz", "--key", "energi=E"), "--key energi=E"),
         (("eval", "{folder}/run/model.electret", "{folder}/data.xyz", "--dtype", "half"), "'half'"),
+        (
+            ("eval", "{folder}/run/model.electret", "{folder}/data.xyz", "--dipole-origin", "nucleus"),
+            "--dipole-origin nucleus: expected origin, center_of_mass",
+        ),
         (("info", "absent.electret"), "absent.electret: no such file"),
         (("plot", "{folder}"), "holds no metrics.csv"),
     ],

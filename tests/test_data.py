@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -23,10 +24,15 @@ from electret.data import (
     check_targets,
     key_counts,
     key_table,
+    print_report,
     random_split,
     read_frames,
     wrap_atoms,
 )
+from electret.data.keys import DipoleOrigin
+from electret.data.reading import origin_of_dipole
+from electret.data.reference import energy_warnings
+from electret.graph import Graph
 from training_frames import cluster, clusters, crystal, write_frames
 
 TWO_FRAMES = """2
@@ -340,3 +346,256 @@ def test_batches_can_be_drawn_from_some_frames() -> None:
     assert dataset.shuffled_batches(3, 5, 1, range(10)) == everything
     some = dataset.shuffled_batches(3, 5, 1, [1, 4, 7, 8])
     assert sorted(index for batch in some for index in batch) == [1, 4, 7, 8]
+
+
+def report(structures: list[Atoms], **options: Any) -> str:
+    """Warnings of the report on frames, in one line each."""
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_report(console, {"train": wrap_atoms(structures)}, DataKeys(), **options)
+    lines = console.export_text().splitlines()
+    return "\n".join(line for line in lines if line.startswith("warning: "))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "condition"),
+    [
+        ("net_charge", 1, "total_charge"),
+        ("tot_charge", -1.0, "total_charge"),
+        ("REF_total_charge", [1.0], "total_charge"),
+        ("total_chrage", 1, "total_charge"),
+        ("electric_field", [0, 0, 0.1], "external_field"),
+        ("efield", np.array([0, 0, 0.1]), "external_field"),
+        ("REF_external_field", [0, 0, 0.1], "external_field"),
+    ],
+)
+def test_conditions_under_other_names_are_refused_or_mapped(key: str, value: Any, condition: str) -> None:
+    atoms = Atoms("H", info={key: value})
+    with pytest.raises(InputError) as caught:
+        wrap_atoms([Atoms("H"), atoms], file="ions.xyz")
+    for part in ("ions.xyz, frame 1", f"'{key}'", str(np.ravel(value)[-1]), f"data.keys.{condition}: {key}"):
+        assert part in str(caught.value)
+    with pytest.raises(InputError, match=f"'{key}'"):
+        Graph.from_atoms(atoms, 3.0)
+    frame = wrap_atoms([atoms], DataKeys(**{condition: key}))[0]
+    np.testing.assert_array_equal(frame.value(condition), np.squeeze(value))
+    graph = Graph.from_atoms(atoms, 3.0, keys={condition: key})
+    np.testing.assert_array_equal(np.ravel(getattr(graph, condition)), np.ravel(value))
+
+
+def test_other_names_pass_where_nothing_is_lost() -> None:
+    """Zeros, the value that is read, and entries that cannot be the condition."""
+    info = {
+        "net_charge": 0,
+        "efield": np.zeros(3),
+        "charges": [0.3, -0.3],
+        "charge_a": 1,
+        "field": "far",
+        "qtot": np.nan,
+    }
+    assert key_counts(wrap_atoms([Atoms("H", info=info)])) == {}
+    same = Atoms("H", info={"total_charge": 1, "net_charge": 1.0})
+    assert wrap_atoms([same])[0].value("total_charge") == 1.0
+    same.info["net_charge"] = 2
+    with pytest.raises(InputError, match=r"'net_charge' = 2 is not read, and total_charge would be 1"):
+        wrap_atoms([same])
+
+
+def test_a_list_of_one_number_is_a_number() -> None:
+    for info in ({"total_charge": [1]}, {"charge": [1]}, {"total_charge": [1], "charge": 1}):
+        assert wrap_atoms([Atoms("H", info=info)])[0].value("total_charge") == 1.0
+    with pytest.raises(InputError, match=r"'total_charge' has shape \(2,\)"):
+        wrap_atoms([Atoms("H", info={"total_charge": [1, 2]})])
+
+
+def test_charges_that_miss_the_total_charge_are_reported() -> None:
+    structures = [Atoms("OH", positions=[[0, 0, 0], [0, 0, 1]]) for _ in range(4)]
+    for atoms, charges in zip(structures, ([-0.4, 0.4], [0.1, 0.4], [0.6, 0.4], [-0.49, 0.5]), strict=True):
+        atoms.arrays["REF_charges"] = np.array(charges)
+    structures[2].info["total_charge"] = 1.0
+    text = report(structures)
+    assert "'REF_charges' of 1 frame (first: <atoms>, frame 1)" in text
+    assert "0.5 e there, while 'total_charge' is 0 e (absent)" in text
+    structures[1].info["total_charge"] = 0.5
+    assert report(structures) == ""
+
+
+def test_spins_and_fermi_levels_under_other_names_are_reported() -> None:
+    structures = [Atoms("H", info={"spin": 1, "chemical_potential": -4.0}), Atoms("H", info={"spin": 3})]
+    text = report(structures)
+    assert "'spin' of 2 frames (first: <atoms>, frame 0) is not read: models have no spin" in text
+    assert "'chemical_potential' of 1 frame" in text
+    assert "data.keys.fermi_level" in text
+
+
+def test_virials_become_stresses() -> None:
+    """MACE's convention: the virial is -dE/dstrain, the stress dE/dstrain / V."""
+    virials = np.array([[1.0, 6.0, 5.0], [6.0, 2.0, 4.0], [5.0, 4.0, 3.0]])
+    atoms = Atoms("H", cell=[2, 3, 4], pbc=True, info={"REF_virials": virials, "config_virials_weight": 3.0})
+    expected = -np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) / 24
+    for given in (virials, virials.reshape(9), -24 * expected):
+        atoms.info["REF_virials"] = given
+        frame = wrap_atoms([atoms])[0]
+        np.testing.assert_allclose(frame.value("stress"), expected, rtol=1e-14)
+    assert frame.atoms.info["config_stress_weight"] == 3.0
+    atoms.info["REF_stress"] = -expected
+    with pytest.raises(InputError, match=r"'REF_stress'.*'REF_virials'.*disagree"):
+        wrap_atoms([atoms])
+    atoms.info["REF_stress"] = expected
+    assert key_counts(wrap_atoms([atoms])) == {"stress": 1, "virials": 1}
+    mapped = Atoms("H", cell=[2, 3, 4], pbc=True, info={"REF_stress": virials})
+    frame = wrap_atoms([mapped], DataKeys(virials="REF_stress"))[0]
+    np.testing.assert_allclose(frame.value("stress"), expected, rtol=1e-14)
+    with pytest.raises(InputError, match="no volume"):
+        wrap_atoms([Atoms("H", info={"REF_virials": virials})])
+
+
+def test_a_key_with_virials_is_not_taken_for_a_stress() -> None:
+    frames = wrap_atoms([Atoms("H", info={"dft_virial": np.eye(3), "REF_omega": 1.0})])
+    with pytest.raises(InputError, match=r"'dft_virial': set data\.keys\.virials to it"):
+        check_targets(frames, ["stress"], DataKeys(), "stages.0.loss")
+
+
+def ions(charges: Sequence[float], hardness: float = 4.0, electronegativity: float = 4.5) -> list[Atoms]:
+    """One ion in several charge states, E = -7 + chi Q + eta Q²/2, mu = -dE/dQ."""
+    structures = []
+    for charge in charges:
+        atoms = Atoms("OH", positions=[[0, 0, 0], [0, 0, 1.0]], info={"total_charge": charge})
+        atoms.info["REF_energy"] = -7 + electronegativity * charge + hardness * charge**2 / 2
+        atoms.info["fermi_level"] = -electronegativity - hardness * charge
+        structures.append(atoms)
+    return structures
+
+
+def test_grand_potentials_become_energies() -> None:
+    (atoms,) = ions([0.3])
+    energy = atoms.info.pop("REF_energy")
+    atoms.info["REF_grand_potential"] = energy + atoms.info["fermi_level"] * 0.3
+    assert wrap_atoms([atoms])[0].value("energy") == pytest.approx(energy, abs=1e-12)
+    atoms.info["REF_energy"] = energy
+    assert wrap_atoms([atoms])[0].value("energy") == energy
+    atoms.info["REF_energy"] = atoms.info["REF_grand_potential"]
+    with pytest.raises(InputError, match=r"'REF_energy'.*'REF_grand_potential'.*disagree"):
+        wrap_atoms([atoms])
+    del atoms.info["REF_grand_potential"]
+    keys = DataKeys(grand_potential="REF_energy")
+    assert wrap_atoms([atoms], keys)[0].value("energy") == pytest.approx(energy, abs=1e-12)
+    del atoms.info["fermi_level"]
+    with pytest.raises(InputError, match=r"frame 0.*without fermi_level \(key 'fermi_level'\)"):
+        wrap_atoms([atoms], keys)
+
+
+@pytest.mark.parametrize(
+    "charges", [[0.0, 1.0], [0.0] * 9 + [1.0], [-0.5, 0.2, 0.9], list(np.linspace(-1, 1, 12))]
+)
+@pytest.mark.parametrize("moved", [False, True])
+def test_energies_that_contradict_the_fermi_levels_are_reported(charges: list[float], moved: bool) -> None:
+    structures = ions(charges)
+    if moved:  # a geometry of its own for each frame, with its noise
+        rng = np.random.default_rng(0)
+        for atoms in structures:
+            atoms.positions += rng.normal(0, 0.05, (2, 3))
+            atoms.info["REF_energy"] += rng.normal(0, 0.05)
+    assert "contradict" not in report(structures)
+    for atoms in structures:
+        atoms.info["REF_energy"] += atoms.info["fermi_level"] * atoms.info["total_charge"]
+    text = report(structures)
+    if moved and len(charges) < 8:
+        assert "contradict" not in text  # too few to say
+        return
+    assert f"'REF_energy' and 'fermi_level' of {len(charges)} frames" in text
+    assert "contradict dE/dQ = -mu" in text
+    assert "set data.keys.grand_potential to 'REF_energy'" in text
+    turned = ions(charges)
+    for atoms in turned:
+        atoms.info["total_charge"] *= -1
+    assert "seems to have the opposite sign" in report(turned)
+
+
+def ion_with_dipole(seed: int, choice: DipoleOrigin, charges: bool) -> Atoms:
+    """An ion anywhere, with the dipole of its point charges about one of the origins."""
+    rng = np.random.default_rng(seed)
+    atoms = Atoms("OH2", positions=rng.normal(0, 0.6, (3, 3)) + rng.uniform(-5, 5, 3))
+    q = np.array([0.2, 0.5, 0.3])
+    atoms.info["REF_dipole"] = q @ (atoms.positions - origin_of_dipole(atoms, choice))
+    atoms.info["total_charge"] = 1.0
+    if charges:
+        atoms.arrays["REF_charges"] = q
+    return atoms
+
+
+@pytest.mark.parametrize("choice", get_args(DipoleOrigin))
+@pytest.mark.parametrize("charges", [True, False])
+def test_dipoles_of_ions_are_moved_to_the_origin(choice: DipoleOrigin, charges: bool) -> None:
+    structures = [ion_with_dipole(seed, choice, charges) for seed in range(4)]
+    given = structures[0].info["REF_dipole"].copy()
+    for frame in wrap_atoms(structures, dipole_origin=choice):
+        expected = np.array([0.2, 0.5, 0.3]) @ frame.atoms.positions
+        np.testing.assert_allclose(frame.value("dipole"), expected, atol=1e-12)
+    np.testing.assert_array_equal(structures[0].info["REF_dipole"], given)
+    text = report(structures)
+    if choice == "origin":
+        assert "are taken about the origin of the coordinates; state their origin" in text
+        assert report(structures, dipole_origin="origin") == ""
+    else:
+        assert "fit the centre of" in text
+        assert ("data.dipole_origin: " + choice in text) or not charges
+    for atoms in structures:
+        atoms.info["total_charge"] = 0.0
+        atoms.arrays.pop("REF_charges", None)
+    np.testing.assert_array_equal(wrap_atoms(structures, dipole_origin=choice)[0].value("dipole"), given)
+    assert "origin" not in report(structures)
+
+
+def test_responses_of_periodic_frames_are_reported() -> None:
+    atoms = response_frame()
+    assert report([atoms]) == ""
+    atoms.set_cell([5, 5, 5])
+    atoms.pbc = [True, True, False]
+    text = report([atoms])
+    assert "'REF_polarizability' of 1 frame (first: <atoms>, frame 0) with periodic axes" in text
+    assert "'REF_born_effective_charges' of 1 frame" in text
+
+
+def test_two_energies_of_one_isolated_atom_are_refused() -> None:
+    structures = [
+        atoms_with_energy("H", energy, config_type=kind)
+        for energy, kind in ((-1.0, "IsolatedAtom"), (-1.0, "isolated_atom"), (-1.5, "Isolated-Atom"))
+    ]
+    assert atomic_energies(wrap_atoms(structures[:2]), "auto") == {1: -1.0}
+    with pytest.raises(InputError, match=r"atom H: -1.0 eV \(.*frame 0\) and -1.5 eV \(.*frame 2\)"):
+        atomic_energies(wrap_atoms(structures), "auto")
+
+
+@pytest.mark.parametrize("kind", ["isolated_atom", "isolated atom", "ISOLATEDATOM", "isolated-atoms"])
+def test_spellings_of_isolated_atom(kind: str) -> None:
+    frame = wrap_atoms([atoms_with_energy("H", -1.0, config_type=kind)])[0]
+    assert frame.is_isolated_atom
+    assert frame.config_type == "IsolatedAtom"
+
+
+def test_single_atoms_of_another_config_type_are_reported() -> None:
+    structures = [atoms_with_energy("H2", -5.0), atoms_with_energy("H", -1.0, config_type="atoms")]
+    (text,) = energy_warnings(wrap_atoms(structures), "auto")
+    assert "frame 1 holds a single atom (H, config_type=atoms)" in text
+    assert energy_warnings(wrap_atoms(structures), {"H": -1.0}) == []
+
+
+def test_e0s_that_the_compositions_leave_open() -> None:
+    """2 H and O in every frame: one energy per atom is all that can be had."""
+    structures = [atoms_with_energy("H2O", -156.0), atoms_with_energy("H4O2", -314.0)]
+    energies = atomic_energies(wrap_atoms(structures), "average")
+    fitted = (3 * 156.0 + 6 * 314.0) / 45  # least squares of 3 e and 6 e
+    assert 2 * energies[1] + energies[8] == pytest.approx(-3 * fitted, abs=1e-9)
+    assert energies[1] == pytest.approx(-fitted, abs=0.1)
+    assert energies[8] == pytest.approx(-fitted, abs=0.1)
+    (text,) = energy_warnings(wrap_atoms(structures), "auto")
+    assert "compositions of 2 frames determine 1 of 2" in text
+    assert f"H {energies[1]:.4g}, O {energies[8]:.4g} eV" in text
+    structures.append(atoms_with_energy("H2", -2.0))
+    assert energy_warnings(wrap_atoms(structures), "auto") == []
+
+
+def test_e0s_with_two_spellings_of_one_element() -> None:
+    frames = wrap_atoms([atoms_with_energy("H2", -7.0)])
+    with pytest.raises(InputError, match=r"data\.e0s names H twice, the second time as '1'"):
+        atomic_energies(frames, {"H": -1.0, "1": -2.0})

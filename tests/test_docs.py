@@ -22,6 +22,7 @@ PAGES = [
     "docs/guide/constant_potential.md",
     "docs/guide/training.md",
     "docs/guide/gpu.md",
+    "docs/guide/coming_from.md",
 ]
 SMALL_BACKBONE = {"r_max": 3.5, "hidden_irreps": "4x0e + 4x1o", "max_ell": 1, "correlation": 1}
 

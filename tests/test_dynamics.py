@@ -1,5 +1,7 @@
 """Dynamics of atoms and charge at constant Fermi level: conservation, ensemble averages, restart."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -12,28 +14,32 @@ from ase.constraints import FixAtoms  # noqa: E402
 from ase.io import read  # noqa: E402
 
 from electret import Calculator, InputError  # noqa: E402
-from electret.dynamics import ConstantFermiLevel  # noqa: E402
-from toy_qeq import ToyQeq  # noqa: E402
+from electret.dynamics import ChargeRangeError, ConstantFermiLevel  # noqa: E402
+from model_cases import molecule as cluster  # noqa: E402
+from model_cases import small_model  # noqa: E402
+from toy_qeq import ToyFixedPoint, ToyQeq  # noqa: E402
 
 LEVEL = -1.0
 
 
-def water(frozen: bool = False, **options: object) -> Atoms:
+def water(frozen: bool = False, model: type[ToyQeq] = ToyQeq, **options: object) -> Atoms:
     atoms = molecule("H2O")
     atoms.rattle(0.05, seed=1)
-    atoms.calc = Calculator(ToyQeq(), **options)
+    atoms.calc = Calculator(model(), **options)
     if frozen:
         atoms.set_constraint(FixAtoms(range(3)))
     return atoms
 
 
 def charge_at(atoms: Atoms, level: float) -> float:
-    """Of the grand-canonical SCF."""
+    """Of the minimum of E + level Q, by one Newton step: E is quadratic in the charge."""
     other = atoms.copy()
-    other.info = {"fermi_level": level}
-    other.calc = Calculator(ToyQeq())
-    other.get_potential_energy()
-    return other.calc.state["total_charge"]
+    other.calc = atoms.calc
+    other.info = {"total_charge": 0.0}
+    slope = other.calc.charge_derivative(other)
+    return (
+        -(slope + level) / other.calc.response(other, ["energy_charge_curvature"])["energy_charge_curvature"]
+    )
 
 
 def test_energy_is_conserved_with_the_square_of_the_timestep() -> None:
@@ -83,6 +89,92 @@ def test_a_charge_at_fixed_atoms_is_a_harmonic_oscillator() -> None:
     np.testing.assert_allclose(charges, expected, rtol=0, atol=1e-4)
 
 
+def test_the_mass_of_the_charge_follows_from_its_energy() -> None:
+    """With d²E/dQ² far from -dmu/dQ of the equations, the period at fixed atoms is the one asked for."""
+    atoms = water(frozen=True, model=ToyFixedPoint)
+    with pytest.warns(UserWarning, match=r"Fermi level of the model is .* but -dE/dQ.* is "):
+        dynamics = ConstantFermiLevel(atoms, 0.5 * units.fs, LEVEL, charge_period=20 * units.fs)
+    response = atoms.calc.response(atoms, ["energy_charge_curvature", "capacitance"])
+    assert response["energy_charge_curvature"] * response["capacitance"] < 0.5
+    assert abs(dynamics.charge - charge_at(atoms, LEVEL)) > 0.05
+    assert _period(dynamics, charge_at(atoms, LEVEL), 12) == pytest.approx(20 * units.fs, rel=1e-6)
+
+
+def _period(dynamics: ConstantFermiLevel, centre: float, steps: int) -> float:
+    """Period of velocity Verlet about `centre`: x(t + dt) + x(t - dt) = (2 - w² dt²) x(t)."""
+    charges = [dynamics.charge]
+    for _ in range(steps):
+        dynamics.step()
+        charges.append(dynamics.charge)
+    x = np.array(charges) - centre
+    squared = 2 - (x[1:-1] @ (x[2:] + x[:-2])) / (x[1:-1] @ x[1:-1])
+    return 2 * np.pi * dynamics.dt / np.sqrt(squared)
+
+
+@pytest.mark.parametrize("family", ["qeq", "energy_functional", "fixed_point"])
+@pytest.mark.parametrize("axes", [(), (0, 1)])
+def test_period_of_the_charge_is_the_one_asked_for(family: str, axes: tuple[int, ...]) -> None:
+    """Of a cluster and of a slab of small thickness, whose energy has a minimum in the charge."""
+    atoms = cluster()
+    atoms.pbc[list(axes)] = True
+    atoms.cell = [[8.0, 0.0, 0.0], [1.0, 9.0, 0.0], [0.0, 0.0, 20.0]]
+    calc = atoms.calc = Calculator(small_model(family), scf_tolerance=1e-10)
+    atoms.set_constraint(FixAtoms(range(len(atoms))))
+    atoms.info["total_charge"] = 0.2
+    level = -calc.charge_derivative(atoms)
+    variational = calc.model.variational
+    assert (abs(level - calc.state["fermi_level"]) > 0.1) != variational
+    atoms.info["total_charge"] = 0.21
+    with contextlib.nullcontext() if variational else pytest.warns(UserWarning, match="-dE/dQ"):
+        dynamics = ConstantFermiLevel(atoms, 1.0 * units.fs, level, charge_period=20 * units.fs)
+    assert _period(dynamics, 0.2, 6) == pytest.approx(20 * units.fs, rel=0.01)
+
+
+def test_a_charge_without_a_minimum_is_refused() -> None:
+    """E bends downwards in the charge: no mass keeps it from running away."""
+    model = ToyFixedPoint()
+    model.curvature = -20.0
+    for options in ({}, {"charge_mass": 50.0}):
+        atoms = water()
+        atoms.calc = Calculator(model)
+        with pytest.raises(InputError, match=r"d²E/dQ² of the first structure is -.*with any mass") as caught:
+            ConstantFermiLevel(atoms, 0.5 * units.fs, LEVEL, **options)
+        assert "charge_mass" not in str(caught.value)
+
+
+def test_stops_outside_of_the_charges_of_the_training_data(tmp_path) -> None:
+    """By more than a margin; the restart file has the last step, and goes on with wider bounds."""
+
+    def dynamics(**options: object) -> ConstantFermiLevel:
+        atoms = water()
+        atoms.info["total_charge"] = 0.0
+        atoms.calc._ranges["total_charge"] = [-0.1, 0.1]
+        return ConstantFermiLevel(
+            atoms,
+            0.5 * units.fs,
+            fermi_level=12.0,
+            charge_period=20 * units.fs,
+            restart=tmp_path / "run.json",
+            loginterval=1000,
+            **options,
+        )
+
+    first = dynamics()
+    with pytest.raises(
+        ChargeRangeError, match=r"outside of -0\.6 to 0\.6 e; its state is in .*run\.json"
+    ) as caught:
+        first.run(100)
+    assert caught.value.charge_range == (-0.6, 0.6)
+    assert caught.value.charge == first.charge < -0.6
+    assert 0 < first.nsteps < 20
+    wider = dynamics(charge_range=(-5.0, 5.0))
+    wider.read_restart(tmp_path / "run.json")
+    assert wider.charge == first.charge
+    assert wider.nsteps == first.nsteps
+    wider.run(3)
+    assert wider.charge < first.charge
+
+
 def test_starts_at_the_charge_of_the_fermi_level() -> None:
     atoms = water()
     dynamics = ConstantFermiLevel(atoms, 0.2 * units.fs, LEVEL, charge_mass=50.0)
@@ -95,27 +187,29 @@ def test_starts_at_the_charge_of_the_fermi_level() -> None:
     assert atoms.info == {"total_charge": 0.4}
 
 
-def test_thermostatted_charge_samples_the_grand_canonical_ensemble() -> None:
-    """At fixed atoms the charge is Gaussian about that of the SCF, with the variance kT C."""
-    atoms = water(frozen=True)
+@pytest.mark.filterwarnings("ignore:at the first charge")
+@pytest.mark.parametrize("model", [ToyQeq, ToyFixedPoint])
+def test_thermostatted_charge_samples_the_grand_canonical_ensemble(model: type[ToyQeq]) -> None:
+    """At fixed atoms the charge is Gaussian about the minimum of E + mu Q, with the variance kT/(d²E/dQ²)."""
+    atoms = water(frozen=True, model=model)
     expected = charge_at(atoms, LEVEL)
-    capacitance = atoms.calc.response(atoms, ["capacitance"])["capacitance"]
+    curvature = atoms.calc.response(atoms, ["energy_charge_curvature"])["energy_charge_curvature"]
     dynamics = ConstantFermiLevel(
         atoms,
         1.0 * units.fs,
         LEVEL,
         charge_period=20 * units.fs,
         temperature_K=3000,
-        charge_friction=0.2 / units.fs,
+        charge_friction=0.4 / units.fs,
         seed=4,
     )
     charges: list[float] = []
     dynamics.attach(lambda: charges.append(dynamics.charge))
-    dynamics.run(4000)
-    blocks = np.array(charges[1:]).reshape(40, 100).mean(axis=1)
+    dynamics.run(2000)
+    blocks = np.array(charges[1:]).reshape(40, 50).mean(axis=1)
     error = blocks.std() / np.sqrt(len(blocks) - 1)
-    variance = units.kB * 3000 * capacitance
-    assert error < 0.1 * abs(expected)  # tells the mean from zero
+    variance = units.kB * 3000 / curvature
+    assert error < 0.2 * abs(expected)  # tells the mean from zero
     assert abs(np.mean(charges) - expected) < 4 * error
     assert np.var(charges) == pytest.approx(variance, rel=0.2)
 
@@ -206,6 +300,7 @@ def test_seeded_runs_are_the_same_and_restart_continues(tmp_path) -> None:
         ({"charge_mass": 0.0}, {}, "charge_mass = 0"),
         ({"charge_mass": 1.0, "charge_period": 1.0}, {}, "give one"),
         ({"charge_period": -1.0}, {}, "charge_period"),
+        ({"charge_range": (1.0, -1.0)}, {}, "charge_range"),
         ({"friction": 0.1}, {}, "temperature_K = None"),
         ({"charge_friction": -0.1, "temperature_K": 300}, {}, "charge_friction = -0.1"),
         ({}, {"fermi_level": -1.0}, "ConstantFermiLevel alone"),

@@ -64,6 +64,9 @@ BAD = {
     ),
     "field of two": ({"external_field": [0.1, 0.1]}, ["external_field", "[2]"]),
     "nan field": ({"external_field": [0.1, 0.1, np.nan]}, ["external_field[2]", "nan"]),
+    "method of another kind": ({"method": 3}, ["method = 3", "'auto'"]),
+    "boundary of another kind": ({"boundary": True}, ["boundary = True", "None"]),
+    "no accuracy": ({"accuracy": None}, ["accuracy = None"]),
     "unknown method": ({"method": "magic"}, ["method", "magic", "ewald"]),
     "unknown boundary": ({"boundary": "slab"}, ["boundary", "slab", "slab_dipole_correction"]),
     "direct and periodic": ({"cell": CELL, "pbc": True, "method": "direct"}, ["direct"]),
@@ -133,6 +136,26 @@ def test_every_reasonable_form_gives_the_same_result():
     assert relative(batched.energy, expected.energy) < 1e-14
 
 
+def test_one_row_of_flags_serves_all_systems():
+    cells, batch = np.stack([CELL, 1.1 * CELL]), [0, 1]
+    expected = electret.coulomb(R, Q, cell=cells, pbc=[[True, False, True]] * 2, batch=batch)
+    assert (expected.energy != electret.coulomb(R, Q, cell=cells, pbc=True, batch=batch).energy).all()
+    found = electret.coulomb(R, Q, cell=cells, pbc=[[True, False, True]], batch=batch)
+    assert (found.energy == expected.energy).all()
+
+
+def test_reprs_are_one_line_with_shapes():
+    rng = np.random.default_rng(1)
+    x, q = rng.uniform(0, 20, (100, 3)), rng.normal(size=(100, 1))
+    assert repr(electret.coulomb(x, q, batch=np.arange(100) % 2)) == (
+        "CoulombResult(energy[2], potential[100, 1], forces[100, 3], virial[2, 3, 3], dipole[2, 3], "
+        "cell[2, 3, 3])"
+    )
+    single = repr(electret.charge_equilibration(x, 1.0, 12.0))
+    assert single.startswith("ChargeEquilibration(charges[100], fermi_level=")
+    assert "\n" not in single
+
+
 def test_inputs_are_not_changed():
     system = random_system(2, "xy")
     copies = {key: np.copy(value) for key, value in system.items()}
@@ -147,6 +170,34 @@ def test_stress_without_volume_has_a_remedy():
         _ = result.stress
     assert result.virial.shape == (1, 3, 3)
     assert abs(result.virial[0, 2, 2]) > 0.1
+
+
+def instructions(value):
+    """What an import with the variable ELECTRET_INSTRUCTIONS prints, or its last line of error."""
+    import os
+    import subprocess
+    import sys
+
+    script = "import electret; print(electret._native.INSTRUCTIONS)"
+    environment = {**os.environ, "ELECTRET_INSTRUCTIONS": value}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    return (run.stdout or run.stderr).strip().splitlines()[-1]
+
+
+def test_instructions_are_lowered_by_the_variable_or_refused():
+    levels = ["portable", "avx2", "avx512"]
+    best = instructions("")
+    assert best in levels
+    for number, level in enumerate(levels):
+        found = instructions(level)
+        if number <= levels.index(best):
+            assert found == level
+        else:
+            assert found.startswith("electret.InputError: ELECTRET_INSTRUCTIONS")
+            assert f'"{level}"' in found
+            assert f"its best is {best}" in found
+    assert "AVX2" in (found := instructions("AVX2"))
+    assert "use portable, avx2 or avx512" in found
 
 
 def test_import_needs_numpy_only():

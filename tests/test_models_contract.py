@@ -67,6 +67,12 @@ def test_fixed_point_variants_keep_the_contract(name):
     assert sum(name.startswith("constant Fermi level") for name in checked) == 2
 
 
+def test_latent_charges_by_flux_keep_the_contract():
+    config = model_config("latent_ewald", latent_charges="flux")
+    checked = check_model(build(config, STATISTICS, seed=4), [molecule(), slab(), bulk()])
+    assert sum(name.startswith("stress") for name in checked) == 2
+
+
 @pytest.mark.parametrize("family", ["local_charges", *SELF_CONSISTENT])
 def test_a_mesh_keeps_the_contract(family):
     electrostatics = {"sigma": {"H": 0.8, "O": 1.0, "Na": 1.2}, "method": "mesh", "accuracy": 1e-12}

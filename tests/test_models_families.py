@@ -161,6 +161,46 @@ def test_flux_is_antisymmetric_and_vanishes_smoothly_at_the_cutoff():
         assert slope(3.5 + 1e-4, order) == 0.0
 
 
+@pytest.mark.parametrize(("latent_charges", "power"), [("free", 1), ("flux", 3)])
+def test_size_consistency_of_latent_charges(latent_charges, power):
+    """E(AB) - E(A) - E(B) of two neutral fragments at 50 and 100 Å: K Q_A Q_B / r of the sums of free latent
+    charges, K (d_A·d_B - 3 d_A·n d_B·n) / r³ of the dipoles where charges flow along edges."""
+    model = variant("latent_ewald", latent_charges=latent_charges)
+    first, second = molecule(), molecule()[:3]
+    second.rotate(70, (1, 2, 3))
+    n, one, other = np.array([0.6, 0.0, 0.8]), *(moments(model, atoms) for atoms in (first, second))
+
+    def interaction(distance):
+        far = second.copy()
+        far.positions += distance * n
+        graph = Graph.collate([graph_of(model, atoms) for atoms in (first + far, first, far)])
+        pair, a, b = model(graph, forces=False)["energy_electrostatic"].tolist()
+        return pair - a - b
+
+    if latent_charges == "free":
+        expected = one[0] * other[0]
+    else:
+        assert abs(one[0]) < 1e-12 > abs(other[0])
+        expected = one[1] @ other[1] - 3 * (one[1] @ n) * (other[1] @ n)
+    for distance in (50.0, 100.0):
+        expected_there = COULOMB_CONSTANT * expected / distance**power
+        assert abs(expected_there) > 1e-10
+        assert interaction(distance) == pytest.approx(expected_there, rel=8 / distance)
+
+
+def moments(model, atoms):
+    """Latent charge and dipole (about the origin) of a fragment."""
+    p = model(graph_of(model, atoms), forces=False)["latent_multipoles"].detach().numpy()
+    return p[:, 0].sum(), p[:, 0] @ atoms.positions + p[:, [3, 1, 2]].sum(axis=0)
+
+
+def test_options_of_the_flux_need_a_flux():
+    with pytest.raises(InputError, match=r"split.*latent_charges"):
+        model_config("latent_ewald", split={"channels": 4})
+    with pytest.raises(InputError, match=r"latent_charges.*latent_ewald"):
+        model_config("local_charges", latent_charges="flux")
+
+
 def test_one_edge_of_each_pair_carries_the_flux_of_both():
     """Charges and polarisation are those of a flux along all edges, images of the own atom among them."""
     model = small_model("split_charges")

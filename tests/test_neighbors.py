@@ -325,6 +325,51 @@ def test_bitwise_the_same_for_any_number_of_threads():
     assert len(digests.pop()) == 64
 
 
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("self_interaction", [False, True])
+def test_cutoffs_per_atom_and_per_pair_of_elements_are_those_of_ase(half, self_interaction):
+    neighborlist = pytest.importorskip("ase.neighborlist", reason="ASE is not installed")
+    positions, cell = random_system(12, n_atoms=20)
+    numbers = np.arange(20) % 3 * 7 + 1  # H, O, P
+    radii = np.random.default_rng(1).uniform(0.0, 2.0, 20)
+    pairs = {("H", "O"): 2.5, (8, 8): 3.5, ("H", "H"): 1.0, ("C", "H"): 9.0}
+    for cutoff in (radii, pairs):
+        theirs = neighborlist.primitive_neighbor_list(
+            "ijSdD", [True] * 3, cell, positions, cutoff, numbers, self_interaction=self_interaction
+        )
+        found = electret.neighbor_list(
+            "ijSdD", positions, cell, True, cutoff, None, half, self_interaction, numbers=numbers
+        )
+        i, j, S, d, _ = sorted_pairs = sort_pairs(*theirs)
+        positive = [tuple(shift) >= (0, 0, 0) for shift in S.tolist()]
+        kept = ((i < j) | ((i == j) & positive)) if half else np.ones(len(i), bool)
+        assert 20 < kept.sum() < len(electret.neighbor_list("i", positions, cell, True, 4.0))
+        assert (d == 0).sum() == (0 if not self_interaction else 20 if cutoff is radii else 14)
+        assert_same(found, [array[kept] for array in sorted_pairs])
+    symbols = np.array(["H", "O", "P"])[np.arange(20) % 3]
+    assert_same(
+        electret.neighbor_list("ij", positions, cell, True, pairs, numbers=symbols),
+        electret.neighbor_list("ij", positions, cell, True, pairs, numbers=numbers),
+    )
+
+
+def test_a_cutoff_of_zero_has_no_pairs():
+    for cutoff in (0, 0.0, [0.0, 0.0], {("H", "H"): 0.0}):
+        found = electret.neighbor_list("ijSdD", np.zeros((2, 3)), cutoff=cutoff, numbers=[1, 1])
+        assert [array.shape for array in found] == [(0,), (0,), (0, 3), (0,), (0, 3)]
+
+
+def test_one_row_of_flags_serves_all_systems():
+    rng = np.random.default_rng(2)
+    arguments = {"positions": rng.uniform(0, 4, (6, 3)), "cell": np.stack([4.0 * np.eye(3), 5.0 * np.eye(3)])}
+    arguments |= {"batch": [0, 0, 0, 1, 1, 1], "cutoff": 3.0}
+    expected = electret.neighbor_list("ijSd", pbc=[[True, False, True]] * 2, **arguments)
+    assert_same(electret.neighbor_list("ijSd", pbc=[[True, False, True]], **arguments), expected)
+    assert_same(electret.neighbor_list("ijSd", pbc=[True, False, True], **arguments), expected)
+    lengths = electret.neighbor_list("ijSd", TWO, [4.0, 5.0, 6.0], True, 4.5)
+    assert_same(lengths, electret.neighbor_list("ijSd", TWO, np.diag([4.0, 5.0, 6.0]), True, 4.5))
+
+
 ONE = [[0.0, 0.0, 0.0]]
 TWO = [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
 
@@ -333,39 +378,45 @@ TWO = [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
     ("arguments", "message"),
     [
         (("ij", ONE), "cutoff is missing"),
-        (("ij", ONE, None, False, 0.0), "cutoff = 0;.*above zero"),
         (("ij", ONE, None, False, -1.5), "cutoff = -1.5;"),
-        (("ij", ONE, None, False, np.nan), "cutoff = NaN"),
-        (("ij", ONE, None, False, np.inf), "cutoff = inf"),
-        (("ij", ONE, None, False, "far"), "cutoff is 'far'; give a length"),
+        (("ij", ONE, None, False, np.nan), "cutoff is nan"),
+        (("ij", ONE, None, False, np.inf), "cutoff is inf"),
+        (("ij", ONE, None, False, "far"), "cutoff has dtype .*a length in Å"),
+        (("ij", TWO, None, False, [1.0, -2.0]), r"cutoff = -2.0"),
+        (("ij", TWO, None, False, [1.0] * 3), r"cutoff has shape \[3\]; .*\[n_atoms = 2\]"),
+        (("ij", TWO, None, False, {("H", "H"): 1.0}), "numbers is missing"),
+        (("ij", TWO, None, False, {("H", "H"): -1.0}, None, False, False, "cpu", [1, 1]), "cutoff.*= -1.0"),
+        (("ij", TWO, None, False, {("H", "Q"): 1.0}, None, False, False, "cpu", [1, 1]), "'Q' is no element"),
+        (("ij", TWO, None, False, {"HH": 1.0}, None, False, False, "cpu", [1, 1]), "key 'HH'; give pairs"),
+        (("ij", TWO, None, False, {(1, 1): 1.0}, None, False, False, "cpu", [1]), "numbers has 1 entries"),
         (("ix", ONE, None, False, 1.0), '"ix".*letters i, j'),
         (("", ONE, None, False, 1.0), "letters i, j"),
-        (("ij", [[0.0, 0.0]], None, False, 1.0), r"positions has shape \[1, 2\]; expected \[n_atoms, 3\]"),
+        (("ij", [[0.0, 0.0]], None, False, 1.0), r"positions has shape \[1, 2\]; expected \[n, 3\]"),
         (("ij", [0.0, 0.0, 0.0], None, False, 1.0), r"positions has shape \[3\]"),
-        (("ij", [[0.0], [1.0, 2.0]], None, False, 1.0), "positions is not an array"),
-        (("ij", [["a", "b", "c"]], None, False, 1.0), "positions has entries of type"),
-        (("ij", [[0.0, np.nan, 0.0]], None, False, 1.0), r"positions\[0\] is NaN"),
-        (("ij", [*TWO, [np.inf, 0.0, 0.0]], None, False, 1.0), r"positions\[2\] is inf"),
-        (("ij", ONE, np.eye(3) * np.nan, False, 1.0), r"cell\[0\] is NaN"),
-        (("ij", ONE, None, True, 1.0), "cell is missing"),
-        (("ij", ONE, np.zeros((3, 3)), True, 1.0), r"cell\[0\] is singular"),
+        (("ij", [[0.0], [1.0, 2.0]], None, False, 1.0), "positions cannot be read as an array"),
+        (("ij", [["a", "b", "c"]], None, False, 1.0), "positions has dtype"),
+        (("ij", [[0.0, np.nan, 0.0]], None, False, 1.0), r"positions\[0, 1\] is nan"),
+        (("ij", [*TWO, [np.inf, 0.0, 0.0]], None, False, 1.0), r"positions\[2, 0\] is inf"),
+        (("ij", ONE, np.eye(3) * np.nan, False, 1.0), r"cell\[0, 0\] is nan"),
+        (("ij", ONE, None, True, 1.0), r"pbc\[0, 0\] is True but no cell"),
+        (("ij", ONE, np.zeros((3, 3)), True, 1.0), r"cell\[0, 0\] is zero"),
         (("ij", ONE, [[1, 0, 0], [1, 1, 0], [0, 1, 0]], True, 1.0), r"cell\[0\] is singular"),
         (("ij", ONE, [[1, 0, 0], [2, 0, 0], [0, 1, 0]], [True, True, False], 1.0), r"cell\[0\] is singular"),
         (("ij", ONE, np.eye(2), True, 1.0), r"cell has shape \[2, 2\]"),
-        (("ij", ONE, [np.eye(3)] * 2, True, 1.0), r"cell has shape \[2, 3, 3\].*batch"),
+        (("ij", ONE, [np.eye(3)] * 2, True, 1.0), "batch is None but cell says 2 systems"),
         (("ij", ONE, np.eye(3), [True, False], 1.0), r"pbc has shape \[2\]"),
-        (("ij", ONE, np.eye(3), [[True] * 3] * 2, 1.0), r"\[2, 3, 3\].*no batch"),
-        (("ij", TWO, [np.eye(3)] * 2, [[True] * 3] * 3, 1.0, [0, 1]), r"pbc has shape \[3, 3\]"),
-        (("ij", ONE, np.eye(3), [0.5, 0.0, 0.0], 1.0), "pbc has entries of type float64"),
+        (("ij", ONE, np.eye(3), [[True] * 3] * 2, 1.0), "batch is None but pbc says 2 systems"),
+        (("ij", TWO, [np.eye(3)] * 2, [[True] * 3] * 3, 1.0, [0, 1]), "cell: 2, pbc: 3"),
+        (("ij", ONE, np.eye(3), [0.5, 0.0, 0.0], 1.0), "pbc = .* is not a flag"),
         (("ij", TWO, [np.eye(3)] * 2, True, 1.0, [0]), r"batch has shape \[1\]; expected \[2\]"),
         (("ij", TWO, [np.eye(3)] * 2, True, 1.0, [0, 2]), r"batch\[1\] = 2;"),
         (("ij", TWO, [np.eye(3)] * 2, True, 1.0, [-1, 0]), r"batch\[0\] = -1;"),
-        (("ij", TWO, None, False, 1.0, [0, 10**15]), "batch holds 1000000000000000"),
-        (("ij", TWO, None, False, 1.0, [0.0, 0.5]), "batch has entries of type float64"),
+        (("ij", TWO, None, False, 1.0, [0, 10**15]), r"batch\[1\] = 1000000000000000 would make"),
+        (("ij", TWO, None, False, 1.0, [0.0, 0.5]), "batch has dtype float64"),
         (("ij", ONE, np.eye(3), True, 1e7), "reaches .* images"),
         (("ij", ONE, np.eye(3) * 1e-8, True, 1.0), "reaches .* images"),
         (("ij", [[1e15, 0.0, 0.0]], np.eye(3), True, 1.0), r"positions\[0\] = 1000000000000000;.*wrap"),
-        (("ij", np.zeros((200_000, 3)), None, False, 1.0), "more than .* pairs"),
+        (("ij", np.zeros((200_000, 3)), None, False, 1.0), "gives some .* pairs"),
     ],
 )
 def test_bad_input_is_named(arguments, message):
@@ -374,7 +425,7 @@ def test_bad_input_is_named(arguments, message):
 
 
 def test_the_error_names_the_system_of_a_batch():
-    cell = np.array([np.eye(3), np.zeros((3, 3))])
+    cell = np.array([np.eye(3), np.ones((3, 3))])
     with pytest.raises(ValueError, match=r"cell\[1\] is singular"):
         electret.neighbor_list("ij", TWO, cell, True, 1.0, batch=[0, 1])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from random_systems import BOUNDARIES, random_system, relative
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from electret import torch_operators  # noqa: E402
-from electret.torch import coulomb_energy, dipole, features, potential  # noqa: E402
+from electret.torch import coulomb_energy, dipole, features, neighbor_list, potential  # noqa: E402
 
 TIGHT = 1e-12
 DEVICE = torch.device("cpu")
@@ -179,7 +178,7 @@ def test_potential_at_points_of_a_batch(device):
         np.testing.assert_allclose(together[belongs == number].detach().cpu().numpy(), alone, atol=1e-6)
     with pytest.raises(electret.InputError, match="points_batch has shape"):
         potential(points, **tensors(system), points_batch=belongs[:2])
-    with pytest.raises(electret.InputError, match="points is"):
+    with pytest.raises(electret.InputError, match="points has shape"):
         potential(points[0], **tensors(system))
 
 
@@ -229,7 +228,7 @@ def op_arguments(grad: bool):
 def test_opcheck_coulomb(gradients, device):
     geometry, common = op_arguments(gradients)
     settings = (None, "auto", 1e-8, "float64", True)
-    torch.library.opcheck(torch_operators.coulomb, (*geometry, *common, *settings, gradients))
+    torch.library.opcheck(torch.ops.electret.coulomb.default, (*geometry, *common, *settings, gradients))
 
 
 def test_opcheck_other_operators(device):
@@ -237,20 +236,24 @@ def test_opcheck_other_operators(device):
     positions, multipoles, cell = geometry
     widths = moved(np.array([0.9, 1.5]))
     settings = (1, "receiver", None, "auto", 1e-8, "float64", False)
-    torch.library.opcheck(torch_operators.features, (*geometry, sigma, widths, pbc, batch, *settings))
+    torch.library.opcheck(
+        torch.ops.electret.features.default, (*geometry, sigma, widths, pbc, batch, *settings)
+    )
     cotangent = moved(np.ones((6, 2, 4))).requires_grad_()
     torch.library.opcheck(
-        torch_operators.features_gradient,
+        torch.ops.electret.features_gradient.default,
         (positions, multipoles, cotangent, cell, sigma, widths, pbc, batch, *settings),
     )
     plain = [tensor.detach() for tensor in (positions, multipoles, cotangent, cell)]
     tangents = [torch.ones_like(tensor) for tensor in plain]
     torch.library.opcheck(
-        torch_operators.features_tangent, (*plain, *tangents, sigma, widths, pbc, batch, *settings)
+        torch.ops.electret.features_tangent.default, (*plain, *tangents, sigma, widths, pbc, batch, *settings)
     )
     plain, tangents = [plain[i] for i in (0, 1, 3)], [tangents[i] for i in (0, 1, 3)]
     settings = (None, "auto", 1e-8, "float64", True)
-    torch.library.opcheck(torch_operators.coulomb_tangent, (*plain, *tangents, sigma, pbc, batch, *settings))
+    torch.library.opcheck(
+        torch.ops.electret.coulomb_tangent.default, (*plain, *tangents, sigma, pbc, batch, *settings)
+    )
 
 
 @pytest.mark.parametrize("dynamic", [None, True])
@@ -307,20 +310,96 @@ def test_third_derivatives_are_refused():
         torch.autograd.grad(second.sum(), x)
 
 
-def test_function_transforms_are_refused_or_right():
-    t = tensors(random_system(72, "xyz", n=2, max_l=0), grad=False)
+def functions_of(system: dict):
+    """Energy, features and potential at points as functions of positions and multipoles."""
+    t = tensors(system, grad=False)
+    fixed = {key: t.get(key) for key in ("sigma", "cell", "pbc", "batch")}
+    points = moved(np.array([[0.3, 0.2, 1.0], [1.0, 0.4, 0.2]]))
+    belongs = None if t.get("batch") is None else moved(np.array([0, 2]))
+    functions = [
+        lambda x, p: coulomb_energy(x, p, **fixed, accuracy=TIGHT),
+        lambda x, p: features(x, p, **fixed, widths=[0.9], accuracy=TIGHT),
+        lambda x, p: potential(points, x, p, **fixed, points_batch=belongs, accuracy=TIGHT),
+    ]
+    return functions, (t["positions"], t["multipoles"])
+
+
+@pytest.mark.parametrize("axes", ["xyz", "", "batch"])
+def test_function_transforms_are_right(axes):
+    functions, (x, p) = functions_of(
+        batched(72) if axes == "batch" else random_system(72, axes, n=2, max_l=1)
+    )
+    func, classic = torch.func, torch.autograd.functional
+    many = (torch.stack([x, x + 0.1 * x.roll(1, 0)]), torch.stack([p, 2.0 * p.roll(1, 0)]))
+    for function in functions:
+        jacobians = classic.jacobian(function, (x, p))
+        assert jacobians[0].abs().max() > 1e-2
+        for transform in (func.jacrev, func.jacfwd):
+            for found, expected in zip(transform(function, argnums=(0, 1))(x, p), jacobians, strict=True):
+                assert relative(found, expected) < 1e-10
+        expected = torch.stack([function(*one) for one in zip(*many, strict=True)])
+        assert relative(expected[0], expected[1]) > 1e-3
+        assert relative(func.vmap(function)(*many), expected) < 1e-10
+        assert relative(func.vmap(function, in_dims=(0, None))(many[0], p)[0], function(x, p)) < 1e-10
+
+        def total(x, p, function=function):
+            return function(x, p).square().sum()
+
+        hessian = classic.hessian(lambda x, total=total: total(x, p), x)
+        assert relative(func.hessian(total)(x, p), hessian) < 1e-9
+        assert relative(func.jacrev(func.grad(total))(x, p), hessian) < 1e-9
+        slopes = torch.stack(
+            [torch.autograd.functional.jacobian(total, one)[0] for one in zip(*many, strict=True)]
+        )
+        assert relative(func.vmap(func.grad(total))(*many), slopes) < 1e-10
+        assert (
+            relative(func.grad(lambda x, total=total: func.vmap(total)(x, many[1]).sum())(many[0]), slopes)
+            < 1e-10
+        )
+        hessians = func.vmap(func.hessian(total))(*many)
+        assert relative(hessians[0], hessian) < 1e-9
+
+
+@pytest.mark.parametrize("axes", ["xyz", "batch"])
+def test_forward_mode_is_that_of_differences(axes):
+    functions, (x, p) = functions_of(
+        batched(79) if axes == "batch" else random_system(79, axes, n=2, max_l=1)
+    )
+    arguments = (x.requires_grad_(), p.requires_grad_())
+    for function in functions:
+        assert torch.autograd.gradcheck(function, arguments, check_forward_ad=True, check_batched_grad=True)
+        assert torch.autograd.gradgradcheck(function, arguments, check_fwd_over_rev=True)
+
+
+def test_strain_in_forward_mode_is_that_of_reverse_mode(device):
+    """And that of many strains at once."""
+    t = tensors(random_system(80, "xyz", n=2, max_l=1), grad=False)
+
+    def energy(strain):
+        stretch = torch.eye(3, dtype=torch.float64, device=strain.device) + strain
+        x, h = t["positions"] @ stretch, t["cell"] @ stretch
+        return coulomb_energy(x, t["multipoles"], t["sigma"], h, t["pbc"], accuracy=TIGHT)[0]
+
+    none = moved(np.zeros((3, 3)))
+    reverse = torch.func.grad(energy)(none)
+    assert reverse.abs().max() > 0.1
+    assert relative(torch.func.jacfwd(energy)(none), reverse) < 1e-10
+    both = torch.func.vmap(torch.func.grad(energy))(torch.stack([none, none + 0.01]))
+    assert relative(both[0], reverse) < 1e-10
+    assert relative(both[0], both[1]) > 1e-3
+
+
+def test_transforms_without_a_derivative_are_refused_by_name():
+    t = tensors(random_system(81, "", n=2, max_l=0), grad=False)
 
     def energy(x):
-        return coulomb_energy(x, t["multipoles"], t["sigma"], t["cell"], t["pbc"]).sum()
+        return coulomb_energy(x, t["multipoles"]).sum()
 
-    with pytest.raises(RuntimeError, match="functorch transforms"):
-        torch.func.grad(energy)(t["positions"])
-    x = torch.stack([t["positions"], t["positions"] + torch.tensor([[0.1, 0.0, 0.0], [0.0, 0.3, 0.0]])])
-    expected = torch.stack([energy(x[0]), energy(x[1])])
-    assert abs(expected[0] - expected[1]) > 1e-3
-    with warnings.catch_warnings():  # a loop, of which PyTorch warns
-        warnings.simplefilter("ignore", UserWarning)
-        assert relative(torch.func.vmap(energy)(x), expected) < 1e-13
+    with pytest.raises(NotImplementedError, match="third derivative of the energy"):
+        torch.func.grad(lambda x: torch.func.hessian(energy)(x).sum())(t["positions"])
+    widths = moved(np.array([[0.9], [1.2]]))
+    with pytest.raises(electret.InputError, match="widths cannot be mapped by vmap"):
+        torch.func.vmap(lambda w: features(t["positions"], t["multipoles"], widths=w))(widths)
 
 
 @pytest.mark.parametrize(
@@ -332,6 +411,31 @@ def test_function_transforms_are_refused_or_right():
         ({"positions": torch.full((4, 3), float("nan"))}, ["positions", "finite"]),
         ({"multipoles": torch.zeros(4)}, ["multipoles", "[4]", "charges[:, None]"]),
         ({"multipoles": torch.zeros(4, 2)}, ["2 coefficients"]),
+        ({"positions": torch.zeros(4, 3, dtype=torch.bfloat16)}, ["positions", "bfloat16", "float64"]),
+        ({"multipoles": np.ones((4, 1))}, ["multipoles", "ndarray", "torch.Tensor"]),
+        ({"multipoles": torch.ones(4, 1, device="meta")}, ["multipoles is on meta", ".to(positions.device)"]),
+        ({"sigma": torch.ones(4, device="meta")}, ["sigma is on meta"]),
+        ({"sigma": "wide"}, ["sigma", "dtype"]),
+        ({"accuracy": None}, ["accuracy = None", "1e-8"]),
+        ({"accuracy": "high"}, ["accuracy = 'high'", "1e-8"]),
+        ({"accuracy": 2.0}, ["accuracy = 2.0"]),
+        ({"boundary": 3}, ["boundary = 3", "None"]),
+        ({"boundary": "slab"}, ["boundary", "slab"]),
+        ({"method": None}, ["method = None", "'auto'"]),
+        ({"precision": 64}, ["precision = 64"]),
+        ({"pbc": 2}, ["pbc = 2"]),
+        ({"pbc": "yes"}, ["pbc = 'yes'"]),
+        ({"cell": "cubic"}, ["cell", "dtype"]),
+        ({"cell": [1.0, 2.0]}, ["cell", "[2]"]),
+        ({"cell": [1.0, 2.0, float("nan")]}, ["cell[2] is nan"]),
+        ({"external_field": "up"}, ["external_field", "dtype"]),
+        ({"batch": [0, 0, 1]}, ["batch", "[3]", "[4]"]),
+        ({"batch": [0.0, 0.0, 1.0, 1.0]}, ["batch", "float64", "integers"]),
+        ({"batch": [0, 0, 1, 2**31]}, ["2147483648", "n_systems, 3, 3"]),
+        ({"batch": torch.tensor([0, 0, 1, 2**31])}, ["2147483648", "n_systems, 3, 3"]),
+        ({"batch": [0, 0, 1, 2], "cell": torch.eye(3).expand(2, 3, 3)}, ["batch[3] = 2"]),
+        ({"batch": -torch.ones(4, dtype=torch.int64)}, ["batch[0] = -1"]),
+        ({"cell": torch.eye(3).expand(2, 3, 3), "pbc": [[True] * 3] * 3}, ["cell: 2", "pbc: 3"]),
         ({"sigma": torch.ones(4, requires_grad=True)}, ["sigma", "grad", "detach"]),
         ({"sigma": torch.ones(3)}, ["sigma", "[3]", "n_atoms = 4"]),
         ({"sigma": -1.0}, ["sigma", "-1"]),
@@ -352,6 +456,66 @@ def test_bad_input_is_named(changes, fragments):
         coulomb_energy(**{**base, **changes})
     for fragment in fragments:
         assert fragment in str(error.value), str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fragments"),
+    [
+        ({"max_l": -1}, ["max_l = -1"]),
+        ({"max_l": 1.5}, ["max_l = 1.5"]),
+        ({"max_l": None}, ["max_l = None"]),
+        ({"normalization": None}, ["normalization = None", "receiver"]),
+        ({"widths": []}, ["widths", "[0]"]),
+        ({"widths": "narrow"}, ["widths", "dtype"]),
+        ({"widths": [[1.0]]}, ["widths", "[1, 1]"]),
+    ],
+)
+def test_bad_features_are_named(changes, fragments):
+    with pytest.raises(electret.InputError) as error:
+        features(torch.rand(4, 3, dtype=torch.float64), torch.ones(4, 1), **changes)
+    for fragment in fragments:
+        assert fragment in str(error.value), str(error.value)
+
+
+def test_meta_tensors_give_shapes_or_a_named_error():
+    x, q = torch.zeros(4, 3, device="meta"), torch.zeros(4, 1, device="meta")
+    assert coulomb_energy(x, q).shape == (1,)
+    batch = torch.zeros(4, dtype=torch.int64, device="meta")
+    with pytest.raises(electret.InputError, match=r"batch is on meta.*n_systems, 3, 3"):
+        coulomb_energy(x, q, batch=batch)
+    with pytest.raises(electret.InputError, match="positions is on meta"):
+        neighbor_list("ij", x, cutoff=2.0)
+    for function in (dipole, lambda x, q: potential(x, x, q)):
+        with pytest.raises(electret.InputError, match="positions is a ndarray"):
+            function(np.zeros((4, 3)), torch.ones(4, 1))
+
+
+def test_lists_and_arrays_serve_beside_tensors(device):
+    """All but positions and multipoles may be numbers, lists or arrays, as in the numpy layer."""
+    system = batched(82)
+    t = tensors(system, grad=False)
+    expected = coulomb_energy(**t, external_field=moved(np.array([0.0, 0.1, 0.0])))
+    loose = {key: system[key].tolist() for key in ("sigma", "cell", "pbc", "batch")} | {
+        "cell": system["cell"]
+    }
+    found = coulomb_energy(t["positions"], t["multipoles"], **loose, external_field=[0.0, 0.1, 0.0])
+    assert torch.equal(found, expected)
+    assert torch.equal(
+        dipole(t["positions"], t["multipoles"], loose["batch"]),
+        dipole(t["positions"], t["multipoles"], t["batch"]),
+    )
+    box = coulomb_energy(
+        t["positions"], t["multipoles"], cell=[6.0, 7.0, 8.0], pbc=[[True] * 3], batch=loose["batch"]
+    )
+    assert box.shape == (3,)
+    wanted = electret.coulomb(
+        system["positions"],
+        system["multipoles"],
+        cell=[6.0, 7.0, 8.0],
+        pbc=[[True] * 3],
+        batch=system["batch"],
+    )
+    assert relative(box, wanted.energy) < 1e-10
 
 
 def test_widths_have_no_gradient():

@@ -40,7 +40,8 @@ from electret.training.optimization import (
     parameter_groups,
 )
 from electret.training.plots import plot_convergence
-from electret.training.residuals import open_components
+from electret.training.residuals import open_components, residual
+from model_cases import bulk, small_model
 
 
 def batch(structures: list[Atoms], weights: dict[str, float] | None = None) -> Graph:
@@ -206,8 +207,8 @@ def response_predictions() -> dict[str, torch.Tensor]:
 
 RESPONSES_BY_HAND = [
     ("fermi_level", 0.5**2),
-    ("polarizability", (0.2 / 2) ** 2 / 18),
-    ("born_effective_charges", 0.3**2 / 27),
+    ("polarizability", (0.2 / 2) ** 2 / 9),  # of the pair: a crystal has neither
+    ("born_effective_charges", 0.3**2 / 18),
     ("potentials", 0.5**2 / 3),
     ("grid_potentials", (3 * 10.0**2 + 2 * 0.25**2) / 5),
     ("stationarity", (4 * 0.5**2 + 1.0**2) / 5),
@@ -220,6 +221,48 @@ def test_terms_of_self_consistent_families_by_hand(name: str, expected: float) -
     loss = Loss(LossConfig(**{name: 3.0}, stability_limit=0.7))
     terms = loss.terms(response_predictions(), batch(response_systems()))
     assert float(terms[name]) == pytest.approx(3.0 * expected, rel=1e-12)
+
+
+def with_responses(atoms: Atoms, pbc: list[bool]) -> Atoms:
+    rng = np.random.default_rng(4)
+    atoms = atoms.copy()
+    atoms.pbc = pbc
+    atoms.info["REF_polarizability"] = np.diag([1.0, 2.0, 3.0])
+    atoms.arrays["REF_born_effective_charges"] = rng.normal(size=(len(atoms), 9))
+    return atoms
+
+
+@pytest.mark.parametrize(
+    ("family", "pbc", "present"),
+    [
+        ("local_charges", [True, True, True], {"born_effective_charges": 0}),
+        ("local_charges", [True, True, False], {"born_effective_charges": 3}),
+        ("split_charges", [True, True, True], {"born_effective_charges": 9}),
+        ("qeq", [True, True, True], {"born_effective_charges": 0, "polarizability": 0}),
+        ("qeq", [True, True, False], {"born_effective_charges": 3, "polarizability": 1}),
+    ],
+)
+def test_moving_atoms_by_cell_vectors_changes_no_loss(
+    family: str, pbc: list[bool], present: dict[str, int]
+) -> None:
+    """Entries per atom (per system) that count, and the loss of the same crystal listed with other images."""
+    model = small_model(family)
+    atoms = with_responses(bulk(), pbc)
+    if not all(pbc):
+        atoms.set_cell(np.diag([4.1, 3.9, 13.0]))
+    moved = atoms.copy()
+    moved.positions += np.array([[1, 0, 0], [0, -2, 0], [3, 1, 0], [0, 0, 0], [-1, -1, 0]]) @ atoms.cell.array
+    found = []
+    for structure in (atoms, moved):
+        graph = Graph.from_atoms(structure, model.cutoff)
+        output = model(graph, properties=tuple(present))
+        loss = Loss(LossConfig(**dict.fromkeys(present, 1.0)))
+        found.append({name: float(value) for name, value in loss.terms(output, graph).items()})
+        for name, count in present.items():
+            entry = residual(name, output, graph)
+            assert (0 if entry is None else int(entry.mask[0].sum())) == count
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+    assert set(found[0]) == {name for name, count in present.items() if count}
 
 
 def test_gradients_of_hinge_and_stationarity() -> None:

@@ -41,6 +41,7 @@ from electret.training import (
 from electret.training.checkpoint import read_checkpoint
 from electret.training.loop import Trainer
 from electret.training.resumption import BEST_CHECKPOINT, LAST_CHECKPOINT, check_options
+from electret.training.run import load_data
 from training_frames import cluster, clusters, crystal, run_options, write_frames
 
 STAGES = [
@@ -600,3 +601,41 @@ def test_data_that_train_nothing_are_refused(data: Path, tmp_path: Path) -> None
         with pytest.raises(InputError, match=expected):
             run(options)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_report_warns_before_anything_is_trained(tmp_path: Path) -> None:
+    """Charges that miss the total charge, dipoles of ions about another point, undetermined E0s."""
+    frames = clusters(8)
+    for atoms in frames:
+        charges = atoms.arrays["REF_charges"] + 0.25
+        atoms.positions += 4.0
+        atoms.arrays["REF_charges"] = charges
+        atoms.info["total_charge"] = 1
+        atoms.info["REF_dipole"] = charges @ (atoms.positions - atoms.get_center_of_mass())
+    frames[2].info["total_charge"] = 0
+    data = write_frames(tmp_path / "ions.xyz", frames)
+    console = Console(record=True, file=io.StringIO())
+    options = run_options(data, tmp_path / "run")
+    options["stages"][0]["loss"] = {"stress": 1.0}
+    with pytest.raises(InputError, match="no training frame carries the key 'REF_stress'"):
+        train(TrainingConfig.from_dict(options), console=console)
+    shown = console.export_text()
+    assert "warning: 'REF_charges' of 1 frame (first: " in shown
+    assert "ions.xyz, frame 2) do not add up to the total charge: 1 e there" in shown
+    assert "but fit the centre of mass better: " in shown
+    assert "determine 1 of 2 combinations of E0s" in shown
+    options["data"]["dipole_origin"] = "center_of_mass"
+    (frame, *_) = load_data(TrainingConfig.from_dict(options)).train
+    expected = frame.value("charges") @ frame.atoms.positions
+    np.testing.assert_allclose(frame.value("dipole"), expected, atol=1e-5)
+
+
+def test_born_charges_of_crystals_alone_are_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frames = [crystal(rng) for _ in range(4)]
+    for atoms in frames:
+        atoms.arrays["REF_born_effective_charges"] = rng.normal(size=(2, 9))
+    options = run_options(write_frames(tmp_path / "crystals.xyz", frames), tmp_path / "run")
+    options["stages"][0]["loss"] = {"born_effective_charges": 1.0}
+    with pytest.raises(InputError, match=r"'REF_born_effective_charges' are crystals.*split_charges"):
+        train(TrainingConfig.from_dict(options), console=Console(file=io.StringIO()))

@@ -11,7 +11,7 @@ import torch
 
 from electret import InputError
 from electret.graph import Graph
-from electret.models import Model
+from electret.models import Model, ModelConfig
 from electret.scf import ScfRequest
 from electret.units import COULOMB_CONSTANT
 
@@ -28,6 +28,9 @@ class ToyQeq(Model):
     family = "qeq"
     self_consistent = True
     variational = True
+    config = ModelConfig.parse({"family": "qeq", "electrostatics": {"max_l": 0}})
+    slope, curvature = 0.0, 0.0
+    """Of an energy slope·Q + ½ curvature·Q² beside that of the equations."""
 
     def __init__(self, tolerance: float = 1e-10, max_iterations: int = 100) -> None:
         torch.nn.Module.__init__(self)
@@ -36,7 +39,16 @@ class ToyQeq(Model):
         self.calls: list[dict] = []
 
     available_properties = frozenset(
-        {"polarizability", "born_effective_charges", "fukui", "capacitance", "charge_stiffness", "stability"}
+        {
+            "polarizability",
+            "born_effective_charges",
+            "fukui",
+            "fukui_multipoles",
+            "capacitance",
+            "charge_stiffness",
+            "energy_charge_curvature",
+            "stability",
+        }
     )
     cutoff = 3.0
     dtype = torch.float64
@@ -57,7 +69,8 @@ class ToyQeq(Model):
             gradient = torch.autograd.grad(omega.sum(), positions)[0]
         result = {
             name: torch.cat([part[name] for part in parts])
-            if parts[0][name].ndim and name in ("multipoles", "charges", "fukui", "born_effective_charges")
+            if parts[0][name].ndim
+            and name in ("multipoles", "charges", "fukui", "fukui_multipoles", "born_effective_charges")
             else torch.stack([part[name] for part in parts])
             for name in parts[0]
             if name != "scf_history"
@@ -110,9 +123,10 @@ class ToyQeq(Model):
         )
         electrostatic = 0.5 * self.scale * q @ matrix @ q
         of_field = -(r @ field) @ q
-        energy = short + energy_density + electrostatic + of_field
         dipole = (q[:, None] * r).sum(dim=0)
         charge = q.sum()
+        energy_density = energy_density + self.slope * charge + 0.5 * self.curvature * charge**2
+        energy = short + energy_density + electrostatic + of_field
         result = {
             "energy": energy,
             "energy_short_range": short,
@@ -130,10 +144,14 @@ class ToyQeq(Model):
         fukui = inverse @ ones / soft
         if "fukui" in properties:
             result["fukui"] = fukui
+        if "fukui_multipoles" in properties:
+            result["fukui_multipoles"] = fukui[:, None]
         if "capacitance" in properties:
             result["capacitance"] = torch.tensor(soft, dtype=torch.float64)
-        if "charge_stiffness" in properties:
-            result["energy_charge_derivative"] = torch.tensor(-level, dtype=torch.float64)
+        if {"charge_stiffness", "energy_charge_curvature"} & properties:
+            result["energy_charge_derivative"] = -level + self.slope + self.curvature * charge
+        if "energy_charge_curvature" in properties:
+            result["energy_charge_curvature"] = torch.tensor(1.0 / soft + self.curvature, dtype=torch.float64)
         if "stability" in properties:
             result["stability"] = torch.tensor(0.5, dtype=torch.float64)
         if "polarizability" in properties:
@@ -167,3 +185,10 @@ class ToyQeq(Model):
             "scf_history": torch.tensor(history, dtype=torch.float64),
         }
         return q.detach(), mu, record
+
+
+class ToyFixedPoint(ToyQeq):
+    """Its Fermi level is not -dE/dQ, and its energy is softer in the charge than its equations say."""
+
+    variational = False
+    slope, curvature = 0.3, -8.0

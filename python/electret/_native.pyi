@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "COULOMB_CONSTANT",
+    "INSTRUCTIONS",
     "DeviceError",
     "DeviceNeighborSearch",
     "DevicePlan",
@@ -37,6 +38,7 @@ __all__ = [
 
 __version__: str
 COULOMB_CONSTANT: float
+INSTRUCTIONS: str
 
 class ElectretError(Exception): ...
 class InputError(ElectretError, ValueError): ...

@@ -7,20 +7,7 @@ from typing import Any
 from electret import _native
 from electret._native import InputError
 
-__all__ = ["PRECISIONS", "functions_on", "require_precision"]
-
-PRECISIONS = ("float64", "float32")
-"""Of long sums on a GPU."""
-
-
-def require_precision(name: object) -> None:
-    """Refuses what is no precision.
-
-    Raises:
-        InputError: it is none of :data:`PRECISIONS`.
-    """
-    if name not in PRECISIONS:
-        raise InputError(f"precision = {name!r}; use 'float64' or 'float32'")
+__all__ = ["functions_on"]
 
 
 def functions_on(device: object, precision: str = "float64") -> Any:
@@ -28,13 +15,12 @@ def functions_on(device: object, precision: str = "float64") -> Any:
 
     Args:
         device: "cpu", "cuda", "cuda:1", ..., or "emulated" (the GPU's kernels on the CPU, for tests).
-        precision: of long sums on a GPU, "float64" or "float32"; the CPU sums in float64.
+        precision: of long sums on a GPU, one of `electret.inputs.PRECISIONS`; the CPU sums in float64.
 
     Raises:
-        InputError: no such precision or device, or torch, which gives the memory of devices, is missing.
+        InputError: no such device, or torch, which gives the memory of devices, is missing.
     """
     name = str(device)
-    require_precision(precision)
     if name == "cpu":
         return _native
     try:

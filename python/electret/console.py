@@ -41,9 +41,9 @@ def standard_console(stderr: bool = False) -> Console:
     return console if console.is_terminal else _Console(stderr=stderr, width=_WIDE)
 
 
-def say(console: Console, text: str) -> None:
+def say(console: Console, text: str, style: str = "") -> None:
     """Shows a line of text as it is: without markup, emoji codes or line breaks of its own."""
-    console.print(Text(text), soft_wrap=True)
+    console.print(Text(text, style), soft_wrap=True)
 
 
 def heading(console: Console, text: str) -> None:

@@ -162,18 +162,13 @@ class DeviceFunctions:
         cells: FloatArray,
         pbc: NDArray[np.bool_],
         cutoff: float,
-        batch: NDArray[np.int64] | None,
+        batch: NDArray[np.int64],
         half: bool,
         self_interaction: bool,
     ) -> tuple[NDArray[Any], ...]:
         """Arrays of pairs in the order of the letters."""
-        if self_interaction:
-            raise InputError(
-                f"self_interaction=True lists atoms with themselves, which device = {self.name!r} does not; "
-                "use device='cpu'"
-            )
         moved = self.tensor(positions)
-        found = pairs_on_device(quantities, moved, cells, pbc, cutoff, batch, half)
+        found = pairs_on_device(quantities, moved, cells, pbc, batch, cutoff, half, self_interaction)
         return tuple(values.cpu().numpy() for values in found)
 
     def Geometry(self, *arguments: Any, **settings: Any) -> _ArrayGeometry:

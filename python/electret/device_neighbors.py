@@ -24,9 +24,10 @@ def pairs_on_device(
     positions: Tensor,
     cells: NDArray[np.float64],
     pbc: NDArray[np.bool_],
+    batch: NDArray[np.int64],
     cutoff: float,
-    batch: NDArray[np.int64] | None = None,
     half: bool = False,
+    self_interaction: bool = False,
 ) -> tuple[Tensor, ...]:
     """Pairs of atoms nearer than `cutoff`, sorted by i, then j, then S.
 
@@ -37,9 +38,10 @@ def pairs_on_device(
         positions: `[n_atoms, 3]` Å, on the device (a CPU tensor is taken for one of the emulated device).
         cells: `[n_systems, 3, 3]`, Å.
         pbc: `[n_systems, 3]`.
+        batch: system of each atom, `[n_atoms]`, in any order.
         cutoff: Å.
-        batch: system of each atom, `[n_atoms]`, in any order; None for one system.
         half: each pair once: i < j, or i = j where the first non-zero entry of S is positive.
+        self_interaction: each atom with itself, once.
 
     Returns:
         The tensors in the order of the letters: i, j `[n_pairs]` and S `[n_pairs, 3]` int64, d `[n_pairs]`
@@ -54,18 +56,15 @@ def pairs_on_device(
     tell_package_folders()
     place = place_of(positions)
     n_systems = len(cells)
+    counts = np.bincount(batch, minlength=n_systems)
     order = None
-    if batch is None:
-        counts = np.array([len(positions)])
-    else:
-        _check_batch(batch, n_systems)
-        counts = np.bincount(batch, minlength=n_systems)
-        if (np.diff(batch) < 0).any():
-            order = torch.from_numpy(np.argsort(batch, kind="stable")).to(positions.device)
+    if (np.diff(batch) < 0).any():
+        order = torch.from_numpy(np.argsort(batch, kind="stable")).to(positions.device)
     x = positions.detach().to(torch.float64)
     x = (x if order is None else x[order]).contiguous()
     first = [0, *np.cumsum(counts).tolist()]
-    needed = set(quantities) | ({"i", "j", "S"} if half else set()) | ({"i"} if order is not None else set())
+    sorted_by = {"i", "j", "S"} if half or self_interaction else {"i"} if order is not None else set()
+    needed = set(quantities) | sorted_by
     with place.current():
         search = _native.DeviceNeighborSearch(
             place.ordinal, place.stream, x.data_ptr(), cells, pbc, first, cutoff
@@ -78,6 +77,8 @@ def pairs_on_device(
         if half:
             kept = _half(found["i"], found["j"], found["S"])
             found = {letter: tensor[kept] for letter, tensor in found.items()}
+        if self_interaction:
+            found = _with_self(found, x)
         place.synchronize()  # work areas of the search go with it
     return tuple(found[letter] for letter in quantities)
 
@@ -88,14 +89,17 @@ def _empty(letter: str, n: int, like: Tensor) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=like.device)
 
 
-def _check_batch(batch: NDArray[np.int64], n_systems: int) -> None:
-    wrong = (batch < 0) | (batch >= n_systems)
-    if wrong.any():
-        atom = int(np.argmax(wrong))
-        raise InputError(
-            f"batch[{atom}] = {batch[atom]}; the system of an atom must be 0 .. {n_systems - 1}, with a cell "
-            "and a pbc each"
-        )
+def _with_self(found: dict[str, Tensor], positions: Tensor) -> dict[str, Tensor]:
+    """The pairs and each atom with itself, sorted by i, then j, then S."""
+    atoms = torch.arange(len(positions), device=positions.device)
+    out = {}
+    for letter, tensor in found.items():
+        own = atoms if letter in "ij" else tensor.new_zeros((len(atoms), *tensor.shape[1:]))
+        out[letter] = torch.cat([tensor, own])
+    order = torch.arange(len(out["i"]), device=positions.device)
+    for key in (*out["S"].unbind(1)[::-1], out["j"], out["i"]):
+        order = order[torch.argsort(key[order], stable=True)]
+    return {letter: tensor[order] for letter, tensor in out.items()}
 
 
 def _renumbered(found: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]:

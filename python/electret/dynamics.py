@@ -6,14 +6,15 @@ fictitious mass M (eV·time²/e²), beside positions r and momenta p of the atom
     H = sum_i p_i²/2m_i + M (dQ/dt)²/2 + E(r, Q) + mu Q,        M d²Q/dt² = -(dE/dQ + mu),
 
 where dE/dQ = -mu_system is the exact derivative of the energy at self-consistency (of a variational model,
-minus its Fermi level): the charge is driven until the Fermi level of the system is mu on average. With a
-thermostat on Q the ensemble is the grand-canonical one of E + mu Q. Source: Bonnet, Morishita, Sugino, Otani,
-Phys. Rev. Lett. 109, 266101 (2012); for the grand-canonical ensemble of charge see Melander, Kuisma,
-Christensen, Honkala, J. Chem. Phys. 150, 041706 (2019).
+minus its Fermi level): the charge is driven until the Fermi level of the system is mu on average. At fixed
+atoms it oscillates with the frequency (k/M)^(1/2), k = d²E/dQ²; with k < 0 it runs away. With a thermostat on
+Q the ensemble is the grand-canonical one of E + mu Q. Source: Bonnet, Morishita, Sugino, Otani, Phys. Rev.
+Lett. 109, 266101 (2012); for the grand-canonical ensemble of charge see Melander, Kuisma, Christensen,
+Honkala, J. Chem. Phys. 150, 041706 (2019).
 
 The alternative without a fictitious variable is any dynamics of ASE with `atoms.info["fermi_level"]`: the
-charge then follows the atoms at once, and `free_energy` plus kinetic energy is conserved. It has no
-fluctuations of the charge.
+charge then follows the atoms at once, and E + mu Q, the calculator's `energy`, plus kinetic energy is
+conserved. It has no fluctuations of the charge.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,8 +32,15 @@ from ase import Atoms, units
 from ase.md.md import MolecularDynamics
 
 from electret import InputError
+from electret.errors import ChargeRangeError
 
-__all__ = ["ConstantFermiLevel"]
+__all__ = ["ChargeRangeError", "ConstantFermiLevel"]
+
+LEVELS_AGREE = 1e-3
+"""Difference in eV between the Fermi level of a model and -dE/dQ from which on a run warns."""
+
+LEAST_MARGIN = 0.5
+"""Charge in e by which a run may leave the range of the training data, where half its width is less."""
 
 
 class _ChargeCalculator(Protocol):
@@ -38,6 +48,20 @@ class _ChargeCalculator(Protocol):
 
     def charge_derivative(self, atoms: Atoms | None = None) -> float:
         """dE/dQ in eV/e."""
+        ...
+
+    def response(self, atoms: Atoms | None, properties: Sequence[str]) -> Mapping[str, Any]:
+        """`energy_charge_curvature`: d²E/dQ² in eV/e²."""
+        ...
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """`fermi_level` in eV and `total_charge` in e of the last calculation."""
+        ...
+
+    @property
+    def training_ranges(self) -> Mapping[str, Any]:
+        """`total_charge` [lowest, highest] in e, where known."""
         ...
 
 
@@ -50,14 +74,17 @@ class ConstantFermiLevel(MolecularDynamics):
 
     Args:
         atoms: with an `electret.Calculator` of a self-consistent model. The run starts at the charge in
-            `info` (`total_charge` or `charge`), or at the one that belongs to the Fermi level where there is
+            `info` (`total_charge` or `charge`), or at that of the model at this Fermi level where there is
             none.
         timestep: in ASE's unit of time.
         fermi_level: of the reservoir, eV.
         charge_mass: M in eV·fs²/e². None takes that of a charge oscillating with `charge_period`.
-        charge_period: in ASE's unit of time, of the charge at fixed atoms: M = (period/2 pi)²/C with the
-            capacitance C of the first structure. It should be many time steps, and apart from the periods of
-            the atoms unless a thermostat brings both to equilibrium. None: 100 fs.
+        charge_period: in ASE's unit of time, of the charge at fixed atoms: M = (period/2 pi)² d²E/dQ² of the
+            first structure. It should be many time steps, and apart from the periods of the atoms unless a
+            thermostat brings both to equilibrium. None: 100 fs.
+        charge_range: lowest and highest charge, e; outside of it the run stops. None: the range of the
+            training data and half its width, at least 0.5 e, on either side; no bounds where that range is
+            not known.
         temperature_K: of the thermostats, K.
         friction: of the Langevin thermostat on the atoms, 1/(ASE's unit of time); 0: none.
         charge_friction: of that on the charge.
@@ -69,7 +96,13 @@ class ConstantFermiLevel(MolecularDynamics):
             in ASE's own log leaves out the charge; `charge_log` has the conserved one.
 
     Raises:
-        InputError: a calculator without dE/dQ, options that cannot be used, a charge and a Fermi level.
+        InputError: a calculator without dE/dQ, options that cannot be used, a charge and a Fermi level, a
+            first structure with d²E/dQ² < 0.
+        ChargeRangeError: in a step, from a charge outside of `charge_range`; the restart file has the state.
+
+    Warns:
+        UserWarning: the Fermi level of the model and -dE/dQ of the first structure differ, as those of a
+            fixed point may; the latter drives the charge.
 
     Example:
         >>> from ase import units
@@ -86,6 +119,7 @@ class ConstantFermiLevel(MolecularDynamics):
         *,
         charge_mass: float | None = None,
         charge_period: float | None = None,
+        charge_range: tuple[float, float] | None = None,
         temperature_K: float | None = None,
         friction: float = 0.0,
         charge_friction: float = 0.0,
@@ -107,7 +141,9 @@ class ConstantFermiLevel(MolecularDynamics):
         self.friction, self.charge_friction = friction, charge_friction
         self.rng = np.random.default_rng(seed)
         atoms.info["total_charge"] = _first_charge(atoms, self.fermi_level)
+        self.charge_range = _range(charge_range, self.calculator)  # e
         self.charge_mass = self._mass(atoms, charge_mass, charge_period)  # eV·(ASE's time)²/e²
+        self._compare_levels(atoms)
         self.charge_momentum = 0.0  # M dQ/dt
         self.heat = 0.0  # eV, from the thermostats
         super().__init__(atoms, timestep, **options)
@@ -115,6 +151,7 @@ class ConstantFermiLevel(MolecularDynamics):
         if charge_log is not None:
             self._charge_log = Path(charge_log)
             self.attach(self._write_log, interval)
+        self._restart = restart
         if restart is not None:
             self.attach(lambda: self.write_restart(restart), interval)
 
@@ -141,7 +178,8 @@ class ConstantFermiLevel(MolecularDynamics):
         return potential + atoms.get_kinetic_energy() + self.charge_kinetic_energy - self.heat
 
     def step(self, forces: np.ndarray | None = None) -> np.ndarray:
-        """One time step; gives the forces at its end [n_atoms, 3]."""
+        """One time step; returns the forces at its end [n_atoms, 3]."""
+        self._check_charge()
         atoms, dt = self.atoms, self.dt
         self._thermostat(0.5 * dt)
         if forces is None:
@@ -221,20 +259,54 @@ class ConstantFermiLevel(MolecularDynamics):
         self.rng.bit_generator.state = values["rng"]
 
     def _mass(self, atoms: Atoms, mass: float | None, period: float | None) -> float:
-        if mass is not None:
-            if not mass > 0.0:
-                raise InputError(f"charge_mass = {mass} eV·fs²/e²; give a positive number")
-            return mass * units.fs**2
+        if mass is not None and not mass > 0.0:
+            raise InputError(f"charge_mass = {mass} eV·fs²/e²; give a positive number")
         duration = 100.0 * units.fs if period is None else period
         if not duration > 0.0:
             raise InputError(f"charge_period = {duration}; give a positive time")
-        capacitance = float(atoms.calc.response(atoms, ["capacitance"])["capacitance"])
-        if not capacitance > 0.0:
+        curvature = float(
+            self.calculator.response(atoms, ["energy_charge_curvature"])["energy_charge_curvature"]
+        )
+        if not curvature > 0.0:
             raise InputError(
-                f"the capacitance of the first structure is {capacitance:.3g} e/V, from which no mass of the "
-                "charge follows; give charge_mass"
+                f"d²E/dQ² of the first structure is {curvature:.3g} eV/e² at a charge of "
+                f"{atoms.info['total_charge']:.3g} e. It has to be positive: without a minimum of E + mu Q "
+                "the charge runs away, with any mass. Train on more charges, or use 'qeq' or "
+                "'energy_functional', whose local energies are convex; a slab with two periodic axes needs "
+                "its counter charge in the cell"
             )
-        return (duration / (2.0 * math.pi)) ** 2 / capacitance
+        if mass is not None:
+            return mass * units.fs**2
+        return (duration / (2.0 * math.pi)) ** 2 * curvature
+
+    def _compare_levels(self, atoms: Atoms) -> None:
+        """Warn where the Fermi level in the equations of the model is not the one that drives the charge."""
+        drive = -self.calculator.charge_derivative(atoms)
+        level = self.calculator.state["fermi_level"]
+        if abs(level - drive) > LEVELS_AGREE:
+            warnings.warn(
+                f"at the first charge, {atoms.info['total_charge']:.4g} e, the Fermi level of the model is "
+                f"{level:.4f} eV, but -dE/dQ, which drives the charge towards fermi_level = "
+                f"{self.fermi_level:.4f} eV, is {drive:.4f} eV. Choose fermi_level by -dE/dQ "
+                "(calc.charge_derivative), or use 'qeq' or 'energy_functional', where both are the same",
+                stacklevel=3,
+            )
+
+    def _check_charge(self) -> None:
+        low, high = self.charge_range
+        if low <= self.charge <= high:
+            return
+        kept = ""
+        if self._restart is not None:
+            self.write_restart(self._restart)
+            kept = f"; its state is in '{os.fspath(self._restart)}'"
+        raise ChargeRangeError(
+            f"the run stops after {self.nsteps} steps at a total charge of {self.charge:.4g} e, outside of "
+            f"{low:.4g} to {high:.4g} e{kept}. The model is not trained there; look at -dE/dQ against the "
+            "charge and at fermi_level, or give another charge_range",
+            self.charge,
+            self.charge_range,
+        )
 
     def _charge_force(self) -> float:
         """-(dE/dQ + mu), V."""
@@ -316,6 +388,20 @@ def _first_charge(atoms: Atoms, fermi_level: float) -> float:
     at_level.calc = atoms.calc
     at_level.get_potential_energy()
     return float(at_level.calc.state["total_charge"])
+
+
+def _range(given: tuple[float, float] | None, calculator: _ChargeCalculator) -> tuple[float, float]:
+    """Lowest and highest charge of a run, e."""
+    if given is not None:
+        low, high = given
+        if not low < high:
+            raise InputError(f"charge_range = {given}; give the lowest and the highest charge in e")
+        return float(low), float(high)
+    if "total_charge" not in calculator.training_ranges:
+        return -math.inf, math.inf
+    low, high = calculator.training_ranges["total_charge"]
+    margin = max(0.5 * (high - low), LEAST_MARGIN)
+    return low - margin, high + margin
 
 
 def _finite(name: str, value: Any) -> float:

@@ -9,7 +9,7 @@ artefacts along open ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,9 +19,10 @@ from electret import inputs
 from electret._native import InputError
 from electret.backends import functions_on
 from electret.inputs import FloatArray
+from electret.shapes import with_shapes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CoulombResult:
     """Result of :func:`coulomb`.
 
@@ -42,7 +43,10 @@ class CoulombResult:
     forces: FloatArray
     virial: FloatArray
     dipole: FloatArray
-    cell: FloatArray = field(repr=False)
+    cell: FloatArray
+
+    def __repr__(self) -> str:
+        return with_shapes(self)
 
     @property
     def stress(self) -> FloatArray:
@@ -115,6 +119,7 @@ def coulomb(
         >>> r.dipole
         array([[ 0.,  0., -3.]])
     """
+    accuracy = inputs.settings(boundary, method, accuracy, precision)
     s = inputs.systems(positions, cell, pbc, batch)
     p = inputs.multipoles(multipoles, s.n_atoms)
     f = inputs.field(external_field, s.n_systems)
@@ -127,13 +132,15 @@ def coulomb(
         s.batch,
         boundary=boundary,
         method=method,
-        accuracy=inputs.tolerance(accuracy),
+        accuracy=accuracy,
         self_interaction=bool(self_interaction),
         gradients=True,
     )
     inputs.require_finite("energy", energy)
     inputs.require_finite("forces", gradient)
+    inputs.require_finite("potential", potential)
     dipole = s.sum(fields.atomic_dipole(s.positions, p))
+    inputs.require_finite("dipole", dipole)
     if f is not None:
         energy = energy - np.einsum("sx,sx->s", f, dipole)
         potential = potential + fields.potential(s.positions, s.batch, f, p.shape[1])
@@ -146,6 +153,7 @@ def coulomb(
         of_positions = s.sum(products.reshape(-1, 9)).reshape(-1, 3, 3)
     strain = of_positions + s.cell.transpose(0, 2, 1) @ cell_gradient  # [n_systems, 3, 3]
     virial = -0.5 * (strain + strain.transpose(0, 2, 1))
+    inputs.require_finite("virial", virial)
     return CoulombResult(energy, potential, -gradient, virial, dipole, s.cell)
 
 
@@ -191,6 +199,7 @@ def features(
         >>> v.shape
         (2, 2, 4)
     """
+    accuracy = inputs.settings(boundary, method, accuracy, precision, normalization)
     s = inputs.systems(positions, cell, pbc, batch)
     p = inputs.multipoles(multipoles, s.n_atoms)
     f = inputs.field(external_field, s.n_systems)
@@ -208,7 +217,7 @@ def features(
         normalization=normalization,
         boundary=boundary,
         method=method,
-        accuracy=inputs.tolerance(accuracy),
+        accuracy=accuracy,
         self_interaction=bool(self_interaction),
     )
     inputs.require_finite("features", values)
@@ -252,6 +261,7 @@ def potential(
         >>> electret.potential([[0, 0, 5]], [[0, 0, 0]], [[1]], sigma=0.5).round(6)
         array([2.879929])
     """
+    accuracy = inputs.settings(boundary, method, accuracy, precision)
     s = inputs.systems(positions, cell, pbc, batch)
     p = inputs.multipoles(multipoles, s.n_atoms)
     f = inputs.field(external_field, s.n_systems)
@@ -268,7 +278,7 @@ def potential(
         s.batch,
         boundary=boundary,
         method=method,
-        accuracy=inputs.tolerance(accuracy),
+        accuracy=accuracy,
     )
     inputs.require_finite("potential", values)
     if f is not None:

@@ -10,9 +10,10 @@ from numpy.typing import ArrayLike
 from electret import _native, inputs
 from electret._native import InputError
 from electret.inputs import FloatArray
+from electret.shapes import with_shapes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ChargeEquilibration:
     """Result of :func:`charge_equilibration`.
 
@@ -30,6 +31,9 @@ class ChargeEquilibration:
     energy: FloatArray
     forces: FloatArray
     dipole: FloatArray
+
+    def __repr__(self) -> str:
+        return with_shapes(self)
 
 
 def charge_equilibration(
@@ -71,6 +75,7 @@ def charge_equilibration(
         >>> r.charges.round(3)
         array([-0.109,  0.109])
     """
+    accuracy = inputs.settings(boundary, method, accuracy)
     s = inputs.systems(positions, cell, pbc, batch)
     f = inputs.field(external_field, s.n_systems)
     name, held = ("total_charge", total_charge) if fermi_level is None else ("fermi_level", fermi_level)
@@ -91,7 +96,7 @@ def charge_equilibration(
         s.batch,
         boundary=boundary,
         method=method,
-        accuracy=inputs.tolerance(accuracy),
+        accuracy=accuracy,
     )
     for quantity, values in (("charges", charges), ("energy", energy), ("forces", gradient)):
         inputs.require_finite(quantity, values)

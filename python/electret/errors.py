@@ -6,7 +6,21 @@ from collections.abc import Sequence
 
 from electret._native import ElectretError, InputError
 
-__all__ = ["ConvergenceError", "OutputError"]
+__all__ = ["ChargeRangeError", "ConvergenceError", "OutputError"]
+
+
+class ChargeRangeError(ElectretError):
+    """The total charge of a dynamics has left the range in which its model is to be used.
+
+    Attributes:
+        charge: the charge, e.
+        charge_range: lowest and highest charge, e.
+    """
+
+    def __init__(self, message: str, charge: float, charge_range: tuple[float, float]) -> None:
+        super().__init__(message)
+        self.charge = charge
+        self.charge_range = charge_range
 
 
 class ConvergenceError(ElectretError):

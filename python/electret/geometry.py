@@ -55,6 +55,7 @@ class Geometry:
         device: str = "cpu",
         precision: str = "float64",
     ) -> None:
+        accuracy = inputs.settings(boundary, method, accuracy, precision, normalization)
         self._systems = inputs.systems(positions, cell, pbc, batch)
         self.max_l = inputs.max_order("max_l", max_l)
         self.features_max_l = (
@@ -74,7 +75,7 @@ class Geometry:
             normalization=normalization,
             boundary=boundary,
             method=method,
-            accuracy=inputs.tolerance(accuracy),
+            accuracy=accuracy,
             self_interaction=bool(self_interaction),
             features_self_interaction=bool(features_self_interaction),
         )
@@ -92,6 +93,7 @@ class Geometry:
         padded, n_lm = self._multipoles(multipoles)
         energy, potential = self._native.energy(padded)
         inputs.require_finite("energy", energy)
+        inputs.require_finite("potential", potential)
         return energy, np.ascontiguousarray(potential[:, :n_lm])
 
     def features(self, multipoles: ArrayLike) -> FloatArray:
@@ -117,14 +119,18 @@ class Geometry:
 
         ``[n_atoms * n_widths * n_features_lm, n_atoms * n_lm]``.
         """
-        return self._native.features_matrix(self._index(system))
+        values = self._native.features_matrix(self._index(system))
+        inputs.require_finite("matrix", values)
+        return values
 
     def coulomb_matrix(self, system: int = 0) -> FloatArray:
         """Symmetric operator A of one system: ``energy = 1/2 p A p``, ``potential = A p``.
 
         ``[n_atoms * n_lm, n_atoms * n_lm]``.
         """
-        return self._native.coulomb_matrix(self._index(system))
+        values = self._native.coulomb_matrix(self._index(system))
+        inputs.require_finite("coulomb_matrix", values)
+        return values
 
     @property
     def n_atoms(self) -> int:

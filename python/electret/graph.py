@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from electret import InputError
+from electret.conditions import check_other_names
 from electret.neighbors import NeighborList, neighbor_list
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ _PER_SYSTEM_FIELDS = ("cell", "pbc", "total_charge", "external_field", "fermi_le
 _CALCULATOR_RESULTS = ("energy", "forces", "stress", "dipole", "charges")
 
 
-@dataclass
+@dataclass(repr=False)
 class Graph:
     """A batch of systems with their neighbour lists; one system is a batch of one.
 
@@ -83,6 +84,11 @@ class Graph:
     labels: dict[str, torch.Tensor] = field(default_factory=dict)
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     config_type: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        counts = f"{self.n_atoms} atoms, {self.n_systems} systems, {self.n_edges} edges"
+        labels = f", labels {', '.join(self.labels)}" if self.labels else ""
+        return f"Graph({counts}, {self.dtype} on {self.device}{labels})"
 
     @property
     def n_atoms(self) -> int:
@@ -169,6 +175,9 @@ class Graph:
         external_field = np.zeros(3)
         if names["external_field"] in atoms.info:
             external_field = _info(atoms, names["external_field"], (3,))
+        total_charge = _total_charge(atoms, names["total_charge"])
+        taken = {"total_charge": total_charge, "external_field": external_field}
+        check_other_names(atoms.info, names, taken, "atoms.info", "keys={{{condition!r}: {key!r}}}")
         return cls(
             positions=real(positions),
             atomic_numbers=torch.tensor(numbers),
@@ -178,7 +187,7 @@ class Graph:
             ptr=torch.tensor([0, n_atoms], dtype=torch.int64),
             edge_index=edge_index,
             unit_shifts=unit_shifts,
-            total_charge=real([_total_charge(atoms, names["total_charge"])]),
+            total_charge=real([total_charge]),
             external_field=real(external_field[None]),
             fermi_level=real([fermi_level]),
             labels=_label_tensors(found, dtype),
@@ -292,7 +301,9 @@ def _info(atoms: Atoms, key: str, shape: tuple[int, ...]) -> NDArray[np.float64]
     """A finite condition of `atoms.info` in the given shape."""
     values = _as_real(f"atoms.info[{key!r}]", atoms.info[key])
     if values.size != int(np.prod(shape)):
-        raise InputError(f"atoms.info[{key!r}] has shape {values.shape}; expected {shape}")
+        raise InputError(
+            f"atoms.info[{key!r}] is {atoms.info[key]}; give {'three numbers' if shape else 'one number'}"
+        )
     return finite(f"atoms.info[{key!r}]", values.reshape(shape))
 
 

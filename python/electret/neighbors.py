@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from electret import _native
+from electret import _native, inputs
 from electret._native import InputError
 from electret.backends import functions_on
+from electret.inputs import FloatArray
 
 __all__ = ["NeighborList", "neighbor_list"]
 
@@ -19,11 +22,12 @@ def neighbor_list(
     positions: ArrayLike,
     cell: ArrayLike | None = None,
     pbc: ArrayLike = False,
-    cutoff: float | None = None,
+    cutoff: float | ArrayLike | Mapping[tuple[Any, Any], float] | None = None,
     batch: ArrayLike | None = None,
     half: bool = False,
     self_interaction: bool = False,
     device: str = "cpu",
+    numbers: ArrayLike | None = None,
 ) -> Any:
     """Pairs of atoms (i, j, S) with ``|positions[j] - positions[i] + S @ cell|`` below ``cutoff``.
 
@@ -34,15 +38,18 @@ def neighbor_list(
         quantities: Letters of the arrays wanted, as in ASE and matscipy: ``i`` and ``j`` (atoms, int64),
             ``S`` (cell shifts, int64), ``d`` (distances), ``D`` (vectors from i to j).
         positions: ``[n_atoms, 3]``, Å.
-        cell: Cell vectors as rows, ``[3, 3]``, or ``[n_systems, 3, 3]`` with ``batch``, Å. Rows along
-            open axes are ignored and may be zero. None for open systems.
-        pbc: Periodic axes: one bool, ``[3]``, or ``[n_systems, 3]``.
-        cutoff: Å.
+        cell: Cell vectors as rows, ``[3, 3]``, or ``[n_systems, 3, 3]`` with ``batch``, or ``[3]`` lengths,
+            Å. Rows along open axes are ignored and may be zero. None for open systems.
+        pbc: Periodic axes: one bool, ``[3]``, ``[1, 3]`` or ``[n_systems, 3]``.
+        cutoff: Å, as in ASE and matscipy: one for all pairs; ``[n_atoms]`` radii, where a pair's cutoff is
+            the sum of two; or a dictionary of pairs of elements such as ``{("H", "C"): 1.2}``, with
+            `numbers`, where other pairs are none.
         batch: ``[n_atoms]`` index of each atom's system, in any order. None for one system.
         half: List each pair once: i < j, or i = j where the first non-zero entry of S is positive.
-        self_interaction: List each atom with itself (S = 0, d = 0), once; on the CPU.
+        self_interaction: List each atom with itself (S = 0, d = 0), once, where its cutoff is above zero.
         device: "cpu", or "cuda", "cuda:1", ... (needs torch): the arrays are copied there and back. For
             tensors that are there already use :func:`electret.torch.neighbor_list`.
+        numbers: ``[n_atoms]`` atomic numbers or symbols, for a dictionary of cutoffs.
 
     Returns:
         The arrays in the order of the letters, ``[n_pairs]`` or (for S and D) ``[n_pairs, 3]``; the array
@@ -61,19 +68,15 @@ def neighbor_list(
         >>> S[0].tolist()
         [-1, 0, 0]
     """
-    if cutoff is None:
-        raise InputError("cutoff is missing; give the largest distance of a pair, in Å")
-    positions, cells, periodic, batch = as_systems(positions, cell, pbc, batch)
+    s = inputs.systems(positions, cell, pbc, batch)
+    within = reach(cutoff, s.n_atoms, numbers)
+    letters = quantities + "ijd" if within.filters and quantities else quantities
     arrays = functions_on(device).neighbor_list(
-        quantities,
-        positions,
-        cells,
-        periodic,
-        _length("cutoff", cutoff),
-        batch,
-        half,
-        self_interaction,
+        letters, s.positions, s.cell, s.pbc, within.searched, s.batch, bool(half), bool(self_interaction)
     )
+    if within.filters:
+        kept = within.kept(*arrays[-3:])
+        arrays = tuple(array[kept] for array in arrays[:-3])
     return arrays[0] if len(arrays) == 1 else arrays
 
 
@@ -136,7 +139,8 @@ class NeighborList:
         Raises:
             InputError: as :func:`neighbor_list`. The list then stays at the last accepted positions.
         """
-        return self._native.update(*as_systems(positions, cell, pbc, batch))
+        s = inputs.systems(positions, cell, pbc, batch)
+        return self._native.update(s.positions, s.cell, s.pbc, s.batch)
 
     def get(self, quantities: str) -> Any:
         """The arrays named by the letters, as :func:`neighbor_list` returns them. They belong to the caller.
@@ -186,76 +190,104 @@ def _length(name: str, value: Any) -> float:
         raise InputError(f"{name} is {value!r}; give a length in Å") from error
 
 
-def as_systems(
-    positions: ArrayLike,
-    cell: ArrayLike | None,
-    pbc: ArrayLike,
-    batch: ArrayLike | None,
-    n_atoms: int | None = None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64] | None]:
-    """The arguments as the arrays of the native layer, which checks their values.
+@dataclass(frozen=True)
+class Reach:
+    """Cutoffs of pairs: a list at the largest one, of which a filter keeps the pairs below their own.
 
-    `n_atoms` is given where the positions themselves stay elsewhere.
+    Attributes:
+        largest: Å.
+        radii: ``[n_atoms]``, a pair's cutoff is the sum of two; or
+        table: ``[n_kinds, n_kinds]`` with the `kinds` ``[n_atoms]`` of the atoms.
     """
-    positions = _array("positions", positions, np.float64)
-    if positions.size == 0 and positions.ndim < 2:
-        positions = positions.reshape(0, 3)
-    _check_shape("positions", positions, (None, 3), "[n_atoms, 3]")
-    if batch is not None:
-        batch = _array("batch", batch, np.int64)
-        n_atoms = len(positions) if n_atoms is None else n_atoms
-        _check_shape("batch", batch, (n_atoms,), f"[{n_atoms}], one index for each atom")
-    periodic = _array("pbc", pbc, np.bool_)
-    cells = _cells(cell, periodic, batch)
-    if periodic.shape not in ((), (3,), (len(cells), 3)):
-        raise InputError(
-            f"pbc has shape {list(periodic.shape)}; expected one bool, [3], "
-            f"or [n_systems, 3] = [{len(cells)}, 3]"
-        )
-    return positions, cells, np.ascontiguousarray(np.broadcast_to(periodic, (len(cells), 3))), batch
+
+    largest: float
+    radii: FloatArray | None = None
+    table: FloatArray | None = None
+    kinds: NDArray[np.int64] | None = None
+
+    @property
+    def searched(self) -> float:
+        """Cutoff of the list that is made, above zero."""
+        return self.largest or 1e-3
+
+    @property
+    def filters(self) -> bool:
+        return self.largest == 0.0 or self.radii is not None or self.table is not None
+
+    def kept(self, i: Any, j: Any, d: Any, moved: Callable[[Any], Any] = lambda array: array) -> Any:
+        """Flags of the pairs to keep, of arrays or, with arrays `moved` to where they are, tensors."""
+        if self.radii is not None:
+            radii = moved(self.radii)
+            return d < radii[i] + radii[j]
+        if self.table is not None:
+            table, kinds = moved(self.table), moved(self.kinds)
+            return d < table[kinds[i], kinds[j]]
+        return d < self.largest
 
 
-def _cells(
-    cell: ArrayLike | None, periodic: NDArray[np.bool_], batch: NDArray[np.int64] | None
-) -> NDArray[np.float64]:
-    """The cell of each system, ``[n_systems, 3, 3]``; a single cell serves all systems."""
-    if cell is None and periodic.any():
-        raise InputError("cell is missing, but pbc has periodic axes; give a cell, or pbc=False")
-    cells = np.zeros((3, 3)) if cell is None else _array("cell", cell, np.float64)
-    if cells.shape == (3, 3):
-        n_systems = len(periodic) if periodic.ndim == 2 else 1
-        if batch is not None and periodic.ndim != 2:
-            n_systems = int(batch.max(initial=-1)) + 1
-            if n_systems > len(batch):
-                raise InputError(
-                    f"batch holds {n_systems - 1}, but there are only {len(batch)} atoms; "
-                    "number the systems from 0, or give a cell for each as [n_systems, 3, 3]"
-                )
-        cells = np.ascontiguousarray(np.broadcast_to(cells, (n_systems, 3, 3)))
-    _check_shape("cell", cells, (None, 3, 3), "[3, 3] or [n_systems, 3, 3]")
-    return cells
+def reach(cutoff: Any, n_atoms: int, numbers: Any = None) -> Reach:
+    """The cutoffs as :func:`neighbor_list` takes them.
 
-
-def _array(name: str, values: ArrayLike, dtype: type) -> NDArray[Any]:
-    """A C-contiguous array of the type, where the values have it up to precision."""
-    if type(values) is np.ndarray and values.dtype == dtype and values.flags.c_contiguous:
-        return values
+    Raises:
+        InputError: a cutoff is negative, not finite or of another shape; a dictionary comes without the
+            elements of the atoms, or has keys that are no pairs of them.
+    """
+    if cutoff is None:
+        raise InputError("cutoff is missing; give the largest distance of a pair, in Å")
+    if isinstance(cutoff, Mapping):
+        return _reach_of_elements(cutoff, n_atoms, numbers)
     try:
-        array = np.asarray(values)
-    except (TypeError, ValueError) as error:
+        values = inputs.numbers("cutoff", cutoff)
+    except InputError as error:
         raise InputError(
-            f"{name} is not an array of numbers ({error}); give nested lists or an array"
-        ) from error
-    # Whole numbers do for real ones and 0 and 1 for truth values, as long as nothing is lost.
-    if array.size == 0 or np.can_cast(array.dtype, dtype, "same_kind"):
-        return np.ascontiguousarray(array, dtype).reshape(array.shape)
-    if dtype is np.bool_ and array.dtype.kind in "iu" and np.isin(array, (0, 1)).all():
-        return np.ascontiguousarray(array, dtype).reshape(array.shape)
-    raise InputError(f"{name} has entries of type {array.dtype}; give {np.dtype(dtype).name}")
+            f"{error}; a cutoff is a length in Å, one for each atom (its radius), or a dictionary such as "
+            "{('H', 'C'): 1.2}"
+        ) from None
+    inputs.require_per("cutoff", values.shape, n_atoms, "n_atoms")
+    if values.size and values.min() < 0.0:
+        raise InputError(f"cutoff = {values.min()}; give a length of at least zero, in Å")
+    if values.ndim == 0:
+        return Reach(float(values))
+    return Reach(2.0 * float(values.max(initial=0.0)), radii=values)
 
 
-def _check_shape(name: str, array: NDArray[Any], shape: tuple[int | None, ...], expected: str) -> None:
-    if array.ndim != len(shape) or any(
-        size is not None and size != found for size, found in zip(shape, array.shape, strict=True)
-    ):
-        raise InputError(f"{name} has shape {list(array.shape)}; expected {expected}")
+def _reach_of_elements(cutoff: Mapping[Any, Any], n_atoms: int, numbers: Any) -> Reach:
+    if numbers is None:
+        raise InputError(
+            "cutoff is a dictionary, but numbers is missing; give the elements of the atoms, as atomic "
+            "numbers or symbols"
+        )
+    elements = [_element(number) for number in np.asarray(numbers).ravel().tolist()]
+    if len(elements) != n_atoms:
+        raise InputError(f"numbers has {len(elements)} entries; expected [n_atoms = {n_atoms}]")
+    present = sorted(set(elements))
+    table = np.zeros((len(present), len(present)))
+    for pair, value in cutoff.items():
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise InputError(f"cutoff has the key {pair!r}; give pairs of elements, as ('H', 'C') or (1, 6)")
+        length = float(inputs.array(f"cutoff[{pair!r}]", value, ()))
+        if length < 0.0:
+            raise InputError(f"cutoff[{pair!r}] = {length}; give a length of at least zero, in Å")
+        first, second = (_element(name) for name in pair)
+        if first in present and second in present:
+            a, b = present.index(first), present.index(second)
+            table[a, b] = table[b, a] = length
+    kinds = np.array([present.index(element) for element in elements], dtype=np.int64)
+    return Reach(float(table.max(initial=0.0)), table=table, kinds=kinds)
+
+
+SYMBOLS = """
+H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb
+Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu
+Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db
+Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
+""".split()  # noqa: SIM905
+
+
+def _element(name: Any) -> int:
+    """Atomic number of a number or symbol."""
+    if isinstance(name, str) and name in SYMBOLS:
+        return SYMBOLS.index(name) + 1
+    if isinstance(name, (int, np.integer)) and not isinstance(name, bool) and name >= 0:
+        return int(name)
+    raise InputError(f"{name!r} is no element; give a symbol such as 'H' or an atomic number")

@@ -22,31 +22,25 @@ together with a cell tensor ``[n_systems, 3, 3]`` (zeros for open systems), or n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from electret import inputs
 from electret._native import InputError
-from electret.backends import require_precision
 from electret.device_neighbors import pairs_on_device
 from electret.device_operators import emulated
 from electret.device_plans import Recent
 from electret.external_field import CARTESIAN_OF_L1
-from electret.neighbors import as_systems
 from electret.neighbors import neighbor_list as numpy_neighbor_list
+from electret.neighbors import reach
 from electret.per_system import sum_over_atoms
 from electret.torch_operators import coulomb as coulomb_operator
 from electret.torch_operators import features as features_operator
 
 __all__ = ["coulomb_energy", "dipole", "features", "field_features", "neighbor_list", "potential"]
-
-HIGHEST_ORDER = 16
-"""Highest multipole order l that is looked for in the shape of `multipoles`."""
-
-COEFFICIENTS = tuple((l + 1) ** 2 for l in range(HIGHEST_ORDER + 1))
-"""Coefficients per atom of each order."""
 
 LARGEST_KEPT_CONSTANT = 4096
 """Bytes of numbers and lists up to which their tensors on a GPU are kept."""
@@ -88,11 +82,12 @@ def coulomb_energy(
         >>> round(float(-gradient[0, 2]), 4)  # pulled towards the other charge by K / r²
         1.6
     """
-    require_precision(precision)
+    accuracy = inputs.settings(boundary, method, accuracy, precision)
     x, p, h, s, flags, index, dtype = _prepare(positions, multipoles, sigma, cell, pbc, batch)
     gradients = torch.is_grad_enabled() and (x.requires_grad or p.requires_grad or h.requires_grad)
+    own = bool(self_interaction)
     energy = coulomb_operator(
-        x, p, h, s, flags, index, boundary, method, float(accuracy), precision, self_interaction, gradients
+        x, p, h, s, flags, index, boundary, method, accuracy, precision, own, gradients
     )[0]
     if external_field is not None:
         f = _field(external_field, x, h.shape[0])
@@ -125,11 +120,13 @@ def features(
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.
     """
-    require_precision(precision)
+    accuracy = inputs.settings(boundary, method, accuracy, precision, normalization)
+    max_l = inputs.max_order("max_l", max_l)
     x, p, h, s, flags, index, dtype = _prepare(positions, multipoles, sigma, cell, pbc, batch)
     w = _constant("widths", widths, x)
+    inputs.require_list("widths", w.shape)
     if w.dim() != 1:
-        w = w.reshape(-1)
+        w = w.reshape(1)
     values = features_operator(
         x,
         p,
@@ -142,9 +139,9 @@ def features(
         normalization,
         boundary,
         method,
-        float(accuracy),
+        accuracy,
         precision,
-        self_interaction,
+        bool(self_interaction),
     )
     if external_field is not None:
         f = _field(external_field, x, h.shape[0])
@@ -177,20 +174,17 @@ def potential(
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.
     """
-    if not isinstance(points, Tensor) or points.dim() != 2 or points.shape[1] != 3:
-        shape = list(points.shape) if isinstance(points, Tensor) else type(points).__name__
-        raise InputError(f"points is {shape}; expected a tensor [n_points, 3] in Å")
-    n_points = points.shape[0]
-    if batch is None:
-        batch = torch.zeros(positions.shape[0], dtype=torch.int64, device=positions.device)
-    _require_together(positions, points=points, points_batch=points_batch)
-    if points_batch is None:
-        points_batch = torch.zeros(n_points, dtype=torch.int64, device=positions.device)
-    if points_batch.shape != (n_points,):
-        raise InputError(
-            f"points_batch has shape {list(points_batch.shape)}; expected [n_points = {n_points}]"
-        )
-    widths = _constant("sigma", sigma, positions).expand(positions.shape[0])
+    _require_real(positions=positions, multipoles=multipoles, points=points)
+    _require_together(positions, multipoles=multipoles, points=points)
+    inputs.require_points("points", points.shape)
+    inputs.require_points("positions", positions.shape)
+    inputs.require_multipoles(multipoles.shape, positions.shape[0])
+    n_points, stated = points.shape[0], _stated(cell, pbc, positions)
+    index = _labels("batch", batch, positions.shape[0], stated, positions)
+    points_index = _labels("points_batch", points_batch, n_points, stated, positions)
+    widths = _constant("sigma", sigma, positions)
+    inputs.require_per("sigma", widths.shape, positions.shape[0], "n_atoms")
+    widths = widths.expand(positions.shape[0])
     values = features(
         torch.cat([positions, points.to(positions.dtype)]),
         torch.cat([multipoles, multipoles.new_zeros(n_points, multipoles.shape[1])]),
@@ -200,7 +194,7 @@ def potential(
         normalization="multipoles",
         cell=cell,
         pbc=pbc,
-        batch=torch.cat([batch, points_batch]),
+        batch=torch.cat([index, points_index]),
         external_field=external_field,
         boundary=boundary,
         method=method,
@@ -215,9 +209,11 @@ def neighbor_list(
     positions: Tensor,
     cell: Tensor | None = None,
     pbc: bool | Sequence[bool] | Tensor = False,
-    cutoff: float | None = None,
-    batch: Tensor | None = None,
+    cutoff: float | Sequence[float] | Tensor | Mapping[tuple[Any, Any], float] | None = None,
+    batch: Tensor | Sequence[int] | None = None,
     half: bool = False,
+    self_interaction: bool = False,
+    numbers: Tensor | Sequence[Any] | None = None,
 ) -> Tensor | tuple[Tensor, ...]:
     """Pairs of atoms within a cutoff: :func:`electret.neighbor_list` of tensors, where these are.
 
@@ -239,23 +235,27 @@ def neighbor_list(
         >>> neighbor_list("ij", r, cutoff=2.0)
         (tensor([0, 1]), tensor([1, 0]))
     """
-    if not isinstance(positions, Tensor):
-        raise InputError(f"positions is a {type(positions).__name__}; give a torch.Tensor")
-    if cutoff is None:
-        raise InputError("cutoff is missing; give the largest distance of a pair, in Å")
-
-    def host(values: object) -> np.ndarray:
-        return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-    there = None if cell is None else host(cell)
-    index = None if batch is None else host(batch)
+    _require_real(positions=positions)
+    _require_supported(positions)
+    if positions.is_meta:
+        raise InputError(
+            "positions is on meta and holds no values, so pairs cannot be found; give a real tensor"
+        )
+    inputs.require_points("positions", positions.shape)
+    cell, pbc, batch, cutoff, numbers = (_on_host(values) for values in (cell, pbc, batch, cutoff, numbers))
+    within = reach(cutoff, positions.shape[0], numbers)
+    letters = quantities + "ijd" if within.filters and quantities else quantities
     if positions.device.type == "cpu" and not emulated():
-        found = numpy_neighbor_list(quantities, host(positions), there, host(pbc), cutoff, index, half)
-        arrays = (found,) if len(quantities) == 1 else found
+        x = positions.detach().numpy()
+        found = numpy_neighbor_list(letters, x, cell, pbc, within.searched, batch, half, self_interaction)
+        arrays = found if isinstance(found, tuple) else (found,)
         pairs = tuple(torch.from_numpy(values) for values in arrays)
     else:
-        _, cells, flags, index = as_systems(np.empty((0, 3)), there, host(pbc), index, len(positions))
-        pairs = pairs_on_device(quantities, positions, cells, flags, float(cutoff), index, half)
+        lattices = inputs.lattices(positions.shape[0], cell, pbc, batch)
+        pairs = pairs_on_device(letters, positions, *lattices, within.searched, half, self_interaction)
+    if within.filters:
+        kept = within.kept(*pairs[-3:], lambda array: torch.from_numpy(array).to(positions.device))
+        pairs = tuple(tensor[kept] for tensor in pairs[:-3])
     return pairs[0] if len(pairs) == 1 else pairs
 
 
@@ -263,12 +263,14 @@ def dipole(
     positions: Tensor, multipoles: Tensor, batch: Tensor | None = None, n_systems: int | None = None
 ) -> Tensor:
     """Total dipole ``sum(q r + d)`` of each system, ``[n_systems, 3]`` as (x, y, z) in e·Å."""
-    if batch is None:
-        batch = torch.zeros(positions.shape[0], dtype=torch.int64, device=positions.device)
-        n_systems = 1 if n_systems is None else n_systems
+    _require_real(positions=positions, multipoles=multipoles)
+    inputs.require_points("positions", positions.shape)
+    inputs.require_multipoles(multipoles.shape, positions.shape[0])
+    stated = None if n_systems is None else ("n_systems", n_systems)
+    index = _labels("batch", batch, positions.shape[0], stated, positions)
     if n_systems is None:
-        n_systems = int(batch.max()) + 1 if batch.numel() else 1
-    return _dipole(positions, multipoles, batch, n_systems)
+        n_systems = 1 if batch is None else _implied_systems(index)
+    return _dipole(positions, multipoles, index, n_systems)
 
 
 # --- arguments ---
@@ -282,89 +284,111 @@ def _prepare(
     pbc: bool | Sequence[bool] | Tensor,
     batch: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, torch.dtype]:
-    """Broadcasts to the native shapes; values are checked by the native layer."""
-    for name, value in (("positions", positions), ("multipoles", multipoles)):
-        if not isinstance(value, Tensor):
-            raise InputError(
-                f"{name} is a {type(value).__name__}; give a torch.Tensor (numpy: electret.coulomb)"
-            )
-        if value.dtype not in (torch.float32, torch.float64):
-            raise InputError(f"{name} has dtype {value.dtype}; give float32 or float64")
+    """Broadcasts to the native shapes, by the specification of the numpy layer (:mod:`electret.inputs`);
+    values of tensors are checked by the native layer."""
+    _require_real(positions=positions, multipoles=multipoles)
     _require_supported(positions)
-    _require_together(positions, multipoles=multipoles, cell=cell, pbc=pbc, batch=batch)
-    if positions.dim() != 2 or positions.shape[1] != 3:
-        raise InputError(f"positions has shape {list(positions.shape)}; expected [n_atoms, 3]")
+    _require_together(positions, multipoles=multipoles)
+    inputs.require_points("positions", positions.shape)
     n_atoms = positions.shape[0]
-    if multipoles.dim() != 2 or multipoles.shape[0] != n_atoms:
-        raise InputError(
-            f"multipoles has shape {list(multipoles.shape)}; expected [n_atoms = {n_atoms}, (max_l + 1)**2]; "
-            "for charges alone pass charges[:, None]"
-        )
-    n_lm = multipoles.shape[1]
-    if n_lm not in COEFFICIENTS:  # traceable, unlike isqrt
-        raise InputError(
-            f"multipoles has {n_lm} coefficients per atom; expected (max_l + 1)**2 = 1, 4, 9, 16, ..."
-        )
+    inputs.require_multipoles(multipoles.shape, n_atoms)
     x, p = _cast(positions, torch.float64), _cast(multipoles, torch.float64)
-
-    flags = None if isinstance(pbc, bool) else _moved(pbc, None, x)
-    if flags is not None:
-        if flags.dtype != torch.bool:
-            if flags.dtype.is_floating_point or flags.dtype.is_complex:
-                raise InputError(f"pbc has dtype {flags.dtype}; give flags")
-            flags = flags.to(torch.bool)
-        if flags.dim() > 2 or (flags.dim() > 0 and flags.shape[-1] != 3):
-            raise InputError(f"pbc has shape {list(flags.shape)}; expected one flag, [3] or [n_systems, 3]")
-    h = None
-    if cell is not None:
-        h = _cast(cell, torch.float64) if isinstance(cell, Tensor) else _constant("cell", cell, x)
-        if h.dim() == 1 and h.shape[0] == 3:
-            h = torch.diag(h)
-        if h.shape[-2:] != (3, 3) or h.dim() not in (2, 3):
-            raise InputError(
-                f"cell has shape {list(h.shape)}; expected [3], [3, 3] or [n_systems, 3, 3], in Å"
-            )
-    if h is not None and h.dim() == 3:
-        n_systems = h.shape[0]
-    elif flags is not None and flags.dim() == 2:
-        n_systems = flags.shape[0]
-    elif batch is None:
-        n_systems = 1
-    else:
-        n_systems = int(batch.max()) + 1 if n_atoms else 1
+    h = None if cell is None else _cell(cell, x)
+    flags = None if isinstance(pbc, bool) else _flags(pbc, x)
+    stated = inputs.stated_systems(None if h is None else h.shape, () if flags is None else flags.shape)
+    index = None if batch is None else _labels("batch", batch, n_atoms, stated, x)
+    n_systems = 1 if index is None else _implied_systems(index) if stated is None else stated[1]
+    if index is None:
+        index = _labels("batch", None, n_atoms, stated, x)
     if h is None:
         h = _filled(0.0, (n_systems, 3, 3), torch.float64, x)
     elif h.dim() == 2:
         h = h.expand(n_systems, 3, 3)
-    if flags is None:
-        flags = _filled(bool(pbc), (n_systems, 3), torch.bool, x)
-    elif flags.dim() < 2:
-        flags = flags.expand(n_systems, 3)
-    elif flags.shape[0] != n_systems:
-        raise InputError(f"pbc has shape {list(flags.shape)}; expected [n_systems = {n_systems}, 3]")
-
-    if batch is None:
-        if n_systems != 1:
-            raise InputError(
-                f"batch is None but there are {n_systems} systems; give batch with the system of each atom"
-            )
-        index = _filled(0, (n_atoms,), torch.int64, x)
-    else:
-        if batch.dtype.is_floating_point or batch.dtype == torch.bool or batch.shape != (n_atoms,):
-            raise InputError(
-                f"batch has dtype {batch.dtype} and shape {list(batch.shape)}; "
-                f"expected integers [n_atoms = {n_atoms}]"
-            )
-        index = _cast(batch, torch.int64)
+    every = (n_systems, 3)
+    flags = _filled(bool(pbc), every, torch.bool, x) if flags is None else flags.expand(every)
     if isinstance(sigma, float):
         s = _filled(sigma, (n_atoms,), torch.float64, x)
     else:
         s = _constant("sigma", sigma, x)
-        if s.dim() > 1 or (s.dim() == 1 and s.shape[0] not in (1, n_atoms)):
-            raise InputError(f"sigma has shape {list(s.shape)}; expected one number or [n_atoms = {n_atoms}]")
-        if s.dim() == 0 or s.shape[0] != n_atoms:
+        inputs.require_per("sigma", s.shape, n_atoms, "n_atoms")
+        if s.dim() == 0:
             s = s.expand(n_atoms)
     return x, p, h, s, flags, index, torch.promote_types(positions.dtype, multipoles.dtype)
+
+
+def _cell(cell: object, like: Tensor) -> Tensor:
+    """Float64 cell, `[3, 3]` or `[n_systems, 3, 3]`."""
+    if isinstance(cell, Tensor):
+        _require_together(like, cell=cell)
+        h = _cast(cell, torch.float64)
+    else:
+        h = _moved("cell", cell, torch.float64, like)
+    inputs.require_cell(h.shape)
+    return torch.diag(h) if h.dim() == 1 else h
+
+
+def _flags(pbc: object, like: Tensor) -> Tensor:
+    """Periodic axes as booleans: one, `[3]` or `[n_systems, 3]`."""
+    _require_together(like, pbc=pbc)
+    if not isinstance(pbc, Tensor) and not torch.compiler.is_compiling():
+        pbc = inputs.flags(pbc)
+    flags = _moved("pbc", pbc, None, like)
+    if flags.dtype != torch.bool:
+        if flags.dtype.is_floating_point or flags.dtype.is_complex:
+            raise InputError(f"pbc has dtype {flags.dtype}; give flags")
+        flags = flags.to(torch.bool)
+    inputs.require_flags(flags.shape)
+    return flags
+
+
+def _stated(cell: object, pbc: object, like: Tensor) -> tuple[str, int] | None:
+    """The number of systems in the shapes of cell and pbc, after the name of the one that states it."""
+    h = None if cell is None else _cell(cell, like).shape
+    return inputs.stated_systems(h, () if isinstance(pbc, bool) else _flags(pbc, like).shape)
+
+
+def _labels(name: str, values: object, n: int, stated: tuple[str, int] | None, like: Tensor) -> Tensor:
+    """System of each entry, `[n]` int64; None puts all into one system."""
+    if values is None:
+        inputs.require_labels(name, None, n, stated)
+        return _filled(0, (n,), torch.int64, like)
+    _require_together(like, **{name: values})
+    index = _moved(name, values, None, like)
+    whole = not (index.dtype.is_floating_point or index.dtype.is_complex or index.dtype == torch.bool)
+    if not whole and index.numel() > 0:
+        raise InputError(f"{name} has dtype {index.dtype}; give integers, the system of each entry")
+    inputs.require_labels(name, index.shape, n, stated)
+    return _cast(index, torch.int64)
+
+
+def _implied_systems(batch: Tensor) -> int:
+    if batch.is_meta:
+        raise InputError(
+            "batch is on meta and holds no values; give cell as [n_systems, 3, 3], which states the number "
+            "of systems"
+        )
+    return inputs.implied_systems("batch.max()", int(batch.max()), batch.shape[0]) if batch.shape[0] else 1
+
+
+def _on_host(values: object) -> Any:
+    """A tensor's numbers as an array, float64 where they are real."""
+    if not isinstance(values, Tensor):
+        return values
+    values = values.detach()
+    return (values.to(torch.float64) if values.dtype.is_floating_point else values).cpu().numpy()
+
+
+def _require_real(**arguments: object) -> None:
+    for name, value in arguments.items():
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"{name} is a {type(value).__name__}; give a torch.Tensor (arrays and lists are for the "
+                "functions of electret itself)"
+            )
+        if value.dtype not in (torch.float32, torch.float64):
+            raise InputError(
+                f"{name} has dtype {value.dtype}; give float32 or float64, as {name}.to(torch.float64)"
+            )
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -392,26 +416,26 @@ def _require_supported(positions: Tensor) -> None:
 def _constant(name: str, value: object, like: Tensor) -> Tensor:
     """A float64 tensor of settings that have no gradient, on the device of `like`."""
     if not isinstance(value, Tensor):
-        return _moved(value, torch.float64, like)
+        return _moved(name, value, torch.float64, like)
     _require_together(like, **{name: value})
     if value.requires_grad:
         raise InputError(f"{name} requires grad, but no derivative in it is defined; pass {name}.detach()")
     return _cast(value, torch.float64)
 
 
-def _moved(value: object, dtype: torch.dtype | None, like: Tensor) -> Tensor:
+def _moved(name: str, value: Any, dtype: torch.dtype | None, like: Tensor) -> Tensor:
     """The value as a tensor on the device of `like`; of numbers on a GPU always the same tensor, so that
     plans are found without reading it."""
-
-    def make() -> Tensor:
-        return torch.as_tensor(value, dtype=dtype, device=like.device)
-
     if isinstance(value, Tensor):
         return value if dtype is None else _cast(value, dtype)
-    if not _keeps_constants(like):
-        return make()
-    array = np.asarray(value)
-    if array.dtype == object or array.nbytes > LARGEST_KEPT_CONSTANT:
+    if torch.compiler.is_compiling():
+        return torch.as_tensor(value, dtype=dtype, device=like.device)
+    array = inputs.numbers(name, value) if dtype is not None else inputs.array_of(name, value)
+
+    def make() -> Tensor:
+        return torch.as_tensor(array, dtype=dtype, device=like.device)
+
+    if not _keeps_constants(like) or array.nbytes > LARGEST_KEPT_CONSTANT:
         return make()
     return _kept((array.tobytes(), array.dtype.str, array.shape, dtype, like.device), make)
 
@@ -447,11 +471,8 @@ def _kept(key: Hashable, make: Callable[[], Tensor]) -> Tensor:
 
 def _field(external_field: Tensor, like: Tensor, n_systems: int) -> Tensor:
     _require_together(like, external_field=external_field)
-    f = torch.as_tensor(external_field, dtype=torch.float64, device=like.device)
-    if f.shape not in ((3,), (n_systems, 3)):
-        raise InputError(
-            f"external_field has shape {list(f.shape)}; expected [3] or [n_systems = {n_systems}, 3] in V/Å"
-        )
+    f = _moved("external_field", external_field, torch.float64, like)
+    inputs.require_field(f.shape, n_systems)
     return f.expand(n_systems, 3)
 
 

@@ -16,15 +16,24 @@ import torch
 from torch import Tensor
 
 from electret import _native, device_operators
+from electret._native import InputError
 from electret.inputs import require_finite
+from electret.per_system import sum_over_atoms
 
 _library = torch.library.Library("electret", "FRAGMENT")
 
 
 def _operator(
-    name: str, host: Callable, device: Callable, fake: Callable, backward: Callable, setup: Callable | None
+    name: str,
+    host: Callable,
+    device: Callable,
+    fake: Callable,
+    backward: Callable,
+    tangents: Callable,
+    keep: Callable,
 ) -> Callable[..., Any]:
-    """Registers ``electret::name``, with the schema of the annotations of `host`.
+    """Registers ``electret::name``, with the schema of the annotations of `host`; returns it as a function
+    that the transforms of `torch.func` accept too.
 
     Kernels and formula are called by torch's dispatcher directly, which takes a third of the time that
     `torch.library.custom_op` adds to a call.
@@ -35,37 +44,107 @@ def _operator(
         device: kernel for CUDA tensors, and for CPU tensors under `electret.testing.emulated_device`.
         fake: shapes of the results.
         backward: `backward(ctx, *cotangents)`, a cotangent for each tensor argument and None for the others.
-        setup: `setup(ctx, arguments, output)`, keeps what `backward` needs.
+        tangents: `tangents(ctx, *tangents)` of the arguments, those of the results (forward mode).
+        keep: `keep(ctx, arguments, output)`, the tensors that `backward` and `tangents` need.
     """
     schema = torch.library.infer_schema(host, mutates_args=())
     _library.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
     overload = getattr(torch.ops.electret, name).default
+    names = [argument.name for argument in overload._schema.arguments]
 
-    class Derivatives(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, *arguments):
-            with torch._C._AutoDispatchBelowAutograd():
-                output = overload(*arguments)
-            if setup is not None:
-                setup(ctx, arguments, output)
-            return output
-
-    Derivatives.backward = staticmethod(backward)  # type: ignore[assignment]
-
-    def with_derivatives(*arguments):
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
-            return Derivatives.apply(*arguments)
+    def below(arguments):
         with torch._C._AutoDispatchBelowAutograd():
             return overload(*arguments)
 
+    class Derivatives(torch.autograd.Function):
+        """Reverse mode: without `setup_context`, for which torch binds all arguments once more."""
+
+        @staticmethod
+        def forward(ctx, *arguments):
+            output = below(arguments)
+            ctx.save_for_backward(*keep(ctx, arguments, output))
+            return output
+
+    class Transformed(torch.autograd.Function):
+        """Forward mode and the transforms of `torch.func`."""
+
+        @staticmethod
+        def forward(*arguments):
+            return below(arguments)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            kept = keep(ctx, inputs, output)
+            ctx.save_for_backward(*kept)
+            ctx.save_for_forward(*kept)
+
+        @staticmethod
+        def vmap(info, in_dims, *arguments):
+            output = apply(*_one_batch(names, info.batch_size, in_dims, arguments))
+            if isinstance(output, Tensor):
+                return _split(output, info.batch_size), 0
+            return tuple(_split(tensor, info.batch_size) for tensor in output), (0,) * len(output)
+
+    Derivatives.backward = Transformed.backward = staticmethod(backward)  # type: ignore[assignment]
+    Transformed.jvp = staticmethod(tangents)  # type: ignore[assignment]
+
+    def with_derivatives(*arguments):
+        if torch.autograd.forward_ad._current_level >= 0:
+            return Transformed.apply(*arguments)
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
+            return Derivatives.apply(*arguments)
+        return below(arguments)
+
     def on_cpu(*arguments):
         return (device if device_operators.emulated() else host)(*arguments)
+
+    def apply(*arguments):
+        if torch._C._are_functorch_transforms_active():
+            return Transformed.apply(*arguments)
+        return overload(*arguments)
 
     _library.impl(name, with_derivatives, "Autograd")
     _library.impl(name, on_cpu, "CPU")
     _library.impl(name, device, "CUDA")
     torch.library.register_fake(f"electret::{name}", fake, lib=_library)
-    return overload
+    return apply
+
+
+def _one_batch(
+    names: Sequence[str], n: int, in_dims: Sequence[int | None], arguments: Sequence[Any]
+) -> list[Any]:
+    """Arguments of `n` batches of systems, along the dimensions of a vmap, as those of one larger batch."""
+    n_systems = 0
+    rows: list[Any] = []
+    for name, value, dim in zip(names, arguments, in_dims, strict=True):
+        if isinstance(value, Tensor):
+            if name == "widths":
+                if dim is not None:
+                    raise InputError("widths cannot be mapped by vmap; give all widths in one call")
+            else:
+                value = value.expand(n, *value.shape) if dim is None else value.movedim(dim, 0)
+                if name == "cell":
+                    n_systems = value.shape[1]
+        rows.append(value)
+    for place, (name, value) in enumerate(zip(names, rows, strict=True)):
+        if name == "batch":
+            value = value + n_systems * torch.arange(n, device=value.device)[:, None]
+        if isinstance(value, Tensor) and name != "widths":
+            rows[place] = value.flatten(0, 1)
+    return rows
+
+
+def _split(tensor: Tensor, n: int) -> Tensor:
+    return tensor.reshape(n, tensor.shape[0] // n, *tensor.shape[1:])
+
+
+def _keep_nothing(ctx, inputs, output):
+    return ()
+
+
+def _zeros_for(tangents: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
+    """The tangents, zero where there is none."""
+    return [torch.zeros_like(t) if d is None else d for d, t in zip(tangents, like, strict=True)]
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -78,11 +157,17 @@ def _tensors(arrays: Sequence[np.ndarray]) -> Any:
     return tuple(torch.from_numpy(array) for array in arrays)
 
 
-def _third_derivative(name: str) -> NotImplementedError:
-    return NotImplementedError(
-        f"electret.torch: the third derivative of {name} is not available; positions, multipoles and "
-        "cell can be differentiated twice (detach what needs no further derivative)"
-    )
+def _third_derivative(name: str) -> Callable[..., Any]:
+    """Refuses derivatives of an operator that is a second derivative itself."""
+
+    def refuse(ctx, *others):
+        raise NotImplementedError(
+            f"electret.torch: the third derivative of {name} is not available; positions, multipoles and "
+            "cell can be differentiated twice, for features with forward mode outside of reverse mode "
+            "(detach what needs no further derivative)"
+        )
+
+    return refuse
 
 
 def _coulomb_on_host(
@@ -137,15 +222,13 @@ def _coulomb_fake(
     )
 
 
-def _coulomb_setup(ctx, inputs, output):
+def _coulomb_keep(ctx, inputs, output):
     positions, multipoles, cell, sigma, pbc, batch, *settings, gradients = inputs
     _, potential, gradient, cell_gradient = output
     ctx.set_materialize_grads(False)
     ctx.settings = settings
     ctx.gradients = gradients
-    ctx.save_for_backward(
-        positions, multipoles, cell, sigma, pbc, batch, potential, gradient, cell_gradient
-    )  # fmt: skip
+    return positions, multipoles, cell, sigma, pbc, batch, potential, gradient, cell_gradient
 
 
 def _coulomb_backward(ctx, energy_bar, potential_bar, gradient_bar, cell_gradient_bar):
@@ -165,22 +248,29 @@ def _coulomb_backward(ctx, energy_bar, potential_bar, gradient_bar, cell_gradien
         to_multipoles = per_atom * potential if wanted[1] else None
         to_cell = energy_bar[:, None, None] * cell_gradient if wanted[2] else None
     if ctx.gradients and not (potential_bar is None and gradient_bar is None and cell_gradient_bar is None):
+        along = _zeros_for((gradient_bar, potential_bar, cell_gradient_bar), (positions, multipoles, cell))
         _, potential_dot, gradient_dot, cell_gradient_dot = coulomb_tangent(
-            positions,
-            multipoles,
-            cell,
-            torch.zeros_like(positions) if gradient_bar is None else gradient_bar,
-            torch.zeros_like(multipoles) if potential_bar is None else potential_bar,
-            torch.zeros_like(cell) if cell_gradient_bar is None else cell_gradient_bar,
-            sigma,
-            pbc,
-            batch,
-            *ctx.settings,
+            positions, multipoles, cell, *along, sigma, pbc, batch, *ctx.settings
         )
         to_positions = gradient_dot if to_positions is None else to_positions + gradient_dot
         to_multipoles = potential_dot if to_multipoles is None else to_multipoles + potential_dot
         to_cell = cell_gradient_dot if to_cell is None else to_cell + cell_gradient_dot
     return (to_positions, to_multipoles, to_cell, *(None,) * 9)
+
+
+def _coulomb_tangents(ctx, *tangents):
+    """The tangent of the energy from its derivatives, which can be differentiated once more."""
+    positions, multipoles, cell, sigma, pbc, batch, potential, gradient, cell_gradient = ctx.saved_tensors
+    arguments = (positions, multipoles, cell)
+    along = _zeros_for(tangents[:3], arguments)
+    if not ctx.gradients:
+        _, potential, gradient, cell_gradient = coulomb(*arguments, sigma, pbc, batch, *ctx.settings, True)
+    per_atom = (gradient * along[0]).sum(dim=1) + (potential * along[1]).sum(dim=1)
+    energy = sum_over_atoms(per_atom, batch, cell.shape[0]) + (cell_gradient * along[2]).sum(dim=(1, 2))
+    if not ctx.gradients:
+        return energy, energy.new_zeros(0), energy.new_zeros(0), energy.new_zeros(0)
+    _, *others = coulomb_tangent(*arguments, *along, sigma, pbc, batch, *ctx.settings)
+    return energy, *others
 
 
 coulomb = _operator(
@@ -189,7 +279,8 @@ coulomb = _operator(
     device_operators.coulomb,
     _coulomb_fake,
     _coulomb_backward,
-    _coulomb_setup,
+    _coulomb_tangents,
+    _coulomb_keep,
 )
 
 
@@ -238,17 +329,14 @@ def _coulomb_tangent_fake(positions, multipoles, cell, *others):
     )
 
 
-def _coulomb_tangent_backward(ctx, *bars):
-    raise _third_derivative("the energy")
-
-
 coulomb_tangent = _operator(
     "coulomb_tangent",
     _coulomb_tangent_on_host,
     device_operators.coulomb_tangent,
     _coulomb_tangent_fake,
-    _coulomb_tangent_backward,
-    None,
+    _third_derivative("the energy"),
+    _third_derivative("the energy"),
+    _keep_nothing,
 )
 
 
@@ -292,9 +380,9 @@ def _features_fake(positions, multipoles, cell, sigma, widths, pbc, batch, max_l
     return positions.new_empty((positions.shape[0], widths.shape[0], (max_l + 1) ** 2))
 
 
-def _features_setup(ctx, inputs, output):
+def _features_keep(ctx, inputs, output):
     tensors, ctx.settings = inputs[:7], inputs[7:]
-    ctx.save_for_backward(*tensors)
+    return tensors
 
 
 def _features_backward(ctx, features_bar):
@@ -305,13 +393,24 @@ def _features_backward(ctx, features_bar):
     return (*gradients, *(None,) * 11)
 
 
+def _features_tangents(ctx, *tangents):
+    """U(p, g) is linear in g, and dU/dg are the features: their tangent is that of the gradient in g."""
+    positions, multipoles, cell, sigma, widths, pbc, batch = ctx.saved_tensors
+    dx, dp, dh = _zeros_for(tangents[:3], (positions, multipoles, cell))
+    none = positions.new_zeros((positions.shape[0], widths.shape[0], (ctx.settings[0] + 1) ** 2))
+    return features_tangent(
+        positions, multipoles, none, cell, dx, dp, none, dh, sigma, widths, pbc, batch, *ctx.settings
+    )[2]
+
+
 features = _operator(
     "features",
     _features_on_host,
     device_operators.features,
     _features_fake,
     _features_backward,
-    _features_setup,
+    _features_tangents,
+    _features_keep,
 )
 
 
@@ -361,9 +460,9 @@ def _features_gradient_fake(positions, multipoles, cotangent, cell, *others):
     )
 
 
-def _features_gradient_setup(ctx, inputs, output):
+def _features_gradient_keep(ctx, inputs, output):
     tensors, ctx.settings = inputs[:8], inputs[8:]
-    ctx.save_for_backward(*tensors)
+    return tensors
 
 
 def _features_gradient_backward(ctx, positions_bar, multipoles_bar, cell_bar):
@@ -387,13 +486,22 @@ def _features_gradient_backward(ctx, positions_bar, multipoles_bar, cell_bar):
     return (to_positions, to_multipoles, to_cotangent, to_cell, *(None,) * 11)
 
 
+def _features_gradient_tangents(ctx, *tangents):
+    positions, multipoles, cotangent, cell, *fixed = ctx.saved_tensors
+    arguments = (positions, multipoles, cotangent, cell)
+    along = _zeros_for(tangents[:4], arguments)
+    to_positions, to_multipoles, _, to_cell = features_tangent(*arguments, *along, *fixed, *ctx.settings)
+    return to_positions, to_multipoles, to_cell
+
+
 features_gradient = _operator(
     "features_gradient",
     _features_gradient_on_host,
     device_operators.features_gradient,
     _features_gradient_fake,
     _features_gradient_backward,
-    _features_gradient_setup,
+    _features_gradient_tangents,
+    _features_gradient_keep,
 )
 
 
@@ -452,15 +560,12 @@ def _features_tangent_fake(positions, multipoles, cotangent, cell, *others):
     )
 
 
-def _features_tangent_backward(ctx, *bars):
-    raise _third_derivative("the features")
-
-
 features_tangent = _operator(
     "features_tangent",
     _features_tangent_on_host,
     device_operators.features_tangent,
     _features_tangent_fake,
-    _features_tangent_backward,
-    None,
+    _third_derivative("the features"),
+    _third_derivative("the features"),
+    _keep_nothing,
 )

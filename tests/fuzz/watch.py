@@ -24,6 +24,7 @@ MEMORY_PER_CASE = 2 * 1024**3
 
 AREAS = {
     "numpy": "fuzz.calls",
+    "extremes": "fuzz.extremes",
     "torch": "fuzz.tensors",
     "configuration": "fuzz.configurations",
     "files": "fuzz.files",

@@ -14,7 +14,8 @@ from electret import InputError
 from electret.analysis.assessment import Assessment, assess
 from electret.analysis.candidates import Candidate, prepare
 from electret.console import progress_bar, standard_console
-from electret.data import DataKeys, Frame, GraphDataset, key_table, read_frames
+from electret.data import DataKeys, Frame, GraphDataset, print_report, read_frames
+from electret.data.keys import DipoleOrigin
 from electret.models import load
 
 __all__ = ["Candidate", "Comparison", "compare"]
@@ -56,6 +57,7 @@ def compare(
     data: Mapping[str, Sequence[Path]],
     *,
     keys: DataKeys | None = None,
+    dipole_origin: DipoleOrigin | None = None,
     batch_size: int = 10,
     device: str = "cpu",
     dtype: str | None = None,
@@ -70,6 +72,7 @@ def compare(
         candidates: the models, with distinct names.
         data: files of each data set.
         keys: names of labels in the files.
+        dipole_origin: point about which dipole labels of charged open systems are given; None is the origin.
         batch_size: frames computed at once.
         device: of torch.
         dtype: `"float32"` or `"float64"`; None keeps that of each model.
@@ -87,10 +90,10 @@ def compare(
     names = keys or DataKeys()
     # Read before any training: a slip in the name of a file must not show up after hours.
     frames = {
-        set_name: [frame for file in files for frame in read_frames(file, names)]
+        set_name: [frame for file in files for frame in read_frames(file, names, dipole_origin or "origin")]
         for set_name, files in data.items()
     }
-    key_table(frames, names).show(console)
+    print_report(console, frames, names, dipole_origin)
     files = prepare(candidates, console)
     comparison = Comparison(
         files=files, sets={name: {} for name in data}, refused={name: {} for name in data}

@@ -12,6 +12,7 @@ from electret import InputError
 from electret.analysis.candidates import Candidate
 from electret.analysis.probes import Probe, parse_probe
 from electret.data import DataKeys
+from electret.data.keys import DipoleOrigin
 from electret.models.config import StrictConfig
 from electret.yaml_files import read_yaml
 
@@ -31,6 +32,7 @@ class _Options(StrictConfig):
     models: dict[str, str | _Model]
     data: dict[str, str | tuple[str, ...]]
     keys: dict[str, str] = Field(default_factory=dict)
+    dipole_origin: DipoleOrigin | None = None
     output: str = "comparison"
     batch_size: int = 10
     probes: dict[str, Any] = Field(default_factory=dict)
@@ -46,6 +48,7 @@ class ComparisonFile:
     output: Path
     batch_size: int
     probes: dict[str, Probe] = field(default_factory=dict)
+    dipole_origin: DipoleOrigin | None = None
 
 
 def is_comparison_file(path: Path) -> bool:
@@ -87,6 +90,7 @@ def read_comparison(path: Path) -> ComparisonFile:
         output=Path(options.output),
         batch_size=options.batch_size,
         probes=_with_known_models(probes, tuple(models), path),
+        dipole_origin=options.dipole_origin,
     )
 
 

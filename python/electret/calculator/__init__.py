@@ -2,5 +2,6 @@
 
 from electret.calculator.calculator import Calculator
 from electret.calculator.conditions import ExtrapolationWarning
+from electret.calculator.sum import SumCalculator
 
-__all__ = ["Calculator", "ExtrapolationWarning"]
+__all__ = ["Calculator", "ExtrapolationWarning", "SumCalculator"]

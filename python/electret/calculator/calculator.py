@@ -6,7 +6,7 @@ import copy
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -49,20 +49,24 @@ class Calculator(ASECalculator):
     change of one of them makes the next request calculate anew. A condition that the model cannot answer, or
     the name of a condition in another code or with a slip in it, is an error.
 
+    At constant Fermi level forces and stress are derivatives of the grand potential E + mu Q, and `energy`
+    is that grand potential, so that whatever reads `energy` with the forces (optimisers, NEB, dynamics, host
+    programs) is consistent. E is in `state["internal_energy"]`.
+
     `results` holds ASE's properties: `energy`, `free_energy` (eV), `forces` [n_atoms, 3] (eV/Å), `stress` [6]
     (eV/Å³, ASE's sign and Voigt order; needs a periodic axis and a cell with a volume), and for models with
     a density `charges` [n_atoms] (e), `dipole` [3] (e·Å, x y z; open boundaries; of a charged system it is
-    about the origin) and `polarization` [3] (e·Å; split charges). At constant Fermi level `free_energy` is
-    the grand potential E + mu Q, of which forces and stress are the derivatives. Only when asked for:
-    `polarizability` [3, 3] (e·Å²/V), `born_effective_charges` [n_atoms, 3, 3] (e), `dielectric_tensor`
-    [3, 3].
+    about the origin) and `polarization` [3] (e·Å; split charges). Only when asked for: `polarizability`
+    [3, 3] (e·Å²/V), `born_effective_charges` [n_atoms, 3, 3] (e), `dielectric_tensor` [3, 3].
 
     `state` holds the rest of the last calculation: `energy_short_range`, `energy_electrostatic`,
     `energy_field` (eV), `multipoles` [n_atoms, (max_l + 1)²] (`latent_multipoles` where they stand for no
-    observable), `total_charge` (e, of the density), for a slab `dipole_normal`, the dipole along the normal
-    of its periodic plane (e·Å); of self-consistent families also `energy_density`, `grand_potential`,
-    `fermi_level` (eV), `scf_iterations`, `scf_residual`, `scf_history`; and `extrapolating`, the conditions
-    outside of the training data with a sentence on each.
+    observable) with `max_l` and the `sigma` [n_atoms] (Å) of their Gaussians, the `widths` (Å) of the
+    potential features of `fixed_point`, `total_charge` (e, of the density), for a slab `dipole_normal`, the
+    dipole along the normal of its periodic plane (e·Å); of self-consistent families also `energy_density`,
+    `internal_energy` (E), `grand_potential` (E + mu Q at constant Fermi level, else E), `fermi_level` (eV),
+    `scf_iterations`, `scf_residual`, `scf_history`; and `extrapolating`, the conditions outside of the
+    training data with a sentence on each.
 
     Args:
         model: path of a `.electret` file, or a model (copied, so that later training does not reach the
@@ -71,6 +75,10 @@ class Calculator(ASECalculator):
         dtype: `torch.float32`, `torch.float64` or their names; the model's own where None.
         precision: of the electrostatic sums on a GPU, `"float64"` or `"float32"`; the latter has an accuracy
             of 1e-5 at best and takes that where the model asks for more. The model's own where None.
+        energy: the result `energy` at constant Fermi level, `"grand_potential"` (E + mu Q) or `"internal"`
+            (E, of which the forces are not the derivative). `free_energy` is the grand potential always.
+        open_stress: the stress of systems without a periodic axis: `"refuse"`, as they have none, or
+            `"virial"`, dE/dstrain over the volume of their cell, for host programs that insist on one.
         ignore: keys of `atoms.info` that are a condition, or look like one, and are not meant for this
             calculator, as the `fermi_level` of a training frame.
         warm_start: start the SCF at the density of the previous calculation of the same atoms (by number
@@ -102,6 +110,8 @@ class Calculator(ASECalculator):
         dtype: torch.dtype | str | None = None,
         precision: str | None = None,
         *,
+        energy: Literal["grand_potential", "internal"] = "grand_potential",
+        open_stress: Literal["refuse", "virial"] = "refuse",
         ignore: Iterable[str] = (),
         warm_start: bool = True,
         scf_tolerance: float | None = None,
@@ -109,6 +119,12 @@ class Calculator(ASECalculator):
         scf_solver: str | None = None,
     ) -> None:
         super().__init__()
+        if energy not in ("grand_potential", "internal"):
+            raise InputError(f"energy = {energy!r}; use 'grand_potential' (E + mu Q) or 'internal' (E)")
+        if open_stress not in ("refuse", "virial"):
+            raise InputError(f"open_stress = {open_stress!r}; use 'refuse' or 'virial'")
+        self._internal = energy == "internal"
+        self._open_stress = open_stress == "virial"
         self.model, self._ranges = frozen_model(model, device, dtype, precision)
         self.device = torch.device(device)
         self.dtype: torch.dtype = self.model.dtype
@@ -130,6 +146,12 @@ class Calculator(ASECalculator):
             f"{str(self.dtype).removeprefix('torch.')}{place})"
         )
 
+    @property
+    def training_ranges(self) -> dict[str, Any]:
+        """Conditions in the training data of the model's file (`electret.training_ranges`); empty where not
+        known."""
+        return self._ranges
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Calculator:
         """A calculator with results of its own on the same weights, which neither changes."""
         memo[id(self.model)] = self.model
@@ -137,6 +159,11 @@ class Calculator(ASECalculator):
         memo[id(self)] = twin
         twin.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
         return twin
+
+    def set(self, **parameters: Any) -> dict[str, Any]:
+        """ASE's way to change parameters; there are none, so that any is an `InputError`."""
+        conditions.refuse_parameters(parameters)
+        return super().set()
 
     def reset(self) -> None:
         """Forget the results, the state, the atoms that they belong to, and the start of the next SCF."""
@@ -192,13 +219,14 @@ class Calculator(ASECalculator):
         """Energy, derivatives and density of the system."""
         # A cell optimiser asks for forces, then stress: from the second step on one evaluation gives both.
         self._with_stress |= "stress" in properties
-        with_stress = self._with_stress and stress_refusal(system) is None
+        with_stress = self._with_stress and self._refusal("stress", system) is None
         with_forces = with_stress or bool({"forces", "stress"}.intersection(properties))
         output = self._output(system, forces=with_forces, stress=with_stress, properties=self._every_time)
         values = on_host(output)
-        energy = values["energy"].item()
-        free_energy = values["grand_potential"].item() if "grand_potential" in values else energy
-        self.results = {"energy": energy, "free_energy": free_energy}
+        internal = values["energy"].item()
+        grand_potential = values["grand_potential"].item() if "grand_potential" in values else internal
+        energy = internal if self._internal else grand_potential
+        self.results = {"energy": energy, "free_energy": grand_potential}
         if with_forces:
             self.results["forces"] = array(values["forces"])
         if with_stress:
@@ -207,12 +235,16 @@ class Calculator(ASECalculator):
             if name in self.implemented_properties and not undefined_by_boundary(name, system, self.model):
                 value = array(values[name])
                 self.results[name] = value if name == "charges" else value[0]
-        self.state = state(values, system)
+        self.state = state(values, system, self.model)
         if "fermi_level" not in self.model.honours:
             self.state.pop("fermi_level", None)
         if self.model.self_consistent and self.model.variational:
             self.state["energy_charge_derivative"] = -self.state["fermi_level"]
         self.state["extrapolating"] = self._extrapolations(system)
+        unread = conditions.initial_charges_unread(system, self.model.honours)
+        if unread is not None and "initial_charges" not in self._warned:
+            self._warned.add("initial_charges")
+            warnings.warn(f"{unread} (warned once)", stacklevel=2)
 
     def _output(self, system: Atoms, **options: Any) -> dict[str, torch.Tensor]:
         """Output of the model for the system."""
@@ -229,9 +261,9 @@ class Calculator(ASECalculator):
 
         - `polarizability` [3, 3]: dD_a/dF_b, e·Å²/V
         - `born_effective_charges` [n_atoms, 3, 3]: dD_a/dR_ib, e
-        - `fukui` [n_atoms]: dq_i/dQ
+        - `fukui` [n_atoms]: dq_i/dQ; `fukui_multipoles` [n_atoms, (max_l + 1)²]: dp_i/dQ, Å^l
         - `capacitance`: -dQ/dmu, e/V
-        - `energy_charge_derivative`: dE/dQ, eV/e
+        - `energy_charge_derivative`: dE/dQ, eV/e; `energy_charge_curvature`: d²E/dQ², eV/e²
         - `stability`: spectral radius of the map of the density onto itself
 
         at the charge control of the calculation (constant charge or constant Fermi level). Of a slab, in
@@ -301,6 +333,8 @@ class Calculator(ASECalculator):
         return name in RESPONSES and not has_normal and self._refusal(name, self.atoms) is not None
 
     def _refusal(self, name: str, atoms: Atoms) -> str | None:
+        if name == "stress":
+            return stress_refusal(atoms, self._open_stress)
         return refusal(name, atoms, self.model, self.implemented_properties)
 
     def _require(self, name: str, atoms: Atoms) -> None:
@@ -310,12 +344,9 @@ class Calculator(ASECalculator):
 
     def _outside(self, system: Atoms, charge: float | None = None) -> dict[str, str]:
         """Conditions outside of the training data; `charge` is that of the density."""
-        info = dict(system.info)
-        requested = {name: info[name] for name in ("fermi_level", "external_field") if name in info}
-        if "fermi_level" not in info:
-            charge = float(info.get("total_charge", info.get("charge", 0.0)))
+        requested = conditions.requested(system.info)
         if charge is not None:
-            requested["total_charge"] = charge
+            requested.setdefault("total_charge", charge)
         return outside(
             self._ranges, {name: requested[name] for name in requested if name in self.model.honours}
         )

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+from ase import Atoms
 
 from electret import InputError
+from electret.conditions import CHARGE_TOLERANCE, CONDITIONS, SPIN, UNITS, meant
 
-__all__ = ["CONDITIONS", "ExtrapolationWarning", "check", "equal", "select"]
-
-CONDITIONS = ("total_charge", "charge", "external_field", "fermi_level")
-"""Keys of `atoms.info` that change the result."""
-
-FOREIGN_CONDITIONS: Mapping[str, str] = {
-    "electric_field": "name it external_field (V/Å, energy -F·D)",
-    "efield": "name it external_field (V/Å, energy -F·D)",
-    "field": "name it external_field (V/Å, energy -F·D)",
-    "chemical_potential": "name it fermi_level (eV)",
-    "electrode_potential": "name it fermi_level (eV)",
-    "mu": "name it fermi_level (eV)",
-    "net_charge": "name it total_charge (e)",
-    "spin": "the model has no spin",
-    "total_spin": "the model has no spin",
-    "multiplicity": "the model has no spin",
-    "spin_multiplicity": "the model has no spin",
-}
-"""Keys by which other codes take conditions, and what to do about each."""
+__all__ = [
+    "CONDITIONS",
+    "ExtrapolationWarning",
+    "check",
+    "equal",
+    "initial_charges_unread",
+    "refuse_parameters",
+    "requested",
+    "select",
+]
 
 
 class ExtrapolationWarning(UserWarning):
@@ -67,6 +58,52 @@ def check(conditions: Mapping[str, Any], honours: Collection[str]) -> None:
         )
 
 
+def requested(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of checked conditions: the total charge (0 where neither it nor a Fermi level is given) and the
+    Fermi level as numbers, the field [3]."""
+    values = {key: np.ravel(value).astype(np.float64) for key, value in conditions.items()}
+    found: dict[str, Any] = {
+        key: values[key].item() for key in ("total_charge", "fermi_level") if key in values
+    }
+    if "charge" in values:
+        found["total_charge"] = values["charge"].item()
+    if "fermi_level" not in values:
+        found.setdefault("total_charge", 0.0)
+    if "external_field" in values:
+        found["external_field"] = values["external_field"]
+    return found
+
+
+def initial_charges_unread(atoms: Atoms, honours: Collection[str]) -> str | None:
+    """Sentence on initial charges (`atoms.set_initial_charges`, or a column of a file) that add up to
+    another charge than the one that is calculated; None where they do not, or add up to nothing."""
+    total = float(atoms.get_initial_charges().sum())
+    charge = requested(atoms.info).get("total_charge", total)
+    if "total_charge" not in honours or min(abs(total), abs(total - charge)) < CHARGE_TOLERANCE:
+        return None
+    return (
+        f"the initial charges of the atoms add up to {total:.4g} e, but the total charge is {charge:g} e: it "
+        "is read from atoms.info['total_charge'] alone"
+    )
+
+
+def refuse_parameters(parameters: Mapping[str, Any]) -> None:
+    """Refuse parameters of `Calculator.set`, which has none.
+
+    Raises:
+        InputError: names the parameter and where it belongs.
+    """
+    for key, value in parameters.items():
+        condition = meant(key)
+        place = "there is no such parameter; options are arguments of Calculator(...)"
+        if condition == SPIN:
+            place = "the model has no spin"
+        elif condition is not None:
+            unit = UNITS[condition]
+            place = f"conditions are read from atoms.info: atoms.info[{condition!r}] = {value!r} ({unit})"
+        raise InputError(f"calc.set({key}={value!r}): {place}")
+
+
 def equal(conditions: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
     """Whether two sets of conditions are the same."""
     return conditions.keys() == others.keys() and all(
@@ -74,13 +111,9 @@ def equal(conditions: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
     )
 
 
-@functools.cache
 def _misnomer(key: Any) -> str | None:
     """What to do about a key of `atoms.info` that only looks like a condition; None for one that does not."""
-    if not isinstance(key, str) or key in CONDITIONS or key.startswith("REF_"):
-        return None
-    name = key.lower()
-    if name in FOREIGN_CONDITIONS:
-        return FOREIGN_CONDITIONS[name]
-    nearest = difflib.get_close_matches(name, CONDITIONS, n=1, cutoff=0.85)
-    return f"did you mean {nearest[0]!r}?" if nearest else None
+    condition = None if key in CONDITIONS else meant(key)
+    if condition == SPIN:
+        return "the model has no spin"
+    return condition and f"name it {condition} ({UNITS[condition]})"

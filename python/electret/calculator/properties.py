@@ -46,7 +46,9 @@ RESPONSE_REQUESTS: Mapping[str, str] = {
         for name in (
             "polarizability",
             "born_effective_charges",
+            "energy_charge_curvature",
             "fukui",
+            "fukui_multipoles",
             "capacitance",
             "stability",
             "dielectric_tensor",
@@ -74,8 +76,6 @@ def refusal(name: str, atoms: Atoms, model: Model, defined: Collection[str]) -> 
         if name == "polarization" and model.self_consistent:
             reason += ". Charges of atoms do not say how they got there; 'split_charges' has a polarisation"
         return reason
-    if name == "stress":
-        return stress_refusal(atoms)
     if name == "dielectric_tensor" and not atoms.pbc.all():
         return "it is defined for crystals; of open systems ask for the polarizability"
     if undefined_by_boundary(name, atoms, model):
@@ -88,10 +88,12 @@ def refusal(name: str, atoms: Atoms, model: Model, defined: Collection[str]) -> 
     return None
 
 
-def stress_refusal(atoms: Atoms) -> str | None:
-    """Why there is no stress, or None."""
-    if not atoms.pbc.any():
-        return "an open system has none"
+def stress_refusal(atoms: Atoms, of_open: bool) -> str | None:
+    """Reason for a system to have no stress, or None; `of_open` lets open systems in a cell have one."""
+    if not (of_open or atoms.pbc.any()):
+        return (
+            "an open system has none (Calculator(..., open_stress='virial') for programs that insist on one)"
+        )
     if atoms.cell.rank < 3:
         return "the cell has no volume; give the open axes a cell vector too"
     return None
@@ -109,12 +111,19 @@ def array(value: torch.Tensor) -> np.ndarray:
     return value.cpu().numpy().astype(np.float64)
 
 
-def state(values: Mapping[str, torch.Tensor], atoms: Atoms) -> dict[str, Any]:
-    """What the calculator knows beyond ASE's properties: numbers, and arrays of the one system."""
+def state(values: Mapping[str, torch.Tensor], atoms: Atoms, model: Model) -> dict[str, Any]:
+    """Results beyond ASE's properties: numbers, and arrays of the one system."""
     found: dict[str, Any] = {name: values[name].item() for name in _NUMBERS if name in values}
+    if "grand_potential" in values:
+        found["internal_energy"] = values["energy"].item()
     for name in ("multipoles", "latent_multipoles"):
         if name in values:
             found[name] = array(values[name])
+            sigma = model.config.electrostatics.sigma
+            found["max_l"] = model.config.electrostatics.max_l
+            found["sigma"] = np.array([sigma[s] if isinstance(sigma, dict) else sigma for s in atoms.symbols])
+    if model.feature_widths:
+        found["widths"] = np.array(model.feature_widths)
     if "scf_iterations" in values:
         history = array(values["scf_history"])[0]
         found["scf_iterations"] = values["scf_iterations"].item()
@@ -139,7 +148,7 @@ def responses(
     found: dict[str, Any] = {}
     normal = slab_normal(atoms)
     for name in names:
-        per_atom = name in ("fukui", "born_effective_charges")
+        per_atom = name in ("fukui", "fukui_multipoles", "born_effective_charges")
         value = array(values[name] if per_atom else values[name][0])
         if undefined_by_boundary(name, atoms, model):
             if normal is not None and name == "polarizability":

@@ -75,7 +75,7 @@ class SelfConsistency:
             converged = bool(output["scf_converged"])
         if not converged:
             self.drop()
-            raise self._failure(output, notes)
+            raise self._failure(output, model, notes)
         if self.warm_start:
             self._density, self._system = State(output["multipoles"], output["fermi_level"]), system
         return output
@@ -88,17 +88,31 @@ class SelfConsistency:
             solver=self.solver,
         )
 
-    def _failure(self, output: Output, notes: str) -> ConvergenceError:
+    def _failure(self, output: Output, model: Model, notes: str) -> ConvergenceError:
         history = output["scf_history"][0].cpu().numpy().astype(np.float64)
         history = history[~np.isnan(history)]
         iterations = int(output["scf_iterations"][0])
         last = ", ".join(f"{residual:.1e}" for residual in history[-4:])
         others = [name for name in ("newton", "anderson", "mixing") if name != self.solver]
+        if iterations < (self.max_iterations or model.config.scf.max_iterations):
+            what = (
+                f"the SCF diverged after {iterations} iterations" if iterations else "the SCF could not begin"
+            )
+            advice = (
+                "The density runs away or its equations are singular, which more iterations do not cure: "
+                "look at the structure, the charge and the field, try another solver "
+                f"(scf_solver={others[0]!r} or {others[1]!r})"
+            )
+        else:
+            what = f"the SCF did not converge in {iterations} iterations"
+            advice = (
+                "Give more iterations (scf_max_iterations), another solver "
+                f"(scf_solver={others[0]!r} or {others[1]!r}) or a looser scf_tolerance; look at the "
+                "structure"
+            )
         message = (
-            f"the SCF did not converge in {iterations} iterations; the last residuals are {last}. Give more "
-            f"iterations (scf_max_iterations), another solver (scf_solver={others[0]!r} or {others[1]!r}) or "
-            "a looser scf_tolerance; look at the structure and at calc.response(..., ['stability']) of a "
-            "neighbouring one: a model may have no stable density here"
+            f"{what}; the last residuals are {last}. {advice}, and at calc.response(..., ['stability']) of a "
+            "neighbouring structure: a model may have no stable density here"
         )
         return ConvergenceError(message + notes, history=history.tolist(), iterations=iterations, system=0)
 

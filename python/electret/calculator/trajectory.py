@@ -88,7 +88,8 @@ class TrajectoryGraph:
         """Found anew on a GPU, where this takes less time than bringing them there."""
         if self._device.type == "cuda":
             there = torch.tensor(positions, dtype=torch.float64, device=self._device)
-            i, j, shifts = pairs_on_device("ijS", there, cell[None], pbc[None], self._neighbors.cutoff)
+            one = np.zeros(len(positions), dtype=np.int64)
+            i, j, shifts = pairs_on_device("ijS", there, cell[None], pbc[None], one, self._neighbors.cutoff)
             return torch.stack([i, j]), shifts.to(self._dtype)
         self._neighbors.update(positions, cell, pbc)
         return edges_of(self._neighbors.get("ijS"), self._dtype)

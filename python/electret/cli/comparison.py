@@ -17,7 +17,7 @@ from electret.analysis.probes import (
     write_probe_tables,
 )
 from electret.analysis.report import holds_comparison, print_comparison, write_comparison
-from electret.cli.evaluation import parse_keys
+from electret.cli.evaluation import parse_keys, parse_origin
 from electret.console import say
 from electret.outputs import check_file_name, check_not_in_use, check_outputs, claimed, holds_run
 
@@ -35,6 +35,7 @@ def run_comparison(
     plots: bool,
     console: Console,
     force: bool = False,
+    dipole_origin: str | None = None,
 ) -> Comparison:
     """Compare, print the overview, write the report; options of the command override those of a file."""
     if len(models) == 1 and is_comparison_file(Path(models[0])):
@@ -58,6 +59,7 @@ def run_comparison(
         wanted.candidates,
         sets,
         keys=parse_keys(keys) if keys else wanted.keys,
+        dipole_origin=parse_origin(dipole_origin) or wanted.dipole_origin,
         batch_size=batch_size or wanted.batch_size,
         device=device,
         dtype=dtype,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast, get_args
 
 import numpy as np
 import torch
@@ -19,14 +20,15 @@ from electret.analysis.assessment import Assessment, assess
 from electret.analysis.scf_statistics import converged
 from electret.calculator.properties import implemented, undefined_by_boundary
 from electret.console import say
-from electret.data import DataKeys, Frame, GraphDataset, key_table, wrap_atoms
+from electret.data import DataKeys, Frame, GraphDataset, print_report, wrap_atoms
+from electret.data.keys import DipoleOrigin
 from electret.data.reading import read_structures
 from electret.graph import Graph
 from electret.models import Model, load
 from electret.outputs import writing
 from electret.training.summary import print_summary
 
-__all__ = ["PREFIX", "parse_keys", "run_evaluation"]
+__all__ = ["PREFIX", "parse_keys", "parse_origin", "run_evaluation"]
 
 PREFIX = "electret_"
 """Before the names of predictions in the output, so that they stand beside the labels."""
@@ -52,6 +54,7 @@ def run_evaluation(
     dtype: str | None,
     keys: list[str],
     console: Console,
+    dipole_origin: str | None = None,
 ) -> Assessment:
     """Evaluate, print the key report, the errors and how the SCF fared, write predictions to `output` if
     given. Frames whose SCF did not converge are named, and are in no error and no prediction."""
@@ -59,9 +62,10 @@ def run_evaluation(
         raise InputError(f"dtype is '{dtype}', expected float32 or float64")
     names = parse_keys(keys)
     model = load(model_file, device=device, dtype=None if dtype is None else getattr(torch, dtype))
+    origin = parse_origin(dipole_origin)
     structures = read_structures(data_file)
-    frames = wrap_atoms(structures, names, file=str(data_file))
-    key_table({data_file.stem: frames}, names).show(console)
+    frames = wrap_atoms(structures, names, str(data_file), origin or "origin")
+    print_report(console, {data_file.stem: frames}, names, origin)
 
     def store(indices: list[int], graph: Graph, predicted: dict[str, torch.Tensor]) -> None:
         if output is not None:
@@ -95,6 +99,16 @@ def parse_keys(assignments: list[str]) -> DataKeys:
             )
         chosen[name] = key
     return DataKeys(**chosen)
+
+
+def parse_origin(word: str | None) -> DipoleOrigin | None:
+    """Origin of dipole labels from `--dipole-origin`."""
+    for choice in get_args(DipoleOrigin):
+        if word == choice:
+            return cast(DipoleOrigin, choice)
+    if word is not None:
+        raise InputError(f"--dipole-origin {word}: expected {', '.join(get_args(DipoleOrigin))}")
+    return None
 
 
 def _restore_other_entries(frames: list[Frame], structures: list[Atoms]) -> None:
@@ -134,7 +148,8 @@ def _calculator(model: Model, atoms: Atoms, found: dict[str, np.ndarray]) -> Sin
     if "energy" not in found:
         return None
     results = {name: found[name].astype(np.float64) for name in implemented(model) if name in found}
-    results["free_energy"] = found.get("grand_potential", found["energy"])
+    # As of the calculator: forces and stress are derivatives of the grand potential.
+    results["energy"] = results["free_energy"] = found.get("grand_potential", found["energy"])
     if "stress" in results:
         results["stress"] = full_3x3_to_voigt_6_stress(results["stress"])
     known = {

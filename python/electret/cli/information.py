@@ -31,6 +31,7 @@ def system_table() -> PlainTable:
     for name, value in (
         *_threads(),
         ("CPU features", ", ".join(_cpu_features()) or "unknown"),
+        ("instructions", _instructions()),
         ("CUDA", cuda_report()),
         *device_report(),
     ):
@@ -64,6 +65,12 @@ def _cpu_features() -> list[str]:
         (line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features"))), []
     )
     return [platform.machine(), *(flag for flag in _CPU_FLAGS if flag in flags)]
+
+
+def _instructions() -> str:
+    """The instruction set of the native loops, and where it comes from."""
+    variable = "ELECTRET_INSTRUCTIONS"
+    return f"{_native.INSTRUCTIONS} ({variable if os.environ.get(variable) else 'best of this machine'})"
 
 
 def cuda_report() -> str:

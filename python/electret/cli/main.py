@@ -94,6 +94,12 @@ def evaluate(
         typer.Option("--key", metavar="NAME=KEY", help="Key of a label, e.g. energy=dft_energy."),
     ] = None,
     force: Force = False,
+    dipole_origin: Annotated[
+        str | None,
+        typer.Option(
+            help="Origin of the dipole labels of ions: origin (default), center_of_mass or center_of_charge."
+        ),
+    ] = None,
 ) -> None:
     """Predict the frames of a file and compare with its labels."""
     from electret.outputs import atomic_write, check_ending, check_outputs
@@ -111,7 +117,7 @@ def evaluate(
     from electret.console import standard_console
 
     assessment = run_evaluation(
-        model, data, output, batch_size, device, dtype, keys or [], standard_console()
+        model, data, output, batch_size, device, dtype, keys or [], standard_console(), dipole_origin
     )
     if plots is not None:
         plot_parity({data.stem: assessment.metrics}, plots)
@@ -143,6 +149,12 @@ def compare(
         list[str] | None,
         typer.Option("--key", metavar="NAME=KEY", help="Key of a label, e.g. energy=dft_energy."),
     ] = None,
+    dipole_origin: Annotated[
+        str | None,
+        typer.Option(
+            help="Origin of the dipole labels of ions: origin (default), center_of_mass or center_of_charge."
+        ),
+    ] = None,
     plots: Annotated[bool, typer.Option(help="Draw the plots.")] = True,
     force: Force = False,
 ) -> None:
@@ -151,7 +163,17 @@ def compare(
     from electret.console import standard_console
 
     run_comparison(
-        models, data or [], output, batch_size, device, dtype, keys or [], plots, standard_console(), force
+        models,
+        data or [],
+        output,
+        batch_size,
+        device,
+        dtype,
+        keys or [],
+        plots,
+        standard_console(),
+        force,
+        dipole_origin,
     )
 
 

@@ -6,7 +6,7 @@ from electret.data.keys import DataKeys
 from electret.data.magnitudes import magnitude_table, magnitude_warnings
 from electret.data.reading import Frame, read_frames, wrap_atoms
 from electret.data.reference import atomic_energies
-from electret.data.report import check_targets, key_counts, key_table
+from electret.data.report import check_targets, key_counts, key_table, print_report
 from electret.data.split import random_split
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "key_table",
     "magnitude_table",
     "magnitude_warnings",
+    "print_report",
     "random_split",
     "read_frames",
     "wrap_atoms",

@@ -19,12 +19,14 @@ from ase.io.extxyz import SPECIAL_3_3_KEYS, UNPROCESSED_KEYS, key_val_str_to_dic
 from numpy.typing import NDArray
 
 from electret import InputError
-from electret.data.keys import LABELS, DataKeys, Label, known_names
+from electret.conditions import UNITS, check_other_names
+from electret.data.keys import CONVERTED, LABELS, DataKeys, DipoleOrigin, Label, known_names
 
-__all__ = ["ISOLATED_ATOM", "Frame", "read_frames", "read_structures", "wrap_atoms"]
+__all__ = ["ISOLATED_ATOM", "Frame", "origin_of_dipole", "read_frames", "read_structures", "wrap_atoms"]
 
 ISOLATED_ATOM = "IsolatedAtom"
-"""`config_type` of the single-atom frames that hold the atomic energies (MACE's convention)."""
+"""`config_type` of the single-atom frames that hold the atomic energies (MACE's convention); on reading,
+case, `-`, `_` and spaces do not matter."""
 
 _INPUTS = ("external_field", "grid_points")
 _WEIGHT_KEYS = tuple(name for name in LABELS if name not in _INPUTS)
@@ -75,13 +77,19 @@ class Frame:
         return self.atoms.arrays[key] if LABELS[name].per_atom else self.atoms.info[key]
 
 
-def read_frames(path: str | Path, keys: DataKeys | None = None) -> list[Frame]:
+def read_frames(
+    path: str | Path, keys: DataKeys | None = None, dipole_origin: DipoleOrigin = "origin"
+) -> list[Frame]:
     """All frames of a file (extended XYZ, or any format ASE knows).
 
+    Grand potentials become energies, virials stresses, and dipole labels of charged systems are moved from
+    `dipole_origin` to the origin of the coordinates.
+
     Raises `InputError` naming file, frame and line (extended XYZ) for malformed content, and file, frame
-    and key for labels of the wrong shape or with NaN or infinite values.
+    and key for labels of the wrong shape or with NaN or infinite values, for charges and fields under names
+    that are not read, and for labels that contradict each other.
     """
-    return wrap_atoms(read_structures(path), keys, file=str(path))
+    return wrap_atoms(read_structures(path), keys, str(path), dipole_origin)
 
 
 def read_structures(path: str | Path) -> list[Atoms]:
@@ -104,11 +112,23 @@ def read_structures(path: str | Path) -> list[Atoms]:
 
 
 def wrap_atoms(
-    structures: Sequence[Atoms], keys: DataKeys | None = None, file: str = "<atoms>"
+    structures: Sequence[Atoms],
+    keys: DataKeys | None = None,
+    file: str = "<atoms>",
+    dipole_origin: DipoleOrigin = "origin",
 ) -> list[Frame]:
     """Checked frames from ASE structures in memory, see `read_frames`."""
     keys = keys or DataKeys()
-    return [_normalised(atoms, keys, file, index) for index, atoms in enumerate(structures)]
+    return [_normalised(atoms, keys, file, index, dipole_origin) for index, atoms in enumerate(structures)]
+
+
+def origin_of_dipole(atoms: Atoms, choice: DipoleOrigin) -> NDArray[np.float64]:
+    """Position [3] of the point about which dipoles are given."""
+    if choice == "center_of_mass":
+        return np.asarray(atoms.get_center_of_mass())
+    if choice == "center_of_charge":
+        return np.asarray(atoms.numbers @ atoms.positions / atoms.numbers.sum())
+    return np.zeros(3)
 
 
 def _read_extxyz(path: Path) -> list[Atoms]:
@@ -238,7 +258,7 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def _normalised(atoms: Atoms, keys: DataKeys, file: str, index: int) -> Frame:
+def _normalised(atoms: Atoms, keys: DataKeys, file: str, index: int, dipole_origin: DipoleOrigin) -> Frame:
     """Copy of the structure that holds labels only under the default keys."""
     where = f"{file}, frame {index}"
     if len(atoms) == 0:
@@ -254,6 +274,8 @@ def _normalised(atoms: Atoms, keys: DataKeys, file: str, index: int) -> Frame:
     used = set()
     for name, label in LABELS.items():
         key = getattr(keys, name)
+        if any(target == name and getattr(keys, source) == key for source, target in CONVERTED.items()):
+            continue  # the key holds what this label is made of
         raw = _lookup(atoms, key)
         if name == "total_charge":
             raw = _total_charge(atoms, key, raw, where)
@@ -265,13 +287,28 @@ def _normalised(atoms: Atoms, keys: DataKeys, file: str, index: int) -> Frame:
             clean.set_array(known_names(name), value)
         else:
             clean.info[known_names(name)] = value if value.ndim else float(value)
+    condition_keys = {name: getattr(keys, name) for name in UNITS}
+    check_other_names(atoms.info, condition_keys, clean.info, where)
     _check_grid(clean, keys, where)
+    _convert(clean, keys, where)
+    if known_names("dipole") in clean.info and not clean.pbc.all():
+        charge = clean.info.get(known_names("total_charge"), 0.0)
+        moved = clean.info[known_names("dipole")] + charge * origin_of_dipole(atoms, dipole_origin)
+        clean.info[known_names("dipole")] = moved
     for key in ("config_type", "chain"):
         if key in atoms.info:
             clean.info[key] = str(atoms.info[key])
-    for key in ("config_weight", *(f"config_{name}_weight" for name in _WEIGHT_KEYS)):
+    if re.sub("[^a-z]", "", clean.info.get("config_type", "").lower()) in ("isolatedatom", "isolatedatoms"):
+        clean.info["config_type"] = ISOLATED_ATOM
+    for name in _WEIGHT_KEYS:
+        key = f"config_{name}_weight"
         if key in atoms.info:
-            clean.info[key] = _checked_weight(atoms.info[key], f"{where}: key '{key}'")
+            weight = _checked_weight(atoms.info[key], f"{where}: key '{key}'")
+            clean.info.setdefault(f"config_{CONVERTED.get(name, name)}_weight", weight)
+    if "config_weight" in atoms.info:
+        clean.info["config_weight"] = _checked_weight(
+            atoms.info["config_weight"], f"{where}: key 'config_weight'"
+        )
     results = atoms.calc.results if atoms.calc is not None else {}
     return Frame(
         clean,
@@ -296,7 +333,7 @@ def _total_charge(atoms: Atoms, key: str, value: Any, where: str) -> Any:
     if key != known_names("total_charge") or "charge" not in atoms.info:
         return value
     other = atoms.info["charge"]
-    if value is not None and not np.isclose(float(other), float(value)):
+    if value is not None and not np.array_equal(np.ravel(other), np.ravel(value)):
         raise InputError(f"{where}: total_charge={value} and charge={other} disagree; give one of them")
     return other
 
@@ -330,9 +367,9 @@ def _checked(raw: Any, label: Label, n_atoms: int, what: str) -> NDArray[np.floa
         return value.reshape(-1)
     if label.name == "polarizability":
         return _symmetric(value.reshape(3, 3), what)
-    if label.name == "stress" and value.size == 9:
+    if label.name in ("stress", "virials") and value.size == 9:
         return _voigt(value.reshape(3, 3), what)
-    return value
+    return value.reshape(()) if () in label.shapes else value
 
 
 def _grid_rows(value: NDArray[np.float64], label: Label) -> NDArray[np.float64]:
@@ -353,6 +390,44 @@ def _check_grid(atoms: Atoms, keys: DataKeys, where: str) -> None:
         raise InputError(f"{where}: key '{next(iter(lengths))}' is given without '{missing}'; give both")
     if len(set(lengths.values())) > 1:
         raise InputError(f"{where}: grid points and potentials differ in number, {lengths}")
+
+
+def _convert(atoms: Atoms, keys: DataKeys, where: str) -> None:
+    """Give the frame the energy of its grand potential and the stress of its virials."""
+    omega, virials = (atoms.info.get(known_names(name)) for name in ("grand_potential", "virials"))
+    if omega is not None:
+        missing = [
+            f"{name} (key '{getattr(keys, name)}')"
+            for name in ("total_charge", "fermi_level")
+            if known_names(name) not in atoms.info
+        ]
+        if missing:
+            raise InputError(
+                f"{where}: key '{keys.grand_potential}' is the grand potential E + mu Q, of which the energy "
+                f"cannot be had without {' and '.join(missing)}; add it"
+            )
+        energy = omega - atoms.info[known_names("fermi_level")] * atoms.info[known_names("total_charge")]
+        _put(atoms, "energy", energy, "grand_potential", keys, where)
+    if virials is not None:
+        if atoms.cell.rank < 3:
+            raise InputError(
+                f"{where}: key '{keys.virials}' is given, but the cell has no volume to make a stress of it "
+                "(-virials / volume); give the frame a cell or remove the key"
+            )
+        _put(atoms, "stress", -virials / atoms.get_volume(), "virials", keys, where)
+
+
+def _put(
+    atoms: Atoms, name: str, value: NDArray[np.float64] | float, source: str, keys: DataKeys, where: str
+) -> None:
+    """Set a converted label; refuse it beside one that it contradicts."""
+    own = atoms.info.setdefault(known_names(name), value)
+    relative, absolute = (0.0, 1e-2) if name == "energy" else (1e-2, 1e-4)
+    if not np.allclose(own, value, rtol=relative, atol=absolute):
+        raise InputError(
+            f"{where}: '{getattr(keys, name)}' = {own} and '{getattr(keys, source)}', which gives {value}, "
+            f"disagree ({LABELS[name].unit}); remove one of them, or set data.keys.{source} to another name"
+        )
 
 
 def _symmetric(tensor: NDArray[np.float64], what: str) -> NDArray[np.float64]:

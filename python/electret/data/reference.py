@@ -11,7 +11,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from electret import InputError
 from electret.data.reading import ISOLATED_ATOM, Frame
 
-__all__ = ["E0Source", "atomic_energies", "elements_of"]
+__all__ = ["E0Source", "atomic_energies", "elements_of", "energy_warnings"]
 
 E0Source = Literal["auto", "isolated", "average"] | dict[str, float]
 """Where E0s come from: `auto` is `isolated` if such frames exist, else `average`; or {symbol: eV}."""
@@ -27,6 +27,11 @@ def atomic_energies(frames: Sequence[Frame], source: E0Source) -> dict[int, floa
 
     `average` solves least squares E = sum n_Z E0_Z over the neutral frames, or over all frames if the
     neutral ones lack an element: a charged frame's energy holds an ionisation energy that is no atom's own.
+    Compositions that leave combinations of E0s open get the solution nearest to one energy for all atoms
+    (`energy_warnings` says so).
+
+    Raises:
+        InputError: no energies, elements without an E0, two E0s of one element.
     """
     elements = elements_of(frames)
     if isinstance(source, Mapping):
@@ -41,8 +46,41 @@ def atomic_energies(frames: Sequence[Frame], source: E0Source) -> dict[int, floa
                 "frames, give data.e0s as a mapping {symbol: eV}, or use data.e0s: average"
             )
         return {z: isolated[z] for z in elements}
-    bound = [frame for frame in frames if frame.has("energy") and not frame.is_isolated_atom]
-    return _least_squares(bound, elements)
+    return _least_squares(frames, elements)[0]
+
+
+def energy_warnings(frames: Sequence[Frame], source: E0Source) -> list[str]:
+    """Sentences on atomic energies that are not what they seem: not determined by the compositions of the
+    frames, or single atoms that are not taken as isolated ones."""
+    if isinstance(source, Mapping) or not any(frame.has("energy") for frame in frames):
+        return []
+    if source == "isolated" or (source == "auto" and _isolated(frames)):
+        return []
+    found = []
+    single = [
+        frame
+        for frame in frames
+        if len(frame.atoms) == 1
+        and frame.has("energy")
+        and not (frame.is_isolated_atom or frame.atoms.pbc.any())
+    ]
+    if single:
+        found.append(
+            f"{single[0].where} holds a single atom ({single[0].atoms.symbols[0]}, config_type="
+            f"{single[0].config_type}) and is an ordinary frame; with config_type={ISOLATED_ATOM} its energy "
+            "is the E0 of the element"
+        )
+    elements = elements_of(frames)
+    energies, rank, n_frames = _least_squares(frames, elements)
+    if rank < len(elements):
+        values = ", ".join(f"{chemical_symbols[z]} {energies[z]:.4g}" for z in elements)
+        found.append(
+            f"E0s by least squares: the compositions of {n_frames} frames determine {rank} of "
+            f"{len(elements)} combinations of E0s; of all solutions the nearest to one energy for all atoms "
+            f"is taken ({values} eV). Energies of other compositions, as of fragments, mean nothing then: "
+            f"give data.e0s as {{symbol: eV}}, or frames with config_type={ISOLATED_ATOM}"
+        )
+    return found
 
 
 def _given(source: Mapping[str, float], elements: Sequence[int]) -> dict[int, float]:
@@ -53,6 +91,10 @@ def _given(source: Mapping[str, float], elements: Sequence[int]) -> dict[int, fl
             raise InputError(f"data.e0s: '{name}' is no chemical element")
         if not np.isfinite(energy):
             raise InputError(f"data.e0s: the energy of '{name}' is {energy}")
+        if z in energies:
+            raise InputError(
+                f"data.e0s names {chemical_symbols[z]} twice, the second time as '{name}'; remove one"
+            )
         energies[z] = float(energy)
     missing = [chemical_symbols[z] for z in elements if z not in energies]
     if missing:
@@ -61,7 +103,7 @@ def _given(source: Mapping[str, float], elements: Sequence[int]) -> dict[int, fl
 
 
 def _isolated(frames: Sequence[Frame]) -> dict[int, float]:
-    energies: dict[int, float] = {}
+    energies: dict[int, tuple[float, Frame]] = {}
     for frame in frames:
         if not (frame.is_isolated_atom and frame.has("energy")):
             continue
@@ -69,21 +111,37 @@ def _isolated(frames: Sequence[Frame]) -> dict[int, float]:
             raise InputError(
                 f"{frame.where}: config_type={ISOLATED_ATOM} but the frame has {len(frame.atoms)} atoms"
             )
-        if not (frame.has("total_charge") and abs(frame.value("total_charge")) > 1e-6):
-            energies[int(frame.atoms.numbers[0])] = float(frame.value("energy"))
-    return energies
+        if _charged(frame):
+            continue
+        z, energy = int(frame.atoms.numbers[0]), float(frame.value("energy"))
+        other, first = energies.setdefault(z, (energy, frame))
+        if abs(energy - other) > 1e-6:
+            raise InputError(
+                f"two energies of the isolated atom {chemical_symbols[z]}: {other} eV ({first.where}) and "
+                f"{energy} eV ({frame.where}); keep one of these frames"
+            )
+    return {z: energy for z, (energy, _) in energies.items()}
 
 
-def _least_squares(frames: Sequence[Frame], elements: Sequence[int]) -> dict[int, float]:
-    if not frames:
+def _charged(frame: Frame) -> bool:
+    return frame.has("total_charge") and abs(frame.value("total_charge")) > 1e-6
+
+
+def _least_squares(frames: Sequence[Frame], elements: Sequence[int]) -> tuple[dict[int, float], int, int]:
+    """E0s, the number of combinations of them that the frames determine, and the number of frames used."""
+    bound = [frame for frame in frames if frame.has("energy") and not frame.is_isolated_atom]
+    if not bound:
         raise InputError(
             "E0s cannot be fitted: no training frame has an energy; give data.e0s as {symbol: eV}"
         )
-    neutral = [f for f in frames if not (f.has("total_charge") and abs(f.value("total_charge")) > 1e-6)]
-    used = neutral if elements_of(neutral) == list(elements) else frames
+    neutral = [frame for frame in bound if not _charged(frame)]
+    used = neutral if elements_of(neutral) == list(elements) else bound
     counts = np.array(
         [[np.count_nonzero(f.atoms.numbers == z) for z in elements] for f in used], dtype=np.float64
     )
     energies = np.array([f.value("energy") for f in used])
-    solution = np.linalg.lstsq(counts, energies, rcond=None)[0]
-    return {z: float(e) for z, e in zip(elements, solution, strict=True)}
+    rank = int(np.linalg.matrix_rank(counts))
+    # The smallest solution itself would give an element the more, the more atoms of it there are.
+    common = float(np.mean(energies / counts.sum(axis=1))) if rank < len(elements) else 0.0
+    solution = common + np.linalg.lstsq(counts, energies - common * counts.sum(axis=1), rcond=None)[0]
+    return {z: float(e) for z, e in zip(elements, solution, strict=True)}, rank, len(used)

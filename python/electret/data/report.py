@@ -1,4 +1,5 @@
-"""How many frames carry each key, and refusal of loss weights on labels that no frame has."""
+"""How many frames carry each key, what in them looks wrong, and refusal of loss weights on labels that no
+frame has."""
 
 from __future__ import annotations
 
@@ -7,14 +8,38 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich.console import Console
 from rich.text import Text
 
 from electret import InputError
-from electret.console import PlainTable
-from electret.data.keys import LABELS, DataKeys
+from electret.console import PlainTable, say
+from electret.data.consistency import data_warnings
+from electret.data.keys import CONVERTED, LABELS, DataKeys, DipoleOrigin
 from electret.data.reading import Frame
 
-__all__ = ["check_targets", "key_counts", "key_table"]
+__all__ = ["check_targets", "key_counts", "key_table", "print_report"]
+
+
+def print_report(
+    console: Console,
+    sets: Mapping[str, Sequence[Frame]],
+    keys: DataKeys,
+    dipole_origin: DipoleOrigin | None = None,
+    others: Sequence[str] = (),
+) -> None:
+    """Print the table of keys, then one warning for each kind of label or condition that looks wrong.
+
+    Args:
+        console: to print to.
+        sets: frames of each set.
+        keys: names in the files.
+        dipole_origin: with which the frames were read; None is the default, the origin of the coordinates.
+        others: further warnings.
+    """
+    key_table(sets, keys).show(console)
+    everything = [frame for frames in sets.values() for frame in frames]
+    for text in [*data_warnings(everything, keys, dipole_origin), *others]:
+        say(console, f"warning: {text}", style="yellow")
 
 
 def key_counts(frames: Sequence[Frame]) -> Counter[str]:
@@ -26,7 +51,7 @@ def key_table(sets: Mapping[str, Sequence[Frame]], keys: DataKeys) -> PlainTable
     """One row per set and file, then per config_type of each set; the caption names absent keys."""
     counts = key_counts([frame for frames in sets.values() for frame in frames])
     present = [name for name in LABELS if counts[name]]
-    absent = [str(getattr(keys, name)) for name in LABELS if not counts[name]]
+    absent = [str(getattr(keys, name)) for name in LABELS if not counts[name] and name not in CONVERTED]
     numbers = ["frames", "atoms", *(str(getattr(keys, name)) for name in present)]
     table = PlainTable("Frames that carry each key", ["set", "file / config_type", *numbers], right=numbers)
     table.caption = Text(f"in no frame: {', '.join(absent)}") if absent else None
@@ -59,13 +84,24 @@ def check_targets(frames: Sequence[Frame], targets: Sequence[str], keys: DataKey
         key = getattr(keys, name)
         files = ", ".join(sorted({frame.file for frame in frames}))
         others = sorted(set().union(*(frame.other_keys for frame in frames)))
-        near = difflib.get_close_matches(key, others, n=1, cutoff=0.5) or [k for k in others if name in k][:1]
-        hint = (
-            f"the file has '{near[0]}': set data.keys.{name} to it"
-            if near
-            else f"set data.keys.{name} to its name"
-        )
+        hint = _nearest_key(name, others, keys) or f"set data.keys.{name} to its name"
         raise InputError(
             f"{where}: the loss has a weight on '{name}', but no training frame carries the key '{key}' "
             f"({files}); {hint}, add the label, or remove the weight"
         )
+
+
+def _nearest_key(name: str, others: Sequence[str], keys: DataKeys) -> str | None:
+    """Sentence on the key of a file that is most like that of a label, or of one that is converted to it."""
+    sources = [name, *(source for source, target in CONVERTED.items() if target == name)]
+    found = [
+        (
+            1.0 if source in other else difflib.SequenceMatcher(None, getattr(keys, source), other).ratio(),
+            source,
+            other,
+        )
+        for source in sources
+        for other in others
+    ]
+    likeness, source, other = max(found, default=(0.0, "", ""))
+    return f"the file has '{other}': set data.keys.{source} to it" if likeness >= 0.5 else None

@@ -36,7 +36,9 @@ __all__ = [
     "per_element",
 ]
 
-DIFFERENTIATED = frozenset({"polarizability", "born_effective_charges", "charge_stiffness"})
+DIFFERENTIATED = frozenset(
+    {"polarizability", "born_effective_charges", "charge_stiffness", "energy_charge_curvature"}
+)
 """Properties that are derivatives of the dipole and the energy through the density."""
 
 CONTAINED = frozenset(
@@ -184,6 +186,11 @@ class Model(torch.nn.Module):
         return frozenset()
 
     @property
+    def feature_widths(self) -> tuple[float, ...]:
+        """Widths of the receivers of the potential features, Å; empty for families without features."""
+        return ()
+
+    @property
     def predicts(self) -> frozenset[str]:
         """Conditions that the model predicts instead of obeying: accepted as labels, without effect."""
         return frozenset()
@@ -221,11 +228,12 @@ class Model(torch.nn.Module):
             properties: further results, among `available_properties`: `polarizability [n_systems, 3, 3]`
                 (e Å²/V, dD_a/dF_b), `born_effective_charges [n_atoms, 3, 3]` (e, dD_a/dR_ib), `potentials
                 [n_atoms]` (V, of the density and the field at the atoms, smeared by their widths, own density
-                left out); and of self-consistent families `fukui [n_atoms]` (dq_i/dQ), `capacitance
-                [n_systems]` (-dQ/dmu, e/V), `charge_stiffness` (gives `energy_charge_derivative [n_systems]`,
-                dE/dQ, eV/e) and, of fixed points, `dielectric_tensor [n_systems, 3, 3]` (crystals, where only
-                dipoles respond) and `stability [n_systems]` (spectral radius of D B). Dipoles, and so their
-                derivatives, are meaningful along open axes.
+                left out); and of self-consistent families `fukui [n_atoms]` (dq_i/dQ), `fukui_multipoles
+                [n_atoms, n_lm]` (dp_i/dQ), `capacitance [n_systems]` (-dQ/dmu, e/V), `charge_stiffness`
+                (gives `energy_charge_derivative [n_systems]`, dE/dQ, eV/e), `energy_charge_curvature
+                [n_systems]` (d²E/dQ², eV/e²; with the former) and, of fixed points, `dielectric_tensor
+                [n_systems, 3, 3]` (crystals, where only dipoles respond) and `stability [n_systems]`
+                (spectral radius of D B). Dipoles, and so their derivatives, are meaningful along open axes.
 
         Returns:
             `energy [n_systems]` (float64, as its parts `energy_short_range`, `energy_electrostatic` and
@@ -260,6 +268,7 @@ class Model(torch.nn.Module):
                     graph,
                     external_field=graph.external_field.detach().clone().requires_grad_(),
                     total_charge=graph.total_charge.detach().clone().requires_grad_(),
+                    fermi_level=graph.fermi_level.detach().clone().requires_grad_(),
                 )
             structure = _strained(graph, elements, positions, strain, in_field)
             result = self._energies(structure, call)
@@ -442,11 +451,25 @@ def _differentiated(
 ) -> dict[str, torch.Tensor]:
     """Derivatives of dipole and energy; in the graph in training."""
     found: dict[str, torch.Tensor] = {}
+    curvature = "energy_charge_curvature" in call.properties
 
     def gradients(value: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
         return torch.autograd.grad(
-            value.sum(), leaf, create_graph=call.training, retain_graph=True, materialize_grads=True
+            value.sum(),
+            leaf,
+            create_graph=call.training or curvature,
+            retain_graph=True,
+            materialize_grads=True,
         )[0]
+
+    def per_charge(value: torch.Tensor) -> torch.Tensor:
+        """d/dQ `[n_systems]`, at constant Fermi level by way of it."""
+        constrained = torch.isnan(graph.fermi_level)
+        by_charge = gradients(value, graph.total_charge)
+        if bool(constrained.all()):
+            return by_charge
+        change = torch.where(constrained, 1.0, gradients(result["total_charge"], graph.fermi_level))
+        return torch.where(constrained, by_charge, gradients(value, graph.fermi_level) / change)
 
     for name, leaf in (("polarizability", graph.external_field), ("born_effective_charges", positions)):
         if name in call.properties:
@@ -455,8 +478,10 @@ def _differentiated(
                 raise AssertionError("the dipole has lost its graph")
             # [n, 3 (component of the dipole), 3 (component of field or position)]
             found[name] = torch.stack([gradients(dipole[:, axis], leaf) for axis in range(3)], dim=1)
-    if "charge_stiffness" in call.properties:
-        found["energy_charge_derivative"] = gradients(result["energy"], graph.total_charge)
+    if curvature or "charge_stiffness" in call.properties:
+        found["energy_charge_derivative"] = per_charge(result["energy"])
+    if curvature:
+        found["energy_charge_curvature"] = per_charge(found["energy_charge_derivative"])
     return found
 
 

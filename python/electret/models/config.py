@@ -242,8 +242,8 @@ class ElectrostaticsConfig(StrictConfig):
 
 
 class SplitChargesConfig(StrictConfig):
-    """The network of the charge flux along edges: all of `split_charges`, and the density without a potential
-    of `energy_functional` and `fixed_point`."""
+    """The network of the charge flux along edges: all of `split_charges`, the density without a potential of
+    `energy_functional` and `fixed_point`, and `latent_charges: flux`."""
 
     channels: int = Field(default=16, gt=0, le=4096)
     """Scalars that each end of an edge gives, per l of the features."""
@@ -338,6 +338,10 @@ class ModelConfig(StrictConfig):
     """Charge per chemical symbol in e: the charges of `fixed_charges` (None takes the mean labelled
     charge of each element), and the charges before any flux of `split_charges`, `energy_functional` and
     `fixed_point` (None is 0 for every element)."""
+    latent_charges: Literal["free", "flux"] = "free"
+    """Charges of `latent_ewald`. `free`, as published: neutral fragments have latent charges that do not add
+    up to zero, so that energies are not size-consistent; `flux`: charges that flow along edges, so that every
+    fragment beyond the cutoff of all others is neutral."""
     split: SplitChargesConfig = SplitChargesConfig()
     qeq: QeqConfig = QeqConfig()
     functional: FunctionalConfig = FunctionalConfig()
@@ -362,7 +366,8 @@ class ModelConfig(StrictConfig):
         belongs = {
             "conserve_charge": ("fixed_charges", "local_charges"),
             "charges": ("fixed_charges", "split_charges", "energy_functional", "fixed_point"),
-            "split": ("split_charges", "energy_functional", "fixed_point"),
+            "latent_charges": ("latent_ewald",),
+            "split": ("split_charges", "latent_ewald", "energy_functional", "fixed_point"),
             "qeq": ("qeq",),
             "functional": ("energy_functional",),
             "fixed_point": ("fixed_point",),
@@ -376,4 +381,9 @@ class ModelConfig(StrictConfig):
                         f"option {option!r} does nothing in family {self.family!r} (it belongs to "
                         f"{', '.join(families)}); remove it"
                     )
+        latent = self.family == "latent_ewald" and self.latent_charges == "free"
+        if latent and self.split != SplitChargesConfig():
+            raise ValueError(
+                "option 'split' does nothing with latent_charges = 'free'; remove it or use 'flux'"
+            )
         return self

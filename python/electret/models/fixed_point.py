@@ -335,10 +335,18 @@ class FixedPoint(SelfConsistent):
         found = super().available_properties
         if self.config.fixed_point.responding == "all":
             return found
-        return found - {"fukui", "capacitance", "charge_stiffness"} | {"dielectric_tensor"}
+        of_charge = {
+            "fukui",
+            "fukui_multipoles",
+            "capacitance",
+            "charge_stiffness",
+            "energy_charge_curvature",
+        }
+        return found - of_charge | {"dielectric_tensor"}
 
     @property
-    def _widths(self) -> tuple[float, ...]:
+    def feature_widths(self) -> tuple[float, ...]:
+        """Widths of the receivers of the potential features, Å."""
         return tuple(self.config.electrostatics.widths)
 
     def parameters_of(self, structure: Structure, features: list[torch.Tensor]) -> Parameters:

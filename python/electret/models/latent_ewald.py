@@ -6,6 +6,7 @@ import torch
 
 from electret.models.backbone import construction_dtype
 from electret.models.base import Density, Model, Structure
+from electret.models.charge_flux import FluxDensity
 from electret.models.config import ModelConfig
 from electret.models.readouts import MultipoleReadout
 from electret.models.statistics import Statistics
@@ -19,6 +20,10 @@ class LatentEwald(Model):
     They are not physical charges: the energy knows them up to sign and, in a screening medium, up to a
     factor, so they couple to no field, answer no total charge, and are given as `latent_multipoles`.
     Source: B. Cheng, npj Comput. Mater. 11, 80 (2025).
+
+    With `latent_charges = "free"`, as published, the charges of a fragment add up to any number, so that two
+    neutral fragments far apart have the energy K Q_A Q_B / r of those sums. With `"flux"` charges flow along
+    edges: whatever is beyond the cutoff of everything else is neutral.
     """
 
     family = "latent_ewald"
@@ -27,8 +32,13 @@ class LatentEwald(Model):
     def __init__(self, config: ModelConfig, statistics: Statistics) -> None:
         super().__init__(config, statistics)
         with construction_dtype(self.dtype):
-            self.readout = MultipoleReadout(self.backbone.layer_irreps, config.electrostatics.max_l)
+            irreps = self.backbone.layer_irreps
+            self.flux: FluxDensity | None = None
+            if config.latent_charges == "flux":
+                self.flux = FluxDensity(config, statistics, irreps).to(self.dtype)
+            else:
+                self.readout = MultipoleReadout(irreps, config.electrostatics.max_l)
 
     def density(self, structure: Structure, features: list[torch.Tensor]) -> Density:
         """Latent multipoles `[n_atoms, (max_l+1)^2]`."""
-        return Density(self.readout(features))
+        return Density(self.readout(features) if self.flux is None else self.flux(structure, features))

@@ -23,7 +23,7 @@ from electret.scf.implicit import chord_steps
 from electret.scf.problem import ImplicitProblem, LinearSolver, Problem, Systems
 from electret.scf.reference import ReferenceDensity, clamped_solution
 from electret.scf.response import RESPONSES, linear_responses
-from electret.scf.solvers import LOST, Anderson, Mixing, Newton, Solution, mixing_step
+from electret.scf.solvers import LOST, Anderson, Mixing, Newton, Point, Solution, mixed
 from electret.scf.state import Record, ScfRequest, State
 
 __all__ = ["Parameters", "SelfConsistent"]
@@ -75,7 +75,7 @@ class SelfConsistent(Model):
     def available_properties(self) -> frozenset[str]:
         """Derivatives through the density, and responses at the solution."""
         fixed_point = frozenset() if self.variational else frozenset({"stability"})
-        own = {"potentials", "fukui", "capacitance"}
+        own = {"potentials", "fukui", "fukui_multipoles", "capacitance"}
         return DIFFERENTIATED | own | fixed_point
 
     # --- what a family is made of ---
@@ -160,7 +160,7 @@ class SelfConsistent(Model):
             in_field=structure.in_field,
             sigma=self._widths_of_atoms(structure.elements),
             max_l=self.max_l,
-            widths=self._widths,
+            widths=self.feature_widths,
             features_max_l=options.features_max_l,
             features_self_interaction=self.config.fixed_point.self_interaction,
             boundary=options.boundary,
@@ -172,11 +172,6 @@ class SelfConsistent(Model):
     def _widths_of_atoms(self, elements: torch.Tensor) -> torch.Tensor:
         """Gaussian widths of the densities, `[n_atoms]` float64 Å."""
         return self._sigma_of_atoms.of(lambda: self.sigma.double()[elements], self.sigma, elements)
-
-    @property
-    def _widths(self) -> tuple[float, ...]:
-        """Widths of the receivers that the equations use."""
-        return ()
 
     def solver(self, request: ScfRequest) -> Solver:
         """The solver that a request and the configuration ask for."""
@@ -247,7 +242,7 @@ class SelfConsistent(Model):
         return Solved(state, solution.record, jacobian)
 
     def _chord_steps(self, call: Call) -> int:
-        if call.training:
+        if call.training or "energy_charge_curvature" in call.properties:
             return 2
         response = bool(set(call.properties) & DIFFERENTIATED)
         return 0 if self.variational and not response else 1
@@ -256,8 +251,7 @@ class SelfConsistent(Model):
         """Mixing steps in the graph."""
         state, alpha = start, self.config.scf.mixing
         for _ in range(request.unrolled_steps):
-            p, mu = mixing_step(problem, state, problem.residual(state))
-            state = State(state.multipoles + alpha * p, state.fermi_level + mu)
+            state = mixed(problem.systems, Point.of(problem, state), alpha)
         with torch.no_grad():
             at_end = State(state.multipoles.detach(), state.fermi_level.detach())
             size = problem.systems.mean(problem.local_step(at_end, problem.residual(at_end)).abs())

@@ -17,7 +17,7 @@ from electret.units import COULOMB_CONSTANT
 
 __all__ = ["RESPONSES", "linear_responses"]
 
-RESPONSES = frozenset({"fukui", "capacitance", "stability", "dielectric_tensor"})
+RESPONSES = frozenset({"fukui", "fukui_multipoles", "capacitance", "stability", "dielectric_tensor"})
 """Properties that follow from solves with the Jacobian alone."""
 
 
@@ -31,8 +31,9 @@ def linear_responses(
     """Response properties of a batch.
 
     Args:
-        names: `fukui` (dq_i/dQ, `[n_atoms]`), `capacitance` (-dQ/dmu, `[n_systems]` e/V), `stability`
-            (largest modulus of an eigenvalue of D B, `[n_systems]`; fixed points).
+        names: `fukui` (dq_i/dQ, `[n_atoms]`), `fukui_multipoles` (dp_i/dQ, `[n_atoms, n_lm]`),
+            `capacitance` (-dQ/dmu, `[n_systems]` e/V), `stability` (largest modulus of an eigenvalue of D B,
+            `[n_systems]`; fixed points).
         problem: in the graph, for the derivative of the stability in parameters.
         loop: without a graph.
         state: the solution.
@@ -40,14 +41,16 @@ def linear_responses(
     """
     found = {}
     systems = loop.systems
-    if {"fukui", "capacitance"} & set(names):
+    if {"fukui", "fukui_multipoles", "capacitance"} & set(names):
         zeros = torch.zeros_like(state.multipoles).detach()
         # at constant charge the last row asks for one more charge, at constant Fermi level for one more eV
         x, y = jacobian.solve(zeros, torch.ones_like(systems.total_charge))
         charge = systems.sum(x[:, 0])
-        per_charge = x[:, 0] / systems.at_atoms(torch.where(charge == 0, 1.0, charge))
+        per_charge = x / systems.at_atoms(torch.where(charge == 0, 1.0, charge))[:, None]
         if "fukui" in names:
-            found["fukui"] = per_charge
+            found["fukui"] = per_charge[:, 0]
+        if "fukui_multipoles" in names:
+            found["fukui_multipoles"] = per_charge
         if "capacitance" in names:
             stiffness = torch.where(y == 0, torch.inf, y)
             found["capacitance"] = -torch.where(systems.constrained, 1.0 / stiffness, charge)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from electret.scf.problem import LinearSolver, Problem, Residual
+from electret.scf.problem import LinearSolver, Problem, Residual, Systems
 from electret.scf.state import Record, State
 
-__all__ = ["Anderson", "Mixing", "Newton", "Solution", "mixing_step"]
+__all__ = ["Anderson", "Mixing", "Newton", "Point", "Solution", "mixed"]
 
 FERMI_LEVEL_STEP = 1.0
 """Largest change of the Fermi level in one mixing step, eV (the reference scheme clamps it so)."""
@@ -27,9 +27,12 @@ AFFINE_MARGIN = 1e-4
 """The same for affine fixed points, whose one solve is the last one: energies, which are not stationary in
 their density, then need no further one."""
 
-GROWTH = 3.0
-"""Anderson's method begins anew for a system whose update grows by this over the smallest one: far from the
-solution its differences mislead."""
+GROWTH = 1.5
+"""A step by extrapolation after which the residual is so many times the smallest one is taken back."""
+
+RIDGE = 1e-10
+"""Added to the matrix of the normalised changes of the residual: those that are nearly parallel then amplify
+rounding by no more than its inverse."""
 
 LOST = 1e6
 """Residuals and multipoles (e Å^l), and Fermi levels (eV), beyond which a system has diverged."""
@@ -82,17 +85,16 @@ class _Progress:
         return Record(self.converged, self.iterations, self.residual, torch.stack(self.history, dim=1))
 
 
-def _size(problem: Problem, local: torch.Tensor, residual: Residual) -> torch.Tensor:
+def _size(systems: Systems, local: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
     """Mean |local step| per system, with the defect of the charge shared out over its atoms."""
-    systems = problem.systems
-    defect = residual.condition.abs() / systems.n_atoms.clamp(min=1)
+    defect = condition.abs() / systems.n_atoms.clamp(min=1)
     defect = torch.where(systems.constrained, defect, 0.0)
     return systems.mean(local.abs()) + defect
 
 
-def _blend(problem: Problem, active: torch.Tensor, new: State, old: State) -> State:
+def _blend(systems: Systems, active: torch.Tensor, new: State, old: State) -> State:
     """`new` where active, `old` elsewhere."""
-    rows = problem.systems.at_atoms(active)[:, None]
+    rows = systems.at_atoms(active)[:, None]
     return State(
         torch.where(rows, new.multipoles, old.multipoles),
         torch.where(active, new.fermi_level, old.fermi_level),
@@ -119,7 +121,7 @@ class Newton:
         solver = None
         for _ in range(self.max_iterations + 1):
             local = problem.local_step(state, residual)
-            if not progress.measure(_size(problem, local, residual)):
+            if not progress.measure(_size(problem.systems, local, residual.condition)):
                 break
             if int(progress.iterations.max()) >= self.max_iterations:
                 break
@@ -150,9 +152,9 @@ class Newton:
         """
         if problem.affine:
             moved = State(state.multipoles - step.multipoles, state.fermi_level - step.fermi_level)
-            moved = _blend(problem, active, moved, state)
+            moved = _blend(problem.systems, active, moved, state)
             return moved, problem.residual(moved)
-        before = _norm(problem, residual)
+        before = _residual_norm(problem, residual)
         downhill = _slope(problem, residual, step)  # of the energy along the step, per system
         minimum = problem.variational & _feasible(problem, residual) & (downhill < 0)
         length = torch.ones_like(before)
@@ -161,9 +163,9 @@ class Newton:
             moved = State(
                 state.multipoles - per_atom * step.multipoles, state.fermi_level - length * step.fermi_level
             )
-            moved = _blend(problem, active, moved, state)
+            moved = _blend(problem.systems, active, moved, state)
             after = problem.residual(moved)
-            norm = _norm(problem, after)
+            norm = _residual_norm(problem, after)
             # below this the residual is rounding, and no step lowers it further
             floor = 1e-13 * (1.0 + problem.systems.sum(moved.multipoles.square().sum(dim=1)).sqrt())
             slope = _slope(problem, after, step)
@@ -187,29 +189,53 @@ def _feasible(problem: Problem, residual: Residual) -> torch.Tensor:
     return residual.condition.abs() <= 1e-10
 
 
-def _norm(problem: Problem, residual: Residual) -> torch.Tensor:
+def _residual_norm(problem: Problem, residual: Residual) -> torch.Tensor:
     """2-norm per system."""
     squares = problem.systems.sum(residual.multipoles.square().sum(dim=1)) + residual.condition.square()
     return squares.sqrt()
 
 
-def mixing_step(problem: Problem, state: State, residual: Residual) -> tuple[torch.Tensor, torch.Tensor]:
+@dataclass(frozen=True)
+class Point:
+    """A state and what decides on the next one."""
+
+    state: State
+    local: torch.Tensor
+    """Change of the multipoles of each atom that removes its own residual, `[n_atoms, n_lm]`."""
+    condition: torch.Tensor
+    """Excess of the charge, or of the Fermi level, `[n_systems]`."""
+    response: torch.Tensor
+    """dp/dmu of each atom, `[n_atoms, n_lm]`."""
+
+    @classmethod
+    def of(cls, problem: Problem, state: State) -> Point:
+        """Evaluates a problem at a state."""
+        residual = problem.residual(state)
+        local = problem.local_step(state, residual)
+        return cls(state, local, residual.condition, problem.local_response(state))
+
+
+def mixing_step(systems: Systems, point: Point) -> tuple[torch.Tensor, torch.Tensor]:
     """The full local update at fixed potential, `[n_atoms, n_lm]` and `[n_systems]`.
 
     Every atom goes where its residual vanishes at the present potential; the Fermi level takes the Newton
     step (clamped to 1 eV) that makes the charges add up, and the missing charge is shared out with the local
     response dp/dmu, so that it is exact.
     """
-    systems = problem.systems
-    local, per_fermi_level = problem.local_step(state, residual), problem.local_response(state)
-    missing = systems.total_charge - systems.sum((state.multipoles + local)[:, 0])  # [n_systems]
-    response = systems.sum(per_fermi_level[:, 0])
+    missing = -point.condition - systems.sum(point.local[:, 0])  # [n_systems]
+    response = systems.sum(point.response[:, 0])
     bound = torch.finfo(response.dtype).eps
     usable = systems.constrained & (response.abs() > bound)
     level = torch.where(usable, missing / torch.where(usable, response, 1.0), 0.0)
-    shared = local + per_fermi_level * systems.at_atoms(level)[:, None]
+    shared = point.local + point.response * systems.at_atoms(level)[:, None]
     step = torch.where(systems.constrained, level.clamp(-FERMI_LEVEL_STEP, FERMI_LEVEL_STEP), 0.0)
-    return shared, torch.where(systems.constrained, step, -residual.condition)
+    return shared, torch.where(systems.constrained, step, -point.condition)
+
+
+def mixed(systems: Systems, point: Point, alpha: float) -> State:
+    """The state of a point with the part `alpha` of its local update; the Fermi level moves in full."""
+    p, level = mixing_step(systems, point)
+    return State(point.state.multipoles + alpha * p, point.state.fermi_level + level)
 
 
 @dataclass(frozen=True)
@@ -222,19 +248,26 @@ class Mixing:
 
     def solve(self, problem: Problem, start: State) -> Solution:
         """See the class."""
+        systems = problem.systems
 
-        def step(state: State, p: torch.Tensor, mu: torch.Tensor, active: torch.Tensor) -> State:
-            return State(state.multipoles + self.alpha * p, state.fermi_level + mu)
+        def step(point: Point) -> State:
+            return mixed(systems, point, self.alpha)
 
         return _iterate(problem, start, self.tolerance, self.max_iterations, step)
 
 
 @dataclass(frozen=True)
 class Anderson:
-    """Anderson's (Pulay's) extrapolation of the local updates of the last `depth` states, per system.
+    """Anderson's (Pulay's) extrapolation over the last `depth` changes of the state, then a mixing step.
 
-    Source: D. G. Anderson, J. ACM 12, 547 (1965). The weights minimise the extrapolated update; they
-    begin anew where it grows (`GROWTH`).
+    The weights of the changes minimise what convergence is measured by, the local steps and the defect of the
+    charge, so that the Fermi level is extrapolated with the multipoles. They are regularised (`RIDGE`). A
+    system whose residual grows (`GROWTH`) returns to its best state and begins anew with steps of mixing, at
+    each return twice as many: at worst it is mixed.
+
+    Sources: D. G. Anderson, J. ACM 12, 547 (1965); H. F. Walker and P. Ni, SIAM J. Numer. Anal. 49, 1715
+    (2011); regularised and restarted as by N. C. Henderson and R. Varadhan, J. Comput. Graph. Stat. 28, 834
+    (2019).
     """
 
     tolerance: float = 1e-8
@@ -245,47 +278,77 @@ class Anderson:
     def solve(self, problem: Problem, start: State) -> Solution:
         """See the class."""
         systems = problem.systems
-        past: list[tuple[State, torch.Tensor, torch.Tensor]] = []
-        smallest = torch.full_like(systems.total_charge, math.inf)  # update since the last beginning
-        length = torch.zeros_like(systems.total_charge, dtype=torch.int64)  # states since then
+        past: list[Point] = []
+        best: Point | None = None  # since the last beginning
+        known = torch.zeros_like(systems.total_charge, dtype=torch.int64)  # changes since then
+        pause = torch.zeros_like(known)  # mixing steps after the next beginning
 
-        def step(state: State, p: torch.Tensor, mu: torch.Tensor, active: torch.Tensor) -> State:
-            nonlocal smallest, length
-            past.append((state, p, mu))
+        def step(point: Point) -> State:
+            nonlocal best, known, pause
+            if best is None:
+                best = point
+            else:
+                size, smallest = _norm(systems, point), _norm(systems, best)
+                lost = (known > 0) & (size > GROWTH * smallest)  # a mixing step is never taken back
+                point = _either(systems, lost, best, point)
+                known = torch.where(lost, -pause, known + 1)
+                pause = torch.where(lost, 2 * pause + 1, pause)
+                best = _either(systems, (known <= 0) | (size <= smallest), point, best)
+            past.append(point)
             del past[: -self.depth - 1]
-            size = systems.sum(p.square().sum(dim=1)).sqrt()
-            lost = size > GROWTH * smallest
-            smallest = torch.where(lost, size, torch.minimum(size, smallest))
-            length = torch.where(lost, 1, length + 1)
-            new_p, new_mu = state.multipoles + self.alpha * p, state.fermi_level + mu
-            m = len(past) - 1
-            if m == 0:
-                return State(new_p, new_mu)
-            dp = torch.stack([p - earlier for _, earlier, _ in past[:-1]])  # [m, n_atoms, n_lm]
-            dmu = torch.stack([mu - earlier for _, _, earlier in past[:-1]])  # [m, n_systems]
-            dx = torch.stack([state.multipoles - earlier.multipoles for earlier, _, _ in past[:-1]])
-            dlevel = torch.stack([state.fermi_level - earlier.fermi_level for earlier, _, _ in past[:-1]])
-            gram = systems.sum(torch.einsum("inc,jnc->nij", dp, dp))  # [n_systems, m, m]
-            right = systems.sum(torch.einsum("inc,nc->ni", dp, p))
-            age = torch.arange(m, 0, -1, device=p.device)
-            known = age[None] < length[:, None]  # [n_systems, m]
-            gram = torch.where(known[:, :, None] & known[:, None], gram, 0.0)
-            right = torch.where(known, right, 0.0)
-            scale = gram.diagonal(dim1=1, dim2=2).amax(dim=1).clamp(min=torch.finfo(p.dtype).tiny)
-            identity = torch.eye(m, dtype=p.dtype, device=p.device)
-            gram = gram / scale[:, None, None] + 1e-13 * identity
-            right = right / scale[:, None]
-            finite = torch.isfinite(gram).all(dim=(1, 2)) & torch.isfinite(right).all(dim=1)
-            gram = torch.where(finite[:, None, None], gram, identity)
-            right = torch.where(finite[:, None], right, 0.0)
-            # on the CPU, whose solver finds the rank
-            gamma = torch.linalg.lstsq(gram.cpu(), right.cpu()[:, :, None]).solution[:, :, 0]
-            gamma = gamma.to(p.device)  # [n_systems, m]
-            new_p = new_p - torch.einsum("ni,inc->nc", systems.at_atoms(gamma), dx + self.alpha * dp)
-            new_mu = new_mu - (gamma.T * (dlevel + dmu)).sum(dim=0)
-            return State(new_p, new_mu)
+            return mixed(systems, _extrapolated(systems, past, known), self.alpha)
 
         return _iterate(problem, start, self.tolerance, self.max_iterations, step)
+
+
+def _either(systems: Systems, chosen: torch.Tensor, one: Point, other: Point) -> Point:
+    """`one` where chosen, `other` elsewhere."""
+    rows = systems.at_atoms(chosen)[:, None]
+    return Point(
+        _blend(systems, chosen, one.state, other.state),
+        torch.where(rows, one.local, other.local),
+        torch.where(chosen, one.condition, other.condition),
+        torch.where(rows, one.response, other.response),
+    )
+
+
+def _norm(systems: Systems, point: Point) -> torch.Tensor:
+    """2-norm of the local steps per system, with the defect of the charge shared out over its atoms."""
+    shared = point.condition.square() / systems.n_atoms.clamp(min=1)
+    return (systems.sum(point.local.square().sum(dim=1)) + shared).sqrt()
+
+
+def _extrapolated(systems: Systems, past: list[Point], known: torch.Tensor) -> Point:
+    """Where the residual is least to first order in the last `known [n_systems]` changes."""
+    last, m = past[-1], len(past) - 1
+    if m == 0:
+        return last
+    local = torch.stack([point.local for point in past]).diff(dim=0)  # [m, n_atoms, n_lm]
+    condition = torch.stack([point.condition for point in past]).diff(dim=0)  # [m, n_systems]
+    multipoles = torch.stack([point.state.multipoles for point in past]).diff(dim=0)
+    level = torch.stack([point.state.fermi_level for point in past]).diff(dim=0)
+    shared = condition / systems.n_atoms.clamp(min=1)
+    gram = systems.sum(torch.einsum("inc,jnc->nij", local, local))  # [n_systems, m, m]
+    gram = gram + torch.einsum("in,jn->nij", condition, shared)
+    right = systems.sum(torch.einsum("inc,nc->ni", local, last.local)) + (shared * last.condition).T
+    sizes = gram.diagonal(dim1=1, dim2=2).sqrt()  # [n_systems, m]
+    age = torch.arange(m, 0, -1, device=known.device)
+    usable = (age <= known[:, None]) & (sizes > 0) & torch.isfinite(sizes)
+    sizes = torch.where(usable, sizes, math.inf)  # whose weights vanish
+    ridge = RIDGE * torch.eye(m, dtype=gram.dtype, device=gram.device)
+    gram = gram / (sizes[:, :, None] * sizes[:, None]) + ridge
+    right = right / sizes
+    gamma = torch.linalg.solve(gram.cpu(), right.cpu()).to(right.device) / sizes  # few numbers: on the CPU
+    at_atoms = systems.at_atoms(gamma)
+    return Point(
+        State(
+            last.state.multipoles - torch.einsum("ni,inc->nc", at_atoms, multipoles),
+            last.state.fermi_level - (gamma.T * level).sum(dim=0),
+        ),
+        last.local - torch.einsum("ni,inc->nc", at_atoms, local),
+        last.condition - (gamma.T * condition).sum(dim=0),
+        last.response,
+    )
 
 
 def _iterate(
@@ -293,20 +356,20 @@ def _iterate(
     start: State,
     tolerance: float,
     max_iterations: int,
-    step: Callable[[State, torch.Tensor, torch.Tensor, torch.Tensor], State],
+    step: Callable[[Point], State],
 ) -> Solution:
     """Repeats a step made of local updates until every system has converged or the limit is reached."""
+    systems = problem.systems
     progress = _Progress(problem, tolerance)
     state = start
     for iteration in range(max_iterations + 1):
-        residual = problem.residual(state)
+        point = Point.of(problem, state)
         # the step without the sharing out of charge: it vanishes only when the Fermi level is right too
-        local = problem.local_step(state, residual)
-        if not progress.measure(_size(problem, local, residual)) or iteration == max_iterations:
+        if not progress.measure(_size(systems, point.local, point.condition)) or iteration == max_iterations:
             break
-        p, mu = mixing_step(problem, state, residual)
         progress.count()
-        finite = problem.systems.at_atoms(progress.active)[:, None]
-        p, mu = torch.where(finite, p, 0.0), torch.where(progress.active, mu, 0.0)
-        state = _blend(problem, progress.active, step(state, p, mu, progress.active), state)
+        active = progress.active
+        rows = systems.at_atoms(active)[:, None]
+        local, condition = torch.where(rows, point.local, 0.0), torch.where(active, point.condition, 0.0)
+        state = _blend(systems, active, step(replace(point, local=local, condition=condition)), state)
     return Solution(state, progress.record())

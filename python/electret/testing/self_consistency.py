@@ -81,9 +81,10 @@ def check_constant_fermi_level(
 
 
 def check_responses(model: Model, atoms: Atoms, tolerance: float = 1e-6, step: float = 1e-3) -> None:
-    """Polarisability, Born effective charges, Fukui functions, capacitance and dE/dQ against finite
-    differences of dipoles, charges, Fermi levels and energies; -mu is dE/dQ for variational models."""
-    names = sorted({"polarizability", "born_effective_charges", "fukui", "capacitance", "charge_stiffness"})
+    """Polarisability, Born effective charges, Fukui functions, capacitance, dE/dQ and d²E/dQ² against finite
+    differences of dipoles, multipoles, Fermi levels, energies, dE/dQ; -mu is dE/dQ for variational models."""
+    names = ["polarizability", "born_effective_charges", "fukui", "fukui_multipoles", "capacitance"]
+    names += ["charge_stiffness", "energy_charge_curvature"]
     found = as_arrays(model(graph_of(model, atoms), properties=names))
     field = np.asarray(atoms.info.get("external_field", np.zeros(3)), dtype=np.float64)
     expected = np.zeros((3, 3))
@@ -111,12 +112,21 @@ def check_responses(model: Model, atoms: Atoms, tolerance: float = 1e-6, step: f
         copy.info.pop("charge", None)
         copy.info["total_charge"] = charge + offset * step
         copies.append(copy)
-    fukui = _difference(_values(model, copies, "charges"), step)
-    assert_close("Fukui functions against dq/dQ", found["fukui"], fukui, tolerance)
+    fukui = _difference(_values(model, copies, "multipoles"), step)
+    assert_close("Fukui functions against dq/dQ", found["fukui"], fukui[:, 0], tolerance)
+    assert_close("Fukui functions of multipoles against dp/dQ", found["fukui_multipoles"], fukui, tolerance)
     stiffness = _difference(_values(model, copies, "fermi_level"), step)
     assert_close("capacitance against -dQ/dmu", found["capacitance"], -1.0 / stiffness, tolerance)
     slope = _difference(_values(model, copies, "energy"), step)
     assert_close("dE/dQ against finite differences", found["energy_charge_derivative"], slope, tolerance)
+    slopes = [
+        as_arrays(model(graph_of(model, copy), properties=["charge_stiffness"]))["energy_charge_derivative"]
+        for copy in copies
+    ]
+    curvature = _difference(np.stack(slopes), step)
+    assert_close(
+        "d²E/dQ² against differences of dE/dQ", found["energy_charge_curvature"], curvature, tolerance
+    )
     if getattr(model, "variational", False):
         assert_close("dE/dQ against -mu", found["energy_charge_derivative"], -found["fermi_level"], tolerance)
 

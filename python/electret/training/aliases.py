@@ -27,6 +27,7 @@ TOP_LEVEL_ALIASES: dict[str, str] = {
     "energy_key": "data.keys.energy",
     "forces_key": "data.keys.forces",
     "stress_key": "data.keys.stress",
+    "virials_key": "data.keys.virials",
     "charges_key": "data.keys.charges",
     "dipole_key": "data.keys.dipole",
     "total_charge_key": "data.keys.total_charge",
@@ -95,8 +96,7 @@ WITHOUT_COUNTERPART: dict[str, str] = {
     ),
     **dict.fromkeys(("log_dir", "model_dir", "checkpoints_dir", "results_dir"), _ONE_FOLDER),
     "restart_latest": "run 'electret train ... --resume'",
-    "virials_key": "label the stress, which is -virial / volume",
-    "virials_weight": "weight the stress",
+    "virials_weight": "weight the stress, to which virials are converted",
     "compute_stress": "the stress is computed where it is needed",
     "compute_forces": "forces are computed where they are needed",
 }

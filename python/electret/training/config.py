@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from electret.data.keys import DataKeys
+from electret.data.keys import DataKeys, DipoleOrigin
 from electret.data.reference import E0Source
 from electret.models.config import ElectrostaticsConfig, ModelConfig, ScfConfig, StrictConfig
 from electret.outputs import check_file_name
@@ -57,6 +57,9 @@ class DataConfig(StrictConfig):
     test: dict[str, Files] | Files = Field(default_factory=dict)
     """Files to evaluate at the end, in one set or in named sets."""
     keys: DataKeys = DataKeys()
+    dipole_origin: DipoleOrigin | None = None
+    """Point about which dipole labels of charged open systems are given; they are moved to the origin of the
+    coordinates on reading. None is the origin, and is mentioned where it matters."""
     e0s: E0Source = "auto"
     keep_isolated_atoms: bool = False
     scaling: Literal["rms_forces", "std", "none"] = "rms_forces"

@@ -11,7 +11,7 @@ from ase import Atoms
 
 from electret import InputError
 from electret.data.dataset import GraphDataset
-from electret.data.keys import DataKeys
+from electret.data.keys import DataKeys, DipoleOrigin
 from electret.data.reading import Frame, read_frames, wrap_atoms
 from electret.graph import Graph
 from electret.models import Model
@@ -154,16 +154,18 @@ def as_dataset(
     model: Model,
     frames: str | Path | Sequence[Frame] | Sequence[Atoms] | GraphDataset,
     keys: DataKeys | None = None,
+    dipole_origin: DipoleOrigin = "origin",
 ) -> GraphDataset:
     """Graphs for `model` from a file, frames, or ASE structures."""
     if isinstance(frames, GraphDataset):
         return frames
     if isinstance(frames, (str, Path)):
-        checked = read_frames(frames, keys)
+        checked = read_frames(frames, keys, dipole_origin)
     else:
         items = list(frames)
         checked = [item for item in items if isinstance(item, Frame)]
-        checked += wrap_atoms([item for item in items if isinstance(item, Atoms)], keys)
+        structures = [item for item in items if isinstance(item, Atoms)]
+        checked += wrap_atoms(structures, keys, dipole_origin=dipole_origin)
     return GraphDataset(checked, model.cutoff, model.dtype)
 
 
@@ -172,6 +174,7 @@ def evaluate(
     frames: str | Path | Sequence[Frame] | Sequence[Atoms] | GraphDataset,
     *,
     keys: DataKeys | None = None,
+    dipole_origin: DipoleOrigin = "origin",
     batch_size: int = 10,
     loss: LossConfig | None = None,
     parity: bool = False,
@@ -182,6 +185,8 @@ def evaluate(
         model: any electret model, on any device.
         frames: a data file, frames of `electret.data`, ASE structures with labels, or a prepared data set.
         keys: names of the labels in file or structures, if not the defaults.
+        dipole_origin: point about which dipole labels of charged open systems are given, `"origin"`,
+            `"center_of_mass"` or `"center_of_charge"` (of the nuclei).
         batch_size: frames computed at once; the result does not depend on it.
         loss: also give the mean of this loss.
         parity: keep labels and predictions for parity plots.
@@ -189,4 +194,4 @@ def evaluate(
     Raises:
         InputError: malformed data, unknown elements, conditions the family cannot honour.
     """
-    return evaluate_dataset(model, as_dataset(model, frames, keys), batch_size, loss, parity)
+    return evaluate_dataset(model, as_dataset(model, frames, keys, dipole_origin), batch_size, loss, parity)

@@ -10,7 +10,11 @@ import torch
 from electret.graph import Graph
 from electret.training.targets import TARGETS, Target
 
-__all__ = ["Residual", "open_components", "residual"]
+__all__ = ["DIPOLE_DERIVATIVES", "Residual", "open_components", "residual"]
+
+DIPOLE_DERIVATIVES = frozenset({"polarizability", "born_effective_charges"})
+"""Targets that along periodic axes are defined by a polarisation only: a dipole there depends on the image in
+which an atom is listed."""
 
 _AXES = {"x": 0, "y": 1, "z": 2}
 
@@ -46,9 +50,9 @@ def residual(
 
     Systems that did not converge (`scf_converged` of the predictions) never count. Multipoles are compared up
     to the lower of the two highest l. `dipole_components` names the components of the dipole that count; None
-    takes those along which the frame is not periodic, where alone a dipole is defined. Potentials on the grid
-    of a crystal are compared without their means over the grid, which are a matter of convention. `stability`
-    is what exceeds `stability_limit`.
+    takes those along which the frame is not periodic, where alone a dipole is defined, and of a model without
+    a polarisation its derivatives. Potentials on the grid of a crystal are compared without their means over
+    the grid, which are a matter of convention. `stability` is what exceeds `stability_limit`.
     """
     target = TARGETS[name]
     if name not in predictions:
@@ -68,6 +72,10 @@ def residual(
         mask = torch.isfinite(prediction)  # nan where the reference density lacks a component
     if name == "dipole":
         mask = mask & open_components(graph, dipole_components)
+    if name in DIPOLE_DERIVATIVES and "polarization" not in predictions:
+        along = open_components(graph)[system]  # [n_rows, 3]
+        other = along if name == "polarizability" else torch.ones_like(along)
+        mask = mask & (along[:, :, None] & other[:, None, :]).flatten(1)
     if "scf_converged" in predictions:
         mask = mask & predictions["scf_converged"].to(mask.device)[system][:, None]
     if not bool(mask.any()):

@@ -21,16 +21,17 @@ from electret.data import (
     atomic_energies,
     check_targets,
     key_counts,
-    key_table,
     magnitude_table,
     magnitude_warnings,
+    print_report,
     random_split,
 )
 from electret.data.reading import read_frames
-from electret.data.reference import elements_of
+from electret.data.reference import elements_of, energy_warnings
 from electret.found_device import found_device
 from electret.graph import Graph
 from electret.models import Model, Statistics, build, save
+from electret.models.build import MODEL_CLASSES
 from electret.models.config import SELF_CONSISTENT
 from electret.models.density_statistics import density_statistics
 from electret.outputs import (
@@ -50,6 +51,7 @@ from electret.training.evaluation import evaluate_dataset
 from electret.training.loop import Trainer
 from electret.training.metrics import Metrics
 from electret.training.optimization import build_optimizer
+from electret.training.residuals import DIPOLE_DERIVATIVES
 from electret.training.resumption import (
     LAST_CHECKPOINT,
     check_data,
@@ -130,8 +132,13 @@ def train(
     found_device(config.device)
     data = load_data(config)
     sets = {"train": data.train, "valid": data.valid, **data.test}
-    shown = {**sets, "isolated atoms": data.references} if data.references else sets
-    key_table(shown, config.data.keys).show(console)
+    print_report(
+        console,
+        {**sets, "isolated atoms": data.references} if data.references else sets,
+        config.data.keys,
+        config.data.dipole_origin,
+        energy_warnings([*data.train, *data.references], config.data.e0s),
+    )
     _check_labels(config, data)
     datasets = _datasets(config, {**sets, "isolated atoms": data.references})
     references = datasets.pop("isolated atoms")
@@ -196,9 +203,10 @@ def _check_folder(config: TrainingConfig, resume: bool, restart: bool) -> None:
 def load_data(config: TrainingConfig) -> TrainingData:
     """Read, check and split the data of a run."""
     options = config.data
+    origin = options.dipole_origin or "origin"
 
     def read(files: Sequence[Path]) -> list[Frame]:
-        return [frame for file in files for frame in read_frames(file, options.keys)]
+        return [frame for file in files for frame in read_frames(file, options.keys, origin)]
 
     def bound(frames: Sequence[Frame]) -> list[Frame]:
         return [frame for frame in frames if not frame.is_isolated_atom]
@@ -227,6 +235,7 @@ def _check_labels(config: TrainingConfig, data: TrainingData) -> None:
         targets = list(stage.loss.weights)
         own_label = [name for name in targets if TARGETS[name].labels == (name,)]
         check_targets(data.train, own_label, config.data.keys, f"stages.{index}.loss")
+        _check_periodic_responses(config, data.train, targets, f"stages.{index}.loss")
         if resolved_mode(config.model.family, stage.mode) == "direct":
             _check_densities(config, data.train, f"stages.{index}.mode")
         if not any(_counts(counts, name) for name in targets):
@@ -246,6 +255,21 @@ def _check_labels(config: TrainingConfig, data: TrainingData) -> None:
                     f"training "
                     "frames with it or remove the frame"
                 )
+
+
+def _check_periodic_responses(
+    config: TrainingConfig, frames: Sequence[Frame], targets: Sequence[str], where: str
+) -> None:
+    """Derivatives of the dipole count along open axes only, but where the family has a polarisation."""
+    if MODEL_CLASSES[config.model.family].field_couples_to_polarization:
+        return
+    for name in DIPOLE_DERIVATIVES.intersection(targets):
+        if all(frame.atoms.pbc.all() for frame in frames if frame.has(name)):
+            raise InputError(
+                f"{where}.{name}: all frames with '{getattr(config.data.keys, name)}' are crystals, where "
+                f"the dipole of family '{config.model.family}' depends on the image in which an atom is "
+                "listed; remove the weight, add open systems, or (Born charges) use family split_charges"
+            )
 
 
 def _counts(counts: Mapping[str, int], target: str) -> bool:

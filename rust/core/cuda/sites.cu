@@ -19,9 +19,28 @@ struct Moments {
     T charge;
     T excess;  // Σ q (what raising the width adds to its square)
     T dipole[3];
-    T second;  // Σ q r² + 2 d·r
+    T second[6];  // ∫ρ r rᵀ: xx, yy, zz, yz, xz, xy
 };
-#define N_MOMENTS 6
+#define N_MOMENTS 11
+
+const double ROOT_THIRD = 0.57735026918962576451;
+
+// Adds the components of a bᵀ to those of a symmetric tensor.
+DEVICE void add_product(const T *a, const T *b, T *m) {
+    m[0] += a[0] * b[0];
+    m[1] += a[1] * b[1];
+    m[2] += a[2] * b[2];
+    m[3] += a[1] * b[2];
+    m[4] += a[0] * b[2];
+    m[5] += a[0] * b[1];
+}
+// Product of a symmetric tensor and a vector.
+DEVICE void apply(const T *m, const T *v, T *out) {
+    out[0] = m[0] * v[0] + m[5] * v[1] + m[4] * v[2];
+    out[1] = m[5] * v[0] + m[1] * v[1] + m[3] * v[2];
+    out[2] = m[4] * v[0] + m[3] * v[1] + m[2] * v[2];
+}
+DEVICE T trace(const T *m) { return m[0] + m[1] + m[2]; }
 
 DEVICE double raised_by(double width, double floor) { return width < floor ? floor * floor - width * width : 0.0; }
 
@@ -49,12 +68,27 @@ KERNEL(moments, MomentArguments) {
             sums[0] += p[0];
             if (system.background) sums[1] += p[0] * raised_by(args.side.widths[place], system.floor);
             if (!full) continue;
-            for (int axis = 0; axis < 3; axis++) sums[2 + axis] += p[0] * r[axis];
-            sums[5] += p[0] * dot3(r, r);
+            T moment[3] = {p[0] * r[0], p[0] * r[1], p[0] * r[2]}, *second = sums + 5;
+            double square = args.side.widths[place] * args.side.widths[place];
+            for (int axis = 0; axis < 3; axis++) {
+                sums[2 + axis] += moment[axis];
+                second[axis] += p[0] * square;
+            }
+            add_product(moment, r, second);
             if (args.n_lm == 1) continue;
             T local[3] = {p[3], p[1], p[2]};
             for (int axis = 0; axis < 3; axis++) sums[2 + axis] += local[axis];
-            sums[5] += dot3(local, r) * 2.0;
+            add_product(local, r, second);
+            add_product(r, local, second);
+            if (args.n_lm == 4) continue;
+            // l = 2 is stored as xy, yz, 3z² - r², xz, x² - y²
+            T along = p[6] * (1.0 / 3.0), across = p[8] * ROOT_THIRD;
+            second[0] += across - along;
+            second[1] -= across + along;
+            second[2] += along * 2.0;
+            second[3] += p[5] * ROOT_THIRD;
+            second[4] += p[7] * ROOT_THIRD;
+            second[5] += p[4] * ROOT_THIRD;
         }
     }
     block_sum<N_MOMENTS>(sums);
@@ -88,20 +122,27 @@ DEVICE T box_length(T volume) {
 
 // The moments that act on a side, from those of its partner.
 DEVICE void response(const SystemTerms &system, const Lattice &lattice, const Moments &m, T *charge, T *dipole, T *second) {
-    *charge = *second = zero<T>();
+    *charge = zero<T>();
     for (int axis = 0; axis < 3; axis++) dipole[axis] = zero<T>();
+    for (int k = 0; k < 6; k++) second[k] = zero<T>();
     T inverse = reciprocal_of(lattice.volume);
     if (system.correction == 1) {
         T normal[3], length;
         slab_normal(lattice, system.open, normal, &length);
-        T along = inverse * (4.0 * PI * COULOMB_CONSTANT) * dot3(m.dipole, normal);
+        T strength = inverse * (4.0 * PI * COULOMB_CONSTANT), height = lattice.volume * reciprocal_of(length);
+        T along = strength * dot3(m.dipole, normal), product[3];
         for (int axis = 0; axis < 3; axis++) dipole[axis] = normal[axis] * along;
+        apply(m.second, normal, product);
+        *charge = -(strength * (dot3(product, normal) * 0.5 + height * height * m.charge * (1.0 / 12.0)));
+        T of_charge = -(strength * m.charge * 0.5);
+        T weighted[3] = {of_charge * normal[0], of_charge * normal[1], of_charge * normal[2]};
+        add_product(weighted, normal, second);
     } else if (system.correction == 2) {
         T image = reciprocal_of(box_length(lattice.volume)) * (CUBIC_MADELUNG * COULOMB_CONSTANT);
         T dipolar = inverse * (4.0 * PI / 3.0 * COULOMB_CONSTANT);
-        *charge = image * m.charge - dipolar * m.second * 0.5;
+        *charge = image * m.charge - dipolar * trace(m.second) * 0.5;
         for (int axis = 0; axis < 3; axis++) dipole[axis] = m.dipole[axis] * dipolar;
-        *second = -(dipolar * m.charge * 0.5);
+        for (int k = 0; k < 3; k++) second[k] = -(dipolar * m.charge * 0.5);
     }
 }
 
@@ -167,27 +208,38 @@ KERNEL(sites, SiteArguments) {
         }
     }
     if (!system.correction) return;
-    T charge, dipole[3], second;
-    response(system, lattice, moments, &charge, dipole, &second);
+    T charge, dipole[3], second[6];
+    response(system, lattice, moments, &charge, dipole, second);
     const T *r = targets.positions + 3 * (size_t)site;
-    T potential = charge + dot3(dipole, r) + second * dot3(r, r);
+    T slope[3], field[3];
+    apply(second, r, slope);
+    for (int axis = 0; axis < 3; axis++) field[axis] = dipole[axis] + slope[axis] * 2.0;
+    T potential = charge + dot3(dipole, r) + dot3(slope, r);
     T gradient[3] = {zero<T>(), zero<T>(), zero<T>()};
     for (int b = 0; b < targets.n_channels; b++) {
-        size_t to = ((size_t)site * targets.n_channels + b) * args.target_lm;
+        int place = site * targets.n_channels + b;
+        size_t to = (size_t)place * args.target_lm;
         T *out = targets.potentials + to;
         const T *q = targets.coefficients + to;
-        out[0] += potential;
+        out[0] += potential + trace(second) * (targets.widths[place] * targets.widths[place]);
         if (args.target_lm > 1) {
-            out[3] += dipole[0] + second * r[0] * 2.0;
-            out[1] += dipole[1] + second * r[1] * 2.0;
-            out[2] += dipole[2] + second * r[2] * 2.0;
+            out[3] += field[0];
+            out[1] += field[1];
+            out[2] += field[2];
+        }
+        if (args.target_lm > 4) {
+            out[4] += second[5] * (2.0 * ROOT_THIRD);
+            out[5] += second[3] * (2.0 * ROOT_THIRD);
+            out[6] += second[2] * (2.0 / 3.0) - (second[0] + second[1]) * (1.0 / 3.0);
+            out[7] += second[4] * (2.0 * ROOT_THIRD);
+            out[8] += (second[0] - second[1]) * ROOT_THIRD;
         }
         if (!args.gradients) continue;
-        for (int axis = 0; axis < 3; axis++)
-            gradient[axis] += dipole[axis] * q[0] + r[axis] * (second * q[0] * 2.0);
+        for (int axis = 0; axis < 3; axis++) gradient[axis] += field[axis] * q[0];
         if (args.target_lm > 1) {
-            T local[3] = {q[3], q[1], q[2]};
-            for (int axis = 0; axis < 3; axis++) gradient[axis] += local[axis] * second * 2.0;
+            T local[3] = {q[3], q[1], q[2]}, product[3];
+            apply(second, local, product);
+            for (int axis = 0; axis < 3; axis++) gradient[axis] += product[axis] * 2.0;
         }
     }
     if (args.gradients)
@@ -226,13 +278,19 @@ KERNEL(cell_terms, CellArguments) {
         T normal[3], length;
         slab_normal(lattice, system.open, normal, &length);
         T strength = inverse * (4.0 * PI * COULOMB_CONSTANT);
-        T d1 = dot3(p.dipole, normal), d2 = dot3(t.dipole, normal);
-        by_volume -= strength * d1 * d2;
-        // U depends on the normal n = A/|A|: dU/dA = (1 - n n·) dU/dn / |A|
+        T d1 = dot3(p.dipole, normal), d2 = dot3(t.dipole, normal), s1[3], s2[3];
+        apply(p.second, normal, s1);
+        apply(t.second, normal, s2);
+        T height = lattice.volume * reciprocal_of(length);
+        T charges = strength * height * height * (1.0 / 12.0) * p.charge * t.charge;  // proportional to V/|A|²
+        T rest = strength * (d1 * d2 - (p.charge * dot3(s2, normal) + t.charge * dot3(s1, normal)) * 0.5);
+        by_volume -= rest + charges;
+        // U depends on the normal n = A/|A|: dU/dA = (1 - n n·) dU/dn / |A|, and on |A|
         T d_normal[3], d_area[3];
         for (int axis = 0; axis < 3; axis++)
-            d_normal[axis] = p.dipole[axis] * (strength * d2) + t.dipole[axis] * (strength * d1);
-        T along = dot3(normal, d_normal), scale = reciprocal_of(length) * args.once;
+            d_normal[axis] =
+                strength * (p.dipole[axis] * d2 + t.dipole[axis] * d1 - s2[axis] * p.charge - s1[axis] * t.charge);
+        T along = dot3(normal, d_normal) - charges * 2.0, scale = reciprocal_of(length) * args.once;
         for (int axis = 0; axis < 3; axis++) d_area[axis] = (d_normal[axis] - normal[axis] * along) * scale;
         T first[3], second[3];
         cross3(lattice.vectors[b], d_area, first);
@@ -245,7 +303,7 @@ KERNEL(cell_terms, CellArguments) {
         T image = reciprocal_of(box_length(lattice.volume)) * (CUBIC_MADELUNG * COULOMB_CONSTANT);
         T dipolar = inverse * (4.0 * PI / 3.0 * COULOMB_CONSTANT);
         T charges = image * p.charge * t.charge;
-        T rest = dipolar * (dot3(p.dipole, t.dipole) - (p.charge * t.second + p.second * t.charge) * 0.5);
+        T rest = dipolar * (dot3(p.dipole, t.dipole) - (p.charge * trace(t.second) + trace(p.second) * t.charge) * 0.5);
         by_volume -= charges * (1.0 / 3.0) + rest;
     }
     // dV/dh = V h^-T, and h^-T = b / 2π

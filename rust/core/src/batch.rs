@@ -1,10 +1,11 @@
 //! Batches of systems in flat arrays, as the outside world has them.
 
-use crate::error::{Error, Result, check_finite};
+use crate::error::{Error, Result, check_finite, check_lengths};
 use crate::ewald::density::{check_max_l, check_widths};
 use crate::ewald::{Boundary, Density, Gradient, Options, Prepared, Purpose, Want};
 use crate::harmonics::{count, degree};
-use crate::scalar::Scalar;
+use crate::limits::Budget;
+use crate::scalar::{Dual, Scalar};
 use crate::vector::{Matrix, Vector, values};
 use rayon::prelude::*;
 
@@ -176,9 +177,9 @@ impl<T: Scalar> Systems<'_, T> {
             "one per atom",
         )?;
         let flat: Vec<f64> = self.positions.iter().flat_map(values).collect();
-        check_finite("positions", &flat)?;
+        check_lengths("positions", &flat)?;
         let flat: Vec<f64> = self.cells.iter().flatten().flat_map(values).collect();
-        check_finite("cell", &flat)?;
+        check_lengths("cell", &flat)?;
         Members::new(self.batch, self.cells.len())
     }
 
@@ -219,9 +220,63 @@ pub struct Output<T> {
     pub cells: Vec<Matrix<T>>,
 }
 
+/// Scalars for which the sums over a batch are compiled, in this crate and not again in each crate that calls them.
+pub trait Compiled: Scalar {
+    fn coulomb(
+        systems: &Systems<Self>,
+        sources: &Sources<Self>,
+        options: &Options,
+        gradients: bool,
+    ) -> Result<Output<Self>>;
+
+    fn features(
+        systems: &Systems<Self>,
+        sources: &Sources<Self>,
+        receivers: &Receivers,
+        cotangent: Option<&[Self]>,
+        options: &Options,
+    ) -> Result<Output<Self>>;
+}
+
+macro_rules! compiled {
+    ($scalar:ty) => {
+        impl Compiled for $scalar {
+            fn coulomb(
+                systems: &Systems<Self>,
+                sources: &Sources<Self>,
+                options: &Options,
+                gradients: bool,
+            ) -> Result<Output<Self>> {
+                coulomb_over(systems, sources, options, gradients)
+            }
+
+            fn features(
+                systems: &Systems<Self>,
+                sources: &Sources<Self>,
+                receivers: &Receivers,
+                cotangent: Option<&[Self]>,
+                options: &Options,
+            ) -> Result<Output<Self>> {
+                features_over(systems, sources, receivers, cotangent, options)
+            }
+        }
+    };
+}
+compiled!(f64);
+compiled!(Dual);
+
 /// Energies ½ U(p, p) with dE/dp and, when asked for, gradients in positions (cell fixed) and cell (positions
 /// fixed).
-pub fn coulomb<T: Scalar>(
+pub fn coulomb<T: Compiled>(
+    systems: &Systems<T>,
+    sources: &Sources<T>,
+    options: &Options,
+    gradients: bool,
+) -> Result<Output<T>> {
+    T::coulomb(systems, sources, options, gradients)
+}
+
+fn coulomb_over<T: Scalar>(
     systems: &Systems<T>,
     sources: &Sources<T>,
     options: &Options,
@@ -237,6 +292,7 @@ pub fn coulomb<T: Scalar>(
         positions: gradients,
         cell: gradients,
     };
+    let budget = Budget::new(systems.positions.len());
     let results: Vec<Gradient<T>> = (0..members.n_systems())
         .into_par_iter()
         .map(|system| {
@@ -248,9 +304,9 @@ pub fn coulomb<T: Scalar>(
                 max_l: sources.max_l,
                 coefficients: &members.gather(system, sources.multipoles, n_lm),
             };
-            let boundary = systems.boundary(system);
+            let (boundary, purpose) = (systems.boundary(system), Purpose::Energies);
             let prepared =
-                Prepared::new(system, boundary, &density, None, Purpose::Energies, options)?;
+                Prepared::new(system, boundary, &density, None, purpose, options, &budget)?;
             Ok(prepared.evaluate(&density, None, want))
         })
         .collect::<Result<_>>()?;
@@ -272,7 +328,17 @@ pub fn coulomb<T: Scalar>(
 }
 
 /// U(p, g) = Σ features · g with its gradients; with `cotangent` = None the features alone, as `receivers`.
-pub fn features<T: Scalar>(
+pub fn features<T: Compiled>(
+    systems: &Systems<T>,
+    sources: &Sources<T>,
+    receivers: &Receivers,
+    cotangent: Option<&[T]>,
+    options: &Options,
+) -> Result<Output<T>> {
+    T::features(systems, sources, receivers, cotangent, options)
+}
+
+fn features_over<T: Scalar>(
     systems: &Systems<T>,
     sources: &Sources<T>,
     receivers: &Receivers,
@@ -296,6 +362,7 @@ pub fn features<T: Scalar>(
         None => Want::RECEIVER,
         Some(_) => Want::ALL,
     };
+    let budget = Budget::new(systems.positions.len());
     let results: Vec<Gradient<T>> = (0..members.n_systems())
         .into_par_iter()
         .map(|system| {
@@ -320,11 +387,11 @@ pub fn features<T: Scalar>(
                 max_l: receivers.max_l,
                 coefficients: &coefficients,
             };
-            let boundary = systems.boundary(system);
             // The same sum with and without a cotangent, so that one is the derivative of the other.
-            let purpose = Purpose::Forms;
+            let (boundary, purpose) = (systems.boundary(system), Purpose::Forms);
+            let rec = Some(&receiver);
             let prepared =
-                Prepared::new(system, boundary, &source, Some(&receiver), purpose, options)?;
+                Prepared::new(system, boundary, &source, rec, purpose, options, &budget)?;
             let mut result = prepared.evaluate(&source, Some(&receiver), want);
             scale_rows(&mut result.receiver, &factors);
             Ok(result)
@@ -376,7 +443,7 @@ pub fn potential(
     options.check()?;
     let members = systems.members()?;
     sources.check(systems.positions.len())?;
-    check_finite("points", points.as_flattened())?;
+    check_lengths("points", points.as_flattened())?;
     check_length(
         "points_batch",
         points_batch.len(),
@@ -385,6 +452,7 @@ pub fn potential(
     )?;
     let point_members = Members::new(points_batch, members.n_systems())?;
     let n_lm = count(sources.max_l);
+    let budget = Budget::new(systems.positions.len() + points.len());
     let results: Vec<Vec<f64>> = (0..members.n_systems())
         .into_par_iter()
         .map(|system| {
@@ -404,10 +472,10 @@ pub fn potential(
                 max_l: 0,
                 coefficients: &vec![0.0; local_points.len()],
             };
-            let boundary = systems.boundary(system);
-            let purpose = Purpose::Potentials;
+            let (boundary, purpose) = (systems.boundary(system), Purpose::Potentials);
+            let rec = Some(&receiver);
             let prepared =
-                Prepared::new(system, boundary, &source, Some(&receiver), purpose, options)?;
+                Prepared::new(system, boundary, &source, rec, purpose, options, &budget)?;
             Ok(prepared
                 .evaluate(&source, Some(&receiver), Want::RECEIVER)
                 .receiver)

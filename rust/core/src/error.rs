@@ -52,3 +52,37 @@ pub fn check_finite(array: &'static str, values: &[f64]) -> Result<()> {
         }),
     }
 }
+
+/// Lengths beyond this, in Å, are refused: neighbouring numbers are a tenth of an Å apart there, and powers of distances
+/// soon are none at all.
+pub const MAX_LENGTH: f64 = 1e15;
+
+/// Fails at the first coordinate that is not finite or beyond [`MAX_LENGTH`].
+pub fn check_lengths(array: &'static str, values: &[f64]) -> Result<()> {
+    match values.iter().position(|value| !in_range(value)) {
+        None => Ok(()),
+        Some(index) => check_row(array, &values[index..=index], index),
+    }
+}
+
+/// The same of the vectors in one row of an array.
+pub fn check_row(array: &'static str, vectors: &[f64], index: usize) -> Result<()> {
+    match vectors.iter().find(|value| !in_range(value)) {
+        None => Ok(()),
+        Some(&value) if value.is_finite() => Err(Error::Value {
+            array,
+            index,
+            value,
+            remedy: "give lengths up to 1e15 Å, beyond which arithmetic does not resolve atoms",
+        }),
+        Some(&value) => Err(Error::NonFinite {
+            array,
+            index,
+            value,
+        }),
+    }
+}
+
+fn in_range(value: &f64) -> bool {
+    value.abs() <= MAX_LENGTH
+}

@@ -6,6 +6,7 @@ use crate::batch::{
 use crate::error::{Error, Result, check_finite};
 use crate::ewald::{Density, Gradient, Options, Prepared, Purpose, Want, Waves};
 use crate::harmonics::count;
+use crate::limits::Budget;
 use crate::vector::Vector;
 use rayon::prelude::*;
 use std::sync::OnceLock;
@@ -60,6 +61,7 @@ impl Geometry {
         };
         sources.check(n_atoms)?;
         check_receivers(receivers)?;
+        let budget = Budget::new(n_atoms);
         let operators = (0..members.n_systems())
             .into_par_iter()
             .map(|system| {
@@ -82,6 +84,7 @@ impl Geometry {
                     None,
                     Purpose::Potentials,
                     coulomb,
+                    &budget,
                 )?;
                 energy.cache(&source, None, CACHE_LIMIT);
                 let mut operator = None;
@@ -100,6 +103,7 @@ impl Geometry {
                         Some(&receiver),
                         Purpose::Potentials,
                         features,
+                        &budget,
                     )?;
                     prepared.cache(&source, Some(&receiver), CACHE_LIMIT);
                     operator = Some(prepared);
@@ -255,13 +259,15 @@ impl Geometry {
     pub fn coulomb_matrix(&self, system: usize) -> Result<&[f64]> {
         self.check_system(system)?;
         let operators = &self.operators[system];
-        Ok(cached::<Vec<f64>>(&operators.coulomb_matrix, || {
+        cached(&operators.coulomb_matrix, || {
             let zeros = vec![0.0; self.n_columns(system)];
-            operators
+            let made = operators
                 .coulomb
-                .matrix(&self.source(system, &zeros), None)
-                .unwrap_or_else(|| self.columns(system, |unit| self.apply_coulomb(system, unit)))
-        }))
+                .matrix(&self.source(system, &zeros), None)?;
+            Ok(made
+                .unwrap_or_else(|| self.columns(system, |unit| self.apply_coulomb(system, unit))))
+        })
+        .map(Vec::as_slice)
     }
 
     /// The operator of one system from multipoles (columns `[atom][lm]`) to features (rows `[atom][width][lm]`). Kept
@@ -269,14 +275,14 @@ impl Geometry {
     pub fn features_matrix(&self, system: usize) -> Result<&[f64]> {
         self.check_system(system)?;
         let operators = &self.operators[system];
-        Ok(cached::<Vec<f64>>(&operators.features_matrix, || {
+        cached(&operators.features_matrix, || {
             let Some(prepared) = &operators.features else {
-                return Vec::new();
+                return Ok(Vec::new());
             };
             let zeros = vec![0.0; self.n_columns(system)];
             let receiver = vec![0.0; operators.positions.len() * self.factors.len()];
             let receiver = self.receiver(system, &receiver);
-            let mut out = prepared.matrix(&self.source(system, &zeros), Some(&receiver));
+            let mut out = prepared.matrix(&self.source(system, &zeros), Some(&receiver))?;
             if let Some(matrix) = &mut out {
                 let n = zeros.len().max(1);
                 matrix
@@ -287,25 +293,27 @@ impl Geometry {
                         }
                     });
             }
-            out.unwrap_or_else(|| self.columns(system, |unit| self.apply_features(system, unit)))
-        }))
+            Ok(out
+                .unwrap_or_else(|| self.columns(system, |unit| self.apply_features(system, unit))))
+        })
+        .map(Vec::as_slice)
     }
 
     /// The long waves of A of one system, at most `limit` pairs ±k at the first call. Kept for later ones.
     pub(crate) fn coulomb_waves(&self, system: usize, limit: usize) -> Option<&Waves> {
         let operators = &self.operators[system];
-        cached(&operators.coulomb_waves, || {
+        let waves = cached(&operators.coulomb_waves, || {
             let zeros = vec![0.0; self.n_columns(system)];
             let source = self.source(system, &zeros);
-            operators.coulomb.waves(&source, None, limit)
-        })
-        .as_ref()
+            Ok(operators.coulomb.waves(&source, None, limit))
+        });
+        waves.ok()?.as_ref()
     }
 
     /// The same of the operator to features.
     pub(crate) fn features_waves(&self, system: usize, limit: usize) -> Option<&Waves> {
         let operators = &self.operators[system];
-        cached(&operators.features_waves, || {
+        let make = || {
             let zeros = vec![0.0; self.n_columns(system)];
             let receiver = vec![0.0; operators.positions.len() * self.factors.len()];
             let receiver = self.receiver(system, &receiver);
@@ -317,8 +325,9 @@ impl Geometry {
                 row.iter_mut().for_each(|value| *value *= factor);
             }
             Some(waves)
-        })
-        .as_ref()
+        };
+        let waves = cached(&operators.features_waves, || Ok(make()));
+        waves.ok()?.as_ref()
     }
 
     pub fn n_atoms(&self) -> usize {
@@ -426,10 +435,10 @@ impl Geometry {
 ///
 /// Two threads may compute it at the same time, with the same result: waiting for one another inside the thread pool
 /// could lock up, since a waiting thread takes up other work.
-fn cached<V>(slot: &OnceLock<V>, compute: impl FnOnce() -> V) -> &V {
+fn cached<V>(slot: &OnceLock<V>, compute: impl FnOnce() -> Result<V>) -> Result<&V> {
     if let Some(values) = slot.get() {
-        return values;
+        return Ok(values);
     }
-    let values = compute();
-    slot.get_or_init(|| values)
+    let values = compute()?;
+    Ok(slot.get_or_init(|| values))
 }

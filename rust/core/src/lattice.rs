@@ -46,6 +46,84 @@ pub fn check_cell(cell: &Matrix<f64>, pbc: [bool; 3], system: usize) -> Result<(
     }
 }
 
+/// The largest ratio of a periodic vector's length to the height of the cell along it: one for right angles.
+pub fn obliqueness(cell: &Matrix<f64>, pbc: [bool; 3]) -> f64 {
+    let measure = periodic_measure(cell, pbc);
+    (0..3)
+        .filter(|&axis| pbc[axis])
+        .map(|axis| {
+            let others = std::array::from_fn(|other| pbc[other] && other != axis);
+            norm(&cell[axis]) * periodic_measure(cell, others) / measure
+        })
+        .fold(1.0, f64::max)
+}
+
+/// Cells no more oblique than this are left as they are.
+pub const COMPACT: f64 = 2.0;
+
+/// For an oblique cell the whole numbers M of shorter vectors M·cell of the same lattice; none for other cells.
+///
+/// In polynomials of k and in derivatives on a mesh, what belongs to the vectors of an oblique cell cancels, and digits
+/// are lost; there are also many more images within a distance along them than along short vectors.
+pub fn compact(cell: &Matrix<f64>, pbc: [bool; 3]) -> Option<Matrix<f64>> {
+    if obliqueness(cell, pbc) <= COMPACT {
+        return None;
+    }
+    let axes: Vec<usize> = (0..3).filter(|&axis| pbc[axis]).collect();
+    let mut numbers = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
+    let vectors = |numbers: &Matrix<f64>| numbers.map(|row| combination(&row, cell));
+    // Each round shortens a vector; rounding ends it at the latest.
+    for _ in 0..1000 {
+        let mut shortened = false;
+        for &a in &axes {
+            let h = vectors(&numbers);
+            let square = dot(&h[a], &h[a]);
+            let others: Vec<usize> = axes.iter().copied().filter(|&axis| axis != a).collect();
+            // Less of each other vector, and one more or less of both.
+            let mut trials: Vec<Vector<f64>> = others
+                .iter()
+                .map(|&b| {
+                    let n = -(dot(&h[a], &h[b]) / dot(&h[b], &h[b])).round();
+                    let mut trial = numbers[a];
+                    add_scaled(&mut trial, &numbers[b], n);
+                    trial
+                })
+                .collect();
+            if let [b, c] = others[..] {
+                for [m, n] in [[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]] {
+                    let mut trial = numbers[a];
+                    add_scaled(&mut trial, &numbers[b], m);
+                    add_scaled(&mut trial, &numbers[c], n);
+                    trials.push(trial);
+                }
+            }
+            for trial in trials {
+                let shorter = combination(&trial, cell);
+                if dot(&shorter, &shorter) < square * (1.0 - 1e-9) {
+                    numbers[a] = trial;
+                    shortened = true;
+                    break;
+                }
+            }
+        }
+        if !shortened {
+            break;
+        }
+    }
+    Some(numbers)
+}
+
+/// Σ n_a · cell_a.
+pub fn combination<T: Scalar>(numbers: &Vector<f64>, cell: &Matrix<T>) -> Vector<T> {
+    let mut out = [T::zero(); 3];
+    for (vector, &n) in cell.iter().zip(numbers) {
+        if n != 0.0 {
+            add_scaled(&mut out, vector, T::constant(n));
+        }
+    }
+    out
+}
+
 /// Cell with reciprocal vectors b_j (b_j · h_i = 2π δ_ij).
 #[derive(Clone, Debug)]
 pub struct Lattice<T> {
@@ -246,6 +324,28 @@ mod tests {
             }
         }
         (value, derivative, lattice.volume * 0.02)
+    }
+
+    #[test]
+    fn oblique_cells_become_compact() {
+        let cube = [[4.0, 0.0, 0.0], [0.0, 5.0, 0.0], [0.0, 0.0, 6.0]];
+        assert_eq!(obliqueness(&cube, [true; 3]), 1.0);
+        assert!(compact(&cube, [true; 3]).is_none());
+        let sheared = [[4.0, 0.0, 0.0], [4e3, 5.0, 0.0], [-8e5, 3e4, 6.0]];
+        assert!(obliqueness(&sheared, [true; 3]) > 1e4);
+        for pbc in [[true; 3], [true, true, false], [false, true, true]] {
+            let numbers = compact(&sheared, pbc).unwrap();
+            let found = numbers.map(|row| combination(&row, &sheared));
+            let oblique = obliqueness(&found, pbc);
+            assert!(oblique <= COMPACT, "{oblique}");
+            assert!((determinant(&numbers).abs() - 1.0).abs() < 1e-6);
+            let measures = [found, sheared].map(|cell| periodic_measure(&cell, pbc));
+            assert!((measures[0] / measures[1] - 1.0).abs() < 1e-9);
+            for axis in (0..3).filter(|&axis| !pbc[axis]) {
+                assert_eq!(found[axis], sheared[axis]);
+                assert!((0..3).all(|other| other == axis || numbers[other][axis] == 0.0));
+            }
+        }
     }
 
     #[test]

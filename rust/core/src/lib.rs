@@ -11,6 +11,7 @@ pub mod geometry;
 pub mod harmonics;
 mod kept;
 pub mod lattice;
+pub mod limits;
 pub mod neighbors;
 mod operators;
 pub mod pack;

@@ -1,42 +1,103 @@
 //! Runtime choice of the instruction set for the loops over atoms.
 //!
 //! The wheel is built for baseline x86-64; each hot function is compiled again with AVX2 or AVX-512 and fused
-//! multiply-adds, and picked here once.
+//! multiply-adds, and picked here once. `ELECTRET_INSTRUCTIONS` lowers the choice, for tests and diagnosis.
 
-/// Instruction sets that the hot loops are compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use crate::{Error, Result};
+use std::sync::OnceLock;
+
+/// Names an instruction set below the best one.
+const VARIABLE: &str = "ELECTRET_INSTRUCTIONS";
+
+/// Instruction sets that the hot loops are compiled for, each beyond the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Instructions {
     Portable,
     Avx2,
     Avx512,
 }
 
-/// The best instruction set of this machine.
-pub fn instructions() -> Instructions {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::sync::OnceLock;
-        static BEST: OnceLock<Instructions> = OnceLock::new();
-        *BEST.get_or_init(|| {
-            if is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl")
-            {
-                Instructions::Avx512
-            } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                Instructions::Avx2
-            } else {
-                Instructions::Portable
-            }
-        })
+impl Instructions {
+    /// As `ELECTRET_INSTRUCTIONS` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        Instructions::Portable
+
+    /// The best instruction set of this machine.
+    pub fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                if is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                {
+                    return Self::Avx512;
+                }
+                return Self::Avx2;
+            }
+        }
+        Self::Portable
+    }
+
+    /// The instruction set of a name, the best one of an empty name.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`]: no instruction set has that name, or it is beyond the best one.
+    fn parse(name: &str, best: Self) -> Result<Self> {
+        let chosen = match name {
+            "" => return Ok(best),
+            "portable" => Self::Portable,
+            "avx2" => Self::Avx2,
+            "avx512" => Self::Avx512,
+            _ => {
+                return Err(Error::Unsupported {
+                    what: format!("{VARIABLE} = {name:?} is no instruction set"),
+                    remedy: "use portable, avx2 or avx512, or unset it".into(),
+                });
+            }
+        };
+        if chosen > best {
+            return Err(Error::Unsupported {
+                what: format!("{VARIABLE} = {name:?} is beyond this machine"),
+                remedy: format!(
+                    "its best is {}; use that or a lower one, or unset it",
+                    best.name()
+                ),
+            });
+        }
+        Ok(chosen)
     }
 }
 
-/// Whether the machine has AVX-512, as found by [`Avx512::detect`] and nobody else.
+/// The instruction set in use: the best one of this machine, or the lower one that `ELECTRET_INSTRUCTIONS` names.
+///
+/// # Errors
+/// [`Error::Unsupported`]: it names none, or one that this machine does not have.
+pub fn chosen() -> Result<Instructions> {
+    static CHOSEN: OnceLock<Result<Instructions>> = OnceLock::new();
+    CHOSEN
+        .get_or_init(|| {
+            let name = std::env::var_os(VARIABLE).unwrap_or_default();
+            Instructions::parse(&name.to_string_lossy(), Instructions::best())
+        })
+        .clone()
+}
+
+/// The instruction set in use.
+///
+/// # Panics
+/// Where [`chosen`] is an error.
+pub fn instructions() -> Instructions {
+    static IN_USE: OnceLock<Instructions> = OnceLock::new();
+    *IN_USE.get_or_init(|| chosen().unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// Whether AVX-512 is in use, as found by [`Avx512::detect`] and nobody else.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx512(bool);
 
@@ -115,3 +176,28 @@ macro_rules! with_low_degree {
     };
 }
 pub(crate) use with_low_degree;
+
+#[cfg(test)]
+mod tests {
+    use super::Instructions::{self, Avx2, Avx512, Portable};
+
+    #[test]
+    fn choice_of_instructions() {
+        for best in [Portable, Avx2, Avx512] {
+            assert_eq!(Instructions::parse("", best), Ok(best));
+            for wanted in [Portable, Avx2, Avx512] {
+                let found = Instructions::parse(wanted.name(), best);
+                if wanted <= best {
+                    assert_eq!(found, Ok(wanted));
+                } else {
+                    let message = found.expect_err("beyond the machine").to_string();
+                    assert!(message.contains(wanted.name()) && message.contains(best.name()));
+                }
+            }
+            for name in ["AVX2", "sse4.2", "avx2 ", "0"] {
+                let message = Instructions::parse(name, best).expect_err(name).to_string();
+                assert!(message.contains(name) && message.contains("portable"));
+            }
+        }
+    }
+}

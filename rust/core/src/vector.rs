@@ -54,6 +54,16 @@ pub fn determinant<T: Scalar>(m: &Matrix<T>) -> T {
     dot(&m[0], &cross(&m[1], &m[2]))
 }
 
+/// m v
+#[inline]
+pub fn apply<T: Scalar>(m: &Matrix<T>, v: &Vector<T>) -> Vector<T> {
+    [dot(&m[0], v), dot(&m[1], v), dot(&m[2], v)]
+}
+
+pub fn trace<T: Scalar>(m: &Matrix<T>) -> T {
+    m[0][0] + m[1][1] + m[2][2]
+}
+
 /// Rows b_i with b_i · m_j = δ_ij: the transposed inverse.
 pub fn reciprocal_rows<T: Scalar>(m: &Matrix<T>) -> Matrix<T> {
     let inverse = determinant(m).recip();

@@ -26,7 +26,7 @@ from electret.analysis.probes.base import (
     without_self_consistency,
 )
 from electret.analysis.probes.dynamics import conditions_only
-from electret.dynamics import ConstantFermiLevel
+from electret.dynamics import ChargeRangeError, ConstantFermiLevel
 from electret.models import Model
 
 __all__ = ["ConstantPotential"]
@@ -41,13 +41,13 @@ class ConstantPotential(Probe):
     title: ClassVar[str] = "Dynamics at constant Fermi level"
     note: ClassVar[str] = (
         "Mean and standard deviation of the charge after the first fifth of the run. `sqrt(C kT)` is the "
-        "deviation that the capacitance C of the first structure lets expect with the atoms fixed."
+        "deviation to expect with the atoms fixed, C = 1/(d²E/dQ²) of the first structure."
     )
 
     frame: int = 0
     """Index of the structure in `data`."""
     fermi_level: float | None = Field(default=None, allow_inf_nan=False)
-    """eV; None takes that of the model for the charge of the structure."""
+    """eV; None takes -dE/dQ of the model at the charge of the structure."""
     picoseconds: float = Field(default=2.0, gt=0)
     timestep: float = Field(default=1.0, gt=0)
     """fs."""
@@ -73,9 +73,9 @@ class ConstantPotential(Probe):
         atoms = conditions_only(frames[0])
         atoms.calc = calc = calculator(model)
         start = float(atoms.info.setdefault("total_charge", 0.0))
-        atoms.get_potential_energy()
-        level = float(calc.state["fermi_level"]) if self.fermi_level is None else self.fermi_level
-        capacitance = float(calc.response(atoms, ["capacitance"])["capacitance"])
+        level = -calc.charge_derivative(atoms) if self.fermi_level is None else self.fermi_level
+        curvature = calc.response(atoms, ["energy_charge_curvature"])["energy_charge_curvature"]
+        capacitance = 1.0 / float(curvature)
         rng = np.random.default_rng(self.seed)
         MaxwellBoltzmannDistribution(atoms, temperature_K=self.temperature, rng=rng)
         n_steps = round(1000 * self.picoseconds / self.timestep)
@@ -95,7 +95,7 @@ class ConstantPotential(Probe):
                 )
                 dynamics.attach(lambda: advance(f"{dynamics.nsteps} steps"), interval=max(1, n_steps // 100))
                 dynamics.run(n_steps)
-            except (ConvergenceError, InputError) as error:
+            except (ChargeRangeError, ConvergenceError, InputError) as error:
                 failure = str(error)[:160]
             rows = _read(log)
         found: dict[str, Any] = {

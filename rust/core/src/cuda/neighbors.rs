@@ -5,7 +5,7 @@ use super::bins::{Bins, Cells, Frame, Sorted};
 use super::source::Source;
 use super::{Buffer, Module, Queue};
 use crate::error::{Error, Result};
-use crate::neighbors::{Criteria, MAX_PAIRS, Search, Systems, UnitCell, too_many_pairs};
+use crate::neighbors::{Criteria, Search, Systems, UnitCell, check_pairs};
 use crate::vector::Matrix;
 use bytemuck::{Pod, Zeroable};
 use std::sync::Arc;
@@ -180,9 +180,7 @@ impl DeviceSearch {
             return Err(refused(queue, atoms, &criteria));
         }
         out.n_pairs = n_pairs as usize;
-        if out.n_pairs > MAX_PAIRS {
-            return Err(too_many_pairs(cutoff));
-        }
+        check_pairs(out.n_pairs, n_atoms, cutoff)?;
         Ok(out)
     }
 

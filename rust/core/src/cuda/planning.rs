@@ -3,13 +3,14 @@
 use super::batch::Precision;
 use super::terms::{Batch, Layout, SystemPlan};
 use crate::batch::{Members, Receivers, check_receivers, receiver_factors};
-use crate::error::{Error, Result, check_finite};
+use crate::error::{Error, Result, check_lengths};
 use crate::ewald::density::{
     check_max_l, check_widths, largest_width, n_distinct_widths, smallest_width,
 };
 use crate::ewald::plan::{Extent, Place};
 use crate::ewald::{Method, Options, Plan, Purpose, cost, summed_axes};
 use crate::lattice::{check_cell, dimensions};
+use crate::limits::Budget;
 use crate::vector::Matrix;
 
 /// A batch as the outside world has it, without what changes between evaluations.
@@ -163,8 +164,9 @@ pub fn plan(request: &Request) -> Result<(Batch, Vec<f64>)> {
         }
         (None, None) => None,
     };
+    let budget = Budget::new(request.batch.len() + request.points.map_or(0, <[i64]>::len));
     let systems = (0..n_systems)
-        .map(|system| plan_system(request, system, &source, receiver.as_ref()))
+        .map(|system| plan_system(request, system, &source, receiver.as_ref(), &budget))
         .collect::<Result<_>>()?;
     let same_sites = request.points.is_none();
     Ok((
@@ -184,12 +186,13 @@ fn plan_system(
     system: usize,
     source: &Layout,
     receiver: Option<&Layout>,
+    budget: &Budget,
 ) -> Result<SystemPlan> {
     let options = &request.options;
     let (cell, pbc) = (request.cells[system], request.pbc[system]);
     let summed = summed_axes(system, pbc, options.correction)?;
     for row in (0..3).filter(|&row| summed[row]) {
-        check_finite("cell", &cell[row])?;
+        check_lengths("cell", &cell[row])?;
     }
     check_cell(&cell, summed, system)?;
     let receiving = receiver.unwrap_or(source);
@@ -214,14 +217,16 @@ fn plan_system(
     let extent = Extent {
         place: Place::Span(request.spans.map_or(0.0, |spans| spans[system])),
         rates: &cost::GPU,
+        budget,
         purpose,
+        n_sites: n(source) + request.points.map_or(0, |_| n(receiving)),
         n_sources: n(source),
         n_receivers: n(receiving),
         n_widths: [distinct(source), distinct(receiving)],
         source: range(source),
         receiver: range(receiving),
     };
-    let plan = Plan::new(&extent, &cell, summed, options)?;
+    let (plan, _) = Plan::new(&extent, &cell, summed, options)?;
     let needs = matches!(plan, Plan::Split(_)) && dimensions(summed) < 3;
     if needs && request.spans.is_none() {
         return Err(Error::Unsupported {

@@ -10,7 +10,7 @@ use crate::ewald::{Correction, Plan};
 use crate::harmonics::count;
 use bytemuck::{Pod, Zeroable};
 
-const N_MOMENTS: usize = 6;
+const N_MOMENTS: usize = 11;
 /// Sites of one block's sums.
 const TILE: usize = 64;
 const THREADS: u32 = 64;

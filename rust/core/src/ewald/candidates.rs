@@ -16,8 +16,8 @@ struct Key {
     purpose: Purpose,
     method: Method,
     pbc: [bool; 3],
-    /// Sites and distinct widths of sources and receivers, and their degrees.
-    counts: [usize; 6],
+    /// All sites; sites and distinct widths of sources and receivers, and their degrees.
+    counts: [usize; 7],
     /// Smallest and largest width of sources and of receivers, span, accuracy.
     lengths: [u64; 6],
     cell: [[u64; 3]; 3],
@@ -35,6 +35,7 @@ impl Key {
             method: options.method,
             pbc,
             counts: [
+                extent.n_sites,
                 extent.n_sources,
                 extent.n_receivers,
                 extent.n_widths[0],
@@ -79,6 +80,7 @@ mod tests {
     use super::super::cost::{CPU, GPU};
     use super::super::plan::{Place, cheapest};
     use super::*;
+    use crate::limits::Budget;
 
     /// Each change of one argument gives what is chosen without memory, in the first call and in the next.
     #[test]
@@ -86,7 +88,9 @@ mod tests {
         let base = Extent {
             place: Place::Span(0.0),
             rates: &CPU,
+            budget: &Budget::new(500),
             purpose: Purpose::Energies,
+            n_sites: 500,
             n_sources: 500,
             n_receivers: 500,
             n_widths: [1, 1],

@@ -1,14 +1,15 @@
 //! The two boundary corrections of plane-wave codes, added to a three-dimensional sum, for parity with them.
 //!
-//! Both depend on a density through its charge Q, dipole D and spherical second moment M = Σ q r² + 2 d·r only, so
-//! each is a bilinear form of those moments.
+//! Both depend on a density through its charge Q, dipole D and second moment S = ∫ρ r rᵀ only, so each is a
+//! bilinear form of those moments.
 
 use super::density::{Density, Gradient};
 use crate::lattice::dimensions;
 use crate::scalar::Scalar;
 use crate::units::COULOMB_CONSTANT;
 use crate::vector::{
-    Matrix, Vector, add_scaled, cross, dot, norm, reciprocal_rows, scale, sub, zero_vector,
+    Matrix, Vector, add_scaled, apply, cross, dot, norm, reciprocal_rows, scale, sub, trace,
+    zero_matrix, zero_vector,
 };
 use std::f64::consts::PI;
 
@@ -18,9 +19,11 @@ pub const CUBIC_MADELUNG: f64 = 2.837297479480619;
 /// Boundaries that are not exact for their dimension, but asked for by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Correction {
-    /// 3-D sum + 2πK D_n²/V, D_n the dipole normal to the slab (Yeh and Berkowitz, J. Chem. Phys. 111, 3155).
+    /// 3-D sum + 2πK/V [D_n² - Q S_nn - Q² c²/12], n the normal of the slab and c the height of the cell along it
+    /// (Yeh and Berkowitz, J. Chem. Phys. 111, 3155; with a net charge Ballenegger, Arnold and Cerdà, J. Chem.
+    /// Phys. 131, 094107).
     SlabDipole,
-    /// 3-D sum + K[α Q²/2L + 2π D²/3V - 2π Q M/3V], L = V^(1/3) (Makov and Payne, Phys. Rev. B 51, 4014; Dabo et
+    /// 3-D sum + K[α Q²/2L + 2π D²/3V - 2π Q tr S/3V], L = V^(1/3) (Makov and Payne, Phys. Rev. B 51, 4014; Dabo et
     /// al., Phys. Rev. B 77, 115139).
     MoleculeInBox,
 }
@@ -32,7 +35,8 @@ type Response<T> = Box<dyn Fn(&Moments<T>) -> Moments<T>>;
 struct Moments<T> {
     charge: T,
     dipole: Vector<T>,
-    second: T,
+    /// ∫ρ r rᵀ, with the widths of the Gaussians.
+    second: Matrix<T>,
 }
 
 impl<T: Scalar> Moments<T> {
@@ -40,19 +44,31 @@ impl<T: Scalar> Moments<T> {
         let mut out = Self {
             charge: T::zero(),
             dipole: zero_vector(),
-            second: T::zero(),
+            second: zero_matrix(),
         };
         for site in 0..density.n_sites() {
             let position = &density.positions[site];
             for channel in 0..density.n_channels {
                 let p = density.at(site, channel);
+                let spread = p[0] * density.width(site, channel).powi(2);
                 out.charge += p[0];
                 add_scaled(&mut out.dipole, position, p[0]);
-                out.second += p[0] * dot(position, position);
+                for axis in 0..3 {
+                    add_scaled(&mut out.second[axis], position, p[0] * position[axis]);
+                    out.second[axis][axis] += spread;
+                }
                 if density.max_l > 0 {
                     let local = cartesian_dipole(p);
                     add_scaled(&mut out.dipole, &local, T::constant(1.0));
-                    out.second += dot(&local, position) * 2.0;
+                    for axis in 0..3 {
+                        add_scaled(&mut out.second[axis], position, local[axis]);
+                        add_scaled(&mut out.second[axis], &local, position[axis]);
+                    }
+                }
+                if density.max_l > 1 {
+                    for (row, own) in out.second.iter_mut().zip(cartesian_quadrupole(p)) {
+                        add_scaled(row, &own, T::constant(1.0));
+                    }
                 }
             }
         }
@@ -66,6 +82,28 @@ pub fn cartesian_dipole<T: Scalar>(p: &[T]) -> Vector<T> {
     [p[3], p[1], p[2]]
 }
 
+/// Traceless second moment of the l = 2 coefficients, stored as (xy, yz, 3z² - r², xz, x² - y²).
+fn cartesian_quadrupole<T: Scalar>(p: &[T]) -> Matrix<T> {
+    let root = (1.0 / 3.0_f64).sqrt();
+    let (xy, yz, xz) = (p[4] * root, p[5] * root, p[7] * root);
+    let (along, across) = (p[6] * (1.0 / 3.0), p[8] * root);
+    [
+        [across - along, xy, xz],
+        [xy, -(across + along), yz],
+        [xz, yz, along * 2.0],
+    ]
+}
+
+/// Adds the derivative of M : S in the l = 2 coefficients, M symmetric.
+fn add_quadrupole_potential<T: Scalar>(m: &Matrix<T>, out: &mut [T]) {
+    let root = (1.0 / 3.0_f64).sqrt();
+    out[4] += m[0][1] * (2.0 * root);
+    out[5] += m[1][2] * (2.0 * root);
+    out[6] += m[2][2] * (2.0 / 3.0) - (m[0][0] + m[1][1]) * (1.0 / 3.0);
+    out[7] += m[0][2] * (2.0 * root);
+    out[8] += (m[0][0] - m[1][1]) * root;
+}
+
 /// Pulls derivatives in the moments back to multipoles and positions of a density.
 fn pull_back<T: Scalar>(
     density: &Density<T>,
@@ -74,25 +112,28 @@ fn pull_back<T: Scalar>(
     positions: &mut [Vector<T>],
 ) {
     let n_lm = density.n_lm();
+    let second = &moments.second;
     for site in 0..density.n_sites() {
         let position = &density.positions[site];
+        let slope = apply(second, position);
+        let mut field = moments.dipole;
+        add_scaled(&mut field, &slope, T::constant(2.0));
+        let potential = moments.charge + dot(&moments.dipole, position) + dot(&slope, position);
         for channel in 0..density.n_channels {
             let p = density.at(site, channel);
             let start = (site * density.n_channels + channel) * n_lm;
             let out = &mut coefficients[start..start + n_lm];
-            out[0] += moments.charge
-                + dot(&moments.dipole, position)
-                + moments.second * dot(position, position);
-            add_scaled(&mut positions[site], &moments.dipole, p[0]);
-            add_scaled(&mut positions[site], position, moments.second * p[0] * 2.0);
+            out[0] += potential + trace(second) * density.width(site, channel).powi(2);
+            add_scaled(&mut positions[site], &field, p[0]);
             if density.max_l > 0 {
-                let mut field = moments.dipole;
-                add_scaled(&mut field, position, moments.second * 2.0);
                 out[3] += field[0];
                 out[1] += field[1];
                 out[2] += field[2];
-                let local = cartesian_dipole(p);
-                add_scaled(&mut positions[site], &local, moments.second * 2.0);
+                let local = apply(second, &cartesian_dipole(p));
+                add_scaled(&mut positions[site], &local, T::constant(2.0));
+            }
+            if density.max_l > 1 {
+                add_quadrupole_potential(second, out);
             }
         }
     }
@@ -122,13 +163,21 @@ pub fn add_correction<T: Scalar>(
             let length = norm(&area);
             let normal = scale(&area, length.recip());
             let strength = inverse * (4.0 * PI * COULOMB_CONSTANT);
+            let height = volume * length.recip();
+            let image = strength * height * height * (1.0 / 12.0); // proportional to V/|A|²
             let (d1, d2) = (dot(&first.dipole, &normal), dot(&other.dipole, &normal));
-            value = strength * d1 * d2;
-            by_volume = -value;
-            // U depends on the normal n = A/|A|: dU/dA = (1 - n n·) dU/dn / |A|
+            let (s1, s2) = (apply(&first.second, &normal), apply(&other.second, &normal));
+            let (s1n, s2n) = (dot(&s1, &normal), dot(&s2, &normal));
+            let charges = image * first.charge * other.charge;
+            let rest = strength * (d1 * d2 - (first.charge * s2n + other.charge * s1n) * 0.5);
+            value = rest - charges;
+            by_volume = -rest - charges;
+            // U depends on the normal n = A/|A|: dU/dA = (1 - n n·) dU/dn / |A|, and on |A|
             let mut d_normal = scale(&first.dipole, strength * d2);
             add_scaled(&mut d_normal, &other.dipole, strength * d1);
-            let along = dot(&normal, &d_normal);
+            add_scaled(&mut d_normal, &s2, -(strength * first.charge));
+            add_scaled(&mut d_normal, &s1, -(strength * other.charge));
+            let along = dot(&normal, &d_normal) - charges * 2.0;
             let d_area = scale(
                 &sub(&d_normal, &scale(&normal, along)),
                 length.recip() * half,
@@ -143,10 +192,14 @@ pub fn add_correction<T: Scalar>(
                 &cross(&d_area, &cell[a]),
                 T::constant(1.0),
             );
-            Box::new(move |m| Moments {
-                charge: T::zero(),
-                dipole: scale(&normal, strength * dot(&m.dipole, &normal)),
-                second: T::zero(),
+            Box::new(move |m| {
+                let along = -(strength * m.charge * 0.5);
+                Moments {
+                    charge: -(strength * dot(&apply(&m.second, &normal), &normal) * 0.5)
+                        - image * m.charge,
+                    dipole: scale(&normal, strength * dot(&m.dipole, &normal)),
+                    second: normal.map(|component| scale(&normal, along * component)),
+                }
             })
         }
         Correction::MoleculeInBox => {
@@ -156,15 +209,20 @@ pub fn add_correction<T: Scalar>(
             let image = length.recip() * (CUBIC_MADELUNG * COULOMB_CONSTANT);
             let dipolar = inverse * (4.0 * PI / 3.0 * COULOMB_CONSTANT);
             let charges = image * first.charge * other.charge;
-            let rest = dipolar
-                * (dot(&first.dipole, &other.dipole)
-                    - (first.charge * other.second + first.second * other.charge) * 0.5);
+            let spread = first.charge * trace(&other.second) + trace(&first.second) * other.charge;
+            let rest = dipolar * (dot(&first.dipole, &other.dipole) - spread * 0.5);
             value = charges + rest;
             by_volume = -(charges * (1.0 / 3.0)) - rest;
-            Box::new(move |m| Moments {
-                charge: image * m.charge - dipolar * m.second * 0.5,
-                dipole: scale(&m.dipole, dipolar),
-                second: -(dipolar * m.charge * 0.5),
+            Box::new(move |m| {
+                let mut second = zero_matrix();
+                for (axis, row) in second.iter_mut().enumerate() {
+                    row[axis] = -(dipolar * m.charge * 0.5);
+                }
+                Moments {
+                    charge: image * m.charge - dipolar * trace(&m.second) * 0.5,
+                    dipole: scale(&m.dipole, dipolar),
+                    second,
+                }
             })
         }
     };

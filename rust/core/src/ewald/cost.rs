@@ -3,10 +3,11 @@
 //! Only ratios of the rates matter. Those of the CPU were fitted to `benches/targets.py --only auto`, those of the GPU
 //! to the kernels' times in `benches/gpu.py`.
 
-use super::mesh::Size;
-use super::plan::{Extent, Purpose, Split};
+use super::mesh::{MAX_ORDER, Size};
+use super::plan::{Extent, MAX_LENGTH, Purpose, Split};
 use crate::harmonics::count;
 use crate::lattice::{dimensions, periodic_measure};
+use crate::limits::Estimate;
 use crate::pack::LANES;
 use crate::vector::Matrix;
 
@@ -156,4 +157,63 @@ pub fn mesh(extent: &Extent, size: Size) -> f64 {
         .sum();
     let butterflies = extent.rates.butterfly * points.log2() * transforms as f64;
     extent.rates.mesh_tasks + points * (influence + butterflies) + sites
+}
+
+/// All that a sum over k-vectors takes, given the largest and the lengths of the lattice's vectors.
+pub fn modes(extent: &Extent, pbc: [bool; 3], cutoff: f64, mut lengths: [f64; 3]) -> Estimate {
+    let largest_l = extent.source.2.max(extent.receiver.2);
+    // Columns run along the longest vector.
+    lengths.sort_by(f64::total_cmp);
+    let reach = lengths.map(|length| cutoff * length / (2.0 * std::f64::consts::PI));
+    // Of the box around the sphere or the circle one half, since each pair ±k is met once; also where a vector is so
+    // short that it has no room for a wave.
+    let [a, b, c] = reach.map(|n| 2.0 * n + 1.0);
+    let columns = 0.4 * a * b;
+    // One for each ±k along a column: weights, structure factors, and what potentials are summed from.
+    let entries = 0.13 * a * b * c + columns;
+    let harmonics = 8 * count(largest_l) * (largest_l + 1);
+    let phases = 16.0 * (extent.n_sources + extent.n_receivers) as f64 * reach.iter().sum::<f64>();
+    let bytes = entries * (160 + 64 * (largest_l + 2)) as f64 + columns * (80 + harmonics) as f64;
+    // Harmonics along a column are products of polynomials.
+    let made = columns * (count(largest_l) * (largest_l + 1)) as f64 * extent.rates.mode[3];
+    let sites = extent.n_widths[0].max(extent.n_widths[1]).max(1) as f64;
+    let each = extent.rates.mode[dimensions(pbc)] * (1.0 + sites);
+    let terms: usize = passes(extent).into_iter().map(|(sites, n)| sites * n).sum();
+    let summed = entries * (each + 2.0 * extent.rates.phase * terms as f64);
+    Estimate::new(made + summed, bytes + phases)
+}
+
+/// All that a sum over so many pairs takes.
+pub fn pairs(extent: &Extent, pairs: f64) -> Estimate {
+    let each = extent.rates.listed + share(extent) * pair(extent);
+    Estimate::new(pairs * each, pairs * 24.0)
+}
+
+/// All that a mesh takes whose cost is known: grids with room at the ends of their rows, and tables of the kernel.
+pub fn points(extent: &Extent, pbc: [bool; 3], size: Size, cost: f64) -> Estimate {
+    let points = size.points.map(|n| n as f64);
+    if points.iter().any(|&n| n > MAX_LENGTH) {
+        return Estimate::new(f64::INFINITY, f64::INFINITY);
+    }
+    let of = |periodic: bool| -> f64 {
+        (0..3)
+            .filter(|&axis| pbc[axis] == periodic)
+            .map(|axis| points[axis])
+            .product()
+    };
+    let tables = if dimensions(pbc) == 3 {
+        0.0
+    } else {
+        32.0 * of(false) + 48.0 * of(true)
+    };
+    let padded = points[0] * points[1] * (points[2] + MAX_ORDER as f64 + 8.0);
+    let [sources, receivers] = extent.n_widths;
+    let (grids, kept) = match extent.purpose {
+        Purpose::Energies => (sources, 0),
+        Purpose::Forms => (sources + receivers, 0),
+        Purpose::Potentials => (sources + receivers, 1 + sources + receivers),
+    };
+    let bytes = padded * 8.0 * (grids as f64 + 0.5 * kept as f64) + tables;
+    let each = if dimensions(pbc) == 3 { 1.0 } else { 3.0 };
+    Estimate::new(cost + padded * extent.rates.point * each, bytes)
 }

@@ -114,16 +114,19 @@ pub fn check_max_l(array: &'static str, max_l: usize) -> Result<()> {
     })
 }
 
-/// Checks that every width is finite and positive.
+/// Widths whose powers, of as many as the degrees need, are numbers.
+const WIDTHS: std::ops::RangeInclusive<f64> = 1e-10..=1e10;
+
+/// Checks that every width is finite, positive, and neither tiny nor huge.
 pub fn check_widths(array: &'static str, widths: &[f64]) -> Result<()> {
     check_finite(array, widths)?;
-    match widths.iter().position(|&width| width <= 0.0) {
+    match widths.iter().position(|width| !WIDTHS.contains(width)) {
         None => Ok(()),
         Some(index) => Err(Error::Value {
             array,
             index,
             value: widths[index],
-            remedy: "Gaussian widths must be positive (in Å)",
+            remedy: "Gaussian widths must be positive (in Å), from 1e-10 to 1e10",
         }),
     }
 }

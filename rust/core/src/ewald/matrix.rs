@@ -12,8 +12,11 @@ use super::plan::{Method, Options, Plan};
 use super::real::OwnWeights;
 use super::reciprocal::{LatticeSums, MAX_TOTAL, Reciprocal};
 use super::{LongRange, Prepared};
+use crate::error::Result;
 use crate::harmonics::degree;
 use crate::lattice::periodic_measure;
+use crate::limits::{Budget, Estimate};
+use crate::pack::LANES;
 use crate::vector::{Vector, sub};
 use rayon::prelude::*;
 
@@ -32,27 +35,31 @@ impl Prepared<f64> {
         &self,
         source: &Density<f64>,
         receiver: Option<&Density<f64>>,
-    ) -> Option<Vec<f64>> {
-        let reciprocal = match &self.long_range {
-            Some(LongRange::Mesh(_)) => {
-                return self
-                    .without_mesh(source, receiver)?
-                    .matrix(source, receiver);
-            }
-            Some(LongRange::Sum(reciprocal)) => Some(reciprocal),
-            None => None,
-        };
+    ) -> Result<Option<Vec<f64>>> {
         let rec = receiver.unwrap_or(source);
         let n_sites = source.n_sites();
-        let n_columns = n_sites * source.n_lm();
-        let height = rec.n_channels * rec.n_lm();
-        let table = PairTable::of(source.max_l, rec.max_l);
         let kinds = Kinds::new(source, rec, receiver.is_none());
         let fits =
             source.max_l + rec.max_l <= MAX_TOTAL && kinds.representatives.len() <= MAX_KINDS;
-        if !fits && reciprocal.is_some() {
-            return None;
+        let reciprocal = match &self.long_range {
+            Some(LongRange::Mesh(_)) if fits => {
+                let sums = self.without_mesh(source, receiver);
+                if let Ok(found) = sums.and_then(|sums| sums.matrix(source, receiver)) {
+                    return Ok(found);
+                }
+                None
+            }
+            Some(LongRange::Sum(reciprocal)) if fits => Some(&**reciprocal),
+            _ => None,
+        };
+        let together = reciprocal.is_some() || self.long_range.is_none();
+        if !together || !self.fits_together(source, rec, &kinds, reciprocal) {
+            self.check_columns(source, rec)?;
+            return Ok(None);
         }
+        let n_columns = n_sites * source.n_lm();
+        let height = rec.n_channels * rec.n_lm();
+        let table = PairTable::of(source.max_l, rec.max_l);
         let sums =
             reciprocal.map(|reciprocal| PairSums::new(reciprocal, source, rec, &kinds, table));
         let pairs = self
@@ -121,17 +128,67 @@ impl Prepared<f64> {
                     }
                 });
         }
-        Some(out)
+        Ok(Some(out))
     }
 
-    /// The same operator as a sum, whose matrix elements come one by one. None where there would be
-    /// too many of them.
-    fn without_mesh(&self, source: &Density<f64>, receiver: Option<&Density<f64>>) -> Option<Self> {
+    /// Refuses matrices that take too long one column after the other.
+    fn check_columns(&self, source: &Density<f64>, rec: &Density<f64>) -> Result<()> {
+        let (rows, columns) = (rec.coefficients.len(), source.coefficients.len());
+        let mut estimate = self.estimate;
+        estimate.seconds *= columns as f64;
+        estimate.bytes += 24.0 * rows as f64 * columns as f64;
+        estimate.check(source.n_sites(), || {
+            [
+                format!("the matrix of {rows} × {columns} elements is too large"),
+                "use energy, potential and features without a matrix, wider Gaussians, a lower max_l or accuracy"
+                    .into(),
+            ]
+        })
+    }
+
+    /// Whether all elements together, from lattice sums and pairs, take no more than the bounds allow.
+    fn fits_together(
+        &self,
+        source: &Density<f64>,
+        rec: &Density<f64>,
+        kinds: &Kinds,
+        reciprocal: Option<&Reciprocal<f64>>,
+    ) -> bool {
+        let (rows, columns) = (rec.coefficients.len(), source.coefficients.len());
+        let n_tensors = PairTable::of(source.max_l, rec.max_l).n_tensors() as f64;
+        let channels = rec.n_channels as f64;
+        let n_pairs = (source.n_sites() as f64).powi(2);
+        let n_listed = self
+            .real
+            .as_ref()
+            .map_or(0.0, |real| real.n_pairs(source, rec));
+        let n_blocks = channels * (n_pairs + n_listed);
+        let numbers = rows as f64 * columns as f64 + n_blocks * n_tensors;
+        let mut estimate = Estimate::new(4.0 * numbers + 2.0 * n_blocks * n_tensors, 8.0 * numbers);
+        if let Some(reciprocal) = reciprocal {
+            let stride = (source.max_l + rec.max_l + 1) as f64;
+            let n_kinds = kinds.representatives.len() as f64;
+            let spectra = channels * n_kinds * n_kinds;
+            let entries = reciprocal.n_entries() as f64;
+            // Packs of points, for each spectrum of theirs; and columns, with all powers of their numbers.
+            let packs = channels * (0.5 * n_pairs / LANES as f64 + 1.0);
+            let columns = reciprocal.n_columns() as f64;
+            let sums = packs * stride * (1.5 * entries + 3.0 * stride * columns);
+            let made = spectra * entries * (30.0 + stride);
+            estimate += Estimate::new(sums + made, 16.0 * spectra * entries * stride);
+        }
+        estimate.fits(source.n_sites())
+    }
+
+    /// The same operator as a sum, whose matrix elements come one by one.
+    fn without_mesh(&self, source: &Density<f64>, receiver: Option<&Density<f64>>) -> Result<Self> {
         let options = Options {
             method: Method::Sums,
             ..self.options
         };
-        Self::new(0, self.boundary, source, receiver, self.purpose, &options).ok()
+        let budget = Budget::new(source.n_sites());
+        let (boundary, purpose) = (self.boundary, self.purpose);
+        Self::new(0, boundary, source, receiver, purpose, &options, &budget)
     }
 }
 

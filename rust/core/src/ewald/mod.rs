@@ -24,9 +24,10 @@ pub use plan::{Method, Options, Plan, Purpose};
 pub use waves::{Waves, longest_waves};
 
 use crate::error::{Error, Result, check_finite};
-use crate::lattice::{Lattice, check_cell, dimensions, periodic_measure};
+use crate::lattice::{Lattice, check_cell, combination, compact, dimensions, periodic_measure};
+use crate::limits::{Budget, Estimate};
 use crate::scalar::Scalar;
-use crate::vector::{Matrix, Vector, values};
+use crate::vector::{Matrix, Vector, add_scaled, values, zero_matrix};
 use mesh::Mesh;
 use plan::{Extent, Place, Split};
 use real::{OwnWeights, Pairs, RealSpace, Rows};
@@ -42,10 +43,15 @@ pub struct Boundary<T> {
 
 /// Everything that depends on the geometry alone, kept to evaluate many multipoles.
 pub struct Prepared<T: Scalar> {
+    /// With compact vectors along the periodic axes.
     boundary: Boundary<T>,
+    /// Whole numbers of the given vectors in those, where they are others.
+    numbers: Option<Matrix<f64>>,
     options: Options,
     purpose: Purpose,
     plan: Plan,
+    /// What it takes to prepare and to evaluate once.
+    estimate: Estimate,
     long_range: Option<LongRange<T>>,
     real: Option<RealSpace<T>>,
 }
@@ -107,15 +113,22 @@ impl<T: Scalar> Prepared<T> {
         receiver: Option<&Density<T>>,
         purpose: Purpose,
         options: &Options,
+        budget: &Budget,
     ) -> Result<Self> {
         let summed = summed_axes(system, boundary.pbc, options.correction)?;
-        let cell: Matrix<f64> = boundary.cell.map(|row| values(&row));
+        let mut cell: Matrix<f64> = boundary.cell.map(|row| values(&row));
         for row in 0..3 {
             if summed[row] {
                 check_finite("cell", &cell[row])?;
             }
         }
         check_cell(&cell, summed, system)?;
+        let numbers = compact(&cell, boundary.pbc);
+        let mut boundary = boundary;
+        if let Some(numbers) = &numbers {
+            boundary.cell = numbers.map(|row| combination(&row, &boundary.cell));
+            cell = boundary.cell.map(|row| values(&row));
+        }
         let rec = receiver.unwrap_or(source);
         let mut positions: Vec<Vector<f64>> = source.positions.iter().map(values).collect();
         if !std::ptr::eq(rec.positions, source.positions) {
@@ -124,7 +137,9 @@ impl<T: Scalar> Prepared<T> {
         let extent = Extent {
             place: Place::At(&positions),
             rates: &cost::CPU,
+            budget,
             purpose,
+            n_sites: positions.len(),
             n_sources: source.n_sites() * source.n_channels,
             n_receivers: rec.n_sites() * rec.n_channels,
             n_widths: [source.n_distinct_widths(), rec.n_distinct_widths()],
@@ -135,16 +150,18 @@ impl<T: Scalar> Prepared<T> {
             ),
             receiver: (rec.smallest_width(), rec.largest_width(), rec.max_l),
         };
-        let plan = if source.n_sites() == 0 || rec.n_sites() == 0 {
-            Plan::Direct
+        let (plan, estimate) = if source.n_sites() == 0 || rec.n_sites() == 0 {
+            (Plan::Direct, Estimate::default())
         } else {
             Plan::new(&extent, &cell, summed, options)?
         };
         let mut out = Self {
             boundary,
+            numbers,
             options: *options,
             purpose,
             plan,
+            estimate,
             long_range: None,
             real: None,
         };
@@ -256,6 +273,15 @@ impl<T: Scalar> Prepared<T> {
                 sum += p * v;
             }
             out.value = sum * 0.5;
+        }
+        if let Some(numbers) = &self.numbers {
+            let mut given = zero_matrix();
+            for (row, derivative) in numbers.iter().zip(&out.cell) {
+                for (target, &n) in given.iter_mut().zip(row) {
+                    add_scaled(target, derivative, T::constant(n));
+                }
+            }
+            out.cell = given;
         }
         out
     }

@@ -87,6 +87,9 @@ struct Mode {
     square: f64,
 }
 
+/// Of cells so oblique that more combinations of vectors must be tried there are none.
+const MAX_TRIED: f64 = 1e7;
+
 /// The shortest k-vectors, one of each pair ±k.
 fn longest(lattice: &Lattice<f64>, limit: usize) -> Vec<Mode> {
     // A half sphere holds 2/3 π k³ V / (2π)³ of them.
@@ -96,6 +99,10 @@ fn longest(lattice: &Lattice<f64>, limit: usize) -> Vec<Mode> {
         .vectors
         .map(|h| (cutoff * norm(&h) / (2.0 * PI)) as i32);
     let mut out = Vec::new();
+    let tried: f64 = reach.iter().map(|&n| 2.0 * f64::from(n) + 1.0).product();
+    if tried > MAX_TRIED {
+        return out;
+    }
     for n1 in 0..=reach[0] {
         for n2 in -reach[1]..=reach[1] {
             for n3 in -reach[2]..=reach[2] {

@@ -2,7 +2,9 @@
 
 use super::Systems;
 use super::unit_cell::UnitCell;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_row};
+use crate::lattice::periodic_measure;
+use crate::limits::{Budget, Estimate};
 
 /// Atoms that a bin should hold: enough to share the search for candidates, few enough to keep them close.
 const ATOMS_PER_BIN: f64 = 16.0;
@@ -12,6 +14,12 @@ const MAX_REACH: f64 = 4.0;
 const MAX_EDGE: f64 = 2.0;
 /// More bins around one than this (the images of a cell far smaller than the cutoff) are refused.
 const MAX_VISITS: f64 = 134_217_728.0;
+/// Nanoseconds of a bin that is looked at, and of a pair; bytes of a pair that is found and not yet written.
+const VISIT: f64 = 15.0;
+const PAIR: f64 = 2.0;
+const FOUND: f64 = 16.0;
+/// Bytes of a bin.
+const BIN: f64 = 52.0;
 
 /// An atom in its bin. The atoms of all bins, in order, form one array.
 #[derive(Debug, Clone, Copy, Default)]
@@ -62,6 +70,7 @@ pub(super) fn sort_atoms(systems: &Systems, reach: f64) -> Result<(Vec<Grid>, Ve
     let mut atoms = Vec::with_capacity(n_atoms);
     let mut grids = Vec::with_capacity(systems.cells.len());
     let mut scratch = Scratch::default();
+    let budget = Budget::new(n_atoms);
     for system in 0..systems.cells.len() {
         let cell = UnitCell::new(&systems.cells[system], systems.pbc(system), system)?;
         let range = start[system]..start[system + 1];
@@ -71,7 +80,7 @@ pub(super) fn sort_atoms(systems: &Systems, reach: f64) -> Result<(Vec<Grid>, Ve
         } else {
             scratch.wrap(&cell, systems, members[range].iter().copied())?;
         }
-        grids.push(scratch.sort(cell, reach, &mut atoms)?);
+        grids.push(scratch.sort(cell, system, reach, &budget, &mut atoms)?);
     }
     Ok((grids, atoms))
 }
@@ -120,13 +129,7 @@ pub(super) fn wrap(
     position: [f64; 3],
     atom: usize,
 ) -> Result<([f64; 3], [f64; 3], [i32; 3])> {
-    if let Some(&value) = position.iter().find(|entry| !entry.is_finite()) {
-        return Err(Error::NonFinite {
-            array: "positions",
-            index: atom,
-            value,
-        });
-    }
+    check_row("positions", &position, atom)?;
     cell.wrap(position).ok_or_else(|| Error::Value {
         array: "positions",
         index: atom,
@@ -173,10 +176,21 @@ impl Scratch {
     }
 
     /// Chooses the bins of a system and appends its atoms in their order.
-    fn sort(&mut self, cell: UnitCell, reach: f64, atoms: &mut Vec<BinnedAtom>) -> Result<Grid> {
+    fn sort(
+        &mut self,
+        cell: UnitCell,
+        system: usize,
+        reach: f64,
+        budget: &Budget,
+        atoms: &mut Vec<BinnedAtom>,
+    ) -> Result<Grid> {
         let n_atoms = self.atoms.len();
         let (origin, extent) = self.extents(&cell);
-        let (bins, bin_reach) = choose_bins(&cell, extent, n_atoms, reach)?;
+        let (bins, bin_reach, estimate) = choose_bins(&cell, system, extent, n_atoms, reach)?;
+        budget.spend(estimate, || {
+            let pairs = n_pairs(&cell, extent, n_atoms, reach);
+            words(system, reach, images(&cell, reach), pairs)
+        })?;
         let scale: [f64; 3] = std::array::from_fn(|axis| {
             let length = if cell.pbc[axis] { 1.0 } else { extent[axis] };
             if bins[axis] > 1 {
@@ -251,23 +265,64 @@ impl Scratch {
     }
 }
 
-/// Number of bins along each axis, and how many on either side can hold neighbours.
+/// How many images of the cell lie within a distance, those of its height along each axis.
+fn images(cell: &UnitCell, reach: f64) -> f64 {
+    cell.images(reach).iter().map(|n| 2.0 * n + 1.0).product()
+}
+
+/// About how many pairs lie within a distance, of atoms that are spread over the whole system.
+fn n_pairs(cell: &UnitCell, extent: [f64; 3], n_atoms: usize, reach: f64) -> f64 {
+    let mut images = 1.0;
+    let mut share = 1.0;
+    for axis in 0..3 {
+        if cell.pbc[axis] {
+            images *= 2.0 * reach;
+        } else {
+            share *= (2.0 * reach / extent[axis]).min(1.0);
+        }
+    }
+    // A ball is half of the cube around it.
+    let images = 0.5 * images / periodic_measure(&cell.vectors, cell.pbc);
+    let n = n_atoms as f64;
+    n * (n * images * share).max(images)
+}
+
+/// What is refused, and the remedy.
+fn words(system: usize, reach: f64, images: f64, pairs: f64) -> [String; 2] {
+    [
+        format!(
+            "a cutoff of {reach} Å reaches {images:.1e} images of cell[{system}] and gives some {pairs:.1e} pairs"
+        ),
+        "reduce the cutoff, or give a larger cell or shorter vectors of the same lattice (ase.geometry.minkowski_reduce)"
+            .into(),
+    ]
+}
+
+/// Number of bins along each axis, how many on either side can hold neighbours, and what a search takes.
 fn choose_bins(
     cell: &UnitCell,
+    system: usize,
     extent: [f64; 3],
     n_atoms: usize,
     cutoff: f64,
-) -> Result<([usize; 3], [i64; 3])> {
+) -> Result<([usize; 3], [i64; 3], Estimate)> {
     // A flat system is as thick as the cutoff here, so that its density means something.
     let volume: f64 = extent.iter().map(|length| length.max(cutoff)).product();
     let per_volume = n_atoms.max(1) as f64 / volume;
     let max_bins = 0.5 * n_atoms as f64 + (n_atoms as f64).powi(2).min(1e6) + 1.0;
-    let edge = (ATOMS_PER_BIN / per_volume)
+    let mut edge = (ATOMS_PER_BIN / per_volume)
         .cbrt()
         .clamp(cutoff / MAX_REACH, cutoff * MAX_EDGE)
         // Mostly empty bins cost more than they save; atoms far from all others must still be told apart.
         .max((volume / max_bins).cbrt());
-    let bins = extent.map(|length| ((length / edge).floor()).clamp(1.0, 1e6) as usize);
+    let counts = |edge: f64| extent.map(|length| ((length / edge).floor()).clamp(1.0, 1e6));
+    let mut bins = counts(edge);
+    // Bins of a needle or a plate are thicker than it.
+    while bins.iter().product::<f64>() > 8.0 * max_bins {
+        edge *= 1.5;
+        bins = counts(edge);
+    }
+    let bins = bins.map(|n| n as usize);
     let reach: [f64; 3] = std::array::from_fn(|axis| {
         let width = extent[axis] / bins[axis] as f64;
         // Bins n apart leave a gap of n - 1 widths; the margin is far above the rounding of binning.
@@ -279,11 +334,14 @@ fn choose_bins(
         }
     });
     let visits: f64 = reach.iter().map(|n| 2.0 * n + 1.0).product();
-    if visits > MAX_VISITS {
-        return Err(Error::Unsupported {
-            what: format!("a cutoff of {cutoff} Å reaches {visits:.1e} images of the cell"),
-            remedy: "reduce the cutoff, or use a larger cell".into(),
-        });
+    let pairs = n_pairs(cell, extent, n_atoms, cutoff);
+    if visits.is_nan() || visits > MAX_VISITS {
+        let [what, remedy] = words(system, cutoff, images(cell, cutoff), pairs);
+        return Err(Error::Unsupported { what, remedy });
     }
-    Ok((bins, reach.map(|n| n as i64)))
+    let n_bins: usize = bins.iter().product();
+    let filled = n_bins.min(n_atoms) as f64;
+    let bytes = BIN * n_bins as f64 + FOUND * pairs;
+    let estimate = Estimate::new(VISIT * filled * visits + PAIR * pairs, bytes);
+    Ok((bins, reach.map(|n| n as i64), estimate))
 }

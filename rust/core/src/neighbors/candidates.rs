@@ -35,16 +35,17 @@ pub(super) struct Scratch {
 }
 
 impl Block {
-    /// The atoms of a bin, and all that may lie within `reach` of one of them.
+    /// The atoms of a bin, and all that may lie within `reach` of one of them, or the first `most` or more of it.
     pub fn new(
         system: u32,
         grid: &Grid,
         bin: usize,
         atoms: &[BinnedAtom],
         reach: f64,
+        most: usize,
         scratch: &mut Scratch,
     ) -> Self {
-        let (candidates, images) = collect(grid, bin, atoms, reach, scratch);
+        let (candidates, images) = collect(grid, bin, atoms, reach, most, scratch);
         let range = grid.atoms(bin);
         let mut own = vec![0; range.len()];
         for (place, candidate) in candidates.iter().enumerate() {
@@ -75,6 +76,7 @@ fn collect(
     bin: usize,
     atoms: &[BinnedAtom],
     reach: f64,
+    most: usize,
     scratch: &mut Scratch,
 ) -> (Vec<Candidate>, Vec<[i32; 3]>) {
     let [low, high] = grid.boxes[bin];
@@ -91,19 +93,19 @@ fn collect(
     found.clear();
     keys.clear();
     let mut images: Vec<[i32; 3]> = Vec::new();
-    let mut shift = [0.0; 3];
+    let (mut visited, mut shift) = (None, [0.0; 3]);
     // Bins are visited in the order of their images, so that the candidates of one atom come in the order of S.
     for (cells_a, a) in visits(grid, home, 0) {
         for (cells_b, b) in visits(grid, home, 1) {
             for (cells_c, c) in visits(grid, home, 2) {
                 let bin = (a * bins_b + b) * bins_c + c;
                 let range = grid.atoms(bin as usize);
-                if range.is_empty() {
+                if range.is_empty() || found.len() >= most {
                     continue;
                 }
                 let cells = [cells_a, cells_b, cells_c];
-                if images.last() != Some(&cells) {
-                    images.push(cells);
+                if visited != Some(cells) {
+                    visited = Some(cells);
                     shift = grid.cell.shift(cells);
                 }
                 let [from, to] = grid.boxes[bin as usize];
@@ -115,6 +117,10 @@ fn collect(
                 }
                 if gap > near * near {
                     continue;
+                }
+                // Of an oblique cell most images are far.
+                if images.last() != Some(&cells) {
+                    images.push(cells);
                 }
                 let image = (images.len() - 1) as u32;
                 // Every atom is put down at the end, which only moves on past one that is near: no branch.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::bins::{self, BinnedAtom, Grid};
 use super::candidates::Block;
-use super::selection::{self, MAX_PAIRS, Selection, too_many_pairs};
+use super::selection::{self, Selection, check_pairs};
 use super::{Criteria, Systems};
 use crate::error::Result;
 
@@ -111,9 +111,8 @@ impl Bins {
         );
         let (block, selection) = found?;
         let n = selection.n_pairs();
-        if n_pairs.fetch_add(n, Ordering::Relaxed) + n > MAX_PAIRS {
-            return Err(too_many_pairs(criteria.cutoff));
-        }
+        let before = n_pairs.fetch_add(n, Ordering::Relaxed);
+        check_pairs(before + n, atoms.len(), criteria.cutoff)?;
         Ok(Neighborhood {
             atoms,
             block,

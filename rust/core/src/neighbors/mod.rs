@@ -13,7 +13,6 @@
 mod bins;
 mod candidates;
 mod groups;
-mod memory;
 mod quantities;
 mod rows;
 mod selection;
@@ -28,7 +27,7 @@ pub use rows::Pairs;
 pub use unit_cell::UnitCell;
 pub use verlet::VerletList;
 
-pub(crate) use selection::{MAX_PAIRS, squared_limit, too_many_pairs};
+pub(crate) use selection::{check_pairs, squared_limit};
 
 use bins::BinnedAtom;
 use candidates::Block;

@@ -6,12 +6,12 @@ use rayon::prelude::*;
 
 use super::bins::BinnedAtom;
 use super::candidates::Block;
-use super::memory;
 use super::quantities::Quantities;
 use super::selection::{Images, Selection, crossings};
 use super::unit_cell::UnitCell;
 use super::{Arrangement, Selected};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::limits::Estimate;
 use crate::simd::{Instructions, instructions};
 
 /// Pairs are written by one thread below this number.
@@ -54,7 +54,8 @@ impl Arrangement {
             .filter(|(wanted, _)| *wanted)
             .map(|(_, bytes)| bytes)
             .sum();
-        memory::check(n, bytes_of_a_pair)?;
+        let bytes = bytes_of_a_pair as f64 * n as f64;
+        Estimate::new(0.0, bytes).check(self.atoms.len(), || exhausted(n))?;
         let mut i = Output::<I>::new(quantities.i, n)?;
         let mut j = Output::<I>::new(quantities.j, n)?;
         let mut shift = Output::<[S; 3]>::new(quantities.shift, n)?;
@@ -305,6 +306,14 @@ fn write_triples<'a, T: Copy>(
     }
 }
 
+/// What a list is that does not fit, and the remedy.
+fn exhausted(pairs: usize) -> [String; 2] {
+    [
+        format!("a list of {pairs} pairs does not fit into memory"),
+        "reduce the cutoff, ask for fewer quantities, or for half of the list".into(),
+    ]
+}
+
 /// An array to be filled row by row.
 struct Output<T> {
     values: Vec<T>,
@@ -315,9 +324,10 @@ impl<T> Output<T> {
     fn new(wanted: bool, n: usize) -> Result<Self> {
         let wanted = if wanted { n } else { 0 };
         let mut values = Vec::new();
-        values
-            .try_reserve_exact(wanted)
-            .map_err(|_| memory::exhausted(n))?;
+        values.try_reserve_exact(wanted).map_err(|_| {
+            let [what, remedy] = exhausted(n);
+            Error::Unsupported { what, remedy }
+        })?;
         Ok(Self { values, wanted })
     }
 

@@ -9,12 +9,15 @@ use super::bins::{BinnedAtom, Grid};
 use super::candidates::{self, Block, Candidate};
 use super::unit_cell::UnitCell;
 use crate::error::{Error, Result};
+use crate::limits::bounds;
 use crate::simd::{Instructions, instructions};
 
 /// Fewer atoms than this are searched on the calling thread: waking others costs more.
 pub(super) const PARALLEL_ATOMS: usize = 256;
-/// A list of more pairs is refused before memory runs out (it would take over 100 GB).
-pub(crate) const MAX_PAIRS: usize = 1 << 31;
+/// A list of more pairs is refused whatever the memory.
+const MAX_PAIRS: usize = 1 << 31;
+/// Bytes of a pair of atoms and their numbers, at least.
+const PAIR: f64 = 16.0;
 /// Candidates compared at a time: the bits of a mask.
 pub(super) const LANES: usize = 64;
 
@@ -290,12 +293,18 @@ pub(super) fn find(
     reach: f64,
     scratch: &mut FindScratch,
 ) -> Result<(Block, Selection)> {
-    let block = Block::new(system, grid, bin, atoms, reach, &mut scratch.candidates);
+    let most = max_pairs(atoms.len());
+    let FindScratch {
+        candidates,
+        selection,
+    } = scratch;
+    let block = Block::new(system, grid, bin, atoms, reach, most, candidates);
     // Of so many comparisons more than the allowed pairs would be near; their masks would fill the memory.
-    if block.atoms().len().saturating_mul(block.candidates.len()) > 4 * MAX_PAIRS {
-        return Err(too_many_pairs(criteria.cutoff));
+    let compared = block.atoms().len().saturating_mul(block.candidates.len());
+    if block.candidates.len() >= most || compared > 4 * MAX_PAIRS {
+        return Err(too_many_pairs(atoms.len(), criteria.cutoff));
     }
-    let selection = Selection::new(&block, &grid.cell, atoms, criteria, &mut scratch.selection);
+    let selection = Selection::new(&block, &grid.cell, atoms, criteria, selection);
     Ok((block, selection))
 }
 
@@ -317,9 +326,7 @@ pub(super) fn find_all(
         .collect();
     let total = AtomicUsize::new(0);
     let find = |scratch: &mut FindScratch, &(system, bin): &(u32, u32)| {
-        if total.load(Ordering::Relaxed) > MAX_PAIRS {
-            return Err(too_many_pairs(criteria.cutoff));
-        }
+        check_pairs(total.load(Ordering::Relaxed), atoms.len(), criteria.cutoff)?;
         let grid = &grids[system as usize];
         let found = find(system, grid, bin as usize, atoms, criteria, reach, scratch)?;
         total.fetch_add(found.1.n_pairs(), Ordering::Relaxed);
@@ -331,9 +338,7 @@ pub(super) fn find_all(
     } else {
         bins.par_iter().map_init(Default::default, find).collect()
     };
-    if total.into_inner() > MAX_PAIRS {
-        return Err(too_many_pairs(criteria.cutoff));
-    }
+    check_pairs(total.into_inner(), atoms.len(), criteria.cutoff)?;
     Ok(found?.into_iter().unzip())
 }
 
@@ -365,15 +370,29 @@ pub(super) fn select_all(
             .map_init(Scratch::default, select)
             .collect()
     };
-    if selections.iter().map(Selection::n_pairs).sum::<usize>() > MAX_PAIRS {
-        return Err(too_many_pairs(criteria.cutoff));
-    }
+    let n_pairs = selections.iter().map(Selection::n_pairs).sum();
+    check_pairs(n_pairs, atoms.len(), criteria.cutoff)?;
     Ok(selections)
 }
 
-pub(crate) fn too_many_pairs(cutoff: f64) -> Error {
+/// Pairs that so many atoms may have.
+fn max_pairs(n_atoms: usize) -> usize {
+    let [_, bytes] = bounds(n_atoms);
+    MAX_PAIRS.min((bytes / PAIR) as usize)
+}
+
+/// Refuses more pairs than so many atoms may have.
+pub(crate) fn check_pairs(n_pairs: usize, n_atoms: usize, cutoff: f64) -> Result<()> {
+    if n_pairs <= max_pairs(n_atoms) {
+        return Ok(());
+    }
+    Err(too_many_pairs(n_atoms, cutoff))
+}
+
+fn too_many_pairs(n_atoms: usize, cutoff: f64) -> Error {
+    let most = max_pairs(n_atoms);
     Error::Unsupported {
-        what: format!("a cutoff of {cutoff} Å gives more than {MAX_PAIRS} pairs"),
+        what: format!("a cutoff of {cutoff} Å gives {n_atoms} atoms more than {most} pairs"),
         remedy: "reduce the cutoff".into(),
     }
 }

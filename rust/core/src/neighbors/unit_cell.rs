@@ -1,6 +1,6 @@
 //! Geometry of a cell with any mix of periodic and open axes.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_row};
 use crate::vector::{Matrix, Vector, dot, norm, reciprocal_rows, scale};
 
 /// Below this, the normalised volume (sine, for two vectors) of the periodic cell vectors counts as zero.
@@ -26,13 +26,7 @@ impl UnitCell {
     /// [`Error::NonFinite`] for a non-finite entry, [`Error::SingularCell`] where the periodic vectors are
     /// linearly dependent.
     pub fn new(cell: &Matrix<f64>, pbc: [bool; 3], system: usize) -> Result<Self> {
-        if let Some(&value) = cell.as_flattened().iter().find(|entry| !entry.is_finite()) {
-            return Err(Error::NonFinite {
-                array: "cell",
-                index: system,
-                value,
-            });
-        }
+        check_row("cell", cell.as_flattened(), system)?;
         let mut vectors = [[0.0; 3]; 3];
         // Directions found so far, orthonormalised; what remains of the next vector measures its independence.
         let mut directions: Vec<Vector<f64>> = Vec::with_capacity(3);

@@ -315,4 +315,10 @@ impl Rows {
             .collect::<Result<_>>()?;
         Ok(Self { blocks })
     }
+
+    /// Pairs, with what fills up the last pack of each receiver.
+    pub fn n_lanes(&self) -> usize {
+        let packs: usize = self.blocks.iter().map(Block::n_packs).sum();
+        packs * LANES
+    }
 }

@@ -50,6 +50,14 @@ impl<T: Scalar> RealSpace<T> {
         OwnWeights::short_range(self.split)
     }
 
+    /// Pairs that are summed, with what fills up the last pack of each receiver.
+    pub fn n_pairs(&self, source: &Density<T>, rec: &Density<T>) -> f64 {
+        match &self.pairs {
+            Pairs::All => source.n_sites() as f64 * rec.n_sites() as f64,
+            Pairs::Listed(rows) => rows.n_lanes() as f64,
+        }
+    }
+
     /// The block of one work: a block and a channel of the sources.
     fn block(
         &self,

@@ -69,8 +69,21 @@ impl<T: Scalar> Columns<T> {
         let mut largest = [0; 3];
         let mut n_entries = 0;
         let w2 = dot(&b[2], &b[2]);
+        // Normal to b_w, where |n1 b_u + n2 b_v| ≤ cutoff: for each n1 the n2 that columns may have, and one more.
+        let normal = |v: &Vector<f64>| {
+            let mut out = *v;
+            add_scaled(&mut out, &b[2], -dot(v, &b[2]) / w2);
+            out
+        };
+        let [u, v] = [normal(&b[0]), normal(&b[1])];
+        let (uv, v2) = (dot(&u, &v) / dot(&v, &v), dot(&v, &v));
+        let rest = dot(&u, &u) - uv * uv * v2;
         for n1 in 0..=reach1 {
-            for n2 in -reach2..=reach2 {
+            let square = (cutoff * cutoff - rest * f64::from(n1).powi(2)).max(0.0) / v2;
+            let (middle, half) = (-uv * f64::from(n1), square.sqrt() * (1.0 + 1e-9) + 1.0);
+            let first = ((middle - half).floor() as i32).clamp(-reach2, reach2);
+            let last = ((middle + half).ceil() as i32).clamp(-reach2, reach2);
+            for n2 in first..=last {
                 if n1 == 0 && n2 < 0 {
                     continue;
                 }

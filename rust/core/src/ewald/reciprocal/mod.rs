@@ -80,6 +80,15 @@ impl<T: Scalar> Reciprocal<T> {
         }
     }
 
+    /// Number of columns of k-vectors, and of ±k along them.
+    pub fn n_columns(&self) -> usize {
+        self.columns.columns.len()
+    }
+
+    pub fn n_entries(&self) -> usize {
+        self.columns.n_entries
+    }
+
     /// Number of k-vectors, each pair ±k counted once.
     pub fn n_modes(&self) -> usize {
         // n3 and -n3 share an entry.

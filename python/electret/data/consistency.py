@@ -1,0 +1,223 @@
+"""Labels and conditions of frames that contradict each other, or are not what they seem."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from electret.conditions import CHARGE_TOLERANCE, SPIN, meant
+from electret.data.keys import DataKeys, DipoleOrigin
+from electret.data.reading import Frame, origin_of_dipole
+
+__all__ = ["data_warnings"]
+
+SLOPE_TOLERANCE = 0.5
+"""eV by which the slope of the energy in the charge may miss the labelled Fermi levels."""
+
+MANY = 8
+"""Frames of one composition from which their slope is judged where each has a geometry of its own."""
+
+
+_POINTS = {
+    "origin": "the origin of the coordinates",
+    "center_of_mass": "the centre of mass",
+    "center_of_charge": "the centre of the nuclear charges",
+}
+
+
+def data_warnings(
+    frames: Sequence[Frame],
+    keys: DataKeys,
+    dipole_origin: DipoleOrigin | None = None,
+) -> list[str]:
+    """Sentences on what a user should look at, each with the number of frames and the first of them.
+
+    Args:
+        frames: as read with these keys.
+        keys: names in the files.
+        dipole_origin: with which the frames were read; None is the default, the origin of the coordinates.
+    """
+    return [
+        *_charges(frames, keys),
+        *_other_names(frames),
+        *_dipoles(frames, dipole_origin),
+        *_fermi_levels(frames, keys),
+        *_responses(frames, keys),
+    ]
+
+
+def _charge(frame: Frame) -> float:
+    return float(frame.value("total_charge")) if frame.has("total_charge") else 0.0
+
+
+def _count(frames: Sequence[Frame]) -> str:
+    return f"{len(frames)} frame{'s' if len(frames) > 1 else ''} (first: {frames[0].where})"
+
+
+def _charges(frames: Iterable[Frame], keys: DataKeys) -> Iterator[str]:
+    """Labelled charges that do not add up to the total charge."""
+    labels: dict[str, Callable[[Frame], NDArray[np.float64]]] = {
+        "charges": lambda frame: frame.value("charges"),
+        "multipoles": lambda frame: frame.value("multipoles")[:, 0],
+    }
+    for name, charges in labels.items():
+        found = [(frame, float(charges(frame).sum())) for frame in frames if frame.has(name)]
+        wrong = [(frame, total) for frame, total in found if abs(total - _charge(frame)) > CHARGE_TOLERANCE]
+        if wrong:
+            first, total = wrong[0]
+            yield (
+                f"'{getattr(keys, name)}' of {_count([frame for frame, _ in wrong])} do not add up to the "
+                f"total charge: {total:.4g} e there, while '{keys.total_charge}' is "
+                f"{_charge(first):g} e{'' if first.has('total_charge') else ' (absent)'}"
+            )
+
+
+def _other_names(frames: Iterable[Frame]) -> Iterator[str]:
+    """Spins and Fermi levels under names that are not read."""
+    found: dict[tuple[str, str], list[Frame]] = defaultdict(list)
+    for frame in frames:
+        for key in frame.other_keys:
+            condition = meant(key)
+            if condition == SPIN or (condition == "fermi_level" and not frame.has("fermi_level")):
+                found[key, condition].append(frame)
+    for (key, condition), holders in sorted(found.items()):
+        hint = (
+            "models have no spin, and states of different spin are trained as one"
+            if condition == SPIN
+            else f"if it is the Fermi level (eV), set data.keys.fermi_level to '{key}'"
+        )
+        yield f"'{key}' of {_count(holders)} is not read: {hint}"
+
+
+def _dipoles(frames: Iterable[Frame], chosen: DipoleOrigin | None) -> Iterator[str]:
+    """Dipole labels of charged open systems that seem to be about another point."""
+    charged = [
+        frame
+        for frame in frames
+        if frame.has("dipole") and abs(_charge(frame)) > CHARGE_TOLERANCE and not frame.atoms.pbc.all()
+    ]
+    if not charged:
+        return
+    now = chosen or "origin"
+    errors = {choice: _distance(charged, now, choice) for choice in get_args(DipoleOrigin)}
+    best = min(errors, key=lambda choice: errors[choice])
+    if errors[best] < 0.5 * errors[now] and errors[now] - errors[best] > 0.05:
+        yield (
+            f"dipole labels of {_count(charged)} with a charge are taken about {_POINTS[now]}, but fit "
+            f"{_POINTS[best]} better: {errors[best]:.3g} against {errors[now]:.3g} e·Å (rms) are left. "
+            f"Set data.dipole_origin: {best} (electret eval --dipole-origin) if they are about it"
+        )
+    elif chosen is None:
+        yield (
+            f"dipole labels of {_count(charged)} with a charge are taken about {_POINTS[now]}; "
+            "state their origin with data.dipole_origin (electret eval --dipole-origin)"
+        )
+
+
+def _distance(frames: Sequence[Frame], now: DipoleOrigin, choice: DipoleOrigin) -> float:
+    """Rms, along open axes, of the dipoles about `choice` less those of the labelled densities or, without
+    one, of the dipoles about the centre of mass, which are small beside charge times position of an ion."""
+    rest = []
+    for frame in frames:
+        atoms, charge = frame.atoms, _charge(frame)
+        shift = origin_of_dipole(atoms, choice) - origin_of_dipole(atoms, now)
+        if frame.has("multipoles") or frame.has("charges"):
+            multipoles = (
+                frame.value("multipoles") if frame.has("multipoles") else frame.value("charges")[:, None]
+            )
+            density = multipoles[:, 0] @ atoms.positions
+            if multipoles.shape[1] >= 4:
+                density = density + multipoles[:, [3, 1, 2]].sum(axis=0)
+        else:
+            density = charge * origin_of_dipole(atoms, "center_of_mass")
+        periodic = atoms.cell.array[atoms.pbc]
+        along_open = (np.abs(periodic) <= 1e-6 * np.abs(periodic).max(initial=0.0)).all(axis=0)
+        rest.append((frame.value("dipole") + charge * shift - density)[along_open])
+    values = np.concatenate(rest)
+    return float(np.sqrt(np.mean(values**2))) if values.size else 0.0
+
+
+def _fermi_levels(frames: Iterable[Frame], keys: DataKeys) -> Iterator[str]:
+    """Energies whose change with the charge is not that of the labelled Fermi levels."""
+    for group, noisy in _compositions(frames):
+        slope, expected, error = _slopes(group)
+        tolerance = max(SLOPE_TOLERANCE, 0.2 * abs(expected), 4 * error if noisy else 0.0)
+        if abs(slope - expected) <= tolerance:
+            continue
+        omega = _slopes(group, as_grand_potentials=True)[0]
+        if abs(slope + expected) <= tolerance:
+            hint = "the charge or the Fermi level seems to have the opposite sign"
+        elif noisy and abs(omega - expected) > tolerance:
+            continue  # charge states of different geometries may well differ by that
+        else:
+            hint = "look at the signs of both, the zero of the Fermi level, and what the energy is"
+        if abs(omega - expected) <= tolerance:
+            hint = (
+                f"they look like grand potentials E + mu Q; if they are, set data.keys.grand_potential to "
+                f"'{keys.energy}'"
+            )
+        members = [frame for geometry in group for frame in geometry]
+        yield (
+            f"'{keys.energy}' and '{keys.fermi_level}' of {_count(members)} of "
+            f"{members[0].atoms.get_chemical_formula()} contradict dE/dQ = -mu: the energies change by "
+            f"{slope:.3g} eV/e, the Fermi levels say {expected:.3g}; {hint}"
+        )
+
+
+def _compositions(frames: Iterable[Frame]) -> Iterator[tuple[list[list[Frame]], bool]]:
+    """Frames of one composition, boundary and field in different charge states, by geometry; as one, and
+    noisy, where no geometry has two charges."""
+    groups: dict[tuple[bytes, ...], dict[bytes, list[Frame]]] = defaultdict(lambda: defaultdict(list))
+    for frame in frames:
+        if frame.has("energy") and frame.has("fermi_level"):
+            atoms = frame.atoms
+            field = frame.value("external_field") if frame.has("external_field") else np.zeros(3)
+            group = groups[np.sort(atoms.numbers).tobytes(), atoms.pbc.tobytes(), field.tobytes()]
+            group[np.round(np.concatenate([atoms.positions, atoms.cell.array]), 4).tobytes()].append(frame)
+    for geometries in groups.values():
+        scans = [scan for scan in geometries.values() if np.ptp([_charge(frame) for frame in scan]) > 1e-3]
+        members = [frame for geometry in geometries.values() for frame in geometry]
+        if scans:
+            yield scans, False
+        elif len(members) >= MANY and np.ptp([_charge(frame) for frame in members]) > 1e-3:
+            yield [members], True
+
+
+def _slopes(
+    group: Sequence[Sequence[Frame]], as_grand_potentials: bool = False
+) -> tuple[float, float, float]:
+    """Slope of the energy in the charge, that of the Fermi levels, and the standard error of the first, eV/e.
+
+    The fit to all pairs of a geometry of E_i - E_j and of -(mu_i + mu_j)/2 (Q_i - Q_j), which are equal for a
+    quadratic energy.
+    """
+    moments, rest, n_frames = np.zeros(3), 0.0, 0
+    for geometry in group:
+        charge = np.array([_charge(frame) for frame in geometry])
+        level = np.array([frame.value("fermi_level") for frame in geometry])
+        energy = np.array([frame.value("energy") for frame in geometry])
+        energy = energy - level * charge if as_grand_potentials else energy
+        charge, energy = charge - charge.mean(), energy - energy.mean()
+        weight = (charge**2 + np.mean(charge**2)) / 2
+        moments += [charge @ charge, energy @ charge, -level @ weight]
+        rest += energy @ energy
+        n_frames += len(geometry)
+    slope, expected = moments[1] / moments[0], moments[2] / moments[0]
+    variance = max(rest - slope * moments[1], 0.0) / max(n_frames - 2, 1)
+    return slope, expected, float(np.sqrt(variance / moments[0]))
+
+
+def _responses(frames: Sequence[Frame], keys: DataKeys) -> Iterator[str]:
+    """Derivatives of the dipole of periodic systems."""
+    for name in ("polarizability", "born_effective_charges"):
+        found = [frame for frame in frames if frame.has(name) and frame.atoms.pbc.any()]
+        if found:
+            yield (
+                f"'{getattr(keys, name)}' of {_count(found)} with periodic axes count along open axes only: "
+                "a dipole along a periodic axis depends on the image in which an atom is listed (families "
+                "with a polarisation, 'split_charges', take all Born charges)"
+            )
