@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.text import Text
@@ -45,6 +46,7 @@ _COLUMNS = (
 EXACT = 1e-9
 """Errors below are rounding of a quantity that is exact by construction, and no merit."""
 
+Shown = TypeVar("Shown", str, Text)
 Cell = tuple[str, float]
 """Text and the number that the best of a column is chosen by (nan: not compared)."""
 
@@ -181,13 +183,13 @@ def _scf_cells(entry: Assessment) -> list[Cell]:
     ]
 
 
-def _with_best(rows: Sequence[Sequence[Cell]], mark: Callable[[str], str]) -> list[list[str]]:
+def _with_best(rows: Sequence[Sequence[Cell]], mark: Callable[[str], Shown]) -> list[list[str | Shown]]:
     """Texts, the lowest number of each column marked where there is a choice."""
     columns = [_marked(column, mark) for column in zip(*rows, strict=True)]
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def _marked(cells: Sequence[Cell], mark: Callable[[str], str]) -> list[str]:
+def _marked(cells: Sequence[Cell], mark: Callable[[str], Shown]) -> list[str | Shown]:
     """Texts, that of the lowest number marked where there are several."""
     numbers = [number for _, number in cells if math.isfinite(number)]
     return [mark(text) if len(numbers) > 1 and number == min(numbers) else text for text, number in cells]

@@ -98,8 +98,8 @@ def run_solvers(
 
 def convergence_table(runs: Sequence[SolverRun]) -> PlainTable:
     """One row per solver."""
-    numbers = ("converged", "iterations: mean", "median", "most", "ms/frame")
-    table = PlainTable("SCF", ("solver", *numbers), right=numbers)
+    headings = ("converged", "iterations: mean", "median", "most", "ms/frame")
+    table = PlainTable("SCF", ("solver", *headings), right=headings)
     for run in runs:
         counts = run.iterations
         numbers = (

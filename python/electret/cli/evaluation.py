@@ -132,14 +132,14 @@ def _store(model: Model, frames: list[Frame], graph: Graph, predicted: dict[str,
             if name in _NOT_STORED or unusable or undefined_by_boundary(name, frame.atoms, model):
                 continue
             found[name] = value[rows if name in _PER_ATOM else position].cpu().numpy()
-        for name, value in found.items():
+        for name, entry in found.items():
             if name in _PER_ATOM:
                 # Columns of extended XYZ have one index: a tensor per atom is written row by row.
                 frame.atoms.set_array(
-                    PREFIX + name, value.reshape(len(value), -1) if value.ndim > 2 else value
+                    PREFIX + name, entry.reshape(len(entry), -1) if entry.ndim > 2 else entry
                 )
             else:
-                frame.atoms.info[PREFIX + name] = value if value.ndim else value.item()
+                frame.atoms.info[PREFIX + name] = entry if entry.ndim else entry.item()
         frame.atoms.calc = _calculator(model, frame.atoms, found)
 
 

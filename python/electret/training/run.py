@@ -31,8 +31,8 @@ from electret.data.reference import elements_of, energy_warnings
 from electret.found_device import found_device
 from electret.graph import Graph
 from electret.models import Model, Statistics, build, save
-from electret.models.build import MODEL_CLASSES
 from electret.models.config import SELF_CONSISTENT
+from electret.models.construction import MODEL_CLASSES
 from electret.models.density_statistics import density_statistics
 from electret.outputs import (
     CSV_FILE,
