@@ -157,7 +157,8 @@ def test_convergence_of_solvers_is_recorded_frame_by_frame(tmp_path) -> None:
         for history in run.histories:
             assert history[0] > 0.01
             assert history[-1] <= 1e-6 < history[-2]
-    picture = plot_convergence(runs, tmp_path / "scf.png")
+    picture = tmp_path / "scf.png"
+    assert plot_convergence(runs, picture).axes[0].get_yscale() == "log"
     assert picture.stat().st_size > 5000
     (failed,) = run_solvers(ToyQeq(), frames, ["newton"], max_iterations=3)
     assert failed.converged == [False] * 3

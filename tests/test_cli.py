@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("typer")
 pytest.importorskip("mace")
 
 import yaml
+from ase.db import connect
 from ase.io import read, write
 from typer.testing import CliRunner, Result
 
 import electret
 import electret.training
+from electret import Calculator
 from electret.cli.main import application
-from training_frames import clusters, run_options, write_frames
+from electret.models import load, save
+from electret.training.plots import plot_parity
+from electret.training.run_log import read_history
+from training_frames import clusters, crystal, run_options, write_frames
 
 
 def call(*arguments: object) -> Result:
@@ -276,8 +283,8 @@ from electret.cli.main import application
 import electret.cli.main, electret.training
 
 def train(*_, **__):
-    from electret.training.run_log import default_console
-    console = default_console()
+    from electret.console import standard_console
+    console = standard_console()
     while True:
         console.print("epoch")
 
@@ -329,3 +336,152 @@ def test_missing_extra_is_named(package: str, arguments: list[str], expected: st
     assert expected in result.stderr
     assert "pip install 'electret[" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_predictions_are_results_of_ase(folder: Path, tmp_path: Path) -> None:
+    frames = [clusters(1)[0], crystal(np.random.default_rng(0))]
+    del frames[1].info["REF_stress"]  # computed all the same
+    frames[1].set_array("layer", np.array([3, 4]))
+    content = write_frames(tmp_path / "d.xyz", frames).read_bytes()
+    (tmp_path / "bom.xyz").write_bytes(b"\xef\xbb\xbf" + content)  # as some editors begin a file
+    model = folder / "run" / "model.electret"
+    for ending in ("xyz", "traj", "db"):
+        output = tmp_path / f"out.{ending}"
+        result = call("eval", model, tmp_path / "bom.xyz", "--output", output)
+        assert result.exit_code == 0, everything(result)
+        open_frame, crystal_frame = read(output, index=":")
+        for atoms in (open_frame, crystal_frame):
+            atoms_again = atoms.copy()
+            atoms_again.info = {}
+            atoms_again.calc = Calculator(model)
+            assert atoms.get_potential_energy() == pytest.approx(atoms_again.get_potential_energy(), abs=1e-6)
+            assert np.allclose(atoms.get_forces(), atoms_again.get_forces(), atol=1e-6)
+        assert np.allclose(crystal_frame.get_stress(), atoms_again.get_stress(), atol=1e-7)
+        assert np.abs(crystal_frame.get_stress()).max() > 1e-5
+        assert "dipole" in open_frame.calc.results
+        assert "dipole" not in crystal_frame.calc.results
+        if ending == "db":
+            with connect(output) as database:
+                entries = [row.data for row in database.select()]
+        else:
+            entries = [{**atoms.info, **atoms.arrays} for atoms in (open_frame, crystal_frame)]
+        assert "electret_dipole" not in entries[1]
+        assert np.array_equal(entries[1]["layer"], [3, 4])
+        assert np.allclose(entries[0]["REF_forces"], frames[0].arrays["REF_forces"])
+        assert np.shape(entries[0]["electret_multipoles"]) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("eval", "{model}", "{data}", "--output", "out.foo"), "'out.foo' names no format"),
+        (("eval", "{model}", "{data}", "--device", "cuda:77"), "torch finds"),
+        (("eval", "{model}", "{data}", "--device", "banana"), "device = 'banana'"),
+        (("plot", "scf", "{model}", "{data}", "--output", "x.foo"), "'x.foo' names no format"),
+        (("train", "{folder}/config.yaml", "--set", "seed=[1"), "override 'seed=[1': not valid YAML"),
+        (("train", "{folder}/config.yaml", "--set", "seed=100000000000000000000"), "does not fit 64 bits"),
+        (
+            ("train", "{folder}/config.yaml", "--set", "output=run[/x]", "--set", "sed=1"),
+            "did you mean 'seed'",
+        ),
+        (("info", "[/red].electret"), "[/red].electret: no such file"),
+    ],
+)
+def test_errors_before_the_work(folder: Path, arguments: tuple[str, ...], expected: str) -> None:
+    places = {"folder": folder, "model": folder / "run" / "model.electret", "data": folder / "data.xyz"}
+    result = call(*(argument.format(**places) for argument in arguments))
+    assert result.exit_code == 1
+    assert expected in everything(result)
+    assert "internal" not in everything(result)
+
+
+def test_a_diverged_model_is_not_blamed_on_a_frame(folder: Path, tmp_path: Path) -> None:
+    model = load(folder / "run" / "model.electret")
+    with torch.no_grad():
+        name, parameter = next(iter(model.named_parameters()))
+        parameter.fill_(torch.nan)
+    save(model, tmp_path / "nan.electret")
+    result = call("eval", tmp_path / "nan.electret", folder / "data.xyz")
+    assert result.exit_code == 1
+    assert f"the model's parameter {name} holds nan" in everything(result)
+    assert "frame" not in result.stderr
+
+
+def test_names_with_markup_are_shown_as_they_are(folder: Path, tmp_path: Path) -> None:
+    options = run_options(folder / "data.xyz", tmp_path / "run[test]", name="[/x]")
+    options["stages"][0] |= {"epochs": 1, "name": "[bold]"}
+    options["data"]["test"] = {":smile: [/b]": [str(folder / "data.xyz")]}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(options), encoding="utf-8")
+    result = call("train", tmp_path / "c.yaml")
+    assert result.exit_code == 0, everything(result)
+    assert f"model saved to {tmp_path / 'run[test]' / 'model.electret'}" in result.output
+    assert "│ :smile: [/b] │" in result.output
+    assert "[bold] |" in result.output or "[bold]" in result.output
+
+
+def test_a_cut_last_row_is_left_out(folder: Path, tmp_path: Path) -> None:
+    rows = (folder / "run" / "metrics.csv").read_text(encoding="utf-8")
+    (tmp_path / "metrics.csv").write_text(rows + rows.splitlines()[-1][:7], encoding="utf-8")
+    assert read_history(tmp_path) == read_history(folder / "run")
+    (tmp_path / "metrics.csv").write_text(rows + "1,oops\n", encoding="utf-8")
+    with pytest.raises(electret.InputError, match="is no row of numbers"):
+        read_history(tmp_path)
+
+
+def test_plot_of_a_folder_named_as_a_command(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("run", "scf"):
+        (tmp_path / name).mkdir()
+        shutil.copy(folder / "run" / "metrics.csv", tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for name in ("run", "scf"):
+        assert call("plot", name).exit_code == 0
+        assert (tmp_path / name / "plots" / "learning_curve.png").is_file()
+
+
+def electret_process(*arguments: object, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-c", "import sys; from electret.cli import app; app()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, timeout=300, env=dict(os.environ) | environment)
+
+
+def test_help_version_and_headers_need_no_torch(folder: Path) -> None:
+    code = (
+        "import sys; from electret.cli.main import application\n"
+        "application(sys.argv[1:], standalone_mode=False)\n"
+        "print([name for name in ('torch', 'mace') if name in sys.modules],"
+        " 'numpy' in sys.modules and sys.argv[1] != 'info')"
+    )
+    model = folder / "run" / "model.electret"
+    for arguments, expected in (
+        (["--help"], "Usage"),
+        (["--version"], f"electret {electret.__version__}"),
+        (["info", str(model)], "sigma=1.5"),
+    ):
+        result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert expected in result.stdout
+        assert result.stderr == ""
+        if arguments != ["--help"]:
+            assert result.stdout.strip().endswith("[] False")
+
+
+def test_any_encoding_of_the_output(folder: Path) -> None:
+    result = electret_process("info", folder / "run" / "model.electret", PYTHONIOENCODING="ascii")
+    assert result.returncode == 0, result.stderr
+    assert b"3.5 \\xc5" in result.stdout
+
+
+def test_results_and_calculators_have_short_names(folder: Path) -> None:
+    calculator = Calculator(folder / "run" / "model.electret", ignore="fermi_level")
+    assert repr(calculator) == "Calculator(local_charges model, H O, cutoff 3.5 Å, float64)"
+    assert calculator.ignore == {"fermi_level"}
+    with pytest.raises(electret.InputError, match="ignore = 3"):
+        Calculator(calculator.model, ignore=3)
+    with pytest.raises(electret.InputError, match="device = 'None'"):
+        Calculator(calculator.model, device=None)
+    metrics = electret.training.evaluate(calculator.model, folder / "data.xyz", parity=True)
+    assert repr(metrics).startswith("Metrics(9 frames: energy MAE ")
+    assert len(repr(metrics)) < 300
+    figures = plot_parity({"data": metrics})
+    assert figures["energy"].axes[0].get_xlabel() == "reference energy (eV/atom)"

@@ -181,6 +181,7 @@ def test_interrupted_training_is_resumed(folder: Path, monkeypatch: pytest.Monke
         (("{folder}/empty.yaml",), "data is empty"),
         (("{folder}/keys.yaml",), "keys.energi"),
         (("{folder}/twice.yaml",), "same folder"),
+        (("{folder}/duplicate.yaml",), "key 'data' is given twice"),
     ],
 )
 def test_errors_are_one_message(folder: Path, arguments: tuple[str, ...], expected: str) -> None:
@@ -193,6 +194,7 @@ def test_errors_are_one_message(folder: Path, arguments: tuple[str, ...], expect
         "twice": {"models": {"a": "local.yaml", "b": "local.yaml"}, "data": data},
     }.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    (folder / "duplicate.yaml").write_text("models: {a: b}\ndata: {a: b}\ndata: {c: d}\n", encoding="utf-8")
     words = [argument.format(folder=folder) for argument in arguments]
     result = call("compare", *words, "--output", folder / "never")
     assert result.exit_code == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -407,3 +408,45 @@ def test_numbers_of_yaml(tmp_path: Path) -> None:
             found = from_text(tmp_path, config)
             assert found.data.batch_size == expected
             assert found.stages[0].lr.backbone == 0.005
+
+
+def test_merge_keys_and_byte_order_mark(tmp_path: Path) -> None:
+    text = """
+model: mace
+train_file: a.xyz
+stages:
+  - &first {name: first, epochs: 3, lr: 0.01}
+  - {<<: *first, name: second, lr: 0.001}
+"""
+    (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    first, second = TrainingConfig.from_yaml(tmp_path / "bom.yaml").stages
+    assert (first.epochs, second.epochs) == (3, 3)
+    assert (first.lr.readouts, second.lr.readouts) == (0.01, 0.001)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{[a, b]: 1}", "a key is"),
+        ("{no: 1}", "need quotes"),
+        ("{model: mace, model: qeq}", "key 'model' is given twice"),
+        ('{train_file: "a\\0b.xyz"}', "character of code 0"),
+        ("{seed: 18446744073709551616}", "seed: an integer that does not fit 64 bits"),
+        ("[" * 5000, "nested too deeply"),
+        ("[" * 60 + "]" * 60, "nested more than"),
+        ("&a [*a]", "nested more than"),
+        ("{a: !!python/object/apply:os.getcwd []}", "not valid YAML"),
+        ("3", "expected a mapping"),
+        ("{data: {train: a.xyz, valid: []}, model: mace, max_num_epochs: 1}", "list of files is empty"),
+    ],
+)
+def test_hostile_yaml(tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "c.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=expected):
+        TrainingConfig.from_yaml(tmp_path / "c.yaml")
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = yaml.safe_dump(MINIMAL).encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+    assert TrainingConfig.from_yaml("-").data.train == [Path("a.xyz").resolve()]

@@ -181,3 +181,36 @@ def test_saving_replaces_models_only(model, tmp_path):
     assert (tmp_path / "train.xyz").read_text() == "mine"
     save(model, tmp_path / "model.bin")
     save(model, tmp_path / "model.bin")
+
+
+def test_every_changed_digit_of_the_header_is_noticed(path):
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    start = content.index(b"format_version")
+    digits = [place for place in range(start, 8 + length) if content[place : place + 1].isdigit()]
+    assert len(digits) > 300
+    for place in digits:
+        changed = bytearray(content)
+        changed[place] = ord("0") + (content[place] - ord("0") + 3) % 10
+        path.write_bytes(bytes(changed))
+        with pytest.raises(ModelFileError, match=r"checksum|not a complete|cannot be read"):
+            load(path)
+
+
+def test_a_file_from_before_the_checksum_of_the_header_is_read(model, path):
+    rewrite(path)
+    loaded = load(path)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def test_pipes_and_folders_are_no_model_files(tmp_path):
+    with pytest.raises(ModelFileError, match="not a regular file"):
+        read_header(tmp_path)
+
+
+def test_device_that_is_not_there_is_named(path):
+    with pytest.raises(InputError, match="torch finds"):
+        load(path, device="cuda:99")
+    with pytest.raises(InputError, match="device = 'None'"):
+        load(path, device=None)

@@ -248,3 +248,25 @@ def test_statistics_of_a_training_set():
         Statistics.from_graphs(frames)
     with pytest.raises(InputError, match="no energy for Na"):
         Statistics.parse({"elements": (1, 11), "e0s": {1: 0.0}})
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"max_ell": 0}, "greater than or equal to 1"),
+        ({"correlation": 0}, "greater than or equal to 1"),
+        ({"correlation": 30}, "less than or equal to 8"),
+        ({"correlation": 8, "max_ell": 3}, "GiB of coupling coefficients"),
+        ({"radial_MLP": [-8]}, "greater than or equal to 1"),
+        ({"radial_MLP": [1_000_000, 1_000_000]}, "GiB of parameters"),
+        ({"radial_MLP": [10**30]}, "GiB of parameters"),
+        ({"edge_irreps": "banana"}, "are no irreps"),
+        ({"hidden_irreps": "100000x0e"}, "100000 channels"),
+        ({"hidden_irreps": "8x0e + 8x20e"}, "above l = 11"),
+        ({"num_radial_basis": 10**12}, "less than or equal to 1000"),
+        ({"readout": "GeneralNonLinearBiasReadoutBlock"}, "MACE cannot be built with backbone options"),
+    ],
+)
+def test_options_that_make_no_model(options, expected):
+    with pytest.raises(InputError, match=expected):
+        build(model_config("local_charges", backbone=options), STATISTICS)

@@ -346,7 +346,8 @@ def test_plot_of_the_convergence(tmp_path: Path) -> None:
     assert plot_convergence(found, tmp_path / "none.png") is None
     for _ in range(20):
         found.add(unconverged({}, [True, False]), 2, keep_history=True)
-    path = plot_convergence(found, tmp_path / "scf.png")
+    path = tmp_path / "scf.png"
+    assert len(plot_convergence(found, path).axes) == 2
     assert path.stat().st_size > 5000
 
 

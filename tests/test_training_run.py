@@ -26,6 +26,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from electret import InputError, OutputError
+from electret.console import standard_console
 from electret.models import load, read_header
 from electret.outputs import claimed
 from electret.training import (
@@ -41,7 +42,6 @@ from electret.training.checkpoint import read_checkpoint
 from electret.training.loop import Trainer
 from electret.training.resumption import BEST_CHECKPOINT, LAST_CHECKPOINT, check_options
 from electret.training.run import load_data
-from electret.training.run_log import default_console
 from training_frames import cluster, clusters, crystal, run_options, write_frames
 
 STAGES = [
@@ -537,7 +537,7 @@ def test_a_broken_pipe_stops_with_a_checkpoint(data: Path, tmp_path: Path, whole
                 raise BrokenPipeError(errno.EPIPE, "Broken pipe")
             return super().write(text)
 
-    console = default_console()
+    console = standard_console()
     console.file = Pipe()
     with pytest.raises(
         TrainingInterrupted, match="reader of standard output is gone: stopped after epoch 1"

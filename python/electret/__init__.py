@@ -3,15 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 from electret._native import DeviceError, ElectretError, InputError, __version__
-from electret.electrostatics import CoulombResult, coulomb, features, potential
-from electret.equilibration import ChargeEquilibration, charge_equilibration
-from electret.errors import ConvergenceError, OutputError
-from electret.geometry import Geometry
-from electret.neighbors import NeighborList, neighbor_list
-from electret.response import Jacobian
+from electret.deferred import names_from
 
 if TYPE_CHECKING:
     from electret.calculator import Calculator
+    from electret.electrostatics import CoulombResult, coulomb, features, potential
+    from electret.equilibration import ChargeEquilibration, charge_equilibration
+    from electret.errors import ConvergenceError, OutputError
+    from electret.geometry import Geometry
+    from electret.neighbors import NeighborList, neighbor_list
+    from electret.response import Jacobian
 
 __all__ = [
     "Calculator",
@@ -33,15 +34,37 @@ __all__ = [
     "potential",
 ]
 
+# The command line needs none of these to show its help, and the numpy layer needs numpy alone.
+_read = names_from(
+    __name__,
+    {
+        "Calculator": "calculator",
+        "ChargeEquilibration": "equilibration",
+        "ConvergenceError": "errors",
+        "CoulombResult": "electrostatics",
+        "Geometry": "geometry",
+        "Jacobian": "response",
+        "NeighborList": "neighbors",
+        "OutputError": "errors",
+        "charge_equilibration": "equilibration",
+        "coulomb": "electrostatics",
+        "features": "electrostatics",
+        "neighbor_list": "neighbors",
+        "potential": "electrostatics",
+    },
+)
+
 
 def __getattr__(name: str) -> Any:
-    # The calculator needs torch, MACE and ASE; `import electret` needs numpy alone.
-    if name == "Calculator":
-        try:
-            from electret.calculator import Calculator
-        except ModuleNotFoundError as error:
-            raise ImportError(
-                f"electret.Calculator needs {error.name}; pip install 'electret[mace]' brings it"
-            ) from error
-        return Calculator
-    raise AttributeError(f"module 'electret' has no attribute {name!r}")
+    try:
+        return _read(name)
+    except ModuleNotFoundError as error:
+        if name != "Calculator":
+            raise
+        raise ImportError(
+            f"electret.Calculator needs {error.name}; pip install 'electret[mace]' brings it"
+        ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -25,7 +25,7 @@ def found_device(name: str | torch.device) -> torch.device:
     """
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise InputError(f"device = {str(name)!r}; use 'cpu', 'cuda' or 'cuda:N'") from error
     if device.type == "cpu":
         return device

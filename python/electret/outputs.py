@@ -28,6 +28,7 @@ __all__ = [
     "LOCK_FILE",
     "MODEL_FILE",
     "atomic_write",
+    "check_ending",
     "check_file_name",
     "check_not_in_use",
     "check_outputs",
@@ -122,6 +123,14 @@ def check_outputs(
         if _is_occupied(output) and not replace:
             raise OutputError(f"'{output}' exists already; {remedy}")
         _check_folder(output.parent)
+
+
+def check_ending(path: Path, endings: Iterable[str]) -> None:
+    """Raise `OutputError` for a file whose ending names none of the formats that can be written."""
+    if path.suffix.lower() not in endings:
+        raise OutputError(
+            f"'{path}' names no format that can be written; give it an ending of {', '.join(endings)}"
+        )
 
 
 def _is_occupied(path: Path) -> bool:

@@ -64,7 +64,11 @@ def charge_state(charge: float) -> str:
 
 
 def assess(
-    model: Model, dataset: GraphDataset, batch_size: int = 10, observe: Observer = lambda *_: None
+    model: Model,
+    dataset: GraphDataset,
+    batch_size: int = 10,
+    observe: Observer = lambda *_: None,
+    every_stress: bool = False,
 ) -> Assessment:
     """Evaluate `model` on `dataset`.
 
@@ -73,6 +77,7 @@ def assess(
         dataset: labelled frames for this model's cutoff and dtype.
         batch_size: frames computed at once; no result depends on it.
         observe: called with indices, graph and predictions of each batch.
+        every_stress: compute the stress of every frame that has one, with a label or without.
 
     Raises:
         InputError: conditions or elements that the model cannot take; names file and frame.
@@ -85,7 +90,7 @@ def assess(
     # The first evaluation of a process pays for loading and compilation, which is not the model's time.
     compute(model, dataset, [0], dataset.batch([0]).to(device=device), forces=True)
     started = time.perf_counter()
-    for indices, graph, output in predictions(model, dataset, batch_size):
+    for indices, graph, output in predictions(model, dataset, batch_size, every_stress=every_stress):
         seconds += time.perf_counter() - started
         n_atoms += graph.n_atoms
         if "scf_converged" in output:

@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 
 from electret import InputError
+from electret.console import heading, say
 from electret.models import read_header
 from electret.outputs import MODEL_FILE, check_file_name, check_not_in_use
 from electret.training import TrainingConfig, train
@@ -89,10 +90,10 @@ def prepare(candidates: Sequence[Candidate], console: Console) -> dict[str, Path
     }
     for number, (name, config) in enumerate(configs.items(), 1):
         if is_trained(config):
-            console.print(f"{name}: trained already, {config.run_folder / MODEL_FILE}", highlight=False)
+            say(console, f"{name}: trained already, {config.run_folder / MODEL_FILE}")
             files[name] = config.run_folder / MODEL_FILE
             continue
-        console.rule(f"training {name} ({number}/{len(configs)})")
+        heading(console, f"training {name} ({number}/{len(configs)})")
         resume = (config.run_folder / LAST_CHECKPOINT).exists()
         files[name] = train(config, resume=resume, console=console).model_file
     return {name: files[name] for name in names}

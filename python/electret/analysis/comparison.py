@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 
 from electret import InputError
 from electret.analysis.assessment import Assessment, assess
 from electret.analysis.candidates import Candidate, prepare
+from electret.console import progress_bar, standard_console
 from electret.data import DataKeys, Frame, GraphDataset, print_report, read_frames
 from electret.data.keys import DipoleOrigin
 from electret.models import load
@@ -82,7 +82,7 @@ def compare(
         InputError: files that cannot be used, or no model that can be evaluated on any set.
         TrainingInterrupted: stopped while training; the same call continues.
     """
-    console = console or Console()
+    console = console or standard_console()
     if dtype not in (None, "float32", "float64"):
         raise InputError(f"dtype is '{dtype}', expected float32 or float64")
     if not candidates or not data:
@@ -98,7 +98,7 @@ def compare(
     comparison = Comparison(
         files=files, sets={name: {} for name in data}, refused={name: {} for name in data}
     )
-    with Progress(console=console, transient=True) as progress:
+    with progress_bar(console) as progress:
         total = sum(len(entries) for entries in frames.values()) * len(files)
         task = progress.add_task("evaluating", total=total)
         for name, file in files.items():

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 
 from electret import InputError
@@ -15,6 +14,7 @@ from electret.analysis.probes import Probe, parse_probe
 from electret.data import DataKeys
 from electret.data.keys import DipoleOrigin
 from electret.models.config import StrictConfig
+from electret.yaml_files import read_yaml
 
 __all__ = ["ComparisonFile", "is_comparison_file", "read_comparison"]
 
@@ -55,7 +55,7 @@ def is_comparison_file(path: Path) -> bool:
     """Whether a path is a YAML file with the key `models`."""
     if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
         return False
-    return "models" in _read(path)
+    return "models" in read_yaml(path, "comparison file")
 
 
 def read_comparison(path: Path) -> ComparisonFile:
@@ -64,7 +64,7 @@ def read_comparison(path: Path) -> ComparisonFile:
     Raises:
         InputError: not YAML, unknown options, no models or data; names the file and the option.
     """
-    raw = _read(path)
+    raw = read_yaml(path, "comparison file")
     try:
         options = _Options.parse(raw)
         keys = DataKeys(**_known_keys(options.keys))
@@ -111,15 +111,3 @@ def _known_keys(keys: dict[str, str]) -> dict[str, str]:
                 f"keys.{name}: unknown quantity; the names are {', '.join(DataKeys.model_fields)}"
             )
     return keys
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"comparison file '{path}' does not exist")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: expected a mapping of options, found {type(raw).__name__}")
-    return raw

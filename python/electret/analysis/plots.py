@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from electret.analysis.assessment import Assessment
 from electret.analysis.comparison import Comparison
 from electret.analysis.report import EXACT
-from electret.outputs import writing
+from electret.training.plots import drawn
 from electret.training.targets import TARGETS
 
 __all__ = ["COLOURS", "plot_comparison", "save_figure"]
@@ -24,9 +23,13 @@ _MOST_POINTS = 5000
 _MOST_GROUPS = 12
 
 
-def plot_comparison(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write the plots of every data set to `folder` and give their paths."""
-    files = []
+def plot_comparison(comparison: Comparison, folder: Path | None = None) -> dict[str, Figure]:
+    """Figures of every data set by name; with a folder, each is written there as `<name>.png`."""
+    figures = {}
+
+    def place(name: str) -> Path | None:
+        return None if folder is None else folder / f"{name}.png"
+
     for set_name, entries in comparison.sets.items():
         if not entries:
             continue
@@ -40,25 +43,25 @@ def plot_comparison(comparison: Comparison, folder: Path) -> list[Path]:
             )
         ]
         if targets:
-            files.append(_errors(entries, targets, colours, folder / f"errors_{set_name}.png"))
-            files.append(_parity(entries, targets, colours, folder / f"parity_{set_name}.png"))
+            name = f"errors_{set_name}"
+            figures[name] = _errors(entries, targets, colours, place(name))
+            name = f"parity_{set_name}"
+            figures[name] = _parity(entries, targets, colours, place(name))
         if any(len(entry.dipoles) for entry in entries.values()):
-            files.append(_dipoles(entries, colours, folder / f"dipole_field_{set_name}.png"))
-    return files
+            name = f"dipole_field_{set_name}"
+            figures[name] = _dipoles(entries, colours, place(name))
+    return figures
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure without the global state of pyplot."""
-    FigureCanvasAgg(figure)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
+    """Write a figure and give its place."""
+    drawn(figure, path)
     return path
 
 
 def _errors(
-    entries: Mapping[str, Assessment], targets: Sequence[str], colours: Mapping[str, str], path: Path
-) -> Path:
+    entries: Mapping[str, Assessment], targets: Sequence[str], colours: Mapping[str, str], path: Path | None
+) -> Figure:
     """One panel per target: MAE of each model, overall and per group of frames."""
     groups = ["all"]
     for kinds in ("metrics", "by_charge"):
@@ -83,12 +86,12 @@ def _errors(
         axes.set_xticks(np.arange(len(groups)), groups, rotation=30, ha="right", fontsize=7)
         axes.set_ylabel(f"{target.replace('_', ' ')} MAE\n({TARGETS[target].unit})")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
-    return save_figure(figure, path)
+    return drawn(figure, path)
 
 
 def _parity(
-    entries: Mapping[str, Assessment], targets: Sequence[str], colours: Mapping[str, str], path: Path
-) -> Path:
+    entries: Mapping[str, Assessment], targets: Sequence[str], colours: Mapping[str, str], path: Path | None
+) -> Figure:
     """Targets in rows, models in columns, the axes of a row the same."""
     figure = Figure(figsize=(2.4 * len(entries) + 0.6, 2.4 * len(targets)), layout="constrained")
     grid = figure.subplots(len(targets), len(entries), squeeze=False)
@@ -118,7 +121,7 @@ def _parity(
         axes.set_title(name, fontsize=8)
     for axes in grid[-1]:
         axes.set_xlabel("reference", fontsize=8)
-    return save_figure(figure, path)
+    return drawn(figure, path)
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
@@ -128,7 +131,7 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _dipoles(entries: Mapping[str, Assessment], colours: Mapping[str, str], path: Path) -> Path:
+def _dipoles(entries: Mapping[str, Assessment], colours: Mapping[str, str], path: Path | None) -> Figure:
     """One panel per config_type: dipole along the field against the field, with the regressions."""
     groups = list(
         dict.fromkeys(name for entry in entries.values() for name in sorted(set(entry.dipoles.groups)))
@@ -144,7 +147,7 @@ def _dipoles(entries: Mapping[str, Assessment], colours: Mapping[str, str], path
                 _line(axes, field, predicted, colours[name], name, "o")
         axes.set(title=group, xlabel="field / V/Å", ylabel="dipole along the field / e·Å")
         axes.legend(frameon=False, fontsize=7)
-    return save_figure(figure, path)
+    return drawn(figure, path)
 
 
 def _line(axes: Axes, strength: np.ndarray, dipole: np.ndarray, colour: str, name: str, marker: str) -> None:

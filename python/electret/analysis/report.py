@@ -8,13 +8,15 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from electret.analysis.assessment import Assessment
 from electret.analysis.comparison import Comparison
 from electret.analysis.training_time import training_time
+from electret.console import PlainTable, say
 from electret.outputs import atomic_write
 from electret.training.metrics import ErrorSums, Metrics
 from electret.training.targets import TARGETS
@@ -44,6 +46,7 @@ _COLUMNS = (
 EXACT = 1e-9
 """Errors below are rounding of a quantity that is exact by construction, and no merit."""
 
+Shown = TypeVar("Shown", str, Text)
 Cell = tuple[str, float]
 """Text and the number that the best of a column is chosen by (nan: not compared)."""
 
@@ -76,18 +79,16 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     """The overview of each data set as a table, and what needs attention."""
     for set_name, entries in comparison.sets.items():
         headings, rows = _overview(comparison, set_name)
-        table = Table(title=f"{set_name}: MAE", title_justify="left")
-        for heading in headings:
-            table.add_column(heading)
-        for row in _with_best(rows, lambda text: f"[bold]{text}[/bold]"):
+        table = PlainTable(f"{set_name}: MAE", headings)
+        for row in _with_best(rows, lambda text: Text(text, "bold")):
             table.add_row(*row)
-        console.print(table)
+        table.show(console)
         for name, entry in entries.items():
             if entry.scf is not None and entry.scf.unconverged:
                 for line in entry.scf.lines():
-                    console.print(f"{name}: {line}", highlight=False, markup=False, soft_wrap=True)
+                    say(console, f"{name}: {line}")
         for name, reason in comparison.refused[set_name].items():
-            console.print(f"{name} was not evaluated on {set_name}: {reason}", highlight=False, markup=False)
+            say(console, f"{name} was not evaluated on {set_name}: {reason}")
 
 
 def markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> str:
@@ -182,13 +183,13 @@ def _scf_cells(entry: Assessment) -> list[Cell]:
     ]
 
 
-def _with_best(rows: Sequence[Sequence[Cell]], mark: Callable[[str], str]) -> list[list[str]]:
+def _with_best(rows: Sequence[Sequence[Cell]], mark: Callable[[str], Shown]) -> list[list[str | Shown]]:
     """Texts, the lowest number of each column marked where there is a choice."""
     columns = [_marked(column, mark) for column in zip(*rows, strict=True)]
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def _marked(cells: Sequence[Cell], mark: Callable[[str], str]) -> list[str]:
+def _marked(cells: Sequence[Cell], mark: Callable[[str], Shown]) -> list[str | Shown]:
     """Texts, that of the lowest number marked where there are several."""
     numbers = [number for _, number in cells if math.isfinite(number)]
     return [mark(text) if len(numbers) > 1 and number == min(numbers) else text for text, number in cells]
@@ -196,9 +197,9 @@ def _marked(cells: Sequence[Cell], mark: Callable[[str], str]) -> list[str]:
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [
-        "| " + " | ".join(headings) + " |",
+        "| " + " | ".join(heading.replace("|", "\\|") for heading in headings) + " |",
         "|" + "---|" * len(headings),
-        *("| " + " | ".join(row) + " |" for row in rows),
+        *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows),
         "",
     ]
 

@@ -12,14 +12,15 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from rich.table import Table
 
 from electret import InputError
-from electret.analysis.plots import COLOURS, save_figure
+from electret.analysis.plots import COLOURS
+from electret.console import PlainTable
 from electret.data import Frame, GraphDataset
 from electret.models import Model
 from electret.scf import ScfRequest
 from electret.training.evaluation import compute
+from electret.training.plots import drawn
 
 __all__ = ["SOLVERS", "SolverRun", "convergence_table", "plot_convergence", "run_solvers"]
 
@@ -95,11 +96,10 @@ def run_solvers(
     return runs
 
 
-def convergence_table(runs: Sequence[SolverRun]) -> Table:
+def convergence_table(runs: Sequence[SolverRun]) -> PlainTable:
     """One row per solver."""
-    table = Table(title="SCF", title_justify="left")
-    for heading in ("solver", "converged", "iterations: mean", "median", "most", "ms/frame"):
-        table.add_column(heading, justify="left" if heading == "solver" else "right")
+    headings = ("converged", "iterations: mean", "median", "most", "ms/frame")
+    table = PlainTable("SCF", ("solver", *headings), right=headings)
     for run in runs:
         counts = run.iterations
         numbers = (
@@ -112,7 +112,7 @@ def convergence_table(runs: Sequence[SolverRun]) -> Table:
     return table
 
 
-def plot_convergence(runs: Sequence[SolverRun], path: Path, title: str = "") -> Path:
+def plot_convergence(runs: Sequence[SolverRun], path: Path | None = None, title: str = "") -> Figure:
     """Residual against iteration: every frame as a thin line (dotted where it did not converge), and the
     frame with the median number of iterations as a thick one."""
     figure = Figure(figsize=(7.0, 4.5), layout="constrained")
@@ -141,4 +141,4 @@ def plot_convergence(runs: Sequence[SolverRun], path: Path, title: str = "") -> 
     axes.set(xlabel="iteration", ylabel="residual / e·Å^l", yscale="log", title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
-    return save_figure(figure, path)
+    return drawn(figure, path)

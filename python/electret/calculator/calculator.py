@@ -13,6 +13,7 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator as ASECalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
+from ase.data import chemical_symbols
 from ase.outputs import Properties, all_outputs
 from ase.stress import full_3x3_to_voigt_6_stress
 
@@ -127,7 +128,7 @@ class Calculator(ASECalculator):
         self.model, self._ranges = frozen_model(model, device, dtype, precision)
         self.device = torch.device(device)
         self.dtype: torch.dtype = self.model.dtype
-        self.ignore = frozenset(ignore)
+        self.ignore = _names(ignore)
         self.implemented_properties = implemented(self.model)
         self._scf = SelfConsistency(scf_tolerance, scf_max_iterations, scf_solver, warm_start)
         self._scf.check(self.model)
@@ -136,6 +137,14 @@ class Calculator(ASECalculator):
         self._with_stress = False
         self._every_time: tuple[str, ...] = ()
         self._warned: set[str] = set()
+
+    def __repr__(self) -> str:
+        place = "" if self.device.type == "cpu" else f", {self.device}"
+        elements = " ".join(chemical_symbols[number] for number in self.model.statistics.elements)
+        return (
+            f"Calculator({self.model.family} model, {elements}, cutoff {self.model.cutoff:g} Å, "
+            f"{str(self.dtype).removeprefix('torch.')}{place})"
+        )
 
     @property
     def training_ranges(self) -> dict[str, Any]:
@@ -353,6 +362,17 @@ class Calculator(ASECalculator):
                 stacklevel=2,
             )
         return found
+
+
+def _names(ignore: Iterable[str]) -> frozenset[str]:
+    """Keys to ignore; one string is one key."""
+    try:
+        names = frozenset((ignore,) if isinstance(ignore, str) else ignore)
+    except TypeError:
+        names = frozenset((ignore,))  # type: ignore[arg-type]
+    if not all(isinstance(name, str) for name in names):
+        raise InputError(f"ignore = {ignore!r}; give keys of atoms.info, as ignore=['fermi_level']")
+    return names
 
 
 def _changes(atoms: Atoms, others: Atoms) -> list[str]:

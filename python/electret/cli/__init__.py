@@ -9,6 +9,10 @@ _NEEDED = ("typer", "rich")
 
 def app() -> None:
     """Entry point of the console script; says what to install where the extra for it is missing."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict":
+            # Letters that the encoding of the terminal lacks are written as escapes.
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         from electret.cli.main import application
     except ModuleNotFoundError as error:

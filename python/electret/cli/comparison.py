@@ -18,6 +18,7 @@ from electret.analysis.probes import (
 )
 from electret.analysis.report import holds_comparison, print_comparison, write_comparison
 from electret.cli.evaluation import parse_keys, parse_origin
+from electret.console import say
 from electret.outputs import check_file_name, check_not_in_use, check_outputs, claimed, holds_run
 
 __all__ = ["run_comparison"]
@@ -71,12 +72,13 @@ def run_comparison(
         if plots:
             from electret.analysis.plots import plot_comparison
 
-            pictures = plot_comparison(comparison, folder / "plots")
+            names = plot_comparison(comparison, folder / "plots")
+            pictures = [folder / "plots" / f"{name}.png" for name in names]
         reports = run_probes(wanted.probes, comparison.files, folder / "probes", console, device, dtype)
         drawn = plot_probes(reports, list(comparison.families), folder / "plots") if plots else {}
         write_comparison(comparison, folder, pictures, probe_sections(reports, drawn))
         write_probe_tables(reports, folder)
-    console.print(f"report, tables and plots in {folder}", highlight=False, soft_wrap=True)
+    say(console, f"report, tables and plots in {folder}")
     return comparison
 
 

@@ -5,17 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast, get_args
 
+import numpy as np
 import torch
-from ase.io import read, write
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.db import connect
+from ase.io import write
+from ase.outputs import all_outputs
+from ase.stress import full_3x3_to_voigt_6_stress
 from rich.console import Console
 
 from electret import InputError
 from electret.analysis.assessment import Assessment, assess
 from electret.analysis.scf_statistics import converged
-from electret.data import DataKeys, Frame, GraphDataset, print_report, read_frames
+from electret.calculator.properties import implemented, undefined_by_boundary
+from electret.console import say
+from electret.data import DataKeys, Frame, GraphDataset, print_report, wrap_atoms
 from electret.data.keys import DipoleOrigin
+from electret.data.reading import read_structures
 from electret.graph import Graph
-from electret.models import load
+from electret.models import Model, load
+from electret.outputs import writing
 from electret.training.summary import print_summary
 
 __all__ = ["PREFIX", "parse_keys", "parse_origin", "run_evaluation"]
@@ -53,26 +63,28 @@ def run_evaluation(
     names = parse_keys(keys)
     model = load(model_file, device=device, dtype=None if dtype is None else getattr(torch, dtype))
     origin = parse_origin(dipole_origin)
-    frames = read_frames(data_file, names, origin or "origin")
+    structures = read_structures(data_file)
+    frames = wrap_atoms(structures, names, str(data_file), origin or "origin")
     print_report(console, {data_file.stem: frames}, names, origin)
 
     def store(indices: list[int], graph: Graph, predicted: dict[str, torch.Tensor]) -> None:
-        _store([frames[index] for index in indices], graph, predicted)
+        if output is not None:
+            _store(model, [frames[index] for index in indices], graph, predicted)
 
-    assessment = assess(model, GraphDataset(frames, model.cutoff, model.dtype), batch_size, store)
+    dataset = GraphDataset(frames, model.cutoff, model.dtype)
+    assessment = assess(model, dataset, batch_size, store, every_stress=output is not None)
     if assessment.metrics.overall:
         print_summary({data_file.stem: assessment.metrics}, console)
     else:
-        console.print(
-            "no frame carries a label that the model predicts; see --key for other names", highlight=False
-        )
+        say(console, "no frame carries a label that the model predicts; see --key for other names")
     if assessment.scf is not None and assessment.scf.unconverged:
         for line in assessment.scf.lines():
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            say(console, line)
     if output is not None:
-        _restore_other_entries(frames, data_file)
-        write(output, [frame.atoms for frame in frames], format="extxyz")
-        console.print(f"predictions written to {output}", highlight=False, soft_wrap=True)
+        _restore_other_entries(frames, structures)
+        with writing(output):
+            _write(output, [frame.atoms for frame in frames])
+        say(console, f"predictions written to {output}")
     return assessment
 
 
@@ -99,9 +111,9 @@ def parse_origin(word: str | None) -> DipoleOrigin | None:
     return None
 
 
-def _restore_other_entries(frames: list[Frame], data_file: Path) -> None:
+def _restore_other_entries(frames: list[Frame], structures: list[Atoms]) -> None:
     """Put back what a file holds besides labels (`distance`, tags, ...): it identifies the frames."""
-    for frame, original in zip(frames, read(data_file, index=":"), strict=True):
+    for frame, original in zip(frames, structures, strict=True):
         for name in frame.other_keys:
             if name in original.info:
                 frame.atoms.info.setdefault(name, original.info[name])
@@ -109,24 +121,63 @@ def _restore_other_entries(frames: list[Frame], data_file: Path) -> None:
                 frame.atoms.set_array(name, original.arrays[name])
 
 
-def _store(frames: list[Frame], graph: Graph, predicted: dict[str, torch.Tensor]) -> None:
+def _store(model: Model, frames: list[Frame], graph: Graph, predicted: dict[str, torch.Tensor]) -> None:
     """Put the predictions of a batch into its frames; of an unconverged one, only that it did not."""
     good = converged(graph, predicted).tolist()
     for position, frame in enumerate(frames):
         rows = slice(int(graph.ptr[position]), int(graph.ptr[position + 1]))
+        found = {}
         for name, value in predicted.items():
-            if name in _NOT_STORED or (not good[position] and not name.startswith("scf_")):
+            unusable = not good[position] and not name.startswith("scf_")
+            if name in _NOT_STORED or unusable or undefined_by_boundary(name, frame.atoms, model):
                 continue
-            if name == "grid_potentials":
-                own = graph.labels["grid_batch"] == position
-                if bool(own.any()):
-                    frame.atoms.info[PREFIX + name] = value[own].cpu().numpy()
-            elif name in _PER_ATOM:
-                entry = value[rows].cpu().numpy()
+            found[name] = value[rows if name in _PER_ATOM else position].cpu().numpy()
+        for name, entry in found.items():
+            if name in _PER_ATOM:
                 # Columns of extended XYZ have one index: a tensor per atom is written row by row.
                 frame.atoms.set_array(
                     PREFIX + name, entry.reshape(len(entry), -1) if entry.ndim > 2 else entry
                 )
             else:
-                entry = value[position].cpu().numpy()
                 frame.atoms.info[PREFIX + name] = entry if entry.ndim else entry.item()
+        frame.atoms.calc = _calculator(model, frame.atoms, found)
+
+
+def _calculator(model: Model, atoms: Atoms, found: dict[str, np.ndarray]) -> SinglePointCalculator | None:
+    """Predictions as ASE's `get_potential_energy()`, `get_forces()`, ... give them."""
+    if "energy" not in found:
+        return None
+    results = {name: found[name].astype(np.float64) for name in implemented(model) if name in found}
+    # As of the calculator: forces and stress are derivatives of the grand potential.
+    results["energy"] = results["free_energy"] = found.get("grand_potential", found["energy"])
+    if "stress" in results:
+        results["stress"] = full_3x3_to_voigt_6_stress(results["stress"])
+    known = {
+        name: value if value.ndim else value.item() for name, value in results.items() if name in all_outputs
+    }
+    return SinglePointCalculator(atoms, **known)
+
+
+def _write(output: Path, frames: list[Atoms]) -> None:
+    """Frames in the format of the file's ending; columns that it lacks go where it keeps other entries."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    kind = output.suffix.lower()
+    if kind in (".xyz", ".extxyz"):
+        write(output, frames, format="extxyz")
+        return
+    columns = [_other_columns(atoms) for atoms in frames]
+    if kind == ".traj":
+        for atoms, entries in zip(frames, columns, strict=True):
+            atoms.info.update(entries)
+        write(output, frames, format="traj")
+        return
+    output.unlink(missing_ok=True)  # a database would be appended to
+    with connect(output) as database:
+        for atoms, entries in zip(frames, columns, strict=True):
+            database.write(atoms, data={**atoms.info, **entries})
+
+
+def _other_columns(atoms: Atoms) -> dict[str, np.ndarray]:
+    """Columns that ASE's own formats do not keep, taken out of the atoms."""
+    own = ("numbers", "positions", "tags", "momenta", "masses", "initial_magmoms", "initial_charges")
+    return {name: atoms.arrays.pop(name) for name in list(atoms.arrays) if name not in own}

@@ -10,10 +10,9 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.table import Table
-
 import electret
 from electret import _native
+from electret.console import PlainTable
 from electret.package_folders import tell_package_folders
 
 __all__ = ["cuda_report", "device_report", "model_table", "system_table"]
@@ -22,16 +21,9 @@ _PACKAGES = ("numpy", "torch", "mace-torch", "e3nn", "ase", "pydantic", "safeten
 _CPU_FLAGS = ("sse4_2", "avx", "avx2", "fma", "avx512f", "asimd", "sve")
 
 
-def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    return table
-
-
-def system_table() -> Table:
+def system_table() -> PlainTable:
     """Versions, threads, CPU features, CUDA."""
-    table = _table("electret")
+    table = PlainTable("electret", None)
     table.add_row("electret", electret.__version__)
     table.add_row("Python", f"{platform.python_version()} on {platform.platform()}")
     for package in _PACKAGES:
@@ -145,36 +137,42 @@ def _version_text(version: object) -> str:
     return ".".join(map(str, version)) if isinstance(version, (tuple, list)) else str(version)
 
 
-def model_table(path: Path) -> Table:
-    """Family, options, elements and training of a model file."""
+def model_table(path: Path) -> PlainTable:
+    """Family, options, elements and training of a model file, from its header alone."""
     from ase.data import chemical_symbols
 
-    from electret.models import load, read_header
+    from electret.models.config import SELF_CONSISTENT, ModelConfig
+    from electret.models.header import read_header
 
     header = read_header(path)
-    model = load(path)
-    config, found = model.config, model.statistics
-    table = _table(str(path))
+    config, found = ModelConfig.parse(header["config"]), header["statistics"]
+    table = PlainTable(str(path), None)
     table.add_row("family", config.family)
-    table.add_row("parameters", str(sum(parameter.numel() for parameter in model.parameters())))
-    table.add_row("dtype", str(model.dtype).removeprefix("torch."))
-    table.add_row("cutoff", f"{model.cutoff:g} Å")
+    if "n_parameters" in header:
+        table.add_row("parameters", str(header["n_parameters"]))
+    table.add_row("dtype", config.backbone.dtype)
+    table.add_row("cutoff", f"{config.backbone.r_max:g} Å")
     table.add_row(
-        "elements", ", ".join(f"{chemical_symbols[z]} (E0 {found.e0s[z]:.4f} eV)" for z in found.elements)
+        "elements",
+        ", ".join(f"{chemical_symbols[z]} (E0 {found['e0s'][str(z)]:.4f} eV)" for z in found["elements"]),
     )
-    table.add_row("shift, scale", f"{found.mean:.6g} eV, {found.scale:.6g} eV")
-    for section in ("backbone", "electrostatics"):
-        options = getattr(config, section).model_dump(exclude_defaults=True)
-        table.add_row(section, ", ".join(f"{name}={value}" for name, value in options.items()) or "defaults")
-    if model.self_consistent:
-        options = config.scf.model_dump()
-        table.add_row("scf", ", ".join(f"{name}={value}" for name, value in options.items()))
-    table.add_row(
-        "written by", ", ".join(f"{name} {version}" for name, version in header["versions"].items())
-    )
+    table.add_row("shift, scale", f"{found['mean']:.6g} eV, {found['scale']:.6g} eV")
+    table.add_row("backbone", _options(config.backbone.model_dump(exclude_defaults=True)))
+    if config.family != "mace":
+        table.add_row("electrostatics", _options(config.electrostatics.model_dump()))
+    shown = {"family", "backbone", "electrostatics", "scf"}
+    for name, value in config.model_dump(exclude_defaults=True, exclude=shown).items():
+        table.add_row(name, _options(value) if isinstance(value, dict) else str(value))
+    if config.family in SELF_CONSISTENT:
+        table.add_row("scf", _options(config.scf.model_dump()))
+    table.add_row("written by", _options(header["versions"], " "))
     for name, value in header["metadata"].items():
         table.add_row(name, _shown(value))
     return table
+
+
+def _options(options: dict[str, object], between: str = "=") -> str:
+    return ", ".join(f"{name}{between}{value}" for name, value in options.items()) or "defaults"
 
 
 def _shown(value: object) -> str:

@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from electret import InputError
+from electret import InputError, __version__
 from electret.cli.groups import RunByDefault
 from electret.cli.reporting import reported, show_tracebacks
 
 __all__ = ["application"]
+
+PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".eps", ".ps", ".tif", ".tiff", ".webp")
+"""Endings of pictures that matplotlib writes."""
 
 application = typer.Typer(
     name="electret",
     help="Electrostatic machine-learning interatomic potentials: train, evaluate, inspect.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 plots = typer.Typer(
@@ -34,9 +35,18 @@ application.add_typer(plots, name="plot")
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist already (never inputs).")]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"electret {__version__}")
+        raise typer.Exit
+
+
 @application.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Electrostatic machine-learning interatomic potentials."""
     show_tracebacks(debug)
@@ -68,7 +78,7 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="Model file (.electret).")],
     data: Annotated[Path, typer.Argument(help="Frames (extended XYZ or any format of ASE).")],
     output: Annotated[
-        Path | None, typer.Option(help="Write frames with predictions as extended XYZ.")
+        Path | None, typer.Option(help="Write frames with predictions (.xyz, .extxyz, .traj or .db).")
     ] = None,
     plots: Annotated[Path | None, typer.Option(help="Folder for parity plots.")] = None,
     json_file: Annotated[
@@ -92,9 +102,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Predict the frames of a file and compare with its labels."""
-    from electret.cli.evaluation import run_evaluation
-    from electret.outputs import atomic_write, check_outputs
-    from electret.training.run_log import default_console
+    from electret.outputs import atomic_write, check_ending, check_outputs
 
     files = [file for file in (output, json_file) if file is not None]
     if plots is not None:
@@ -102,8 +110,14 @@ def evaluate(
 
         files += parity_files(plots)
     check_outputs(files, [model, data], replace=force)
+    if output is not None:
+        check_ending(output, (".xyz", ".extxyz", ".traj", ".db"))
+
+    from electret.cli.evaluation import run_evaluation
+    from electret.console import standard_console
+
     assessment = run_evaluation(
-        model, data, output, batch_size, device, dtype, keys or [], default_console(), dipole_origin
+        model, data, output, batch_size, device, dtype, keys or [], standard_console(), dipole_origin
     )
     if plots is not None:
         plot_parity({data.stem: assessment.metrics}, plots)
@@ -146,7 +160,7 @@ def compare(
 ) -> None:
     """Compare models side by side on the same data; train what a YAML file asks for first."""
     from electret.cli.comparison import run_comparison
-    from electret.training.run_log import default_console
+    from electret.console import standard_console
 
     run_comparison(
         models,
@@ -157,7 +171,7 @@ def compare(
         dtype,
         keys or [],
         plots,
-        default_console(),
+        standard_console(),
         force,
         dipole_origin,
     )
@@ -170,14 +184,16 @@ def info(
 ) -> None:
     """Show versions, threads, CPU and CUDA; or describe a model."""
     from electret.cli.information import model_table, system_table
+    from electret.console import standard_console
 
-    Console().print(system_table() if model is None else model_table(model))
+    (system_table() if model is None else model_table(model)).show(standard_console())
 
 
 @plots.command("run")
 @reported
 def plot_run(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """Draw the learning curve of a run again, also of a running one."""
+    from electret.console import say, standard_console
     from electret.outputs import CSV_FILE
     from electret.training.plots import plot_history
     from electret.training.run_log import read_history
@@ -187,7 +203,9 @@ def plot_run(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> N
     history = read_history(run)
     if not history:
         raise InputError(f"'{run / CSV_FILE}' has no epoch yet; wait for the first one")
-    Console().print(f"wrote {plot_history(history, run / 'plots' / 'learning_curve.png')}", soft_wrap=True)
+    picture = run / "plots" / "learning_curve.png"
+    plot_history(history, picture)
+    say(standard_console(), f"wrote {picture}")
 
 
 @plots.command("scf")
@@ -207,16 +225,18 @@ def plot_scf(
 ) -> None:
     """Draw the residual of the SCF against the iteration, and compare solvers."""
     from electret.analysis.scf_convergence import SOLVERS, convergence_table, plot_convergence, run_solvers
+    from electret.console import say, standard_console
     from electret.data import read_frames
     from electret.models import load
-    from electret.outputs import check_outputs
-    from electret.training.run_log import default_console
+    from electret.outputs import check_ending, check_outputs
 
     check_outputs([output], [model, data], replace=force)
+    check_ending(output, PICTURES)
     runs = run_solvers(load(model), read_frames(data)[:frames], solvers or SOLVERS, tolerance, max_iterations)
-    console = default_console()
-    console.print(convergence_table(runs))
-    console.print(f"wrote {plot_convergence(runs, output, model.stem)}", soft_wrap=True, highlight=False)
+    console = standard_console()
+    convergence_table(runs).show(console)
+    plot_convergence(runs, output, model.stem)
+    say(console, f"wrote {output}")
 
 
 @application.command()

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 import typer
-from rich.console import Console
 
 from electret import ElectretError
 
@@ -31,6 +30,9 @@ _EXTRA_PACKAGES = {
     "matplotlib": "mace",
     "tensorboard": "mace",
 }
+
+_OUT_OF_MEMORY = ("can't allocate memory", "CUDA out of memory")
+"""In the messages of PyTorch, whose errors on the CPU have no type of their own."""
 
 _tracebacks = False
 
@@ -93,6 +95,8 @@ def _message(error: Exception) -> tuple[str, int]:
             )
     if isinstance(error, OSError):
         return f"error: {error}", 1
+    if isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY):
+        return f"error: out of memory ({_first_line(error)}); use a smaller batch size or a smaller model", 1
     return (
         f"internal error: {type(error).__name__}: {error} (electret --debug shows where; please report it)",
         1,
@@ -105,5 +109,11 @@ def _drop_output() -> None:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _show(message: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(message, highlight=False, markup=False)
+    from electret.console import say, standard_console
+
+    say(standard_console(stderr=True), message)

@@ -41,14 +41,21 @@ class GraphDataset:
         """The frames with these indices as one graph."""
         return Graph.collate([self.graphs[index] for index in indices])
 
-    def batches(self, batch_size: int) -> Iterator[list[int]]:
+    def wants_stress(self, index: int, every_stress: bool = False) -> bool:
+        """True if an evaluation needs a frame's stress: it is labelled, or, with `every_stress`, defined."""
+        atoms = self.frames[index].atoms
+        return "stress" in self.graphs[index].labels or (
+            every_stress and bool(atoms.pbc.any()) and atoms.cell.rank == 3
+        )
+
+    def batches(self, batch_size: int, every_stress: bool = False) -> Iterator[list[int]]:
         """Indices of the batches of an evaluation, in file order.
 
-        Frames with and without a stress label are kept apart, as a model refuses the stress of open systems.
+        Frames with and without a stress are kept apart, as a model refuses the stress of open systems.
         """
         for stressed in (False, True):
             chosen = [
-                index for index, graph in enumerate(self.graphs) if ("stress" in graph.labels) == stressed
+                index for index in range(len(self)) if self.wants_stress(index, every_stress) == stressed
             ]
             for start in range(0, len(chosen), batch_size):
                 yield chosen[start : start + batch_size]

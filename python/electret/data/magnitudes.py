@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from ase.data import covalent_radii
 from numpy.typing import NDArray
-from rich.table import Table
 
+from electret.console import PlainTable
 from electret.data.dataset import GraphDataset
 from electret.data.reading import Frame
 
@@ -45,13 +45,10 @@ _SLOPES = {
 """Change of the energy over the work of the forces, and the units that give it."""
 
 
-def magnitude_table(sets: Mapping[str, GraphDataset], e0s: Mapping[int, float]) -> Table:
+def magnitude_table(sets: Mapping[str, GraphDataset], e0s: Mapping[int, float]) -> PlainTable:
     """One row per set: closest pair, RMS force, and mean and spread of the energy per atom without E0s."""
-    table = Table(title="Magnitudes", title_justify="left")
-    table.add_column("set")
     headings = ("closest pair (Å)", "RMS force (eV/Å)", "energy per atom without E0s (eV)", "spread (eV)")
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    table = PlainTable("Magnitudes", ("set", *headings), right=headings)
     for name, dataset in sets.items():
         distances = [pair.distance for pair in _closest(dataset)]
         energies = _bound_energies(dataset.frames, e0s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from electret import InputError
 from electret.conditions import UNITS, check_other_names
 from electret.data.keys import CONVERTED, LABELS, DataKeys, DipoleOrigin, Label, known_names
 
-__all__ = ["ISOLATED_ATOM", "Frame", "origin_of_dipole", "read_frames", "wrap_atoms"]
+__all__ = ["ISOLATED_ATOM", "Frame", "origin_of_dipole", "read_frames", "read_structures", "wrap_atoms"]
 
 ISOLATED_ATOM = "IsolatedAtom"
 """`config_type` of the single-atom frames that hold the atomic energies (MACE's convention); on reading,
@@ -88,22 +89,26 @@ def read_frames(
     and key for labels of the wrong shape or with NaN or infinite values, for charges and fields under names
     that are not read, and for labels that contradict each other.
     """
+    return wrap_atoms(read_structures(path), keys, str(path), dipole_origin)
+
+
+def read_structures(path: str | Path) -> list[Atoms]:
+    """All structures of a file, see `read_frames`. Pipes and `-`, standard input, hold extended XYZ."""
     path = Path(path)
-    if not path.is_file():
+    if str(path) != "-" and (path.is_dir() or not path.exists()):
         raise InputError(
             f"data file '{path}' does not exist (paths in a config are relative to the config's folder)"
         )
-    if path.suffix.lower() in _EXTXYZ_SUFFIXES:
+    if path.suffix.lower() in _EXTXYZ_SUFFIXES or not path.is_file():
         structures = _read_extxyz(path)
     else:
         try:
             structures = list(ase_read(path, index=":"))
         except Exception as error:
             raise InputError(f"{path}: ASE cannot read this file: {error}") from error
-    frames = wrap_atoms(structures, keys, str(path), dipole_origin)
-    if not frames:
+    if not structures:
         raise InputError(f"{path}: the file holds no frame")
-    return frames
+    return structures
 
 
 def wrap_atoms(
@@ -148,7 +153,8 @@ def _read_extxyz(path: Path) -> list[Atoms]:
 def _blocks(path: Path) -> Iterator[tuple[int, int, list[str]]]:
     """Frame index, number of its first line (from 1), and its lines."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: the file is not UTF-8 text (byte {error.start}); is it extended XYZ?"

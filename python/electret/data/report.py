@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from electret import InputError
+from electret.console import PlainTable, say
 from electret.data.consistency import data_warnings
 from electret.data.keys import CONVERTED, LABELS, DataKeys, DipoleOrigin
 from electret.data.reading import Frame
@@ -35,10 +36,10 @@ def print_report(
         dipole_origin: with which the frames were read; None is the default, the origin of the coordinates.
         others: further warnings.
     """
-    console.print(key_table(sets, keys))
+    key_table(sets, keys).show(console)
     everything = [frame for frames in sets.values() for frame in frames]
     for text in [*data_warnings(everything, keys, dipole_origin), *others]:
-        console.print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"warning: {text}", style="yellow")
 
 
 def key_counts(frames: Sequence[Frame]) -> Counter[str]:
@@ -46,17 +47,14 @@ def key_counts(frames: Sequence[Frame]) -> Counter[str]:
     return Counter(name for frame in frames for name in LABELS if frame.has(name))
 
 
-def key_table(sets: Mapping[str, Sequence[Frame]], keys: DataKeys) -> Table:
+def key_table(sets: Mapping[str, Sequence[Frame]], keys: DataKeys) -> PlainTable:
     """One row per set and file, then per config_type of each set; the caption names absent keys."""
     counts = key_counts([frame for frames in sets.values() for frame in frames])
     present = [name for name in LABELS if counts[name]]
     absent = [str(getattr(keys, name)) for name in LABELS if not counts[name] and name not in CONVERTED]
-    table = Table(title="Frames that carry each key", title_justify="left", caption_justify="left")
-    table.caption = f"in no frame: {', '.join(absent)}" if absent else None
-    table.add_column("set")
-    table.add_column("file / config_type")
-    for heading in ("frames", "atoms", *(str(getattr(keys, name)) for name in present)):
-        table.add_column(heading, justify="right")
+    numbers = ["frames", "atoms", *(str(getattr(keys, name)) for name in present)]
+    table = PlainTable("Frames that carry each key", ["set", "file / config_type", *numbers], right=numbers)
+    table.caption = Text(f"in no frame: {', '.join(absent)}") if absent else None
     for set_name, frames in sets.items():
         for file in dict.fromkeys(frame.file for frame in frames):
             chosen = [frame for frame in frames if frame.file == file]
@@ -70,7 +68,7 @@ def key_table(sets: Mapping[str, Sequence[Frame]], keys: DataKeys) -> Table:
 
 
 def _add_row(
-    table: Table, set_name: str, label: str, frames: Sequence[Frame], present: Sequence[str]
+    table: PlainTable, set_name: str, label: str, frames: Sequence[Frame], present: Sequence[str]
 ) -> None:
     counts = key_counts(frames)
     n_atoms = sum(len(frame.atoms) for frame in frames)

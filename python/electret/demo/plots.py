@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from electret.demo.dynamics import Trajectory
+from electret.training.plots import drawn
 
 __all__ = ["FieldScan", "plot_dipoles", "plot_dynamics", "plot_parity", "plot_scan"]
 
@@ -23,7 +24,7 @@ AXES = {
 }
 
 
-def plot_parity(parity: Parity, path: Path) -> None:
+def plot_parity(parity: Parity, path: Path | None = None) -> Figure:
     """Predictions against labels of energy, forces, charges and dipole."""
     shown = [name for name in AXES if name in parity]
     figure = Figure(figsize=(4 * len(shown), 4), layout="constrained")
@@ -34,12 +35,15 @@ def plot_parity(parity: Parity, path: Path) -> None:
         axes.scatter(labels, predictions, s=6, alpha=0.5, linewidths=0)
         quantity, unit = AXES[name]
         axes.set(xlabel=f"GFN1-xTB {quantity} / {unit}", ylabel=f"model {quantity} / {unit}", aspect="equal")
-    figure.savefig(path, dpi=150)
+    return drawn(figure, path)
 
 
 def plot_dipoles(
-    field: NDArray[np.float64], reference: NDArray[np.float64], predicted: NDArray[np.float64], path: Path
-) -> None:
+    field: NDArray[np.float64],
+    reference: NDArray[np.float64],
+    predicted: NDArray[np.float64],
+    path: Path | None = None,
+) -> Figure:
     """Dipole along the field [n_frames], e·Å: parity, and the error against the field (V/Å)."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -51,7 +55,7 @@ def plot_dipoles(
     right.axhline(0, color="0.6", linewidth=1, zorder=0)
     right.scatter(field, reference - predicted, s=14)
     right.set(xlabel="field / V/Å", ylabel="GFN1-xTB - model / e·Å")
-    figure.savefig(path, dpi=150)
+    return drawn(figure, path)
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class FieldScan:
     polarizability: float
 
 
-def plot_scan(scan: FieldScan, path: Path) -> None:
+def plot_scan(scan: FieldScan, path: Path | None = None) -> Figure:
     """Dipole against field with the slope of the response, and the induced charges against height."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -87,10 +91,10 @@ def plot_scan(scan: FieldScan, path: Path) -> None:
         right.plot(scan.heights, induced, "o", markersize=4, label=f"{scan.fields[index]:+.1f} V/Å")
     right.set(xlabel="height along the field / Å", ylabel="induced charge / e")
     right.legend()
-    figure.savefig(path, dpi=150)
+    return drawn(figure, path)
 
 
-def plot_dynamics(trajectory: Trajectory, path: Path) -> None:
+def plot_dynamics(trajectory: Trajectory, path: Path | None = None) -> Figure:
     """Energies and dipole along the run at constant energy."""
     figure = Figure(figsize=(7, 6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
@@ -105,4 +109,4 @@ def plot_dynamics(trajectory: Trajectory, path: Path) -> None:
     top.legend()
     bottom.plot(trajectory.time, trajectory.dipole_along_field)
     bottom.set(xlabel="time / ps", ylabel="dipole along the field / e·Å")
-    figure.savefig(path, dpi=150)
+    return drawn(figure, path)

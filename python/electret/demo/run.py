@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,10 @@ import numpy as np
 import torch
 from ase.io import read
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
 from electret import OutputError
 from electret.calculator import Calculator
+from electret.console import PlainTable, heading, progress_bar, say, standard_console
 from electret.demo.dynamics import Trajectory, simulate
 from electret.demo.plots import FieldScan, plot_dipoles, plot_dynamics, plot_parity, plot_scan
 from electret.models import Model
@@ -85,7 +85,7 @@ def run(
     # of the two waits for the other at every step.
     torch.set_num_threads(1)
     try:
-        return _run(output, epochs, quick, console or Console())
+        return _run(output, epochs, quick, console or standard_console())
     finally:
         torch.set_num_threads(threads)
 
@@ -94,32 +94,32 @@ def _run(output: Path, epochs: int | None, quick: bool, console: Console) -> Dem
     started = time.perf_counter()
     if epochs is None and quick:
         epochs = QUICK_EPOCHS
-    overrides = [f"output={output / 'training'}"]
+    overrides = [f"output={json.dumps(str(output / 'training'))}"]
     if epochs is not None:
         overrides += [f"stages.{stage}.epochs={epochs}" for stage in range(2)]
-    console.rule("1/3 Training")
+    heading(console, "1/3 Training")
     result = train(TrainingConfig.from_yaml(HERE / "train.yaml", overrides), restart=True, console=console)
 
-    console.rule("2/3 Validation: clusters in fields")
+    heading(console, "2/3 Validation: clusters in fields")
     metrics = evaluate(result.model, VALIDATION_FILE, parity=True)
     plot_parity(metrics.parity, output / "parity.png")
     field, reference, predicted = dipoles_along_field(result.model)
     plot_dipoles(field, reference, predicted, output / "dipole_field.png")
     plot_scan(scan_of_fields(result.model), output / "field_scan.png")
 
-    console.rule("3/3 Molecular dynamics in a field")
+    heading(console, "3/3 Molecular dynamics in a field")
     trajectory = molecular_dynamics(result.model_file, console, 50 if quick else 1000)
     plot_dynamics(trajectory, output / "dynamics.png")
 
     seconds = time.perf_counter() - started
     rows = summary(metrics, trajectory, seconds)
-    table = Table("Quantity", "Value", "Unit", title="Demo")
+    table = PlainTable("Demo", ("Quantity", "Value", "Unit"))
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    table.show(console)
     report = output / "report.md"
     atomic_write(report, markdown(metrics, rows).encode())
-    console.print(f"report and plots in {output}", highlight=False, soft_wrap=True)
+    say(console, f"report and plots in {output}")
     return DemoResult(result.model_file, metrics, trajectory, report)
 
 
@@ -171,7 +171,7 @@ def molecular_dynamics(model_file: Path, console: Console, steps: int) -> Trajec
     atoms.info = {"external_field": np.array(FIELD)}
     atoms.calc = Calculator(model_file)
     thermalisation = steps // 2
-    with Progress(console=console, transient=True) as progress:
+    with progress_bar(console) as progress:
         task = progress.add_task(str(atoms.symbols), total=thermalisation + steps + 2)
         return simulate(
             atoms,

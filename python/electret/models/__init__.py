@@ -1,21 +1,27 @@
 """Model families on one skeleton: a hosted MACE backbone, a density of Gaussian multipoles, its energy."""
 
-from electret.models.base import Call, Density, Model, Structure
-from electret.models.build import MODEL_CLASSES, build, from_mace
-from electret.models.config import (
-    FAMILIES,
-    SELF_CONSISTENT,
-    BackboneConfig,
-    ElectrostaticsConfig,
-    FixedPointConfig,
-    FunctionalConfig,
-    ModelConfig,
-    QeqConfig,
-    ScfConfig,
-    SplitChargesConfig,
-)
-from electret.models.files import ModelFileError, load, read_header, save
-from electret.models.statistics import Statistics
+from typing import TYPE_CHECKING
+
+from electret.deferred import names_from
+
+if TYPE_CHECKING:
+    from electret.models.base import Call, Density, Model, Structure
+    from electret.models.config import (
+        FAMILIES,
+        SELF_CONSISTENT,
+        BackboneConfig,
+        ElectrostaticsConfig,
+        FixedPointConfig,
+        FunctionalConfig,
+        ModelConfig,
+        QeqConfig,
+        ScfConfig,
+        SplitChargesConfig,
+    )
+    from electret.models.construction import MODEL_CLASSES, build, from_mace
+    from electret.models.files import load, save
+    from electret.models.header import ModelFileError, read_header
+    from electret.models.statistics import Statistics
 
 __all__ = [
     "FAMILIES",
@@ -41,3 +47,30 @@ __all__ = [
     "read_header",
     "save",
 ]
+
+# Options and headers of files are read without PyTorch.
+__getattr__ = names_from(
+    __name__,
+    {
+        **dict.fromkeys(("Call", "Density", "Model", "Structure"), "base"),
+        **dict.fromkeys(("MODEL_CLASSES", "build", "from_mace"), "construction"),
+        **dict.fromkeys(("load", "save"), "files"),
+        **dict.fromkeys(("ModelFileError", "read_header"), "header"),
+        "Statistics": "statistics",
+        **dict.fromkeys(
+            (
+                "FAMILIES",
+                "SELF_CONSISTENT",
+                "BackboneConfig",
+                "ElectrostaticsConfig",
+                "FixedPointConfig",
+                "FunctionalConfig",
+                "ModelConfig",
+                "QeqConfig",
+                "ScfConfig",
+                "SplitChargesConfig",
+            ),
+            "config",
+        ),
+    },
+)

@@ -3,55 +3,95 @@
 from __future__ import annotations
 
 import difflib
+import math
 import threading
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import e3nn
 import numpy as np
 import torch
 from ase.data import chemical_symbols
+from torch.overrides import TorchFunctionMode
 
-from electret import InputError
+from electret import ElectretError, InputError
 from electret.graph import Graph
 from electret.models.config import BackboneConfig
+from electret.models.hosted import couplings_once, mace_blocks, mace_models, o3, quiet, torch_tools
 from electret.models.statistics import Statistics
 
-# e3nn 0.4.4 loads its constants with torch.load, which refuses them from torch 2.6 on without this.
-torch.serialization.add_safe_globals([slice])
-
-with warnings.catch_warnings():
-    # Both script modules with torch.jit on import, which newer torch calls deprecated once per module.
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    from e3nn import o3
-    from mace import modules
-    from mace.tools.scripts_utils import extract_config_mace_model
-    from mace.tools.torch_tools import default_dtype
-
-__all__ = ["Backbone", "BackboneOutput", "construction_dtype", "describe_mace", "load_tensors", "mace_input"]
+__all__ = [
+    "Allocations",
+    "Backbone",
+    "BackboneOutput",
+    "construction_dtype",
+    "describe_mace",
+    "load_tensors",
+    "mace_input",
+]
 
 _CONSTRUCTION = threading.Lock()
+
+MOST_MEMORY = 16 * 2**30
+"""Bytes that the tensors of a model may take."""
+
+# The tables of mace.modules, whose import takes seconds.
+_INTERACTIONS = {name: entry for name, entry in vars(mace_blocks).items() if name.startswith("RealAgnostic")}
+_READOUTS = {
+    name: getattr(mace_blocks, name)
+    for name in (
+        "LinearReadoutBlock",
+        "NonLinearReadoutBlock",
+        "NonLinearBiasReadoutBlock",
+        "GeneralNonLinearBiasReadoutBlock",
+    )
+    if hasattr(mace_blocks, name)
+}
+_GATES = {"abs": torch.abs, "tanh": torch.tanh, "silu": torch.nn.functional.silu, "None": None}
+
+
+class Allocations(TorchFunctionMode):
+    """Refuses a model by the size of the tensors that it asks for, before they are there."""
+
+    _MADE = (torch.empty, torch.ones, torch.rand, torch.randn, torch.zeros)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in self._MADE:
+            shape = args[0] if args and isinstance(args[0], (list, tuple)) else args
+            self.total += 8 * math.prod(length for length in shape if isinstance(length, int))
+            if self.total > MOST_MEMORY:
+                raise InputError(
+                    f"the model needs more than {self.total / 2**30:.3g} GiB of parameters (one tensor of "
+                    f"shape {list(shape)}); at most {MOST_MEMORY / 2**30:g} are taken. Use fewer channels or "
+                    "narrower layers"
+                )
+        return function(*args, **(kwargs or {}))
 
 
 @contextmanager
 def construction_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Builds e3nn and MACE modules in `dtype`, which they take from torch's default only.
+    """Builds e3nn and MACE modules without TorchScript, in `dtype`, which they take from torch's default.
 
-    Casting afterwards would leave coupling coefficients with the 7 digits of float32. The default is back as
-    it was on exit, exceptions included; one thread at a time.
+    Casting afterwards would leave coupling coefficients with the 7 digits of float32. TorchScript takes
+    seconds per model to compile and gives the same results. Defaults are back as they were on exit,
+    exceptions included; one thread at a time.
     """
     failure: BaseException | None = None
     with _CONSTRUCTION:
-        with default_dtype(dtype), warnings.catch_warnings():
-            # e3nn scripts its modules with torch.jit, which newer torch calls deprecated once per module.
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            warnings.filterwarnings("ignore", message="The TorchScript type system", category=UserWarning)
+        scripting = e3nn.get_optimization_defaults()["jit_script_fx"]
+        e3nn.set_optimization_defaults(jit_script_fx=False)
+        with torch_tools.default_dtype(dtype), couplings_once(), quiet():
             try:
                 yield
             except BaseException as error:
                 # MACE's context does not restore the default when an exception passes through it.
                 failure = error
+        e3nn.set_optimization_defaults(jit_script_fx=scripting)
         if failure is not None:
             raise failure
 
@@ -76,7 +116,16 @@ class Backbone(torch.nn.Module):
         self.head_index = config.head_index
         self.elements = statistics.elements
         with construction_dtype(getattr(torch, config.dtype)):
-            self.mace = _build_mace(config, statistics)
+            try:
+                self.mace = _build_mace(config, statistics)
+            except (ElectretError, MemoryError, KeyboardInterrupt):
+                raise
+            except Exception as error:
+                options = config.model_dump(exclude_defaults=True, exclude={"dtype"})
+                reason = f"{type(error).__name__}: {error}".rstrip(": ")
+                raise InputError(
+                    f"MACE cannot be built with backbone options {options} ({reason})"
+                ) from error
         self.layer_irreps = [o3.Irreps(str(product.linear.irreps_out)) for product in self.mace.products]
         # Total energies of 1e5 eV need more than float32, so atomic energies are added in float64 here.
         self.register_buffer(
@@ -160,16 +209,51 @@ def _class_named(kind: str, name: str, classes: Mapping[str, Any]) -> Any:
     return classes[name]
 
 
+HIGHEST_IRREP = 11
+"""Of the coupling coefficients that e3nn has."""
+MOST_CHANNELS = 4096
+"""The time in which MACE is built grows with their square."""
+
+
 def _irreps(option: str, text: str) -> o3.Irreps:
     try:
         irreps = o3.Irreps(text)
-    except ValueError as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise InputError(
             f"backbone.{option} = {text!r} are no irreps; write them as '128x0e + 128x1o'"
         ) from error
+    if any(irrep.l > HIGHEST_IRREP for _, irrep in irreps):
+        raise InputError(f"backbone.{option} = {text!r} has irreps above l = {HIGHEST_IRREP}")
+    widest = max((channels for channels, _ in irreps), default=0)
+    if widest > MOST_CHANNELS:
+        raise InputError(
+            f"backbone.{option} = {text!r} has {widest} channels, whose linear maps hold {widest**2:.3g} "
+            f"numbers each; at most {MOST_CHANNELS} are taken"
+        )
     if irreps.count(o3.Irrep(0, 1)) == 0:
         raise InputError(f"backbone.{option} = {text!r} has no scalars; MACE needs '0e' among them")
     return irreps
+
+
+def _check_couplings(config: BackboneConfig) -> None:
+    """Refuses products whose coupling coefficients would not fit: (2l + 1) dim^n numbers for each path
+    of order n from the dim = (max_ell + 1)² harmonics of an edge to an irrep of degree l."""
+    orders = config.correlation if isinstance(config.correlation, tuple) else (config.correlation,)
+    dim, highest = (config.max_ell + 1) ** 2, max(orders)
+    paths = dict.fromkeys(range(config.max_ell + 1), 1)
+    for _ in range(highest - 1):
+        longer: dict[int, int] = {}
+        for l, count in paths.items():
+            for other in range(config.max_ell + 1):
+                for total in range(abs(l - other), l + other + 1):
+                    longer[total] = longer.get(total, 0) + count
+        paths = longer
+    size = 8 * dim**highest * sum((2 * l + 1) * count for l, count in paths.items() if l <= config.max_ell)
+    if size > MOST_MEMORY:
+        raise InputError(
+            f"backbone.correlation = {highest} with max_ell = {config.max_ell} needs {size / 2**30:.3g} GiB "
+            f"of coupling coefficients; at most {MOST_MEMORY / 2**30:g} are taken. Lower one of them"
+        )
 
 
 def _build_mace(config: BackboneConfig, statistics: Statistics) -> Any:
@@ -182,18 +266,18 @@ def _build_mace(config: BackboneConfig, statistics: Statistics) -> Any:
             f"backbone.hidden_irreps = {config.hidden_irreps!r} has unequal channels {sorted(per_channel)}; "
             "MACE needs the same number for every irrep"
         )
+    edges = None if config.edge_irreps is None else _irreps("edge_irreps", config.edge_irreps)
+    _check_couplings(config)
     correlation = config.correlation
     scale: Any = [statistics.scale] * n_heads if n_heads > 1 else statistics.scale
     shift: Any = [statistics.mean] * n_heads if n_heads > 1 else statistics.mean
-    return modules.ScaleShiftMACE(
+    return mace_models.ScaleShiftMACE(
         r_max=config.r_max,
         num_bessel=config.num_radial_basis,
         num_polynomial_cutoff=config.num_cutoff_basis,
         max_ell=config.max_ell,
-        interaction_cls=_class_named("interaction", config.interaction, modules.interaction_classes),
-        interaction_cls_first=_class_named(
-            "interaction_first", config.interaction_first, modules.interaction_classes
-        ),
+        interaction_cls=_class_named("interaction", config.interaction, _INTERACTIONS),
+        interaction_cls_first=_class_named("interaction_first", config.interaction_first, _INTERACTIONS),
         num_interactions=config.num_interactions,
         num_elements=len(statistics.elements),
         hidden_irreps=hidden,
@@ -202,7 +286,7 @@ def _build_mace(config: BackboneConfig, statistics: Statistics) -> Any:
         avg_num_neighbors=config.avg_num_neighbors or statistics.avg_num_neighbors,
         atomic_numbers=list(statistics.elements),
         correlation=correlation if isinstance(correlation, int) else list(correlation),
-        gate=modules.gate_dict[config.gate],
+        gate=_GATES[config.gate],
         pair_repulsion=config.pair_repulsion,
         apply_cutoff=config.apply_cutoff,
         use_reduced_cg=config.use_reduced_cg,
@@ -210,12 +294,12 @@ def _build_mace(config: BackboneConfig, statistics: Statistics) -> Any:
         use_agnostic_product=config.use_agnostic_product,
         use_last_readout_only=config.use_last_readout_only,
         distance_transform=config.distance_transform,
-        edge_irreps=None if config.edge_irreps is None else o3.Irreps(config.edge_irreps),
+        edge_irreps=edges,
         use_edge_irreps_first=config.use_edge_irreps_first,
         radial_MLP=list(config.radial_MLP),
         radial_type=config.radial_type,
         heads=list(config.heads),
-        readout_cls=_class_named("readout", config.readout, modules.readout_classes),
+        readout_cls=_class_named("readout", config.readout, _READOUTS),
         keep_last_layer_irreps=config.keep_last_layer_irreps,
         atomic_inter_scale=scale,
         atomic_inter_shift=shift,
@@ -238,6 +322,8 @@ def describe_mace(mace: Any, head: str | None = None) -> tuple[BackboneConfig, S
             "the MACE model embeds total charge or spin itself (embedding_specs), which is not supported; "
             "use a foundation model without joint embeddings"
         )
+    from mace.tools.scripts_utils import extract_config_mace_model  # imports MACE's training tools
+
     found = extract_config_mace_model(mace)
     heads = tuple(str(name) for name in found["heads"])
     if head is None and len(heads) > 1:
@@ -247,7 +333,7 @@ def describe_mace(mace: Any, head: str | None = None) -> tuple[BackboneConfig, S
     index = 0 if head is None else heads.index(head)
     elements = tuple(int(number) for number in found["atomic_numbers"])
     energies = np.atleast_2d(np.asarray(found["atomic_energies"], dtype=np.float64))[index]
-    gates = {function: name for name, function in modules.gate_dict.items()}
+    gates = {function: name for name, function in _GATES.items()}
     deep = int(found["num_interactions"]) > 1
     first, last = (str(mace.products[layer].linear.irreps_out) for layer in (0, -1))
     avg_num_neighbors = float(found["avg_num_neighbors"])

@@ -6,17 +6,18 @@ its density is (`Model.density`), and which conditions it honours.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from ase.data import atomic_numbers, chemical_symbols
 
 from electret import InputError
 from electret.graph import Graph
-from electret.models.backbone import Backbone
+from electret.models.backbone import Backbone, load_tensors
 from electret.models.config import ModelConfig
 from electret.models.statistics import Statistics
 from electret.models.unchanged import Unchanged
@@ -156,6 +157,18 @@ class Model(torch.nn.Module):
         )
         self._elements: Unchanged[torch.Tensor] = Unchanged()
         self._has_field: Unchanged[bool] = Unchanged()
+
+    def __reduce__(self) -> tuple[Callable[..., Model], tuple[Any, ...]]:
+        """Pickles have options and tensors: e3nn generates its code anew, which cannot be pickled."""
+        frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        return _unpickled, (self.config, self.statistics, self.state_dict(), frozen, self.training)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        """A model of its own memory, code included."""
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
+        return twin
 
     @property
     def cutoff(self) -> float:
@@ -518,3 +531,19 @@ def _check_finite(result: dict[str, torch.Tensor], structure: Structure) -> None
         f"{', '.join(bad)} of the model are not finite; the parameters may hold nan from a diverged "
         "training, or atoms are too close"
     )
+
+
+def _unpickled(
+    config: ModelConfig,
+    statistics: Statistics,
+    tensors: dict[str, torch.Tensor],
+    frozen: Collection[str],
+    training: bool,
+) -> Model:
+    from electret.models.construction import assemble
+
+    model = assemble(config, statistics).to(next(iter(tensors.values())).device)
+    load_tensors(model, tensors)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    return model.train(training)

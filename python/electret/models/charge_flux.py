@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from ase.data import chemical_symbols
-from e3nn import o3
-from mace.modules.radial import BesselBasis, PolynomialCutoff
 
 from electret.models.base import Structure, per_element
 from electret.models.config import ModelConfig
+from electret.models.hosted import mace_radial, o3
 from electret.models.readouts import MultipoleReadout, NodeReadout
 from electret.models.statistics import Statistics
 
@@ -67,8 +66,8 @@ class EdgeFlux(torch.nn.Module):
         self.channels = split.channels
         irreps = o3.Irreps([(split.channels, (l, (-1) ** l)) for l in self.degrees])
         self.projection = NodeReadout(layer_irreps, irreps, "the charge flux")
-        self.radial = BesselBasis(r_max=backbone.r_max, num_basis=backbone.num_radial_basis)
-        self.cutoff = PolynomialCutoff(r_max=backbone.r_max, p=backbone.num_cutoff_basis)
+        self.radial = mace_radial.BesselBasis(r_max=backbone.r_max, num_basis=backbone.num_radial_basis)
+        self.cutoff = mace_radial.PolynomialCutoff(r_max=backbone.r_max, p=backbone.num_cutoff_basis)
         ends = split.channels * len(self.degrees)
         self.near = torch.nn.Linear(ends, split.hidden)
         self.far = torch.nn.Linear(ends, split.hidden, bias=False)

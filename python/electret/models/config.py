@@ -48,6 +48,8 @@ Length = Annotated[float, Field(ge=0.01, le=100.0, allow_inf_nan=False)]
 Relative = Annotated[float, Field(ge=1e-16, le=0.1, allow_inf_nan=False)]
 Charge = Annotated[float, Field(ge=-100.0, le=100.0, allow_inf_nan=False)]
 """e."""
+Correlation = Annotated[int, Field(ge=1, le=8)]
+Width = Annotated[int, Field(ge=1)]
 Config = TypeVar("Config", bound="StrictConfig")
 
 
@@ -109,11 +111,16 @@ class StrictConfig(BaseModel):
         except ValidationError as error:
             lines = []
             for entry in error.errors():
-                place = ".".join(str(part) for part in entry["loc"]) or cls.__name__
+                place = ".".join(str(part) for part in entry["loc"] if not _is_branch(part)) or cls.__name__
                 reason = entry["msg"].removeprefix("Value error, ")
                 value = "" if isinstance(entry["input"], dict) else f" = {entry['input']!r}"
                 lines.append(f"{place}{value}: {reason}")
             raise InputError("; ".join(lines)) from error
+
+
+def _is_branch(part: int | str) -> bool:
+    """True if a part of pydantic's place is an alternative of a type, which no option has as its name."""
+    return isinstance(part, str) and ("[" in part or part in ("int", "float", "str", "constrained-int"))
 
 
 class BackboneConfig(StrictConfig):
@@ -126,12 +133,12 @@ class BackboneConfig(StrictConfig):
     r_max: Length = 5.0
     """Cutoff radius of the edges in Å."""
     num_radial_basis: int = Field(
-        default=8, gt=0, validation_alias=AliasChoices("num_radial_basis", "num_bessel")
+        default=8, gt=0, le=1000, validation_alias=AliasChoices("num_radial_basis", "num_bessel")
     )
     num_cutoff_basis: int = Field(
-        default=5, gt=0, validation_alias=AliasChoices("num_cutoff_basis", "num_polynomial_cutoff")
+        default=5, gt=0, le=1000, validation_alias=AliasChoices("num_cutoff_basis", "num_polynomial_cutoff")
     )
-    max_ell: int = Field(default=3, ge=0, le=8)
+    max_ell: int = Field(default=3, ge=1, le=8)
     interaction: str = Field(
         default="RealAgnosticResidualInteractionBlock",
         validation_alias=AliasChoices("interaction", "interaction_cls"),
@@ -140,11 +147,11 @@ class BackboneConfig(StrictConfig):
         default="RealAgnosticResidualInteractionBlock",
         validation_alias=AliasChoices("interaction_first", "interaction_cls_first"),
     )
-    num_interactions: int = Field(default=2, ge=1)
+    num_interactions: int = Field(default=2, ge=1, le=100)
     hidden_irreps: str = "128x0e + 128x1o"
-    correlation: int | tuple[int, ...] = 3
+    correlation: Correlation | tuple[Correlation, ...] = 3
     MLP_irreps: str = "16x0e"
-    radial_MLP: tuple[int, ...] = (64, 64, 64)
+    radial_MLP: tuple[Width, ...] = (64, 64, 64)
     radial_type: Literal["bessel", "gaussian", "chebyshev"] = "bessel"
     gate: Literal["silu", "tanh", "abs", "None"] = "silu"
     pair_repulsion: bool = False
@@ -238,16 +245,16 @@ class SplitChargesConfig(StrictConfig):
     """The network of the charge flux along edges: all of `split_charges`, the density without a potential of
     `energy_functional` and `fixed_point`, and `latent_charges: flux`."""
 
-    channels: int = Field(default=16, gt=0)
+    channels: int = Field(default=16, gt=0, le=4096)
     """Scalars that each end of an edge gives, per l of the features."""
-    hidden: int = Field(default=32, gt=0)
+    hidden: int = Field(default=32, gt=0, le=4096)
     """Width of the hidden layer of the flux network."""
 
 
 class QeqConfig(StrictConfig):
     """Electronegativity and hardness of `qeq`."""
 
-    hidden: int = Field(default=16, gt=0)
+    hidden: int = Field(default=16, gt=0, le=4096)
     """Width of the hidden layer of the readouts of hardness and polarisability."""
     minimum_hardness: Positive = 0.1
     """Lower bound of the hardness in eV/e² (and of its counterparts for dipoles, in eV/(e Å)²)."""
@@ -256,11 +263,11 @@ class QeqConfig(StrictConfig):
 class FunctionalConfig(StrictConfig):
     """The local energy of `energy_functional`."""
 
-    channels: int = Field(default=16, gt=0)
+    channels: int = Field(default=16, gt=0, le=4096)
     """Vectors g_c of features whose products g_c g_c^T make the quadratic block."""
-    convex: int = Field(default=16, ge=0)
+    convex: int = Field(default=16, ge=0, le=4096)
     """Convex functions of linear forms of the multipoles per atom; 0 keeps the functional quadratic."""
-    hidden: int = Field(default=16, gt=0)
+    hidden: int = Field(default=16, gt=0, le=4096)
     """Width of the hidden layer of the scalar readouts."""
     minimum_hardness: Positive = 0.05
     """Lower bound of the curvature in eV/(e Å^l)², which makes the functional strictly convex."""
@@ -275,9 +282,9 @@ class FixedPointConfig(StrictConfig):
     nonlinearity: Literal["none", "mlp", "residual_mlp"] = "none"
     """What is done with the scalars s = <h, u>: nothing (then the update is affine in the potential, and
     is solved without iteration), an MLP of them, or s + MLP(s)."""
-    channels: int = Field(default=16, gt=0)
+    channels: int = Field(default=16, gt=0, le=4096)
     """Channels of the features and of the embedded potential."""
-    hidden: int = Field(default=16, gt=0)
+    hidden: int = Field(default=16, gt=0, le=4096)
     """Width of hidden layers."""
     potential_embedding: Literal["linear", "features", "species"] = "linear"
     """`linear`: u = W v; `features`: + W' h; `species`: weights W of each element."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from e3nn import o3
 
+from electret.models.hosted import o3
 from electret.models.readouts import NodeReadout, ScalarReadout, basis_change
 from electret.models.updates import channel_irreps
 

@@ -15,29 +15,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
 from electret import InputError, __version__
+from electret.found_device import found_device
 from electret.models.backbone import load_tensors
 from electret.models.base import Model
-from electret.models.build import build
 from electret.models.config import ModelConfig
+from electret.models.construction import assemble
+from electret.models.header import (
+    CHECKSUM_KEY,
+    FORMAT_VERSION,
+    HEADER_KEY,
+    ModelFileError,
+    read_header,
+    text_checksum,
+)
 from electret.models.statistics import Statistics
 from electret.outputs import atomic_write, check_outputs
 
 __all__ = ["FORMAT_VERSION", "ModelFileError", "load", "read_header", "save"]
-
-FORMAT_VERSION = 3
-"""Raised when a change makes files unreadable for earlier versions; every released version stays readable."""
-
-UNREADABLE = {
-    2: ("energy_functional", "fixed_point"),
-    1: ("qeq", "energy_functional", "fixed_point"),
-}
-"""Families of earlier versions, which no release wrote, whose parameters mean something else."""
-
-_HEADER_KEY = "electret"
-
-
-class ModelFileError(InputError):
-    """A model file cannot be read: the message names the file, the reason and a remedy."""
 
 
 def save(model: Model, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
@@ -61,6 +55,7 @@ def save(model: Model, path: str | os.PathLike[str], metadata: dict[str, Any] | 
         "versions": {"electret": __version__, **_installed("torch", "mace-torch", "e3nn")},
         "config": model.config.model_dump(mode="json"),
         "statistics": model.statistics.model_dump(mode="json"),
+        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "metadata": metadata or {},
         "checksum": _checksum(tensors),
     }
@@ -73,7 +68,7 @@ def save(model: Model, path: str | os.PathLike[str], metadata: dict[str, Any] | 
     path = Path(path)
     own = path.suffix == ".electret" or _is_model(path)
     check_outputs([path], replace=own, remedy="it is no model file: give another name or remove it")
-    atomic_write(path, to_bytes(tensors, {_HEADER_KEY: text}))
+    atomic_write(path, to_bytes(tensors, {HEADER_KEY: text, CHECKSUM_KEY: text_checksum(text)}))
 
 
 def _check_statistics(model: Model, tensors: dict[str, torch.Tensor]) -> None:
@@ -121,6 +116,7 @@ def load(
         ModelFileError: no such file, not a model file, truncated or damaged, written by a newer electret, or
             tensors that do not fit its configuration.
     """
+    place = found_device(device)
     header = read_header(path)
     config = ModelConfig.parse(header["config"])
     if dtype is not None:
@@ -128,11 +124,14 @@ def load(
             raise InputError(f"dtype is {dtype}; use torch.float32, torch.float64 or None")
         name = str(dtype).removeprefix("torch.")
         config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"dtype": name})})
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"{path}: the tensors cannot be read ({error}); copy the file again") from error
     if _checksum(tensors) != header["checksum"]:
         raise ModelFileError(f"{path}: the checksum does not match; the file is damaged, copy it again")
-    model = build(config, Statistics.parse(header["statistics"]))
+    model = assemble(config, Statistics.parse(header["statistics"]))
     try:
         load_tensors(model, tensors)
     except InputError as error:
@@ -140,46 +139,7 @@ def load(
             f"{path}: {error}. The file was written with {header['versions']}; install these versions or "
             "train and save the model again"
         ) from error
-    return model.to(device)
-
-
-def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a model file says of itself, without its tensors: `format_version`, `versions`, `config`,
-    `statistics`, `metadata`, `checksum`.
-
-    Raises:
-        ModelFileError: as for `load`.
-    """
-    if not Path(path).is_file():
-        raise ModelFileError(f"{path}: no such file; give the path of an .electret file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_HEADER_KEY)
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(
-            f"{path}: not a complete .electret file ({error}); copy it again, or save the model again"
-        ) from error
-    if text is None:
-        raise ModelFileError(f"{path}: a safetensors file without electret's header; save it with electret")
-    try:
-        header = json.loads(text)
-        version = header["format_version"]
-        missing = {"versions", "config", "statistics", "metadata", "checksum"} - set(header)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ModelFileError(f"{path}: the header is damaged ({error}); copy the file again") from error
-    if version > FORMAT_VERSION:
-        raise ModelFileError(
-            f"{path}: format version {version} is newer than {FORMAT_VERSION}, the newest that electret "
-            f"{__version__} reads; upgrade electret (written by {header.get('versions')})"
-        )
-    if header.get("config", {}).get("family") in UNREADABLE.get(version, ()):
-        raise ModelFileError(
-            f"{path}: format version {version} has other equations of the density for family "
-            f"{header['config']['family']!r}, which electret {__version__} cannot read; train the model again"
-        )
-    if missing:
-        raise ModelFileError(f"{path}: the header lacks {sorted(missing)}; copy the file again")
-    return header
+    return model.to(place)
 
 
 def _installed(*packages: str) -> dict[str, str]:

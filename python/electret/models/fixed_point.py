@@ -8,7 +8,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from e3nn import o3
 
 import electret
 from electret.models.backbone import construction_dtype
@@ -18,6 +17,7 @@ from electret.models.config import ModelConfig
 from electret.models.density_energies import InvariantEnergy, QuadraticEnergy
 from electret.models.density_statistics import unit_norm
 from electret.models.element_start import element_charges
+from electret.models.hosted import o3
 from electret.models.readouts import MultipoleReadout
 from electret.models.self_consistent import Parameters, SelfConsistent
 from electret.models.statistics import Statistics

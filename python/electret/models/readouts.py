@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import cache
 
 import torch
-from e3nn import o3
 
 from electret import InputError
+from electret.models.hosted import o3
 
 __all__ = [
     "MultipoleReadout",
@@ -28,11 +28,8 @@ def basis_change(l: int) -> torch.Tensor:
     e3nn's harmonics have y as the polar axis: Y_e3nn(r) = Y(z, x, y), hence Y(r) = Y_e3nn(y, z, x)
     = M Y_e3nn(r).
     """
-    generator = torch.Generator().manual_seed(0)
-    points = torch.randn(64, 3, generator=generator, dtype=torch.float64)
-    ours = o3.spherical_harmonics(l, points[:, [1, 2, 0]], normalize=True)
-    theirs = o3.spherical_harmonics(l, points, normalize=True)
-    matrix = torch.linalg.lstsq(theirs, ours).solution.T
+    turned = torch.eye(3, dtype=torch.float64)[[1, 2, 0]]
+    matrix = o3.wigner_D(l, *o3.matrix_to_angles(turned))
     return torch.where(matrix.abs() < 1e-12, 0.0, matrix)
 
 

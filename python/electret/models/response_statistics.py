@@ -16,7 +16,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from electret.graph import Graph
 
@@ -60,6 +59,8 @@ def element_responses(
     lengths[lengths == 0] = 1.0
     # Elements in one proportion throughout cannot be told apart: the least of all solutions shares evenly.
     padded = np.concatenate([matrix / lengths, LEAST * np.eye(2 * n_elements)])
+    from scipy.optimize import nnls  # here: its import takes longer than loading a model
+
     solution = nnls(padded, np.concatenate([*values, np.zeros(2 * n_elements)]))[0] / lengths
     return (
         {elements[k]: float(solution[k]) for k in known},

@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from e3nn import o3
-from mace.modules.blocks import (
-    EquivariantProductBasisBlock,
-    RadialEmbeddingBlock,
-    RealAgnosticInteractionBlock,
-)
 
 from electret.models.base import Structure
 from electret.models.config import BackboneConfig, FixedPointConfig
 from electret.models.element_start import flow_scales, orders, polarizabilities, response_scales
+from electret.models.hosted import mace_blocks, o3
 from electret.models.readouts import (
     NodeReadout,
     ScalarReadout,
@@ -379,7 +374,7 @@ class ManyBodyUpdate(OneBodyUpdate):
         irreps = channel_irreps(options.channels, self.highest)
         edges = o3.Irreps.spherical_harmonics(self.EDGE_MAX_L)
         self.harmonics = o3.SphericalHarmonics(edges, normalize=True, normalization="component")
-        self.radial = RadialEmbeddingBlock(
+        self.radial = mace_blocks.RadialEmbeddingBlock(
             r_max=backbone.r_max,
             num_bessel=backbone.num_radial_basis,
             num_polynomial_cutoff=backbone.num_cutoff_basis,
@@ -388,7 +383,7 @@ class ManyBodyUpdate(OneBodyUpdate):
         messages = o3.Irreps(
             [(options.channels, (l, (-1) ** l)) for l in range(max(self.EDGE_MAX_L, self.highest) + 1)]
         )
-        self.interaction = RealAgnosticInteractionBlock(
+        self.interaction = mace_blocks.RealAgnosticInteractionBlock(
             node_attrs_irreps=attributes,
             node_feats_irreps=irreps,
             edge_attrs_irreps=edges,
@@ -398,7 +393,7 @@ class ManyBodyUpdate(OneBodyUpdate):
             avg_num_neighbors=avg_num_neighbors,
             radial_MLP=[options.hidden],
         )
-        self.product = EquivariantProductBasisBlock(
+        self.product = mace_blocks.EquivariantProductBasisBlock(
             node_feats_irreps=messages,
             target_irreps=irreps,
             correlation=self.CORRELATION,

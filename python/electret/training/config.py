@@ -69,11 +69,11 @@ class DataConfig(StrictConfig):
     batch_size: Count = 10
     valid_batch_size: Count | None = None
 
-    @field_validator("train")
+    @field_validator("train", "valid")
     @classmethod
-    def _some_file(cls, files: list[Path]) -> list[Path]:
-        if not files:
-            raise ValueError("at least one training file is needed")
+    def _some_file(cls, files: list[Path] | None) -> list[Path] | None:
+        if files is not None and not files:
+            raise ValueError("the list of files is empty; name at least one")
         return files
 
     @model_validator(mode="after")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +16,7 @@ from electret import InputError
 from electret.outputs import atomic_write
 from electret.training.aliases import STAGE_ALIASES, TOP_LEVEL_ALIASES, WITHOUT_COUNTERPART, convert
 from electret.training.config import StageConfig, TrainingConfig
+from electret.yaml_files import check_values, parse_yaml, read_yaml
 
 __all__ = ["parse_config", "read_config", "write_config"]
 
@@ -24,46 +24,9 @@ __all__ = ["parse_config", "read_config", "write_config"]
 _CHANNEL_OPTIONS = ("num_channels", "max_L")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML loader that refuses a key given twice and reads numbers as YAML 1.2 does."""
-
-
-def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key '{key}' is given twice", key_node.start_mark
-            )
-        seen.add(key)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
-# Numbers of YAML 1.2: in those of 1.1, 1:30 is 90 and 010 is 8, while 1e-3 is a text.
-_NUMBERS = {"int": r"[-+]?(0|[1-9][0-9]*)", "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"}
-_NUMBERS["float"] += r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in found if tag.rpartition(":")[2] not in _NUMBERS]
-    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _kind, _pattern in _NUMBERS.items():
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_kind}", re.compile(f"^({_pattern})$"), list("-+.0123456789")
-    )
-
-
 def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
     """See `TrainingConfig.from_yaml`."""
-    if not path.is_file():
-        raise InputError(f"config file '{path}' does not exist")
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: the config must be a mapping of options, found {type(raw).__name__}")
+    raw = read_yaml(path, "config file")
     return parse_config(raw, path.parent, str(path), overrides)
 
 
@@ -79,6 +42,7 @@ def parse_config(
     """Checked config of a dictionary; `source` names it in errors, `base` is the folder of relative data
     files."""
     try:
+        check_values(raw)
         options = _expand_aliases(copy.deepcopy(raw))
         for override in overrides:
             _apply_override(options, override)
@@ -181,7 +145,7 @@ def _apply_override(options: dict[str, Any], override: str) -> None:
     path, separator, text = override.partition("=")
     if not separator or not path.strip():
         raise InputError(f"override '{override}' must have the form key.path=value")
-    value = yaml.load(text, Loader=_Loader) if text.strip() else None
+    value = parse_yaml(text, f"override '{override}'") if text.strip() else None
     path = path.strip()
     if path in STAGE_ALIASES:
         for index in range(len(options.get("stages", ()))):
@@ -279,6 +243,8 @@ def _make_absolute(options: dict[str, Any], base: Path) -> None:
         return
 
     def absolute(value: Any) -> Any:
+        if str(value) == "-":
+            return value
         if isinstance(value, (str, Path)):
             return str((base / Path(value).expanduser()).resolve())
         if isinstance(value, list):

@@ -56,6 +56,12 @@ def compute(
     try:
         output: Predictions = model(graph, **options)
     except InputError:
+        for name, parameter in model.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise InputError(
+                    f"the model's parameter {name} holds nan or infinity, as after a diverged training; take "
+                    "an earlier model or train it again"
+                ) from None
         for index in indices:
             try:
                 model(dataset.batch([index]).to(device=graph.device), **options)
@@ -68,17 +74,22 @@ def compute(
 
 
 def predictions(
-    model: Model, dataset: GraphDataset, batch_size: int, weighted: Collection[str] = ()
+    model: Model,
+    dataset: GraphDataset,
+    batch_size: int,
+    weighted: Collection[str] = (),
+    every_stress: bool = False,
 ) -> Iterator[tuple[list[int], Graph, Predictions]]:
     """Indices, graph and detached predictions of each batch.
 
-    Forces always, stress, response properties and potentials on grids where there is a label, and what is
-    `weighted` in a loss. A self-consistent density is converged, in whichever mode the model is trained;
-    `stationarity` alone belongs to the reference density.
+    Forces always, stress, response properties and potentials on grids where there is a label, with
+    `every_stress` the stress wherever it is defined, and what is `weighted` in a loss. A self-consistent
+    density is converged, in whichever mode the model is trained; `stationarity` alone belongs to the
+    reference density.
     """
     device = next(model.parameters()).device
     targets = evaluated_targets(model.family, weighted)
-    for indices in dataset.batches(batch_size):
+    for indices in dataset.batches(batch_size, every_stress):
         graph = dataset.batch(indices).to(device=device)
         output = compute(
             model,
@@ -87,7 +98,7 @@ def predictions(
             graph,
             targets,
             forces=True,
-            stress="stress" in graph.labels,
+            stress=dataset.wants_stress(indices[0], every_stress),
             **scf_options(model.family),
         )
         if "stationarity" in targets:

@@ -58,7 +58,7 @@ class ErrorSums:
         return math.sqrt(max(self.squared / self.count - self.offset**2, 0.0))
 
 
-@dataclass
+@dataclass(repr=False)
 class Metrics:
     """Errors per target and config_type; config_type `all` is everything.
 
@@ -76,6 +76,13 @@ class Metrics:
     loss: float | None = None
     parity: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
     convergence: Convergence | None = None
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{name} MAE {sums.mae * TARGETS[name].scale:.3g} {TARGETS[name].unit}"
+            for name, sums in self.overall.items()
+        )
+        return f"Metrics({self.n_frames} frames: {shown or 'no labels'})"
 
     @property
     def overall(self) -> dict[str, ErrorSums]:

@@ -17,7 +17,7 @@ from electret.training.convergence import Convergence
 from electret.training.metrics import Metrics
 from electret.training.targets import TARGETS
 
-__all__ = ["parity_files", "plot_convergence", "plot_history", "plot_parity"]
+__all__ = ["drawn", "parity_files", "plot_convergence", "plot_history", "plot_parity"]
 
 _UNITS = {
     "energy": "eV/atom",
@@ -38,12 +38,14 @@ _MOST_POINTS = 20000
 _MOST_HISTORIES = 30
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def drawn(figure: Figure, path: Path | None) -> Figure:
+    """The figure, without the global state of pyplot, written to `path` if there is one."""
     FigureCanvasAgg(figure)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    return path
+    if path is not None:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=150)
+    return figure
 
 
 def parity_files(folder: Path) -> list[Path]:
@@ -51,42 +53,44 @@ def parity_files(folder: Path) -> list[Path]:
     return [folder / f"parity_{name}.png" for name in _UNITS]
 
 
-def plot_parity(metrics: Mapping[str, Metrics], folder: Path) -> list[Path]:
-    """One plot per target, prediction against label, data sets in colours; needs metrics made with
-    `parity=True`."""
-    files = []
+def plot_parity(metrics: Mapping[str, Metrics], folder: Path | None = None) -> dict[str, Figure]:
+    """One figure per target, prediction against label, data sets in colours; needs metrics made with
+    `parity=True`. With a folder, each is written there as `parity_<target>.png`."""
+    figures = {}
     for name, unit in _UNITS.items():
-        drawn = {set_name: entry.parity[name] for set_name, entry in metrics.items() if name in entry.parity}
-        if drawn:
-            files.append(_parity(name, unit, drawn, metrics, folder / f"parity_{name}.png"))
-    return files
+        pairs = {set_name: entry.parity[name] for set_name, entry in metrics.items() if name in entry.parity}
+        if pairs:
+            path = None if folder is None else folder / f"parity_{name}.png"
+            figures[name] = _parity(name, unit, pairs, metrics, path)
+    return figures
 
 
 def _parity(
-    name: str, unit: str, drawn: Mapping[str, Any], metrics: Mapping[str, Metrics], path: Path
-) -> Path:
+    name: str, unit: str, pairs: Mapping[str, Any], metrics: Mapping[str, Metrics], path: Path | None
+) -> Figure:
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")
     axes = figure.add_subplot()
     target = TARGETS[name]
-    for (set_name, (label, prediction)), colour in zip(drawn.items(), _COLOURS * len(drawn), strict=False):
+    for (set_name, (label, prediction)), colour in zip(pairs.items(), _COLOURS * len(pairs), strict=False):
         stride = max(1, len(label) // _MOST_POINTS)
         rmse = metrics[set_name].overall[name].rmse * target.scale
         text = f"{set_name}, RMSE {rmse:.3g} {target.unit}"
         axes.scatter(
             label[::stride], prediction[::stride], s=6, color=colour, alpha=0.6, linewidths=0, label=text
         )
-    values = np.concatenate([np.concatenate(pair) for pair in drawn.values()])
+    values = np.concatenate([np.concatenate(pair) for pair in pairs.values()])
     low, high = float(values.min()), float(values.max())
     axes.plot([low, high], [low, high], color="0.4", linewidth=0.8, zorder=0)
     axes.set(
         xlabel=f"reference {name.replace('_', ' ')} ({unit})", ylabel=f"predicted ({unit})", aspect="equal"
     )
     axes.legend(frameon=False, fontsize=7)
-    return _save(figure, path)
+    return drawn(figure, path)
 
 
-def plot_history(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """Losses and validation errors (MAE) against the epoch, stages separated by lines."""
+def plot_history(history: Sequence[Mapping[str, Any]], path: Path | None = None) -> Figure:
+    """Losses and validation errors (MAE) against the epoch, stages separated by lines; written to `path` if
+    given."""
     epochs = np.array([row["epoch"] for row in history], dtype=float)
     # Exact quantities, as a conserved charge, have nothing but rounding errors to show.
     names = [name for name in TARGETS if any(row.get(f"valid_{name}_mae", 0.0) > 1e-9 for row in history)]
@@ -122,7 +126,7 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: Path) -> Path:
         panel.xaxis.set_tick_params(labelbottom=True)
     for panel in panels[-2:]:
         panel.set_xlabel("epoch")
-    return _save(figure, path)
+    return drawn(figure, path)
 
 
 def _column(history: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
@@ -130,7 +134,7 @@ def _column(history: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
     return np.where(np.isfinite(column), column, np.nan)  # infinite where no density converged
 
 
-def plot_convergence(convergence: Convergence | None, path: Path) -> Path | None:
+def plot_convergence(convergence: Convergence | None, path: Path | None = None) -> Figure | None:
     """Residual against iteration of a sample of frames, evenly spread, and how many frames took how many
     iterations; needs metrics made with `parity=True`. None for a model without a self-consistent density."""
     if convergence is None or not convergence.histories:
@@ -153,4 +157,4 @@ def plot_convergence(convergence: Convergence | None, path: Path) -> Path | None
     for axes in (curves, bars):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     bars.yaxis.set_major_locator(MaxNLocator(integer=True))
-    return _save(figure, path)
+    return drawn(figure, path)

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from electret import InputError, __version__
+from electret.console import say, standard_console
 from electret.data import (
     Frame,
     GraphDataset,
@@ -30,8 +31,8 @@ from electret.data.reference import elements_of, energy_warnings
 from electret.found_device import found_device
 from electret.graph import Graph
 from electret.models import Model, Statistics, build, save
-from electret.models.build import MODEL_CLASSES
 from electret.models.config import SELF_CONSISTENT
+from electret.models.construction import MODEL_CLASSES
 from electret.models.density_statistics import density_statistics
 from electret.outputs import (
     CSV_FILE,
@@ -57,7 +58,7 @@ from electret.training.resumption import (
     check_options,
     fingerprints,
 )
-from electret.training.run_log import RunLog, default_console, read_history
+from electret.training.run_log import RunLog, read_history
 from electret.training.summary import print_summary, write_summary
 from electret.training.targets import DENSITY_LABELS, TARGETS, resolved_mode
 from electret.training_ranges import training_ranges
@@ -125,7 +126,7 @@ def train(
         NonFiniteError: the loss or its gradient is not finite; names the frames.
         TrainingInterrupted: stopped by Ctrl-C or a termination signal, after writing a checkpoint.
     """
-    console, folder = console or default_console(), config.run_folder
+    console, folder = console or standard_console(), config.run_folder
     check_not_in_use(folder)
     _check_folder(config, resume, restart)  # reported before any work
     found_device(config.device)
@@ -147,15 +148,15 @@ def train(
         check_data(state, fingerprints(datasets["train"], datasets["valid"], references), folder)
     _check_sets(config, datasets, console)
     model = _build_model(config, data, datasets["train"], state)
-    console.print(magnitude_table(datasets, model.statistics.e0s))
+    magnitude_table(datasets, model.statistics.e0s).show(console)
     for warning in magnitude_warnings(datasets, model.statistics.e0s):
-        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"warning: {warning}")
     _check_frames(config, model, datasets)
     n_parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    console.print(
+    say(
+        console,
         f"{config.model.family}: {n_parameters} parameters, cutoff {model.cutoff:g} Å, {config.dtype} on "
         f"{config.device}",
-        highlight=False,
     )
     log = RunLog(folder, console, config.n_epochs, config.tensorboard)
     trainer = Trainer(config, model, datasets["train"], datasets["valid"], log, references)
@@ -333,7 +334,7 @@ def _check_sets(config: TrainingConfig, datasets: dict[str, GraphDataset], conso
             "nothing about other structures; give other frames, or valid_fraction"
         )
     if copies:
-        console.print(f"warning: {len(copies)} of {len(valid)} validation frames are training frames too")
+        say(console, f"warning: {len(copies)} of {len(valid)} validation frames are training frames too")
 
 
 def _counts_in(graph: Graph, target: str) -> bool:
@@ -442,5 +443,5 @@ def _finish(
         plot_convergence(metrics["valid"].convergence, folder / "plots" / "scf_convergence.png")
         plot_history(history, folder / "plots" / "learning_curve.png")
     print_summary(metrics, console)
-    console.print(f"model saved to {model_file}", highlight=False, soft_wrap=True)
+    say(console, f"model saved to {model_file}")
     return TrainingResult(model, model_file, folder, metrics, history)

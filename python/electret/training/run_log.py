@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
+from electret import InputError
+from electret.console import progress_bar, say
 from electret.outputs import CSV_FILE, atomic_write, writing
 from electret.training.targets import TARGETS
 
-__all__ = ["RunLog", "default_console", "read_history"]
+__all__ = ["RunLog", "read_history"]
 
 
 class _Console(Console):
@@ -23,13 +25,6 @@ class _Console(Console):
 
     def on_broken_pipe(self) -> None:
         raise
-
-
-def default_console() -> Console:
-    """Standard output; wide enough for the tables where it is a file or a pipe and has no width of its
-    own."""
-    console = _Console()
-    return console if console.is_terminal else _Console(width=160)
 
 
 class RunLog:
@@ -59,7 +54,7 @@ class RunLog:
 
     def message(self, text: str) -> None:
         """Show a line."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        say(self._console, text)
 
     @contextmanager
     def epoch_bar(self, epoch: int, n_epochs: int, n_batches: int, done: int) -> Iterator[Callable[[], None]]:
@@ -67,8 +62,8 @@ class RunLog:
         if not self._console.is_terminal:
             yield lambda: None
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self._console, transient=True) as bar:
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with progress_bar(self._console, *columns) as bar:
             task = bar.add_task(f"epoch {epoch}/{n_epochs}", total=n_batches, completed=done)
             yield lambda: bar.advance(task)
 
@@ -126,10 +121,17 @@ def _line(row: dict[str, Any], n_epochs: int, best: bool) -> str:
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
-    """Rows of the CSV of a run, numbers as floats, empty cells left out."""
+    """Rows of the CSV of a run, numbers as floats, empty cells left out; a last row that was cut is left out.
+
+    Raises:
+        InputError: another row that holds no numbers; names file and line.
+    """
+    file = folder / CSV_FILE
+    text = file.read_text(encoding="utf-8")
     rows = []
-    with open(folder / CSV_FILE, encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
+    lines = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+    for row in lines:
+        try:
             rows.append(
                 {
                     name: value if name == "stage" else float(value)
@@ -137,4 +139,6 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
                     if value != ""
                 }
             )
+        except (TypeError, ValueError):
+            raise InputError(f"{file}: line {lines.line_num} is no row of numbers; remove it") from None
     return rows

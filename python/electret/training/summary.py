@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
+from electret.console import PlainTable
 from electret.outputs import atomic_write
 from electret.training.config import TrainingConfig
 from electret.training.metrics import Metrics
@@ -65,11 +65,7 @@ def _short(number: float) -> str:
 
 def print_summary(metrics: Mapping[str, Metrics], console: Console) -> None:
     """Show the table."""
-    table = Table(title="Errors", title_justify="left")
-    for heading in HEADINGS:
-        table.add_column(
-            heading, justify="right" if heading in HEADINGS[3:7] or heading == "values" else "left"
-        )
+    table = PlainTable("Errors", HEADINGS, right=(*HEADINGS[3:7], "values"))
     previous = None
     for row in error_rows(metrics):
         if row[0] == "train" and row[1] != "all":
@@ -78,20 +74,18 @@ def print_summary(metrics: Mapping[str, Metrics], console: Console) -> None:
             table.add_section()
         previous = row[:2]
         table.add_row(*row)
-    console.print(table)
+    table.show(console)
     iterated = list(convergence_rows(metrics))
     if iterated:
-        table = Table(title="Self-consistency", title_justify="left")
-        for heading in CONVERGENCE_HEADINGS:
-            table.add_column(heading, justify="left" if heading == "set" else "right")
+        table = PlainTable("Self-consistency", CONVERGENCE_HEADINGS, right=CONVERGENCE_HEADINGS[1:])
         for row in iterated:
             table.add_row(*row)
-        console.print(table)
+        table.show(console)
 
 
 def _markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+    return lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
 
 
 def write_summary(

@@ -9,10 +9,11 @@ from typing import Any
 
 from ase import Atoms
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn
 
 from electret.analysis.probes.base import Probe
 from electret.analysis.probes.cache import fingerprint, read_measurement, write_measurement
+from electret.console import progress_bar, say
 from electret.models import load
 
 __all__ = ["ProbeReport", "check_probes", "run_probes"]
@@ -65,8 +66,8 @@ def run_probes(
         device, dtype: of the models.
     """
     reports = [ProbeReport(name, probes[name], frames) for name, frames in check_probes(probes).items()]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with progress_bar(console, *columns) as progress:
         task = progress.add_task("probes", total=len(reports) * len(files))
         for report in reports:
             for model_name, file in files.items():
@@ -88,7 +89,7 @@ def run_probes(
                             lambda what, start=label: progress.update(task, description=f"{start}, {what}"),  # type: ignore[misc]
                         )
                         write_measurement(path, key, numbers)
-                        console.print(f"{label}: done", highlight=False)
+                        say(console, f"{label}: done")
                     if refusal is None and numbers is not None:
                         report.results[model_name] = numbers
                 progress.advance(task)

@@ -6,7 +6,7 @@ import torch
 
 from electret import InputError
 from electret.graph import Graph
-from electret.models.backbone import Backbone, describe_mace, load_tensors, mace_input
+from electret.models.backbone import Allocations, Backbone, describe_mace, load_tensors, mace_input
 from electret.models.base import Model
 from electret.models.config import ModelConfig
 from electret.models.fixed_charges import FixedCharges
@@ -19,7 +19,7 @@ from electret.models.qeq import Qeq
 from electret.models.split_charges import SplitCharges
 from electret.models.statistics import Statistics
 
-__all__ = ["MODEL_CLASSES", "build", "from_mace"]
+__all__ = ["MODEL_CLASSES", "assemble", "build", "from_mace"]
 
 MODEL_CLASSES: dict[str, type[Model]] = {
     model.family: model
@@ -42,9 +42,23 @@ def build(config: ModelConfig, statistics: Statistics, seed: int = 0) -> Model:
     Raises:
         InputError: options that MACE or the family cannot use.
     """
+    with Allocations():
+        return assemble(config, statistics, seed)
+
+
+def assemble(config: ModelConfig, statistics: Statistics, seed: int = 0) -> Model:
+    """A model as of `build`, of options whose tensors exist already."""
     with torch.random.fork_rng(devices=[]):  # parameters are drawn on the CPU
         torch.default_generator.manual_seed(seed)
-        return MODEL_CLASSES[config.family](config, statistics)
+        model = MODEL_CLASSES[config.family](config, statistics)
+    for module in model.modules():
+        if "__codegen__" in vars(module):
+            # e3nn scripts what it lists here when a module is copied or pickled.
+            module.__codegen__ = []  # type: ignore[assignment]
+        for name, buffer in module.named_buffers(recurse=False):
+            if name.startswith("U_matrix"):
+                setattr(module, name, buffer.clone())  # layers may share what was computed once
+    return model
 
 
 def from_mace(
