@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import threading
 from collections import OrderedDict
 from collections.abc import Hashable
 from contextlib import AbstractContextManager, nullcontext
@@ -31,6 +30,7 @@ from torch import Tensor
 
 from electret import _native
 from electret._native import InputError
+from electret.locks import Lock
 from electret.package_folders import tell_package_folders
 
 __all__ = ["EMULATED", "Place", "Recent", "Request", "find_plan", "forget_plans", "place_of", "rounded_up"]
@@ -117,7 +117,7 @@ class Recent(Generic[Value]):
     def __init__(self, size: int) -> None:
         self.size = size
         self._entries: OrderedDict[Hashable, Value] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def get(self, key: Hashable) -> Value | None:
         """The value, or None."""

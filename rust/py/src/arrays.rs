@@ -1,6 +1,7 @@
 //! Views of numpy arrays as the core's slices, and back.
 
 use crate::errors::to_python;
+use crate::processes::at_work;
 use electret_core::Error;
 use electret_core::scalar::Dual;
 use numpy::{PyReadonlyArrayDyn, PyUntypedArrayMethods};
@@ -11,12 +12,13 @@ pub type Floats<'py> = PyReadonlyArrayDyn<'py, f64>;
 pub type Integers<'py> = PyReadonlyArrayDyn<'py, i64>;
 pub type Flags<'py> = PyReadonlyArrayDyn<'py, bool>;
 
-/// Runs `f` without the GIL and turns its error into an exception.
+/// Runs `f` without the GIL and turns its error into an exception. All work of the core goes through here.
 pub fn detached<R: Send>(
     py: Python<'_>,
     f: impl FnOnce() -> electret_core::Result<R> + Send,
 ) -> PyResult<R> {
-    py.detach(f).map_err(|error| to_python(py, &error))
+    py.detach(|| at_work(f))
+        .map_err(|error| to_python(py, &error))
 }
 
 fn shape_error(array: &'static str, found: &[usize], expected: &str) -> Error {

@@ -49,21 +49,23 @@ pub fn add_package_folders(folders: Vec<PathBuf>) {
 #[pyfunction]
 pub fn device_libraries(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let out = PyDict::new(py);
-    let found = py.detach(|| {
-        let nvrtc = cuda::Nvrtc::find()?;
-        Ok((
-            nvrtc.path().to_owned(),
-            nvrtc.version()?,
-            nvrtc.architectures()?,
-        ))
-    });
+    let libraries = || {
+        let nvrtc = cuda::Nvrtc::find().and_then(|nvrtc| {
+            Ok((
+                nvrtc.path().to_owned(),
+                nvrtc.version()?,
+                nvrtc.architectures()?,
+            ))
+        });
+        Ok((nvrtc, cuda::fft::library()))
+    };
+    let (found, cufft) = detached(py, libraries)?;
     let (path, version, architectures, message) = match found {
         Ok((path, version, architectures)) => (Some(path), Some(version), architectures, None),
-        Err::<_, electret_core::Error>(error) => (None, None, Vec::new(), Some(error.to_string())),
+        Err(error) => (None, None, Vec::new(), Some(error.to_string())),
     };
     out.set_item("nvrtc", (path, version, message))?;
     out.set_item("architectures", architectures)?;
-    let cufft = py.detach(cuda::fft::library);
     let (path, message) = match cufft {
         Ok(path) => (Some(path), None),
         Err(error) => (None, Some(error.to_string())),
@@ -218,7 +220,7 @@ impl DevicePlan {
             let queue = Queue::new(self.device.clone(), stream)?;
             self.evaluator.evaluate(&queue, &inputs, &outputs)
         };
-        py.detach(run).map_err(|error| to_python(py, &error))
+        detached(py, run)
     }
 }
 

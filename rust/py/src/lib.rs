@@ -6,6 +6,7 @@ mod electrostatics;
 mod errors;
 mod geometry;
 mod neighbors;
+mod processes;
 mod response;
 
 use pyo3::prelude::*;
@@ -18,6 +19,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
+    processes::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("COULOMB_CONSTANT", electret_core::units::COULOMB_CONSTANT)?;
     module.add("ElectretError", py.get_type::<errors::ElectretError>())?;

@@ -6,6 +6,7 @@ use electret_core::neighbors::{
 use numpy::{Element, IntoPyArray, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
+use std::sync::{Mutex, PoisonError};
 
 use crate::arrays::{self, Flags, Floats, Integers};
 use crate::errors::to_python;
@@ -38,8 +39,21 @@ pub fn neighbor_list<'py>(
 }
 
 /// Pairs of moving atoms, whose candidates are kept from call to call.
-#[pyclass(module = "electret._native")]
-pub struct NeighborList(VerletList);
+#[pyclass(frozen, module = "electret._native")]
+pub struct NeighborList(Mutex<VerletList>);
+
+impl NeighborList {
+    /// Runs `f` when no other thread uses the list.
+    fn alone<R: Send>(
+        &self,
+        py: Python<'_>,
+        f: impl FnOnce(&mut VerletList) -> electret_core::Result<R> + Send,
+    ) -> PyResult<R> {
+        arrays::detached(py, || {
+            f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        })
+    }
+}
 
 #[pymethods]
 impl NeighborList {
@@ -58,13 +72,13 @@ impl NeighborList {
             self_interaction,
         };
         VerletList::new(criteria, skin)
-            .map(Self)
+            .map(|list| Self(Mutex::new(list)))
             .map_err(|error| to_python(py, &error))
     }
 
     #[pyo3(signature = (positions, cell, pbc, batch=None))]
     fn update<'py>(
-        &mut self,
+        &self,
         py: Python<'py>,
         positions: Floats<'py>,
         cell: Floats<'py>,
@@ -72,45 +86,43 @@ impl NeighborList {
         batch: Option<Integers<'py>>,
     ) -> PyResult<bool> {
         let systems = systems(py, &positions, &cell, &pbc, batch.as_ref())?;
-        let list = &mut self.0;
-        arrays::detached(py, || list.update(&systems))
+        self.alone(py, |list| list.update(&systems))
     }
 
-    fn get<'py>(&mut self, py: Python<'py>, quantities: &str) -> PyResult<Bound<'py, PyTuple>> {
+    fn get<'py>(&self, py: Python<'py>, quantities: &str) -> PyResult<Bound<'py, PyTuple>> {
         let letters = letters(py, quantities)?;
-        let list = &mut self.0;
-        let pairs = arrays::detached(py, || list.pairs(Quantities::of(&letters)))?;
+        let pairs = self.alone(py, |list| list.pairs(Quantities::of(&letters)))?;
         named(py, &letters, pairs)
     }
 
     #[getter]
-    fn n_builds(&self) -> u64 {
-        self.0.n_builds()
+    fn n_builds(&self, py: Python<'_>) -> PyResult<u64> {
+        self.alone(py, |list| Ok(list.n_builds()))
     }
 
     #[getter]
-    fn n_updates(&self) -> u64 {
-        self.0.n_updates()
+    fn n_updates(&self, py: Python<'_>) -> PyResult<u64> {
+        self.alone(py, |list| Ok(list.n_updates()))
     }
 
     #[getter]
-    fn cutoff(&self) -> f64 {
-        self.0.criteria().cutoff
+    fn cutoff(&self, py: Python<'_>) -> PyResult<f64> {
+        self.alone(py, |list| Ok(list.criteria().cutoff))
     }
 
     #[getter]
-    fn skin(&self) -> f64 {
-        self.0.skin()
+    fn skin(&self, py: Python<'_>) -> PyResult<f64> {
+        self.alone(py, |list| Ok(list.skin()))
     }
 
     #[getter]
-    fn half(&self) -> bool {
-        self.0.criteria().half
+    fn half(&self, py: Python<'_>) -> PyResult<bool> {
+        self.alone(py, |list| Ok(list.criteria().half))
     }
 
     #[getter]
-    fn self_interaction(&self) -> bool {
-        self.0.criteria().self_interaction
+    fn self_interaction(&self, py: Python<'_>) -> PyResult<bool> {
+        self.alone(py, |list| Ok(list.criteria().self_interaction))
     }
 }
 

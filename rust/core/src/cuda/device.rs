@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use cudarc::driver::{DriverError, result, sys};
 use std::collections::HashMap;
 use std::ffi::c_int;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 /// A device that kernels run on.
@@ -59,8 +60,32 @@ fn driver_error(what: &str, error: DriverError) -> Error {
     }
 }
 
+/// Whether the driver was loaded.
+static STARTED: AtomicBool = AtomicBool::new(false);
+/// Whether that was in a process of which this is a fork.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// To be called in a child: the driver does not follow there.
+pub fn after_fork() {
+    LOST.fetch_or(STARTED.load(SeqCst), SeqCst);
+}
+
+fn check_process() -> Result<()> {
+    if LOST.load(SeqCst) {
+        return Err(Error::Device {
+            what: "CUDA was in use when this process was forked, and does not work in a fork"
+                .into(),
+            remedy: "start processes by \"spawn\": multiprocessing.get_context(\"spawn\"), \
+                     DataLoader(..., multiprocessing_context=\"spawn\")"
+                .into(),
+        });
+    }
+    Ok(())
+}
+
 /// Loads the driver.
 fn initialise() -> Result<()> {
+    check_process()?;
     // SAFETY: asks the loader only.
     if !unsafe { sys::is_culib_present() } {
         return Err(Error::Device {
@@ -68,6 +93,7 @@ fn initialise() -> Result<()> {
             remedy: "install NVIDIA's driver, or use the CPU".into(),
         });
     }
+    STARTED.store(true, SeqCst);
     result::init().map_err(|error| driver_error("cuInit", error))
 }
 
@@ -130,6 +156,7 @@ impl Device {
         let Kind::Cuda { context, .. } = &self.kind else {
             return Ok(Bound { before: None });
         };
+        check_process()?;
         let before = result::ctx::get_current()
             .map_err(|error| driver_error("cuCtxGetCurrent", error))?
             .unwrap_or(std::ptr::null_mut());

@@ -34,7 +34,7 @@ use rayon::prelude::*;
 
 pub use batch::{Address, CellGradients, Precision, ScalarKind, Scalars, Side, Tile, tiles};
 pub use cache::directory as cache_directory;
-pub use device::{Device, EMULATED, Properties, Queue, count};
+pub use device::{Device, EMULATED, Properties, Queue, after_fork, count};
 pub use emulation::{Order, in_order};
 pub use launch::{Kernel, Module, blocks};
 pub use library::{add_packages, cufft_candidates, nvrtc_candidates};

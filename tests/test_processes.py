@@ -1,0 +1,137 @@
+"""Forked processes and threads: native work there, with the same bits.
+
+Each case runs in a process of its own, so that one that waits for ever can be ended with its children.
+"""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import electret
+
+LIMIT = 240.0
+"""Seconds; a case takes a few, and more on a busy machine."""
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+
+
+def box(n=300, seed=3):
+    """Enough atoms for the pool of threads."""
+    rng = np.random.default_rng(seed)
+    positions = rng.random((n, 3)) * 15.0
+    multipoles = rng.normal(size=(n, 4)) * 0.3
+    multipoles[:, 0] -= multipoles[:, 0].mean()
+    return {"positions": positions, "cell": 15.0 * np.eye(3), "pbc": True}, multipoles
+
+
+def numbers(seed):
+    """Bytes of what several native functions give."""
+    system, p = box(seed=seed)
+    coulomb = electret.coulomb(**system, multipoles=p, accuracy=1e-6)
+    features = electret.features(**system, multipoles=p, accuracy=1e-6)
+    distances = electret.neighbor_list("d", **system, cutoff=5.0)
+    return [array.tobytes() for array in (coulomb.energy, coulomb.forces, features, distances)]
+
+
+def inherited(geometry, neighbors):
+    """Bytes from objects of the parent."""
+    system, p = box()
+    neighbors.update(**system)
+    return geometry.features(p).tobytes(), neighbors.get("d").tobytes()
+
+
+def in_child(function, *arguments):
+    """What a forked child gives, with the objects of its parent."""
+    read, write = os.pipe()
+    if os.fork() == 0:
+        try:
+            with open(write, "wb") as pipe:
+                pickle.dump(function(*arguments), pipe)
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read, "rb") as pipe:
+        result = pickle.load(pipe)
+    os.wait()
+    return result
+
+
+def forked_numpy():
+    expected = [numbers(seed) for seed in range(3)]
+    system, _ = box()
+    geometry = electret.Geometry(**system, sigma=1.0, widths=[1.5], max_l=1, accuracy=1e-6)
+    neighbors = electret.NeighborList(5.0)
+    before = inherited(geometry, neighbors)
+    fork = get_context("fork")
+    with fork.Pool(2) as pool:
+        assert pool.map(numbers, range(3)) == expected
+    with ProcessPoolExecutor(2, mp_context=fork) as executor:
+        assert list(executor.map(numbers, range(3))) == expected
+    assert in_child(inherited, geometry, neighbors) == before
+    assert in_child(in_child, numbers, 0) == expected[0]
+    assert in_child(lambda: (numbers(0), in_child(numbers, 0))) == (expected[0], expected[0])
+    assert [numbers(seed) for seed in range(3)] == expected  # the parent goes on
+
+
+def forked_beside_a_thread_at_work():
+    """Other threads are in the native module when the fork comes."""
+    expected = numbers(0)
+    done = threading.Event()
+
+    def work():
+        while not done.is_set():
+            numbers(1)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(6):
+            assert in_child(numbers, 0) == expected
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("case", [forked_numpy, forked_beside_a_thread_at_work])
+def test_forked_processes_work(case, threads):
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(Path(electret.__file__).parents[1])])
+    with subprocess.Popen(
+        [sys.executable, "-c", f"import test_processes; test_processes.{case.__name__}()"],
+        env={**os.environ, "RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            _, errors = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError(f"{case.__name__} waits for ever") from None
+    assert process.returncode == 0, errors
+
+
+def test_neighbor_list_in_threads():
+    system, _ = box(n=1000)
+    neighbors = electret.NeighborList(4.0)
+    expected = electret.neighbor_list("ij", **system, cutoff=4.0)
+
+    def pairs(_):
+        neighbors.update(**system)
+        return neighbors.get("ij")
+
+    with ThreadPoolExecutor(4) as executor:
+        for found in executor.map(pairs, range(40)):
+            np.testing.assert_array_equal(found, expected)
