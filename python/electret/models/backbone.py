@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from ase.data import chemical_symbols
 
 from electret import InputError
 from electret.graph import Graph
+from electret.locks import Lock
 from electret.models.config import BackboneConfig
 from electret.models.statistics import Statistics
 
@@ -31,7 +31,7 @@ with warnings.catch_warnings():
 
 __all__ = ["Backbone", "BackboneOutput", "construction_dtype", "describe_mace", "load_tensors", "mace_input"]
 
-_CONSTRUCTION = threading.Lock()
+_CONSTRUCTION = Lock()
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def construction_dtype(dtype: torch.dtype) -> Iterator[None]:
 class BackboneOutput(NamedTuple):
     """What the hosted MACE gives for a batch."""
 
-    energy: torch.Tensor  # [n_systems] float64, short-range energy with atomic energies, eV
+    energies: torch.Tensor  # [n_atoms] float64, short-range energies with those of isolated atoms, eV
     features: list[torch.Tensor]  # per layer [n_atoms, irreps of the layer], e3nn order
 
 
@@ -90,7 +90,7 @@ class Backbone(torch.nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Type of the parameters."""
-        return next(self.mace.parameters()).dtype
+        return self.mace.r_max.dtype  # the parameters take longer to reach
 
     def elements_of(self, graph: Graph) -> torch.Tensor:
         """Index of each atom's element in the model, `[n_atoms]` int64.
@@ -111,40 +111,36 @@ class Backbone(torch.nn.Module):
             )
         return index
 
-    def forward(
-        self, graph: Graph, positions: torch.Tensor, shifts: torch.Tensor, elements: torch.Tensor
-    ) -> BackboneOutput:
-        """Short-range energy and features.
+    def forward(self, graph: Graph, vectors: torch.Tensor, elements: torch.Tensor) -> BackboneOutput:
+        """Short-range energies and features.
 
         Args:
             graph: the batch.
-            positions: `[n_atoms, 3]` Å, strained if a stress is wanted.
-            shifts: `[n_edges, 3]` Å, strained likewise.
+            vectors: from sender to receiver of each edge, `[n_edges, 3]` Å, strained if a stress is wanted.
             elements: `[n_atoms]` from `elements_of`.
         """
-        data = mace_input(graph, positions, shifts, elements, len(self.elements), self.head_index)
+        data = mace_input(graph, vectors.to(self.dtype), elements, len(self.elements), self.head_index)
         output = self.mace(data, compute_force=False)
-        energy = torch.zeros(graph.n_systems, dtype=torch.float64, device=positions.device)
-        energy = energy.index_add(0, graph.batch, self.e0s.double()[elements])
-        energy = energy + output["interaction_energy"].double()
+        # MACE has added its own energies of isolated atoms, with the digits of its dtype.
+        isolated = self.mace.atomic_energies_fn(data["node_attrs"])[:, self.head_index].double()
+        energies = self.e0s.double()[elements] + (output["node_energy"] - isolated)
         features = torch.split(output["node_feats"], [irreps.dim for irreps in self.layer_irreps], dim=-1)
-        return BackboneOutput(energy, list(features))
+        return BackboneOutput(energies, list(features))
 
 
 def mace_input(
-    graph: Graph,
-    positions: torch.Tensor,
-    shifts: torch.Tensor,
-    elements: torch.Tensor,
-    n_elements: int,
-    head_index: int,
+    graph: Graph, vectors: torch.Tensor, elements: torch.Tensor, n_elements: int, head_index: int
 ) -> dict[str, torch.Tensor]:
-    """The dictionary that a MACE model's forward takes."""
+    """The dictionary that a MACE model's forward takes.
+
+    MACE adds differences of positions and the shifts of the edges. In the dtype of the model such differences
+    lose digits far from the origin, so all atoms are put there and the shifts are the `vectors` of the edges.
+    """
     return {
-        "positions": positions,
-        "node_attrs": torch.nn.functional.one_hot(elements, n_elements).to(positions.dtype),
+        "positions": vectors.new_zeros(len(elements), 3),
+        "node_attrs": torch.nn.functional.one_hot(elements, n_elements).to(vectors.dtype),
         "edge_index": graph.edge_index,
-        "shifts": shifts,
+        "shifts": vectors,
         "unit_shifts": graph.unit_shifts,
         "cell": graph.cell.reshape(-1, 3),
         "batch": graph.batch,
