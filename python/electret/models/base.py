@@ -518,9 +518,8 @@ def _check_finite(result: dict[str, torch.Tensor], structure: Structure) -> None
     lengths = torch.linalg.vector_norm(structure.edge_vectors.detach(), dim=1)
     if len(lengths) and float(lengths.min()) < NEAREST:
         nearest = int(lengths.argmin())
-        raise coinciding(
-            *structure.graph.edge_index[:, nearest].tolist(), structure.graph.unit_shifts[nearest].tolist()
-        )
+        sender, receiver = structure.graph.edge_index[:, nearest].tolist()
+        raise coinciding(sender, receiver, structure.graph.unit_shifts[nearest].tolist())
     raise InputError(
         f"{', '.join(bad)} of the model are not finite; the parameters may hold nan from a diverged "
         "training, or atoms are too close"
