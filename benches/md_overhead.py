@@ -168,7 +168,7 @@ def instrument(clock: Clock) -> None:
     Backbone.forward = clock.timed("backbone", Backbone.forward)  # type: ignore[method-assign]
     SelfConsistent._converged = clock.timed("SCF", SelfConsistent._converged)  # type: ignore[method-assign]
     for kind in (LocalCharges, SplitCharges, Qeq, EnergyFunctional, FixedPoint, Variational):
-        for name in {"density", "parameters_of", "prepared", "density_energy"}.intersection(vars(kind)):
+        for name in {"density", "parameters_of", "prepared", "density_energies"}.intersection(vars(kind)):
             setattr(kind, name, clock.timed("heads", getattr(kind, name)))
     base._end_graph = clock.timed("graph", base._end_graph)
     gradient = torch.autograd.grad

@@ -139,7 +139,7 @@ class Case:
         in_field = model._check_conditions(graph)
         structure = Structure(graph, index, graph.positions, graph.cell, shifts, in_field)
         with torch.no_grad():
-            _, features = model.backbone(graph, structure.positions, shifts, index)
+            _, features = model.backbone(graph, structure.edge_vectors, index)
             parameters = model.parameters_of(structure, [layer.double() for layer in features])
         limit = 100 if name != "newton" else None
         return cls(

@@ -192,7 +192,7 @@ class Functional:
         """E of each system, eV, in the graph of the positions."""
         p, own = state.multipoles, self.electrostatics
         local = self.systems.sum(self.local_energy(p))
-        return local + own.energy(p) - (own.external_field * own.dipole(p)).sum(dim=1)
+        return local + own.energies(p)[0] - (own.external_field * own.dipole(p)).sum(dim=1)
 
     def grand_potential(self, state: State) -> torch.Tensor:
         """Omega = E + mu Q."""

@@ -333,7 +333,7 @@ def test_grids_of_a_batch_keep_their_systems() -> None:
     frames = wrap_atoms([response_frame(2), Atoms("H"), response_frame(5)])
     graph = GraphDataset(frames, 2.0, torch.float32).batch([1, 0, 2])
     assert graph.labels["grid_batch"].tolist() == [1, 1, 2, 2, 2, 2, 2]
-    assert graph.labels["grid_points"].dtype == torch.float32
+    assert graph.labels["grid_points"].dtype == torch.float64
     assert graph.to(dtype=torch.float64).labels["grid_batch"].dtype == torch.int64
     expected = frames[0].value("grid_potentials")
     np.testing.assert_allclose(graph.labels["grid_potentials"][:2], expected, rtol=1e-6)

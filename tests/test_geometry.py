@@ -140,3 +140,40 @@ def test_errors():
         electret.Geometry([[0, 0, 0]], features_max_l=-1)
     with pytest.raises(electret.InputError, match=r"sigma = 0\.0"):
         electret.Geometry([[0, 0, 0]], sigma=0)
+
+
+@pytest.mark.parametrize("pbc", [False, (True, True, False), True])
+def test_receivers_apart_from_the_sources(pbc):
+    """At the atoms they have the features of these, own density included; elsewhere smeared potentials."""
+    rng = np.random.default_rng(5)
+    positions, p = rng.random((7, 3)) * 6.0, rng.normal(size=(7, 4))
+    sigma, batch = rng.uniform(0.5, 1.2, 7), np.array([0, 0, 0, 1, 1, 1, 1])
+    p[:, 0] -= np.array([p[:3, 0].mean(), p[3:, 0].mean()])[batch]
+    cell = np.array([np.diag([6.0, 6.5, 7.0]), np.diag([8.0, 6.0, 9.0])])
+    options = {"cell": cell, "pbc": pbc, "external_field": [0.0, 0.0, 0.2], "accuracy": 1e-10}
+    sources = {"positions": positions, "multipoles": p, "sigma": sigma, "batch": batch}
+    at_atoms = electret.features(**sources, **options, widths=[0.7, 1.5], max_l=2, self_interaction=True)
+    order = [6, 0, 3]
+    points = {"receivers": positions[order], "receivers_batch": batch[order]}
+    found = electret.features(**sources, **options, **points, widths=[0.7, 1.5], max_l=2)
+    assert np.abs(at_atoms).max() > 1.0
+    np.testing.assert_allclose(found, at_atoms[order], rtol=0, atol=1e-7)
+    points = {"receivers": rng.random((4, 3)) * 6.0, "receivers_batch": [1, 0, 0, 1]}
+    narrow = electret.features(
+        **sources, **options, **points, widths=[1e-5], max_l=0, normalization="multipoles"
+    )
+    renamed = {"points": points["receivers"], "points_batch": points["receivers_batch"]}
+    potential = electret.potential(**sources, **options, **renamed)
+    assert np.abs(potential).max() > 0.5
+    np.testing.assert_allclose(narrow[:, 0, 0], potential, rtol=0, atol=1e-6)
+
+
+def test_receivers_are_checked():
+    system = {"positions": [[0.0, 0.0, 0.0]], "multipoles": [[1.0]]}
+    assert electret.features(**system, receivers=[]).shape == (0, 2, 4)
+    with pytest.raises(electret.InputError, match=r"receivers has shape \[3\]"):
+        electret.features(**system, receivers=[0.0, 0.0, 1.0])
+    with pytest.raises(electret.InputError, match="receivers_batch"):
+        electret.features(**system, receivers=[[0.0, 0.0, 1.0]], receivers_batch=[1])
+    with pytest.raises(electret.InputError, match="receivers_batch is given without"):
+        electret.features(**system, receivers_batch=[0])

@@ -128,7 +128,7 @@ def test_collate_joins_systems_and_marks_missing_labels():
 def test_to_converts_real_tensors_only():
     graph = Graph.from_atoms(labelled(), 3.0)
     narrow = graph.to(dtype=torch.float32)
-    for converted in (narrow.positions, narrow.labels["forces"], narrow.weights["frame"]):
+    for converted in (narrow.total_charge, narrow.labels["forces"], narrow.weights["frame"]):
         assert converted.dtype == torch.float32
     assert narrow.labels["energy"].dtype == torch.float64
     assert narrow.edge_index.dtype == torch.int64

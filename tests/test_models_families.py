@@ -210,7 +210,7 @@ def test_one_edge_of_each_pair_carries_the_flux_of_both():
     sender, receiver = graph.edge_index
     shifts = torch.einsum("ek,eki->ei", graph.unit_shifts, graph.cell[graph.batch[sender]])
     structure = Structure(graph, elements, graph.positions, graph.cell, shifts)
-    _, features = model.backbone(graph, graph.positions, shifts, elements)
+    _, features = model.backbone(graph, structure.edge_vectors, elements)
     edges, vectors = one_way(structure)
     assert 2 * edges.shape[1] == graph.n_edges
     assert bool((edges[0] == edges[1]).any())

@@ -1,8 +1,9 @@
-"""Forked processes and threads: native work there, with the same bits.
+"""Forked processes and threads: native work, tensors and calculators there, with the same bits.
 
 Each case runs in a process of its own, so that one that waits for ever can be ended with its children.
 """
 
+import copy
 import os
 import pickle
 import signal
@@ -16,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import devices
 import electret
 
-LIMIT = 240.0
+LIMIT = 600.0
 """Seconds; a case takes a few, and more on a busy machine."""
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -103,9 +105,81 @@ def forked_beside_a_thread_at_work():
             thread.join()
 
 
+def energy_of(seed):
+    """Energy and gradient by the torch layer, as numbers."""
+    import torch
+
+    from electret.torch import coulomb_energy
+
+    system, p = box(seed=seed)
+    r = torch.tensor(system["positions"], requires_grad=True)
+    cell = torch.tensor(system["cell"])
+    energy = coulomb_energy(r, torch.tensor(p), cell=cell, pbc=True, accuracy=1e-6).sum()
+    (gradient,) = torch.autograd.grad(energy, r)
+    return energy.item(), float(gradient.abs().sum())
+
+
+class Energies:
+    """A data set whose items are calculated in the workers."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, seed):
+        return energy_of(seed)
+
+
+def calculated(calculator, stretch):
+    """Energy and forces of a molecule by a calculator that the child has from its parent."""
+    from model_cases import molecule
+
+    atoms = molecule()
+    atoms.positions[:] *= stretch
+    atoms.calc = calculator
+    return atoms.get_potential_energy(), atoms.get_forces().tobytes()
+
+
+def forked_torch_and_calculators():
+    import torch
+    from torch.utils.data import DataLoader
+
+    from electret import Calculator
+    from model_cases import small_model
+
+    torch.set_num_threads(1)  # torch's own threads do not survive a fork
+    expected = [energy_of(seed) for seed in range(4)]
+    loader = DataLoader(Energies(), batch_size=None, num_workers=2, multiprocessing_context="fork")
+    assert [tuple(item) for item in loader] == expected
+
+    calculators = [Calculator(small_model(family), warm_start=False) for family in ("mace", "fixed_point")]
+    wanted = []
+    for calculator in calculators:
+        calculated(calculator, 1.0)
+        wanted.append(calculated(copy.deepcopy(calculator), 1.01))
+        assert in_child(calculated, calculator, 1.01) == wanted[-1]
+    # a thread uses the calculator whenever the fork comes, and its lock does not reach the child
+    calculator, done = calculators[1], threading.Event()
+
+    def work():
+        while not done.is_set():
+            calculated(calculator, 1.02)
+            calculated(calculator, 1.0)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(4):
+            assert in_child(calculated, calculator, 1.01) == wanted[1]
+    finally:
+        done.set()
+        thread.join()
+
+
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("case", [forked_numpy, forked_beside_a_thread_at_work])
+@pytest.mark.parametrize("case", [forked_numpy, forked_beside_a_thread_at_work, forked_torch_and_calculators])
 def test_forked_processes_work(case, threads):
+    if case is forked_torch_and_calculators and threads == 1:
+        pytest.skip("with three threads, which is more")
     here = Path(__file__).parent
     path = os.pathsep.join([str(here), str(Path(electret.__file__).parents[1])])
     with subprocess.Popen(
@@ -135,3 +209,22 @@ def test_neighbor_list_in_threads():
     with ThreadPoolExecutor(4) as executor:
         for found in executor.map(pairs, range(40)):
             np.testing.assert_array_equal(found, expected)
+
+
+def refused_device():
+    try:
+        electret._native.device_count()
+    except electret.DeviceError as error:
+        return str(error)
+    return ""
+
+
+def forked_after_cuda():
+    assert electret._native.device_count() > 0
+    assert "spawn" in in_child(refused_device)
+
+
+@pytest.mark.gpu
+def test_cuda_in_a_fork_is_refused():
+    devices.require("cuda")
+    test_forked_processes_work(forked_after_cuda, 1)

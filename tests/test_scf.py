@@ -69,7 +69,7 @@ def learned(model):
     elements = model.backbone.elements_of(graph)
     shifts = torch.einsum("ek,eki->ei", graph.unit_shifts, graph.cell[graph.batch[graph.edge_index[0]]])
     structure = Structure(graph, elements, graph.positions, graph.cell, shifts)
-    _, features = model.backbone(graph, graph.positions, shifts, elements)
+    _, features = model.backbone(graph, structure.edge_vectors, elements)
     parameters = model.parameters_of(structure, [layer.double() for layer in features])
     return graph, parameters
 
@@ -452,7 +452,7 @@ def stability_at(model, graph, result):
         elements = model.backbone.elements_of(graph)
         shifts = torch.einsum("ek,eki->ei", graph.unit_shifts, graph.cell[graph.batch[graph.edge_index[0]]])
         structure = Structure(graph, elements, graph.positions, graph.cell, shifts)
-        _, features = model.backbone(graph, graph.positions, shifts, elements)
+        _, features = model.backbone(graph, structure.edge_vectors, elements)
         parameters = model.parameters_of(structure, features)
         electrostatics = model.electrostatics_of(structure)
         problem = model.problem(parameters, electrostatics, _systems(graph), True, "auto")

@@ -9,7 +9,7 @@ artefacts along open ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -174,8 +174,10 @@ def features(
     accuracy: float = 1e-8,
     device: str = "cpu",
     precision: str = "float64",
+    receivers: ArrayLike | None = None,
+    receivers_batch: ArrayLike | None = None,
 ) -> FloatArray:
-    """Projections of the electrostatic potential on Gaussian receivers at each atom.
+    """Projections of the electrostatic potential on Gaussian receivers at each atom, or at other points.
 
     Args:
         widths: receiver widths s in Å.
@@ -184,11 +186,15 @@ def features(
             pi) times the smeared potential) or "multipoles" (unit moment: at s = sigma these are dE/dp).
         self_interaction: include the potential of each atom's own density on its own receivers.
         external_field: adds the projections of the potential -F·r.
+        receivers: ``[n_receivers, 3]`` in Å, where the receivers are in place of the atoms, which then are
+            sources alone. Pairs of receivers cost time as pairs of atoms do.
+        receivers_batch: ``[n_receivers]`` system of each receiver; None for one system.
 
     The other arguments are those of :func:`coulomb`.
 
     Returns:
-        ``[n_atoms, n_widths, (max_l + 1)**2]`` in V (times powers of Å by order and normalisation).
+        ``[n_atoms or n_receivers, n_widths, (max_l + 1)**2]`` in V (times powers of Å by order and
+        normalisation).
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.
@@ -203,13 +209,23 @@ def features(
     s = inputs.systems(positions, cell, pbc, batch)
     p = inputs.multipoles(multipoles, s.n_atoms)
     f = inputs.field(external_field, s.n_systems)
-    receivers = inputs.widths("widths", widths)
+    receiver_widths = inputs.widths("widths", widths)
     order = inputs.max_order("max_l", max_l)
+    spread, n_sources = inputs.widths("sigma", sigma, s.n_atoms), 0
+    if receivers is not None:  # atoms without a density
+        r = inputs.points("receivers", receivers)
+        index = inputs.labels("receivers_batch", receivers_batch, len(r), s.n_systems)
+        n_sources = s.n_atoms
+        s = replace(s, positions=np.concatenate([s.positions, r]), batch=np.concatenate([s.batch, index]))
+        p = np.concatenate([p, np.zeros((len(r), p.shape[1]))])
+        spread = np.concatenate([spread, np.full(len(r), spread.max(initial=0.0) or 1.0)])
+    elif receivers_batch is not None:
+        raise InputError("receivers_batch is given without receivers; give their positions, or batch")
     values = functions_on(device, precision).features(
         s.positions,
         p,
-        inputs.widths("sigma", sigma, s.n_atoms),
-        receivers,
+        spread,
+        receiver_widths,
         order,
         s.cell,
         s.pbc,
@@ -222,8 +238,8 @@ def features(
     )
     inputs.require_finite("features", values)
     if f is not None:
-        values = values + fields.features(s.positions, s.batch, f, receivers, order, normalization)
-    return values
+        values = values + fields.features(s.positions, s.batch, f, receiver_widths, order, normalization)
+    return values[n_sources:]
 
 
 def potential(

@@ -18,7 +18,10 @@ from electret.neighbors import NeighborList, neighbor_list
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["DEFAULT_KEYS", "LABEL_KINDS", "Graph", "edges_of", "finite"]
+__all__ = ["DEFAULT_KEYS", "LABEL_KINDS", "NEAREST", "Graph", "coinciding", "edges_of", "finite"]
+
+NEAREST = 1e-6
+"""Distance in Å below which atoms coincide: models and their derivatives are not finite there."""
 
 DEFAULT_KEYS: dict[str, str] = {
     "energy": "REF_energy",
@@ -56,6 +59,7 @@ LABEL_KINDS: dict[str, str] = {
 """Whether a label has one row per system, one per atom, or one per point of the grid of a system.
 `labels["grid_batch"]` (int64) has the system of each point where there are any."""
 
+_ALWAYS_DOUBLE = ("positions", "cell", "unit_shifts", "energy", "grid_points")
 _PER_ATOM_FIELDS = ("positions", "atomic_numbers")
 _PER_SYSTEM_FIELDS = ("cell", "pbc", "total_charge", "external_field", "fermi_level")
 _CALCULATOR_RESULTS = ("energy", "forces", "stress", "dipole", "charges")
@@ -67,17 +71,19 @@ class Graph:
 
     Edges follow MACE: row 0 of `edge_index` is the sender, row 1 the receiver, and
     `r_edge = positions[receiver] - positions[sender] + unit_shifts @ cell`.
-    Labels hold nan where a frame lacks them; energies are float64 whatever the dtype of the rest.
+    Positions, cells and shifts are float64 whatever the dtype of the rest, so that differences of positions
+    do not depend on where the system lies; so are labelled energies. Labels hold nan where a frame lacks
+    them.
     """
 
-    positions: torch.Tensor  # [n_atoms, 3] Å
+    positions: torch.Tensor  # [n_atoms, 3] float64 Å
     atomic_numbers: torch.Tensor  # [n_atoms] int64
-    cell: torch.Tensor  # [n_systems, 3, 3] Å, rows are the vectors; rows along open axes may be zero
+    cell: torch.Tensor  # [n_systems, 3, 3] float64 Å, rows are the vectors; rows along open axes may be zero
     pbc: torch.Tensor  # [n_systems, 3] bool
     batch: torch.Tensor  # [n_atoms] int64, sorted: system of each atom
     ptr: torch.Tensor  # [n_systems + 1] int64: first atom of each system
     edge_index: torch.Tensor  # [2, n_edges] int64
-    unit_shifts: torch.Tensor  # [n_edges, 3] whole numbers of cell vectors
+    unit_shifts: torch.Tensor  # [n_edges, 3] float64, whole numbers of cell vectors
     total_charge: torch.Tensor  # [n_systems] e
     external_field: torch.Tensor  # [n_systems, 3] V/Å
     fermi_level: torch.Tensor  # [n_systems] eV, nan where none is requested
@@ -107,8 +113,8 @@ class Graph:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Floating point type of the positions and of every other real tensor."""
-        return self.positions.dtype
+        """Floating point type of the conditions, labels and weights."""
+        return self.total_charge.dtype
 
     @property
     def device(self) -> torch.device:
@@ -136,15 +142,15 @@ class Graph:
             atoms: positions in Å, cell, pbc; conditions in `atoms.info` (`total_charge` or `charge` in e,
                 `external_field` in V/Å, `fermi_level` in eV); labels in `info` and `arrays`.
             cutoff: radius of the neighbour list in Å.
-            dtype: `torch.float32` or `torch.float64` for every real tensor.
+            dtype: `torch.float32` or `torch.float64` for conditions, labels and weights.
             keys: names in `atoms` that differ from [`DEFAULT_KEYS`], by the package's name.
             labels: read labels (training data). `fermi_level` is then a label and not a request; with
                 `labels=False` (a calculator) it is a request and no labels are read.
             neighbors: a list of this cutoff that follows the atoms; None finds the neighbours anew.
 
         Raises:
-            InputError: no atoms, entries that are not finite, wrong shapes, contradicting charges, unknown
-                keys.
+            InputError: no atoms, atoms that coincide, entries that are not finite, wrong shapes,
+                contradicting charges, unknown keys.
         """
         names = _merged_keys(keys)
         if dtype not in (torch.float32, torch.float64):
@@ -157,11 +163,11 @@ class Graph:
         pbc = np.asarray(atoms.pbc, dtype=bool)
         numbers = np.asarray(atoms.numbers, dtype=np.int64)
         if neighbors is None:
-            pairs = neighbor_list("ijS", positions, cell, pbc, float(cutoff))
+            pairs = neighbor_list("ijSd", positions, cell, pbc, float(cutoff))
         else:
             neighbors.update(positions, cell, pbc)
-            pairs = neighbors.get("ijS")
-        edge_index, unit_shifts = edges_of(pairs, dtype)
+            pairs = neighbors.get("ijSd")
+        edge_index, unit_shifts = edges_of(pairs)
 
         def real(values: NDArray[np.floating] | Sequence[float]) -> torch.Tensor:
             return torch.as_tensor(np.array(values, dtype=np.float64)).to(dtype)
@@ -179,9 +185,9 @@ class Graph:
         taken = {"total_charge": total_charge, "external_field": external_field}
         check_other_names(atoms.info, names, taken, "atoms.info", "keys={{{condition!r}: {key!r}}}")
         return cls(
-            positions=real(positions),
+            positions=torch.tensor(positions),
             atomic_numbers=torch.tensor(numbers),
-            cell=real(cell[None]),
+            cell=torch.tensor(cell[None]),
             pbc=torch.as_tensor(pbc[None].copy()),
             batch=torch.zeros(n_atoms, dtype=torch.int64),
             ptr=torch.tensor([0, n_atoms], dtype=torch.int64),
@@ -242,10 +248,11 @@ class Graph:
         )
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Graph:
-        """A copy on another device or with real tensors of another dtype (energy labels stay float64)."""
+        """A copy on another device, or with conditions, labels and weights of another dtype (labelled
+        energies, positions, cells and shifts stay float64)."""
 
         def move(value: torch.Tensor, name: str) -> torch.Tensor:
-            converts = value.is_floating_point() and name != "energy"
+            converts = value.is_floating_point() and name not in _ALWAYS_DOUBLE
             return value.to(device=device, dtype=dtype if converts else None)
 
         moved: dict[str, Any] = {}
@@ -258,14 +265,25 @@ class Graph:
         return replace(self, **moved)
 
 
-def edges_of(
-    pairs: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`edge_index` and `unit_shifts` of the pairs i, j, S of a neighbour list."""
-    sender, receiver, shifts = pairs
+def edges_of(pairs: tuple[NDArray[Any], ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """`edge_index` and `unit_shifts` of the pairs i, j, S, d of a neighbour list.
+
+    Raises:
+        InputError: two atoms coincide.
+    """
+    sender, receiver, shifts, distances = pairs
+    if len(distances) and distances.min() < NEAREST:
+        nearest = int(distances.argmin())
+        raise coinciding(int(sender[nearest]), int(receiver[nearest]), shifts[nearest].tolist())
     edges = np.empty((2, len(sender)), dtype=np.int64)
     edges[0], edges[1] = sender, receiver
-    return torch.from_numpy(edges), torch.from_numpy(shifts).to(dtype)
+    return torch.from_numpy(edges), torch.from_numpy(shifts).to(torch.float64)
+
+
+def coinciding(atom: int, other: int, shift: Sequence[float]) -> InputError:
+    """The error of two atoms nearer than `NEAREST`."""
+    image = f" (its image in cell {[int(n) for n in shift]})" if any(shift) else ""
+    return InputError(f"atoms {atom} and {other}{image} coincide; move them apart or remove one")
 
 
 def _merged_keys(keys: Mapping[str, str] | None) -> dict[str, str]:
@@ -367,8 +385,8 @@ def _read_labels(atoms: Atoms, names: Mapping[str, str]) -> dict[str, NDArray[np
 def _label_tensors(found: Mapping[str, NDArray[np.float64]], dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The labels of one system as tensors."""
     tensors = {name: torch.as_tensor(np.array(values, dtype=np.float64)) for name, values in found.items()}
-    # Total energies of 1e5 eV need more than the 7 digits of float32, so these stay float64.
-    tensors = {name: value if name == "energy" else value.to(dtype) for name, value in tensors.items()}
+    # Total energies of 1e5 eV, and points far from the origin, need more than the 7 digits of float32.
+    tensors = {name: value if name in _ALWAYS_DOUBLE else value.to(dtype) for name, value in tensors.items()}
     if "grid_points" in tensors:
         tensors["grid_batch"] = torch.zeros(len(tensors["grid_points"]), dtype=torch.int64)
     return tensors

@@ -248,7 +248,7 @@ def require_finite(quantity: str, values: FloatArray) -> None:
         )
 
 
-def flags(pbc: ArrayLike) -> NDArray[np.bool_]:
+def flags(pbc: Any) -> NDArray[np.bool_]:
     """Periodic axes as truth values: one, ``[3]`` or ``[n_systems, 3]``."""
     try:
         array = array_of("pbc", pbc)

@@ -254,7 +254,8 @@ def neighbor_list(
         lattices = inputs.lattices(positions.shape[0], cell, pbc, batch)
         pairs = pairs_on_device(letters, positions, *lattices, within.searched, half, self_interaction)
     if within.filters:
-        kept = within.kept(*pairs[-3:], lambda array: torch.from_numpy(array).to(positions.device))
+        i, j, d = pairs[-3:]
+        kept = within.kept(i, j, d, lambda array: torch.from_numpy(array).to(positions.device))
         pairs = tuple(tensor[kept] for tensor in pairs[:-3])
     return pairs[0] if len(pairs) == 1 else pairs
 

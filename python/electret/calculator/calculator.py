@@ -35,6 +35,7 @@ from electret.calculator.properties import (
 )
 from electret.calculator.self_consistency import SelfConsistency
 from electret.calculator.trajectory import TrajectoryGraph
+from electret.locks import Lock
 from electret.models import Model
 from electret.training_ranges import outside
 
@@ -53,8 +54,9 @@ class Calculator(ASECalculator):
     is that grand potential, so that whatever reads `energy` with the forces (optimisers, NEB, dynamics, host
     programs) is consistent. E is in `state["internal_energy"]`.
 
-    `results` holds ASE's properties: `energy`, `free_energy` (eV), `forces` [n_atoms, 3] (eV/Å), `stress` [6]
-    (eV/Å³, ASE's sign and Voigt order; needs a periodic axis and a cell with a volume), and for models with
+    One evaluation gives all of `results`: ASE's properties `energy`, `free_energy` (eV), `energies` [n_atoms]
+    (eV, a share for each atom that adds up to `energy`), `forces` [n_atoms, 3] (eV/Å), `stress` [6] (eV/Å³,
+    ASE's sign and Voigt order; needs a periodic axis and a cell with a volume), and for models with
     a density `charges` [n_atoms] (e), `dipole` [3] (e·Å, x y z; open boundaries; of a charged system it is
     about the origin) and `polarization` [3] (e·Å; split charges). Only when asked for: `polarizability`
     [3, 3] (e·Å²/V), `born_effective_charges` [n_atoms, 3, 3] (e), `dielectric_tensor` [3, 3].
@@ -67,6 +69,9 @@ class Calculator(ASECalculator):
     `internal_energy` (E), `grand_potential` (E + mu Q at constant Fermi level, else E), `fermi_level` (eV),
     `scf_iterations`, `scf_residual`, `scf_history`; and `extrapolating`, the conditions outside of the
     training data with a sentence on each.
+
+    Threads may share a calculator: they take turns, each with the results of its own atoms. `results` and
+    `state` are those of whichever came last.
 
     Args:
         model: path of a `.electret` file, or a model (copied, so that later training does not reach the
@@ -81,6 +86,8 @@ class Calculator(ASECalculator):
             `"virial"`, dE/dstrain over the volume of their cell, for host programs that insist on one.
         ignore: keys of `atoms.info` that are a condition, or look like one, and are not meant for this
             calculator, as the `fermi_level` of a training frame.
+        derivatives: evaluate forces and stress with every energy. False leaves them out until they are asked
+            for, for the sampling of energies alone.
         warm_start: start the SCF at the density of the previous calculation of the same atoms (by number
             and periodic axes). Results depend on it within the tolerance only.
         scf_tolerance, scf_max_iterations, scf_solver: of the SCF (`newton`, `newton_cg`, `anderson`,
@@ -113,6 +120,7 @@ class Calculator(ASECalculator):
         energy: Literal["grand_potential", "internal"] = "grand_potential",
         open_stress: Literal["refuse", "virial"] = "refuse",
         ignore: Iterable[str] = (),
+        derivatives: bool = True,
         warm_start: bool = True,
         scf_tolerance: float | None = None,
         scf_max_iterations: int | None = None,
@@ -129,13 +137,14 @@ class Calculator(ASECalculator):
         self.device = torch.device(device)
         self.dtype: torch.dtype = self.model.dtype
         self.ignore = _names(ignore)
+        self.derivatives = derivatives
         self.implemented_properties = implemented(self.model)
         self._scf = SelfConsistency(scf_tolerance, scf_max_iterations, scf_solver, warm_start)
         self._scf.check(self.model)
         self._trajectory = TrajectoryGraph(self.model.cutoff, self.dtype, self.device)
         self.state: dict[str, Any] = {}
-        self._with_stress = False
-        self._every_time: tuple[str, ...] = ()
+        self._every_time: tuple[str, ...] = ("energies",)
+        self._lock = Lock()
         self._warned: set[str] = set()
 
     def __repr__(self) -> str:
@@ -157,7 +166,8 @@ class Calculator(ASECalculator):
         memo[id(self.model)] = self.model
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
-        twin.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
+        with self._lock:
+            twin.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
         return twin
 
     def set(self, **parameters: Any) -> dict[str, Any]:
@@ -167,10 +177,10 @@ class Calculator(ASECalculator):
 
     def reset(self) -> None:
         """Forget the results, the state, the atoms that they belong to, and the start of the next SCF."""
-        super().reset()
-        self.state = {}
-        self._scf.drop()
-        self._with_stress = False
+        with self._lock:
+            super().reset()
+            self.state = {}
+            self._scf.drop()
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What differs from the atoms of the last calculation, conditions in `atoms.info` included."""
@@ -187,10 +197,11 @@ class Calculator(ASECalculator):
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """A property of `atoms`; `PropertyNotImplementedError` gives the reason where it is not defined."""
-        subject = self.atoms if atoms is None else atoms
-        if subject is not None:
-            self._require(name, subject)
-        return super().get_property(name, atoms, allow_calculation)
+        with self._lock:
+            subject = self.atoms if atoms is None else atoms
+            if subject is not None:
+                self._require(name, subject)
+            return super().get_property(name, atoms, allow_calculation)
 
     def calculate(
         self,
@@ -199,6 +210,12 @@ class Calculator(ASECalculator):
         system_changes: Sequence[str] = all_changes,
     ) -> None:
         """Evaluate the model; called by ASE. Fills `results` and `state`."""
+        with self._lock:
+            self._calculate(atoms, properties, system_changes)
+
+    def _calculate(
+        self, atoms: Atoms | None, properties: Sequence[str], system_changes: Sequence[str]
+    ) -> None:
         super().calculate(atoms, properties, system_changes)
         system = self.atoms  # ASE's copy of what was given, or of the atoms of the last calculation
         if system is None:
@@ -217,16 +234,21 @@ class Calculator(ASECalculator):
 
     def _evaluate(self, system: Atoms, properties: Sequence[str]) -> None:
         """Energy, derivatives and density of the system."""
-        # A cell optimiser asks for forces, then stress: from the second step on one evaluation gives both.
-        self._with_stress |= "stress" in properties
-        with_stress = self._with_stress and self._refusal("stress", system) is None
-        with_forces = with_stress or bool({"forces", "stress"}.intersection(properties))
+        refused = self._refusal("stress", system) is not None
+        with_stress = (self.derivatives or "stress" in properties) and not refused
+        with_forces = self.derivatives or bool({"forces", "stress"}.intersection(properties))
         output = self._output(system, forces=with_forces, stress=with_stress, properties=self._every_time)
         values = on_host(output)
         internal = values["energy"].item()
         grand_potential = values["grand_potential"].item() if "grand_potential" in values else internal
-        energy = internal if self._internal else grand_potential
-        self.results = {"energy": energy, "free_energy": grand_potential}
+        energies = array(values["energies"])
+        if not self._internal and "fermi_level" in system.info:  # mu Q is the sum of mu q over the atoms
+            energies = energies + system.info["fermi_level"] * array(values["charges"])
+        self.results = {
+            "energy": internal if self._internal else grand_potential,
+            "free_energy": grand_potential,
+            "energies": energies,
+        }
         if with_forces:
             self.results["forces"] = array(values["forces"])
         if with_stress:
@@ -277,6 +299,12 @@ class Calculator(ASECalculator):
         Raises:
             PropertyNotImplementedError: a property by name that is not defined; the reason is given.
         """
+        with self._lock:
+            return self._response(atoms, properties)
+
+    def _response(
+        self, atoms: Atoms | None, properties: Iterable[str] | None
+    ) -> dict[str, float | np.ndarray]:
         self.get_property("energy", atoms)
         assert self.atoms is not None
         available = [
@@ -308,12 +336,13 @@ class Calculator(ASECalculator):
             raise PropertyNotImplementedError(
                 f"no dE/dQ: the density of the {self.model.family!r} model does not answer a change of charge"
             )
-        if not self.model.variational:
-            self._every_time = ("charge_stiffness",)
-        self.get_property("forces", atoms)
-        if "energy_charge_derivative" not in self.state:
-            self.response(atoms, ["energy_charge_derivative"])
-        return self.state["energy_charge_derivative"]
+        with self._lock:
+            if not self.model.variational:
+                self._every_time = ("energies", "charge_stiffness")
+            self.get_property("forces", atoms)
+            if "energy_charge_derivative" not in self.state:
+                self.response(atoms, ["energy_charge_derivative"])
+            return self.state["energy_charge_derivative"]
 
     def _respond(self, names: Sequence[str]) -> dict[str, Any]:
         """Derivatives of the density at the last calculation, those that its boundary defines."""

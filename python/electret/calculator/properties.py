@@ -25,7 +25,7 @@ __all__ = [
     "undefined_by_boundary",
 ]
 
-ALWAYS = ("energy", "free_energy", "forces", "stress")
+ALWAYS = ("energy", "free_energy", "energies", "forces", "stress")
 
 DENSITY_PROPERTIES: Mapping[str, tuple[str, ...]] = {
     "mace": (),

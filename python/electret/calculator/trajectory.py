@@ -72,12 +72,14 @@ class TrajectoryGraph:
         """The last graph with other positions, cell and edges."""
         positions, cell = finite("positions", atoms.positions), atoms.cell.array
         if cell.tobytes() != last.cell:
-            last.graph = replace(last.graph, cell=self._tensor(finite("cell", cell)[None]))
+            last.graph = replace(
+                last.graph, cell=torch.tensor(finite("cell", cell)[None], device=self._device)
+            )
             last.cell = cell.tobytes()
         edge_index, unit_shifts = self._edges(positions, cell, atoms.pbc)
         return replace(
             last.graph,
-            positions=self._tensor(positions),
+            positions=torch.tensor(positions, device=self._device),
             edge_index=edge_index,
             unit_shifts=unit_shifts,
         )
@@ -90,10 +92,6 @@ class TrajectoryGraph:
             there = torch.tensor(positions, dtype=torch.float64, device=self._device)
             one = np.zeros(len(positions), dtype=np.int64)
             i, j, shifts = pairs_on_device("ijS", there, cell[None], pbc[None], one, self._neighbors.cutoff)
-            return torch.stack([i, j]), shifts.to(self._dtype)
+            return torch.stack([i, j]), shifts.to(torch.float64)
         self._neighbors.update(positions, cell, pbc)
-        return edges_of(self._neighbors.get("ijS"), self._dtype)
-
-    def _tensor(self, values: np.ndarray) -> torch.Tensor:
-        """A tensor with memory of its own."""
-        return torch.tensor(values, dtype=self._dtype, device=self._device)
+        return edges_of(self._neighbors.get("ijSd"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from electret import ElectretError, InputError
 from electret.graph import Graph
+from electret.locks import Lock
 from electret.models.config import BackboneConfig
 from electret.models.hosted import couplings_once, mace_blocks, mace_models, o3, quiet, torch_tools
 from electret.models.statistics import Statistics
@@ -31,7 +31,7 @@ __all__ = [
     "mace_input",
 ]
 
-_CONSTRUCTION = threading.Lock()
+_CONSTRUCTION = Lock()
 
 MOST_MEMORY = 16 * 2**30
 """Bytes that the tensors of a model may take."""
@@ -99,7 +99,7 @@ def construction_dtype(dtype: torch.dtype) -> Iterator[None]:
 class BackboneOutput(NamedTuple):
     """What the hosted MACE gives for a batch."""
 
-    energy: torch.Tensor  # [n_systems] float64, short-range energy with atomic energies, eV
+    energies: torch.Tensor  # [n_atoms] float64, short-range energies with those of isolated atoms, eV
     features: list[torch.Tensor]  # per layer [n_atoms, irreps of the layer], e3nn order
 
 
@@ -139,7 +139,7 @@ class Backbone(torch.nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Type of the parameters."""
-        return next(self.mace.parameters()).dtype
+        return self.mace.r_max.dtype  # the parameters take longer to reach
 
     def elements_of(self, graph: Graph) -> torch.Tensor:
         """Index of each atom's element in the model, `[n_atoms]` int64.
@@ -160,40 +160,36 @@ class Backbone(torch.nn.Module):
             )
         return index
 
-    def forward(
-        self, graph: Graph, positions: torch.Tensor, shifts: torch.Tensor, elements: torch.Tensor
-    ) -> BackboneOutput:
-        """Short-range energy and features.
+    def forward(self, graph: Graph, vectors: torch.Tensor, elements: torch.Tensor) -> BackboneOutput:
+        """Short-range energies and features.
 
         Args:
             graph: the batch.
-            positions: `[n_atoms, 3]` Å, strained if a stress is wanted.
-            shifts: `[n_edges, 3]` Å, strained likewise.
+            vectors: from sender to receiver of each edge, `[n_edges, 3]` Å, strained if a stress is wanted.
             elements: `[n_atoms]` from `elements_of`.
         """
-        data = mace_input(graph, positions, shifts, elements, len(self.elements), self.head_index)
+        data = mace_input(graph, vectors.to(self.dtype), elements, len(self.elements), self.head_index)
         output = self.mace(data, compute_force=False)
-        energy = torch.zeros(graph.n_systems, dtype=torch.float64, device=positions.device)
-        energy = energy.index_add(0, graph.batch, self.e0s.double()[elements])
-        energy = energy + output["interaction_energy"].double()
+        # MACE has added its own energies of isolated atoms, with the digits of its dtype.
+        isolated = self.mace.atomic_energies_fn(data["node_attrs"])[:, self.head_index].double()
+        energies = self.e0s.double()[elements] + (output["node_energy"] - isolated)
         features = torch.split(output["node_feats"], [irreps.dim for irreps in self.layer_irreps], dim=-1)
-        return BackboneOutput(energy, list(features))
+        return BackboneOutput(energies, list(features))
 
 
 def mace_input(
-    graph: Graph,
-    positions: torch.Tensor,
-    shifts: torch.Tensor,
-    elements: torch.Tensor,
-    n_elements: int,
-    head_index: int,
+    graph: Graph, vectors: torch.Tensor, elements: torch.Tensor, n_elements: int, head_index: int
 ) -> dict[str, torch.Tensor]:
-    """The dictionary that a MACE model's forward takes."""
+    """The dictionary that a MACE model's forward takes.
+
+    MACE adds differences of positions and the shifts of the edges. In the dtype of the model such differences
+    lose digits far from the origin, so all atoms are put there and the shifts are the `vectors` of the edges.
+    """
     return {
-        "positions": positions,
-        "node_attrs": torch.nn.functional.one_hot(elements, n_elements).to(positions.dtype),
+        "positions": vectors.new_zeros(len(elements), 3),
+        "node_attrs": torch.nn.functional.one_hot(elements, n_elements).to(vectors.dtype),
         "edge_index": graph.edge_index,
-        "shifts": shifts,
+        "shifts": vectors,
         "unit_shifts": graph.unit_shifts,
         "cell": graph.cell.reshape(-1, 3),
         "batch": graph.batch,

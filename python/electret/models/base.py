@@ -10,20 +10,22 @@ import copy
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from ase.data import atomic_numbers, chemical_symbols
 
 from electret import InputError
-from electret.graph import Graph
+from electret.graph import NEAREST, Graph, coinciding
 from electret.models.backbone import Backbone, load_tensors
 from electret.models.config import ModelConfig
 from electret.models.statistics import Statistics
 from electret.models.unchanged import Unchanged
-from electret.per_system import sum_over_atoms
+from electret.per_system import at_atoms, sum_over_atoms
+from electret.scf.electrostatics import Electrostatics
 from electret.scf.state import ScfRequest
-from electret.torch import coulomb_energy, features
+from electret.torch import features
 
 __all__ = [
     "DIFFERENTIATED",
@@ -65,7 +67,8 @@ class Density:
     """The charge density of a batch as a family gives it."""
 
     multipoles: torch.Tensor  # [n_atoms, n_lm] e Å^l
-    polarization: torch.Tensor | None = None  # [n_systems, 3] e Å, where it is not simply the dipole
+    moments: torch.Tensor | None = None
+    """Dipole of each atom `[n_atoms, 3]` e Å that couples to a field, where it is not q r + d."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,14 @@ class Structure:
 
     graph: Graph
     elements: torch.Tensor  # [n_atoms] index of the element in the model
-    positions: torch.Tensor  # [n_atoms, 3] Å
-    cell: torch.Tensor  # [n_systems, 3, 3] Å
-    shifts: torch.Tensor  # [n_edges, 3] Å
+    positions: torch.Tensor  # [n_atoms, 3] float64 Å
+    cell: torch.Tensor  # [n_systems, 3, 3] float64 Å
+    shifts: torch.Tensor  # [n_edges, 3] float64 Å
     in_field: bool = True  # whether an external field acts, or is a variable of derivatives
 
-    @property
+    @cached_property
     def edge_vectors(self) -> torch.Tensor:
-        """From sender to receiver, `[n_edges, 3]` Å."""
+        """From sender to receiver, `[n_edges, 3]` float64 Å: a model rounds them after the difference."""
         sender, receiver = self.graph.edge_index
         return self.positions[receiver] - self.positions[sender] + self.shifts
 
@@ -157,6 +160,7 @@ class Model(torch.nn.Module):
         )
         self._elements: Unchanged[torch.Tensor] = Unchanged()
         self._has_field: Unchanged[bool] = Unchanged()
+        self._sigma_of_atoms: Unchanged[torch.Tensor] = Unchanged()
 
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[Any, ...]]:
         """Pickles have options and tensors: e3nn generates its code anew, which cannot be pickled."""
@@ -177,7 +181,7 @@ class Model(torch.nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the positions the model takes and of its results (energies are float64)."""
+        """Type of the backbone, and of the conditions and labels that the model takes."""
         return self.sigma.dtype  # that of the backbone, whose parameters take longer to reach
 
     @property
@@ -203,8 +207,8 @@ class Model(torch.nn.Module):
     def available_properties(self) -> frozenset[str]:
         """What `properties` of a call may name."""
         if not self.labelled_density or self.family == "mace":
-            return frozenset()
-        return frozenset({"polarizability", "born_effective_charges", "potentials"})
+            return frozenset({"energies"})
+        return frozenset({"energies", "polarizability", "born_effective_charges", "potentials"})
 
     def forward(
         self,
@@ -225,15 +229,16 @@ class Model(torch.nn.Module):
             training: keep the autograd graph, so that losses of forces have parameter gradients. Systems
                 without a volume then get a stress of zero, as they have no label, instead of an error.
             scf: how a self-consistent density is found; None where the density is explicit.
-            properties: further results, among `available_properties`: `polarizability [n_systems, 3, 3]`
-                (e Å²/V, dD_a/dF_b), `born_effective_charges [n_atoms, 3, 3]` (e, dD_a/dR_ib), `potentials
-                [n_atoms]` (V, of the density and the field at the atoms, smeared by their widths, own density
-                left out); and of self-consistent families `fukui [n_atoms]` (dq_i/dQ), `fukui_multipoles
-                [n_atoms, n_lm]` (dp_i/dQ), `capacitance [n_systems]` (-dQ/dmu, e/V), `charge_stiffness`
-                (gives `energy_charge_derivative [n_systems]`, dE/dQ, eV/e), `energy_charge_curvature
-                [n_systems]` (d²E/dQ², eV/e²; with the former) and, of fixed points, `dielectric_tensor
-                [n_systems, 3, 3]` (crystals, where only dipoles respond) and `stability [n_systems]`
-                (spectral radius of D B). Dipoles, and so their derivatives, are meaningful along open axes.
+            properties: further results, among `available_properties`: `energies [n_atoms]` (eV, shares of
+                `energy` without derivatives), `polarizability [n_systems, 3, 3]` (e Å²/V, dD_a/dF_b),
+                `born_effective_charges [n_atoms, 3, 3]` (e, dD_a/dR_ib), `potentials [n_atoms]` (V, of the
+                density and the field at the atoms, smeared by their widths, own density left out); and of
+                self-consistent families `fukui [n_atoms]` (dq_i/dQ), `fukui_multipoles [n_atoms, n_lm]`
+                (dp_i/dQ), `capacitance [n_systems]` (-dQ/dmu, e/V), `charge_stiffness` (gives
+                `energy_charge_derivative [n_systems]`, dE/dQ, eV/e), `energy_charge_curvature [n_systems]`
+                (d²E/dQ², eV/e²; with the former) and, of fixed points, `dielectric_tensor [n_systems, 3, 3]`
+                (crystals, where only dipoles respond) and `stability [n_systems]` (spectral radius of D B).
+                Dipoles, and so their derivatives, are meaningful along open axes.
 
         Returns:
             `energy [n_systems]` (float64, as its parts `energy_short_range`, `energy_electrostatic` and
@@ -295,51 +300,73 @@ class Model(torch.nn.Module):
     def _energies(self, structure: Structure, call: Call) -> dict[str, torch.Tensor]:
         """Short-range, electrostatic and field energy, and what is known of the density."""
         graph = structure.graph
-        short_range, features = self.backbone(
-            graph, structure.positions, structure.shifts, structure.elements
-        )
+        energies, features = self.backbone(graph, structure.edge_vectors, structure.elements)
+        short_range = sum_over_atoms(energies, graph.batch, graph.n_systems)
         result = {
             "energy": short_range,
             "energy_short_range": short_range,
             "energy_electrostatic": torch.zeros_like(short_range),
             "energy_field": torch.zeros_like(short_range),
         }
+        parts = [energies]  # of each atom
         density = self.density(structure, features)
-        if density is None:
-            return result
-        options = self.config.electrostatics
-        result["energy_electrostatic"] = coulomb_energy(
-            structure.positions,
-            density.multipoles,
-            self.sigma[structure.elements],
+        if density is not None:
+            multipoles = density.multipoles.double()  # whatever the dtype of the backbone, as positions are
+            electrostatics = self.electrostatics_of(structure)
+            result["energy_electrostatic"], halves = electrostatics.energies(
+                multipoles, "energies" in call.properties
+            )
+            if halves is not None:
+                parts.append(halves)
+        if density is not None and self.labelled_density:
+            charges = multipoles[:, 0]  # [n_atoms]
+            moments = charges[:, None] * structure.positions + cartesian_dipoles(multipoles)
+            dipole = sum_over_atoms(moments, graph.batch, graph.n_systems)
+            polarization = dipole
+            if density.moments is not None:
+                moments = density.moments
+                polarization = sum_over_atoms(moments, graph.batch, graph.n_systems)
+                result["polarization"] = polarization
+            if structure.in_field:
+                result["energy_field"] = -(graph.external_field * polarization).sum(dim=1)
+                parts.append(-(at_atoms(electrostatics.external_field, graph.batch) * moments).sum(dim=1))
+            result["multipoles"] = multipoles
+            result["charges"] = charges
+            result["dipole"] = dipole
+            result["total_charge"] = sum_over_atoms(charges, graph.batch, graph.n_systems)
+            if "potentials" in call.properties:
+                result["potentials"] = self._potentials(structure, multipoles)
+        elif density is not None:
+            result["latent_multipoles"] = multipoles
+        result["energy"] = short_range + result["energy_electrostatic"] + result["energy_field"]
+        if "energies" in call.properties:
+            result["energies"] = torch.stack([part.detach() for part in parts]).sum(dim=0)
+        return result
+
+    def electrostatics_of(self, structure: Structure) -> Electrostatics:
+        """The operators between density and potential of a batch."""
+        options, graph = self.config.electrostatics, structure.graph
+        return Electrostatics(
+            positions=structure.positions,
             cell=structure.cell,
             pbc=graph.pbc,
             batch=graph.batch,
-            self_interaction=True,
+            external_field=graph.external_field.double(),
+            in_field=structure.in_field,
+            sigma=self._widths_of_atoms(structure.elements),
+            max_l=options.max_l,
+            widths=self.feature_widths,
+            features_max_l=options.features_max_l,
+            features_self_interaction=self.config.fixed_point.self_interaction,
             boundary=options.boundary,
             method=options.method,
             accuracy=options.accuracy,
             precision=options.precision,
-        ).double()
-        if self.labelled_density:
-            charges = density.multipoles[:, 0]  # [n_atoms]
-            moments = charges[:, None] * structure.positions + cartesian_dipoles(density.multipoles)
-            dipole = sum_over_atoms(moments, graph.batch, graph.n_systems)
-            if structure.in_field:
-                polarization = dipole if density.polarization is None else density.polarization
-                result["energy_field"] = -(graph.external_field * polarization).sum(dim=1).double()
-            result["multipoles"] = density.multipoles
-            result["charges"] = charges
-            result["dipole"] = dipole
-            result["total_charge"] = sum_over_atoms(charges, graph.batch, graph.n_systems)
-            if density.polarization is not None:
-                result["polarization"] = density.polarization
-            if "potentials" in call.properties:
-                result["potentials"] = self._potentials(structure, density.multipoles)
-        else:
-            result["latent_multipoles"] = density.multipoles
-        result["energy"] = short_range + result["energy_electrostatic"] + result["energy_field"]
-        return result
+        )
+
+    def _widths_of_atoms(self, elements: torch.Tensor) -> torch.Tensor:
+        """Gaussian widths of the densities, `[n_atoms]` float64 Å."""
+        return self._sigma_of_atoms.of(lambda: self.sigma.double()[elements], self.sigma, elements)
 
     def _potentials(self, structure: Structure, multipoles: torch.Tensor) -> torch.Tensor:
         """Potential of the density and the field at each atom, `[n_atoms]` V."""
@@ -347,17 +374,17 @@ class Model(torch.nn.Module):
         sigma = self.sigma[structure.elements]
         widths, index = torch.unique(sigma, return_inverse=True)
         values = features(
-            structure.positions.to(multipoles.dtype),
+            structure.positions,
             multipoles,
             sigma,
             widths,
             0,
             "multipoles",
             False,
-            cell=structure.cell.to(multipoles.dtype),
+            cell=structure.cell,
             pbc=graph.pbc,
             batch=graph.batch,
-            external_field=graph.external_field.to(multipoles.dtype),
+            external_field=graph.external_field,
             boundary=options.boundary,
             method=options.method,
             accuracy=options.accuracy,
@@ -398,7 +425,7 @@ class Model(torch.nn.Module):
         if not has_field or "external_field" not in self.honours or self.field_couples_to_polarization:
             return has_field
         # [n_systems, 3]: work of the field along each periodic cell vector
-        along = torch.einsum("si,ski->sk", graph.external_field, graph.cell).abs() * graph.pbc
+        along = torch.einsum("si,ski->sk", graph.external_field.double(), graph.cell).abs() * graph.pbc
         if bool((along > 1e-6).any()):
             system, axis = torch.nonzero(along > 1e-6)[0].tolist()
             raise InputError(
@@ -487,7 +514,7 @@ def _differentiated(
 
 def _volumes(graph: Graph, training: bool) -> torch.Tensor:
     """Volume per system in Å³; infinite in training where there is none, so that the stress is zero."""
-    volume = torch.linalg.det(graph.cell.double()).abs().to(graph.dtype)
+    volume = torch.linalg.det(graph.cell).abs()
     flat = volume < 1e-6
     if bool(flat.any()) and not training:
         system = int(torch.nonzero(flat)[0])
@@ -522,11 +549,10 @@ def _check_finite(result: dict[str, torch.Tensor], structure: Structure) -> None
     if not bad:
         return
     lengths = torch.linalg.vector_norm(structure.edge_vectors.detach(), dim=1)
-    if len(lengths) and float(lengths.min()) < 1e-6:
-        sender, receiver = structure.graph.edge_index[:, int(lengths.argmin())].tolist()
-        raise InputError(
-            f"atoms {sender} and {receiver} (or a periodic image) coincide; move them apart or remove one"
-        )
+    if len(lengths) and float(lengths.min()) < NEAREST:
+        nearest = int(lengths.argmin())
+        sender, receiver = structure.graph.edge_index[:, nearest].tolist()
+        raise coinciding(sender, receiver, structure.graph.unit_shifts[nearest].tolist())
     raise InputError(
         f"{', '.join(bad)} of the model are not finite; the parameters may hold nan from a diverged "
         "training, or atoms are too close"

@@ -39,9 +39,7 @@ def one_way(structure: Structure) -> tuple[torch.Tensor, torch.Tensor]:
         signs = structure.graph.unit_shifts.sign()
         forward |= images & (signs @ signs.new_tensor([4.0, 2.0, 1.0]) > 0)  # the sign of the first
     index = forward.nonzero().squeeze(1)
-    sender, receiver = sender[index], receiver[index]
-    vectors = structure.positions[receiver] - structure.positions[sender] + structure.shifts[index]
-    return torch.stack([sender, receiver]), vectors
+    return structure.graph.edge_index[:, index], structure.edge_vectors[index]
 
 
 def flowed(charges: torch.Tensor, edge_index: torch.Tensor, flux: torch.Tensor) -> torch.Tensor:
@@ -125,7 +123,7 @@ class FluxDensity(torch.nn.Module):
     def forward(self, structure: Structure, features: list[torch.Tensor]) -> torch.Tensor:
         """`[n_atoms, (max_l+1)^2]` in e Å^l."""
         charges, (edges, vectors) = self.element_charges[structure.elements], one_way(structure)
-        charges = flowed(charges, edges, self.flux(features, edges, vectors.to(charges.dtype)))
+        charges = flowed(charges, edges, self.flux(features, edges, vectors))
         if self.max_l == 0:
             return charges[:, None]
         return torch.cat([charges[:, None], self.readout(features)[:, 1:]], dim=1)

@@ -128,14 +128,9 @@ def _compare(backbone: Backbone, mace: torch.nn.Module) -> None:
     def energies(model: torch.nn.Module) -> torch.Tensor:
         parameter = next(model.parameters())
         graph = probe.to(device=parameter.device, dtype=parameter.dtype)
-        data = mace_input(
-            graph,
-            graph.positions,
-            torch.zeros_like(graph.unit_shifts),
-            index.to(parameter.device),
-            n_elements,
-            backbone.head_index,
-        )
+        sender, receiver = graph.edge_index
+        vectors = (graph.positions[receiver] - graph.positions[sender]).to(parameter.dtype)
+        data = mace_input(graph, vectors, index.to(parameter.device), n_elements, backbone.head_index)
         with torch.no_grad():
             return model(data, compute_force=False)["interaction_energy"].double().cpu()
 

@@ -386,20 +386,18 @@ class FixedPoint(SelfConsistent):
             linear_solver,
         )
 
-    def density_energy(
-        self, state: State, parameters: Parameters, problem: Problem, systems: Systems
-    ) -> torch.Tensor:
-        """sum_i eps(h_i, p_i, v_i) - mu0 Q.
+    def density_energies(self, state: State, parameters: Parameters, problem: Problem) -> torch.Tensor:
+        """eps(h_i, p_i, v_i) - mu0 q_i.
 
         mu0, the Fermi level that counts as zero in v, is the mean of the data. Without its term eps, which is
         bilinear in the changes of density and potential, would have to make up the slope dE/dQ = -mu of some
         10 eV/e between charge states out of differences of large numbers.
         """
-        origin = -self.statistics.fermi_level * systems.sum(state.multipoles[:, 0])
+        origin = -self.statistics.fermi_level * state.multipoles[:, 0]
         if self.energy is None:
             return origin
         v = cast(FixedPointProblem, problem).effective(state)
-        return origin + systems.sum(self.energy(parameters, state.multipoles - parameters["density"], v))
+        return origin + self.energy(parameters, state.multipoles - parameters["density"], v)
 
     def evaluate_at(
         self, problem: Problem, state: State, reference: ReferenceDensity

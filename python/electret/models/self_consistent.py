@@ -13,7 +13,7 @@ import torch
 
 from electret import InputError
 from electret.graph import Graph
-from electret.models.base import DIFFERENTIATED, Call, Model, Structure
+from electret.models.base import DIFFERENTIATED, Call, Model, Structure, cartesian_dipoles
 from electret.models.config import ModelConfig
 from electret.models.element_start import mean_density
 from electret.models.statistics import Statistics
@@ -50,7 +50,7 @@ class Solved:
 class SelfConsistent(Model):
     """A family whose density solves equations R(p, mu) = 0 at constant charge or constant Fermi level.
 
-    Subclasses implement `parameters_of`, `problem`, `density_energy` and `evaluate_at`.
+    Subclasses implement `parameters_of`, `problem`, `density_energies` and `evaluate_at`.
     """
 
     self_consistent = True
@@ -64,7 +64,6 @@ class SelfConsistent(Model):
         self._conditions: Unchanged[Systems] = Unchanged()
         self._largest: Unchanged[int] = Unchanged()
         self._mean: Unchanged[torch.Tensor] = Unchanged()
-        self._sigma_of_atoms: Unchanged[torch.Tensor] = Unchanged()
 
     @property
     def honours(self) -> frozenset[str]:
@@ -75,7 +74,7 @@ class SelfConsistent(Model):
     def available_properties(self) -> frozenset[str]:
         """Derivatives through the density, and responses at the solution."""
         fixed_point = frozenset() if self.variational else frozenset({"stability"})
-        own = {"potentials", "fukui", "fukui_multipoles", "capacitance"}
+        own = {"energies", "potentials", "fukui", "fukui_multipoles", "capacitance"}
         return DIFFERENTIATED | own | fixed_point
 
     # --- what a family is made of ---
@@ -103,10 +102,8 @@ class SelfConsistent(Model):
         """The equations, with differentiable operators or with the cached ones of the solver's loop."""
         raise NotImplementedError
 
-    def density_energy(
-        self, state: State, parameters: Parameters, problem: Problem, systems: Systems
-    ) -> torch.Tensor:
-        """The local energy of the density beside its electrostatics, `[n_systems]` eV."""
+    def density_energies(self, state: State, parameters: Parameters, problem: Problem) -> torch.Tensor:
+        """The local energy of the density of each atom beside its electrostatics, `[n_atoms]` eV."""
         raise NotImplementedError
 
     # --- the calculation ---
@@ -115,9 +112,7 @@ class SelfConsistent(Model):
         """Short-range, electrostatic, field and density energy at the self-consistent density."""
         graph = structure.graph
         request = call.scf or ScfRequest()
-        short_range, features = self.backbone(
-            graph, structure.positions, structure.shifts, structure.elements
-        )
+        energies, features = self.backbone(graph, structure.edge_vectors, structure.elements)
         parameters = self.prepared(self.parameters_of(structure, [layer.double() for layer in features]))
         systems = self._conditions.of(
             lambda: _systems(graph), graph.batch, graph.total_charge, graph.fermi_level
@@ -136,7 +131,7 @@ class SelfConsistent(Model):
             solved, extra = self._unrolled(problem, start, request), {}
         else:
             solved, extra = self._converged(problem, loop, start, call, request), {}
-        result = self._results(short_range, electrostatics, problem, parameters, solved, systems)
+        result = self._results(energies, electrostatics, problem, parameters, solved, call)
         result.update(extra)
         if "potentials" in call.properties:
             result["potentials"] = self._potentials(structure, solved.state.multipoles)
@@ -147,31 +142,6 @@ class SelfConsistent(Model):
                     solved.jacobian = loop.jacobian(solved.state.detach())
             result.update(linear_responses(wanted, problem, loop, solved.state, solved.jacobian))
         return result
-
-    def electrostatics_of(self, structure: Structure) -> Electrostatics:
-        """The operators between density and potential of a batch."""
-        options, graph = self.config.electrostatics, structure.graph
-        return Electrostatics(
-            positions=structure.positions.double(),
-            cell=structure.cell.double(),
-            pbc=graph.pbc,
-            batch=graph.batch,
-            external_field=graph.external_field.double(),
-            in_field=structure.in_field,
-            sigma=self._widths_of_atoms(structure.elements),
-            max_l=self.max_l,
-            widths=self.feature_widths,
-            features_max_l=options.features_max_l,
-            features_self_interaction=self.config.fixed_point.self_interaction,
-            boundary=options.boundary,
-            method=options.method,
-            accuracy=options.accuracy,
-            precision=options.precision,
-        )
-
-    def _widths_of_atoms(self, elements: torch.Tensor) -> torch.Tensor:
-        """Gaussian widths of the densities, `[n_atoms]` float64 Å."""
-        return self._sigma_of_atoms.of(lambda: self.sigma.double()[elements], self.sigma, elements)
 
     def solver(self, request: ScfRequest) -> Solver:
         """The solver that a request and the configuration ask for."""
@@ -279,23 +249,32 @@ class SelfConsistent(Model):
 
     def _results(
         self,
-        short_range: torch.Tensor,
+        energies: torch.Tensor,
         electrostatics: Electrostatics,
         problem: Problem,
         parameters: Parameters,
         solved: Solved,
-        systems: Systems,
+        call: Call,
     ) -> dict[str, torch.Tensor]:
-        state, record = solved.state, solved.record
+        state, record, systems = solved.state, solved.record, problem.systems
         p, level = state.multipoles, state.fermi_level
         dipole = electrostatics.dipole(p)
         charge = systems.sum(p[:, 0])
+        short_range = systems.sum(energies)
+        electrostatic, halves = electrostatics.energies(p, "energies" in call.properties)
+        of_density = self.density_energies(state, parameters, problem)
         result = {
             "energy_short_range": short_range,
-            "energy_electrostatic": electrostatics.energy(p),
+            "energy_electrostatic": electrostatic,
             "energy_field": torch.zeros_like(short_range),
-            "energy_density": self.density_energy(state, parameters, problem, systems),
+            "energy_density": systems.sum(of_density),
         }
+        if halves is not None:
+            result["energies"] = (energies + of_density + halves).detach()
+            if electrostatics.in_field:
+                moments = p[:, :1] * electrostatics.positions + cartesian_dipoles(p)
+                field = systems.at_atoms(electrostatics.external_field)
+                result["energies"] = result["energies"] - (field * moments).sum(dim=1).detach()
         if electrostatics.in_field:
             result["energy_field"] = -(electrostatics.external_field * dipole).sum(dim=1)
         energy = short_range + result["energy_electrostatic"] + result["energy_density"]

@@ -43,14 +43,14 @@ class SplitCharges(Model):
         return frozenset({"total_charge", "external_field"})
 
     def density(self, structure: Structure, features: list[torch.Tensor]) -> Density:
-        """Multipoles `[n_atoms, (max_l+1)^2]` and polarisation `[n_systems, 3]`."""
+        """Multipoles `[n_atoms, (max_l+1)^2]` and each atom's share of the polarisation, `[n_atoms, 3]`."""
         graph, (edges, vectors) = structure.graph, one_way(structure)
         reference = shift_to_total_charge(self.element_charges[structure.elements], graph)  # [n_atoms]
-        flux = self.flux(features, edges, vectors)  # [n_pairs]
+        flux = self.flux(features, edges, vectors.to(self.dtype)).double()  # [n_pairs]
         charges = flowed(reference, edges, flux)
         multipoles = charges[:, None]
         if self.max_l > 0:
             multipoles = torch.cat([multipoles, self.readout(features)[:, 1:]], dim=1)
         moments = reference[:, None] * structure.positions + cartesian_dipoles(multipoles)
-        polarization = moments.new_zeros(graph.n_systems, 3).index_add(0, graph.batch, moments)
-        return Density(multipoles, polarization.index_add(0, graph.batch[edges[0]], flux[:, None] * vectors))
+        halves = 0.5 * flux[:, None] * vectors  # of either end
+        return Density(multipoles, moments.index_add(0, edges[0], halves).index_add(0, edges[1], halves))

@@ -405,7 +405,7 @@ class ManyBodyUpdate(OneBodyUpdate):
         """Those of the one-body update, and `edge_harmonics`, `edge_radial` and `edge_index` of the
         batch."""
         found = super().parameters_of(structure, features)
-        vectors = structure.edge_vectors.double()
+        vectors = structure.edge_vectors
         lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         radial, _ = self.radial(lengths, None, None, None)
         return {

@@ -176,11 +176,9 @@ class Variational(SelfConsistent):
             linear_solver,
         )
 
-    def density_energy(
-        self, state: State, parameters: Parameters, problem: Problem, systems: Systems
-    ) -> torch.Tensor:
-        """sum_i eps_i."""
-        return systems.sum(self.local_energy(parameters, state.multipoles))
+    def density_energies(self, state: State, parameters: Parameters, problem: Problem) -> torch.Tensor:
+        """eps_i."""
+        return self.local_energy(parameters, state.multipoles)
 
     def evaluate_at(
         self, problem: Problem, state: State, reference: ReferenceDensity

@@ -137,12 +137,15 @@ class Electrostatics:
             accuracy=self.accuracy,
         )
 
-    def energy(self, multipoles: torch.Tensor) -> torch.Tensor:
-        """½ pᵀAp of each system, eV."""
+    def energies(
+        self, multipoles: torch.Tensor, per_atom: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """½ pᵀAp of each system, and with `per_atom` ½ p·Ap of each atom, without derivatives, eV."""
         inputs = (self.positions, multipoles, self.cell)
         gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-        options = (self.boundary, self.method, self.accuracy, self.precision, True, gradients)
-        return coulomb(*inputs, self.sigma, self.pbc, self.batch, *options)[0]
+        options = (self.boundary, self.method, self.accuracy, self.precision, True, gradients or per_atom)
+        energy, potential, _, _ = coulomb(*inputs, self.sigma, self.pbc, self.batch, *options)
+        return energy, 0.5 * (multipoles * potential).sum(dim=1).detach() if per_atom else None
 
     def _features(
         self, multipoles: torch.Tensor, widths: torch.Tensor, max_l: int, normalization: str, own: bool
