@@ -279,7 +279,7 @@ def test_unknown_names_suggest_the_nearest(
         ({"r_max": -1}, ["model.backbone.r_max"]),
         ({"model": "gap"}, ["model.family", "'gap'"]),
         ({"default_dtype": "float16"}, ["dtype", "'float16'"]),
-        ({"data": {"train": "t.xyz", "dipole_origin": "nucleus"}}, ["data.dipole_origin", "center_of_mass"]),
+        ({"data": {"dipole_origin": "nucleus"}}, ["data.dipole_origin", "center_of_mass"]),
         ({"E0s": "{1: "}, ["E0s"]),
         ({"data": {"batch_size": 3}, "batch_size": 4}, ["data.batch_size", "given twice, as 4 and as 3"]),
         ({"charges_weight": 1}, ["stages.0.loss.charges", "family 'mace' cannot be trained on 'charges'"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import electret
+from electret.units import COULOMB_CONSTANT as K
 
 PBC = [(True, True, True), (True, True, False), (False, False, True), (False, False, False)]
 BATCH = np.array([0, 1, 0, 2, 1, 0, 2, 2, 1, 0, 1])
@@ -394,8 +396,11 @@ def test_a_batch_is_its_systems():
 
 
 CASES = {
-    "hardness": ({"hardness": [1.0, -2.0]}, r"hardness\[1\] = -2.0"),
-    "zero": ({"hardness": 0.0}, r"hardness\[0\] = 0.0"),
+    "maximum": (
+        {"hardness": [30.0, -60.0], "fermi_level": 0.0},
+        r"no minimum at fixed fermi_level.*smallest eigenvalue -5\d\..*hardness\[1\] = -60",
+    ),
+    "saddle": ({"hardness": [-11.0, -14.0]}, "no minimum at fixed total_charge.*smallest eigenvalue -"),
     "nan": ({"electronegativity": [0.0, np.nan]}, r"electronegativity\[1\] is nan"),
     "shape": ({"hardness": [1.0, 2.0, 3.0]}, r"hardness has shape \[3\]; .* \[n_atoms = 2\]"),
     "charge": ({"total_charge": [0.0, 1.0]}, r"total_charge has shape \[2\]"),
@@ -411,6 +416,111 @@ def test_unusable_arguments_of_charge_equilibration(name):
     arguments = {"electronegativity": [8.0, 4.5], "hardness": [13.0, 14.0], **changes}
     with pytest.raises(electret.InputError, match=message):
         electret.charge_equilibration([[0, 0, 0], [0, 0, 1]], **arguments)
+
+
+# Two NH3 molecules in bohr, with electronegativities at their coordination numbers, hardnesses and radii of
+# the EEQ model in atomic units (Caldeweyher et al., J. Chem. Phys. 150, 154122 (2019)), and charges by
+# tad-multicharge.
+AMMONIA = np.array(
+    [
+        [-2.98334550857544, -0.08808205276728, 0.0],
+        [2.98334550857544, 0.08808205276728, 0.0],
+        [-4.07920360565186, 0.25775116682053, 1.52985656261444],
+        [-1.60526800155640, 1.24380481243134, 0.0],
+        [-4.07920360565186, 0.25775116682053, -1.52985656261444],
+        [4.07920360565186, -0.25775116682053, -1.52985656261444],
+        [1.60526800155640, -1.24380481243134, 0.0],
+        [4.07920360565186, -0.25775116682053, 1.52985656261444],
+    ]
+)
+EEQ = {"N": (1.3974671539272585, 0.05317918, 1.32250290), "H": (1.18778931, -0.35015861, 0.55159092)}
+EEQ_CHARGES = {
+    0.0: [-0.8347, -0.8347, 0.2731, 0.2886, 0.2731, 0.2731, 0.2886, 0.2731],
+    1.0: [-0.6708, -0.6708, 0.3982, 0.3745, 0.3982, 0.3982, 0.3745, 0.3982],
+}
+
+
+def dense_equilibration(chi, hardness, distances, gamma, total):
+    """Charges and energy of chi q + 1/2 q J q, with J = erf(gamma r) / r, and on its diagonal
+    2 gamma / sqrt(pi) + hardness."""
+    n = len(chi)
+    r = distances + np.eye(n)
+    matrix = np.ones((n + 1, n + 1))
+    matrix[:n, :n] = np.vectorize(math.erf)(gamma * r) / r
+    matrix[range(n), range(n)] = 2.0 * np.diag(gamma) / math.sqrt(math.pi) + hardness
+    matrix[n, n] = 0.0
+    q = np.linalg.solve(matrix, np.append(-np.asarray(chi), total))[:n]
+    return q, chi @ q + 0.5 * q @ matrix[:n, :n] @ q
+
+
+@pytest.mark.parametrize("total", EEQ_CHARGES)
+def test_charges_of_the_eeq_model(total):
+    """Hardnesses below zero, for which the interaction of a Gaussian with itself makes up. With bohr for Å
+    and e²/bohr for eV, energies are those in atomic units times the Coulomb constant."""
+    chi, eta, radius = np.array([EEQ["N"]] * 2 + [EEQ["H"]] * 6).T
+    assert eta.min() < -0.3
+    result = electret.charge_equilibration(
+        AMMONIA, K * chi, K * eta, radius / np.sqrt(2.0), total_charge=total, accuracy=1e-15
+    )
+    distances = np.linalg.norm(AMMONIA[:, None] - AMMONIA, axis=2)
+    gamma = 1.0 / np.sqrt(radius[:, None] ** 2 + radius**2)
+    charges, energy = dense_equilibration(chi, eta, distances, gamma, total)
+    np.testing.assert_allclose(charges, EEQ_CHARGES[total], atol=1e-4)
+    np.testing.assert_allclose(result.charges, charges, rtol=0, atol=1e-12)
+    assert result.energy[0] / K == pytest.approx(energy, rel=1e-12)
+
+
+def test_charges_of_nearly_point_like_gaussians():
+    """Hardnesses below -120 V/e, which leave 22 to 24 V/e beside the Gaussians' own interaction."""
+    water = np.array([[0.0, 0.0, 0.0], [0.76, 0.59, 0.0], [-0.76, 0.57, 0.1]])
+    r = np.concatenate([water, water + np.array([3.0, 0.3, 0.2])])
+    sigma = 0.05
+    own = K / (np.sqrt(np.pi) * sigma)
+    chi, whole = np.tile([8.7, 4.5, 4.5], 2), np.tile([22.0, 24.0, 24.0], 2)
+    result = electret.charge_equilibration(r, chi, whole - own, sigma, accuracy=1e-15)
+    distances = np.linalg.norm(r[:, None] - r, axis=2)
+    gamma = np.full((6, 6), 0.5 / sigma)
+    q, energy = dense_equilibration(chi / K, (whole - own) / K, distances, gamma, 0.0)
+    assert (whole - own).max() < -120.0
+    assert q[0] < -0.1
+    np.testing.assert_allclose(result.charges, q, rtol=0, atol=1e-11)
+    assert result.energy[0] == pytest.approx(K * energy, rel=1e-11)
+
+
+@pytest.mark.parametrize("grand", [False, True])
+@pytest.mark.parametrize("pbc", PBC)
+def test_hardnesses_below_zero_where_there_is_a_minimum(pbc, grand):
+    """In a batch whose other systems have hardnesses above zero."""
+    if grand and sum(pbc) in (1, 2):
+        pytest.skip("charge on slabs and wires lowers their energy without limit")
+    atoms = Atoms(pbc, seed=6)
+    eta = np.where(BATCH == 1, -0.5, atoms.arguments["hardness"])
+    held = {"fermi_level": [0.5, -1.0, 0.0]} if grand else {"total_charge": TOTAL}
+    result = atoms.run(hardness=eta, **held)
+    whole = atoms.run(**held)
+    own = BATCH == 1
+    assert np.allclose(result.charges[~own], whole.charges[~own], rtol=0, atol=1e-9)
+    kept = {key: atoms.arguments[key] for key in ("sigma", "cell", "pbc", "batch", "accuracy")}
+    matrix = electret.Geometry(atoms.positions, widths=[], max_l=0, **kept).coulomb_matrix(1)
+    q, work = result.charges[own], atoms.positions[own] @ atoms.arguments["external_field"][1]
+    gradient = atoms.arguments["electronegativity"][own] + eta[own] * q + matrix @ q - work
+    assert np.abs(q).max() > 0.1
+    np.testing.assert_allclose(gradient, -result.fermi_level[1], atol=1e-8)
+
+
+def test_hardnesses_below_zero_of_many_atoms():
+    """Solved by iterations: the equations hold, and a hardness without a minimum is refused there too."""
+    side = np.arange(10.0)
+    r = 1.9 * np.stack(np.meshgrid(side, side, np.arange(11.0)), axis=-1).reshape(-1, 3)
+    n = len(r)
+    chi = np.random.default_rng(7).normal(scale=2.0, size=n)
+    arguments = {"sigma": 0.5, "accuracy": 1e-12}
+    result = electret.charge_equilibration(r, chi, -1.0, **arguments)
+    v = electret.coulomb(r, result.charges[:, None], **arguments).potential[:, 0]
+    assert np.abs(result.charges).max() > 0.1
+    np.testing.assert_allclose(chi - result.charges + v, -result.fermi_level[0], atol=1e-9)
+    with pytest.raises(electret.InputError, match=r"no minimum at fixed total.*hardness\[77\] = -40"):
+        electret.charge_equilibration(r, chi, np.where(np.arange(n) == 77, -40.0, -1.0), **arguments)
 
 
 def test_no_atoms():

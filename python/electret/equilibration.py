@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from electret import _native, inputs
-from electret._native import InputError
 from electret.inputs import FloatArray
 from electret.shapes import with_shapes
 
@@ -60,14 +59,17 @@ def charge_equilibration(
     Args:
         positions: ``[n_atoms, 3]`` in Å.
         electronegativity: χ in V, one or ``[n_atoms]``.
-        hardness: η > 0 in V/e, one or ``[n_atoms]``, not counting the Gaussian's interaction with itself.
+        hardness: η in V/e, one or ``[n_atoms]``, not counting the Gaussian's interaction with itself, K /
+            (√π σ), which A holds. May be negative: A + diag η must be positive definite, at fixed charge for
+            changes that sum to zero. Parameters that count the whole self-term J give η = J - K / (√π σ).
         sigma: Gaussian width in Å, one or ``[n_atoms]``.
         total_charge: Q in e, one or ``[n_systems]``; not used with `fermi_level`.
         cell, pbc, batch, external_field, boundary, method, accuracy: as for :func:`electret.coulomb`.
         fermi_level: μ in eV, one or ``[n_systems]``; systems then exchange charge with a reservoir.
 
     Raises:
-        InputError: an argument cannot be used; the message names array, index, value and remedy.
+        InputError: an argument cannot be used; the message names array, index, value and remedy. The energy
+            has no minimum; the message names the atom with the largest part in the softest change.
 
     Example:
         >>> import electret
@@ -80,9 +82,6 @@ def charge_equilibration(
     f = inputs.field(external_field, s.n_systems)
     name, held = ("total_charge", total_charge) if fermi_level is None else ("fermi_level", fermi_level)
     eta = inputs.per("hardness", hardness, s.n_atoms, "n_atoms")
-    if eta.size and eta.min() <= 0.0:
-        i = int(np.argmin(eta))
-        raise InputError(f"hardness[{i}] = {eta[i]}; a hardness must be positive (in V/e)")
     charges, mu, energy, gradient, dipole = _native.charge_equilibration(
         s.positions,
         inputs.per("electronegativity", electronegativity, s.n_atoms, "n_atoms"),

@@ -8,7 +8,7 @@ use faer::linalg::lu::partial_pivoting::factor::{
 };
 use faer::linalg::matmul::matmul;
 use faer::linalg::triangular_solve::solve_unit_lower_triangular_in_place;
-use faer::{Accum, MatMut, MatRef, Par, Spec};
+use faer::{Accum, Mat, MatMut, MatRef, Par, Side, Spec};
 use rayon::prelude::*;
 
 /// Columns factored together.
@@ -229,6 +229,41 @@ impl Factors {
             x
         }
     }
+}
+
+/// True if the symmetric matrix has a Cholesky decomposition. Of a `bordered` K = [[S, 1], [1ᵀ, 0]] it is S on the changes
+/// whose sum is zero, in the basis e_i - e_n.
+pub fn positive_definite(matrix: &[f64], bordered: bool) -> bool {
+    let size = matrix.len().isqrt();
+    let n = (size - usize::from(bordered)).saturating_sub(usize::from(bordered));
+    let s = |i: usize, j: usize| matrix[i * size + j];
+    let reduced = Mat::from_fn(n, n, |i, j| {
+        if bordered {
+            s(i, j) - s(i, n) - s(n, j) + s(n, n)
+        } else {
+            s(i, j)
+        }
+    });
+    n == 0 || reduced.llt(Side::Lower).is_ok()
+}
+
+/// The smallest eigenvalue of the same symmetric matrix in an orthonormal basis, and the row with the largest weight in its
+/// eigenvector.
+pub fn softest(matrix: &[f64], bordered: bool) -> Option<(f64, usize)> {
+    let size = matrix.len().isqrt();
+    let n = size - usize::from(bordered);
+    let s = |i: usize, j: usize| matrix[i * size + j];
+    let mean = |i: usize| (0..n).map(|j| s(i, j)).sum::<f64>() / n as f64;
+    let means: Vec<f64> = match bordered {
+        true => (0..n).map(mean).collect(),
+        false => vec![0.0; n],
+    };
+    let whole = means.iter().sum::<f64>() / n as f64;
+    let projected = Mat::from_fn(n, n, |i, j| s(i, j) - means[i] - means[j] + whole);
+    let found = projected.self_adjoint_eigen(Side::Lower).ok()?;
+    let vector = found.U().col(0);
+    let row = (0..n).max_by(|&a, &b| vector[a].abs().total_cmp(&vector[b].abs()))?;
+    Some((found.S()[0], row))
 }
 
 /// Relative size below which a pivot is rounding.

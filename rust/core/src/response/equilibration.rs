@@ -7,7 +7,9 @@ use crate::batch::{Normalization, Receivers, Sources, Systems, coulomb};
 use crate::error::{Error, Result, check_finite};
 use crate::ewald::Options;
 use crate::geometry::Geometry;
+use crate::units::COULOMB_CONSTANT;
 use crate::vector::{Vector, add_scaled, dot};
+use std::f64::consts::PI;
 use std::sync::Arc;
 
 /// What is given per atom.
@@ -56,6 +58,51 @@ fn check_length(array: &'static str, found: usize, expected: usize) -> Result<()
     })
 }
 
+/// η + K / (√π σ): the hardness of each atom with the interaction of its Gaussian with itself, V/e.
+fn own_hardness(elements: &Elements) -> Vec<f64> {
+    let own = elements.hardness.iter().zip(elements.sigma);
+    own.map(|(hardness, sigma)| hardness + COULOMB_CONSTANT / (PI.sqrt() * sigma))
+        .collect()
+}
+
+/// The error of a system whose energy has no minimum, with the atom that has the largest part in it.
+fn no_minimum(
+    jacobian: &Jacobian,
+    systems: &Systems<f64>,
+    elements: &Elements,
+    system: usize,
+    held: &str,
+) -> Error {
+    let atoms: Vec<usize> = (0..systems.batch.len())
+        .filter(|&atom| systems.batch[atom] as usize == system)
+        .collect();
+    let softest = jacobian.softest(system);
+    let value = softest.map_or(String::new(), |(value, _)| {
+        format!(" (smallest eigenvalue {value:.4} V/e)")
+    });
+    let hardness = own_hardness(elements);
+    let atom = match softest {
+        Some((_, row)) => Some(atoms[row]),
+        None => atoms
+            .into_iter()
+            .min_by(|&a, &b| hardness[a].total_cmp(&hardness[b])),
+    };
+    let place = atom.map_or(String::new(), |atom| {
+        format!(
+            "; hardness[{atom}] = {} has the largest part in it",
+            elements.hardness[atom]
+        )
+    });
+    Error::Unsupported {
+        what: format!(
+            "the energy of system {system} has no minimum at fixed {held}: A + diag(hardness) is not positive \
+             definite{value}{place}"
+        ),
+        remedy: "raise the hardness or lower sigma there, or check for atoms that are too close"
+            .into(),
+    }
+}
+
 /// Equilibrates the charges of a batch in the uniform fields F `[system]`.
 pub fn equilibrate(
     systems: &Systems<f64>,
@@ -72,18 +119,6 @@ pub fn equilibrate(
         check_length(array, values.len(), n_atoms)?;
         check_finite(array, values)?;
     }
-    if let Some(index) = elements
-        .hardness
-        .iter()
-        .position(|&hardness| hardness <= 0.0)
-    {
-        return Err(Error::Value {
-            array: "hardness",
-            index,
-            value: elements.hardness[index],
-            remedy: "a hardness must be positive (in V/e), or charges grow without limit",
-        });
-    }
     let (held, values) = match reservoir {
         Reservoir::Charge(values) => ("total_charge", values),
         Reservoir::FermiLevel(values) => ("fermi_level", values),
@@ -98,10 +133,21 @@ pub fn equilibrate(
         max_l: 0,
         normalization: Normalization::Multipoles,
     };
-    let geometry = Geometry::new(systems, elements.sigma, 0, &receivers, options, options)?;
+    // A is positive, so that hardnesses above zero make a minimum. Others may, as the interaction of a Gaussian with itself is
+    // in A: it then stands beside the hardness, where the preconditioner has it, and factors or iterations decide.
+    let certain = elements.hardness.iter().all(|&hardness| hardness > 0.0);
+    let hardness: Vec<f64> = match certain {
+        true => elements.hardness.to_vec(),
+        false => own_hardness(elements),
+    };
+    let apart = Options {
+        self_interaction: certain,
+        ..*options
+    };
+    let geometry = Geometry::new(systems, elements.sigma, 0, &receivers, &apart, options)?;
     let constrained = vec![matches!(reservoir, Reservoir::Charge(_)); n_systems];
     let blocks = Blocks {
-        left: Some(elements.hardness),
+        left: Some(&hardness),
         right: None,
         column: None,
         constrained: &constrained,
@@ -112,6 +158,11 @@ pub fn equilibrate(
         max_iterations: None,
     };
     let jacobian = Jacobian::new(Arc::new(geometry), Operator::Coulomb, &blocks, settings)?;
+    let jacobian = if certain {
+        jacobian
+    } else {
+        jacobian.definite()
+    };
     let atoms = || systems.positions.iter().zip(systems.batch);
     // -(χ - F·r)
     let driving: Vec<f64> = atoms()
@@ -124,13 +175,14 @@ pub fn equilibrate(
         .iter()
         .position(|&status| status != Status::Ok)
     {
-        return Err(Error::Unsupported {
-            what: format!(
-                "the charges of system {system} could not be equilibrated ({:?})",
-                solution.status[system]
-            ),
-            remedy: "check that it has atoms, a hardness of some V/e, and values of sensible size"
-                .into(),
+        return Err(match solution.status[system] {
+            Status::Indefinite => no_minimum(&jacobian, systems, elements, system, held),
+            status => Error::Unsupported {
+                what: format!(
+                    "the charges of system {system} could not be equilibrated ({status:?})"
+                ),
+                remedy: "check that it has atoms, and values of sensible size".into(),
+            },
         });
     }
     let charges = solution.x;

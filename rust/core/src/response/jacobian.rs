@@ -2,7 +2,7 @@
 //!
 //! K = [[L + R M, c], [1_q^T, 0]] at constant charge, [[L + R M, c], [0, 1]] at constant Fermi level.
 
-use super::dense::{Factors, Singular, add_scaled, dot, multiply, multiply_transpose};
+use super::dense::{self, Factors, Singular, add_scaled, dot, multiply, multiply_transpose};
 use super::eigen::{self, Eigenpair};
 use super::krylov::{self, Limits};
 use super::long_waves::{LongWaves, most_waves};
@@ -81,6 +81,8 @@ pub enum Status {
     Ok = 0,
     Singular = 1,
     NotConverged = 2,
+    /// Not a minimum, in a Jacobian that must have one ([`Jacobian::definite`]).
+    Indefinite = 3,
 }
 
 /// Solutions of a batch; zero where the status is not [`Status::Ok`].
@@ -109,6 +111,7 @@ pub struct Jacobian {
     geometry: Arc<Geometry>,
     operator: Operator,
     settings: Settings,
+    definite: bool,
     systems: Vec<System>,
 }
 
@@ -196,8 +199,25 @@ impl Jacobian {
             geometry,
             operator,
             settings,
+            definite: false,
             systems,
         })
+    }
+
+    /// Makes solves fail with [`Status::Indefinite`] where the symmetric L + M is not positive definite: of changes at fixed
+    /// charge in constrained systems, of all changes in the others.
+    pub fn definite(self) -> Self {
+        Self {
+            definite: true,
+            ..self
+        }
+    }
+
+    /// The smallest eigenvalue of L + M of one system, of changes at fixed charge in a constrained one, and the row with
+    /// the largest weight in its eigenvector.
+    pub fn softest(&self, index: usize) -> Option<(f64, usize)> {
+        let system = &self.systems[index];
+        dense::softest(&system.assemble(self.matrix(system)?), system.constrained)
     }
 
     pub fn geometry(&self) -> &Geometry {
@@ -331,6 +351,9 @@ impl Jacobian {
         let mut x = if b.is_empty() {
             b
         } else if system.dense {
+            if self.definite && !self.has_minimum(system) {
+                return Err(Status::Indefinite);
+            }
             let factors = self.factors(system).ok_or(Status::Singular)?;
             factors
                 .solve(&b, transpose)
@@ -404,10 +427,9 @@ impl Jacobian {
             };
             let start = preconditioner.solve(b);
             let constraint = system.constrained.then_some(system.n_lm);
-            if let Some(x) =
-                krylov::projected_cg(apply, project, &b[..n], start, constraint, limits)
-            {
-                return Ok(x);
+            let found = krylov::projected_cg(apply, project, &b[..n], start, constraint, limits);
+            if found.is_ok() || self.definite {
+                return found;
             }
         }
         let apply = |v: &[f64]| {
@@ -474,6 +496,13 @@ impl Jacobian {
             return None;
         }
         self.operator.matrix(&self.geometry, system.index).ok()
+    }
+
+    /// True if L + M has a Cholesky decomposition.
+    fn has_minimum(&self, system: &System) -> bool {
+        self.matrix(system).is_some_and(|matrix| {
+            dense::positive_definite(&system.assemble(matrix), system.constrained)
+        })
     }
 
     /// LU factors of one system, kept for later solves.

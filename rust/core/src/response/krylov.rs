@@ -1,6 +1,7 @@
 //! Iterative solvers that need only products with the matrix.
 
 use super::dense::{add_scaled, dot, norm};
+use super::jacobian::Status;
 
 /// Vectors kept before GMRES starts again from its best solution.
 const RESTART: usize = 100;
@@ -131,7 +132,7 @@ pub fn orthogonalise(basis: &[Vec<f64>], w: &mut [f64]) -> Vec<f64> {
 /// SIAM J. Sci. Comput. 23, 1376): A x + 1_q y = b, with 1_q one at every `constraint`-th entry.
 ///
 /// `project(r)` is (L⁻¹(r - 1_q v), v) with a total charge of zero, or L⁻¹ r without constraint; `start` = (x, y) has the
-/// right charge. None where A is not positive definite or iterations do not converge.
+/// right charge. Fails with [`Status::Indefinite`] where a direction without positive curvature is met.
 pub fn projected_cg(
     apply: impl Fn(&[f64]) -> Vec<f64>,
     project: impl Fn(&[f64]) -> Vec<f64>,
@@ -139,7 +140,7 @@ pub fn projected_cg(
     start: Vec<f64>,
     constraint: Option<usize>,
     limits: Limits,
-) -> Option<Vec<f64>> {
+) -> Result<Vec<f64>, Status> {
     let n = b.len();
     let mut x = start;
     let mut y = x.split_off(n).first().copied().unwrap_or(0.0);
@@ -171,13 +172,13 @@ pub fn projected_cg(
         shift(&mut residual, multiplier);
         let size = norm(&residual);
         if !size.is_finite() {
-            return None;
+            return Err(Status::NotConverged);
         }
         if size <= target {
             // The recursion drifts from the true residual; look at that one before believing.
             if verified || iteration == 0 {
                 x.extend(constraint.map(|_| y));
-                return Some(x);
+                return Ok(x);
             }
             residual = residual_of(&x, y);
             last = 1.0;
@@ -199,10 +200,10 @@ pub fn projected_cg(
         let product = apply(&direction);
         let curvature = dot(&direction, &product);
         if !(curvature > 0.0 && along > 0.0) {
-            return None;
+            return Err(Status::Indefinite);
         }
         add_scaled(&mut x, &direction, along / curvature);
         add_scaled(&mut residual, &product, -along / curvature);
     }
-    None
+    Err(Status::NotConverged)
 }
