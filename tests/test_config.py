@@ -436,7 +436,7 @@ stages:
         ("[" * 60 + "]" * 60, "nested more than"),
         ("&a [*a]", "nested more than"),
         ("{a: !!python/object/apply:os.getcwd []}", "not valid YAML"),
-        ("3", "expected a mapping"),
+        ("3", "must be a mapping"),
         ("{data: {train: a.xyz, valid: []}, model: mace, max_num_epochs: 1}", "list of files is empty"),
     ],
 )

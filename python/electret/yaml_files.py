@@ -75,7 +75,7 @@ def read_yaml(path: Path, kind: str) -> dict[str, Any]:
         raise InputError(f"{kind} '{path}' cannot be read: {error}") from error
     raw = parse_yaml(content, str(path))
     if not isinstance(raw, dict):
-        raise InputError(f"{path}: expected a mapping of options, found {type(raw).__name__}")
+        raise InputError(f"{path}: the file must be a mapping of options, found {type(raw).__name__}")
     return raw
 
 
