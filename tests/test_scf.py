@@ -247,7 +247,7 @@ def test_anderson_is_never_much_slower_than_mixing(name):
         assert max(counts) < 30 < int(mixing.record.iterations)
     for system in range(2):
         found = together.state.multipoles[5 * system : 5 * system + 5]
-        assert_close("state", found, alone.state.multipoles, 1e-2 if name == "nearly singular" else 1e-4)
+        assert_close("state", found, alone.state.multipoles, 5e-3 if name == "nearly singular" else 1e-4)
         history, wanted = (run.record.history for run in (together, alone))
         assert_close("history", history[system, :5], wanted[0, :5], 1e-9)
 
