@@ -1,5 +1,6 @@
 """One evaluation for all properties, energies of atoms, calculators in threads, atoms far from the origin."""
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_derivatives_only_where_asked_for():
     twin.calc = Calculator(small_model("qeq"))
     atoms.calc = Calculator(small_model("qeq"), derivatives=False)
     assert atoms.get_potential_energy() == pytest.approx(twin.get_potential_energy(), abs=1e-11)
-    assert not {"forces", "stress"} & atoms.calc.results.keys()
+    assert not {"forces", "stress", "energies"} & atoms.calc.results.keys()
     np.testing.assert_allclose(atoms.get_potential_energies(), twin.get_potential_energies(), atol=1e-10)
     np.testing.assert_allclose(atoms.get_forces(), twin.get_forces(), rtol=0, atol=1e-10)
     np.testing.assert_allclose(atoms.get_stress(), twin.get_stress(), rtol=0, atol=1e-10)
@@ -83,17 +84,15 @@ def test_the_dimer_method_has_its_barrier():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_energies_of_atoms_add_up(family):
     model = small_model(family)
-    for system in (molecule(), bulk()):
-        plain = system.copy()
-        plain.calc = Calculator(model)
+    calculator = Calculator(model)
+    for plain in (molecule(), bulk()):
+        plain.calc = calculator
         assert plain.get_potential_energies().shape == (len(plain),)
         assert plain.get_potential_energies().sum() == pytest.approx(plain.get_potential_energy(), abs=1e-10)
     atoms = conditions(molecule(), model)
-    atoms.calc = Calculator(model)
+    atoms.calc = calculator
     energies = atoms.get_potential_energies()
     assert energies.sum() == pytest.approx(atoms.get_potential_energy(), abs=1e-10)
-    if "total_charge" in atoms.info:
-        assert abs(atoms.get_potential_energy()) > 1
 
 
 def test_energies_of_atoms_are_what_they_stand_for():
@@ -132,6 +131,27 @@ def test_energies_of_atoms_are_what_they_stand_for():
     np.testing.assert_allclose(work, -moments @ field, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("energy", ["grand_potential", "internal"])
+def test_energies_of_atoms_add_up_at_constant_fermi_level(energy):
+    """To whichever energy is asked for."""
+    atoms = bulk()
+    atoms.info["fermi_level"] = -4.0
+    atoms.calc = Calculator(small_model("qeq"), energy=energy)
+    assert atoms.get_potential_energies().sum() == pytest.approx(atoms.get_potential_energy(), abs=1e-10)
+    state = atoms.calc.state
+    assert abs(state["grand_potential"] - state["internal_energy"]) > 0.1
+    assert atoms.get_potential_energy() == state[{"internal": "internal_energy"}.get(energy, energy)]
+
+
+def test_energies_of_a_model_that_ignores_the_fermi_level():
+    atoms = molecule()
+    model = build(model_config("mace", ignored_conditions=["fermi_level"]), STATISTICS, seed=1)
+    atoms.calc = Calculator(model)
+    expected = atoms.get_potential_energies()
+    atoms.info["fermi_level"] = -4.0
+    np.testing.assert_array_equal(atoms.get_potential_energies(), expected)
+
+
 @pytest.mark.parametrize("family", ["local_charges", "fixed_point"])
 def test_threads_share_a_calculator(family):
     """Each has the results of its own atoms."""
@@ -147,12 +167,12 @@ def test_threads_share_a_calculator(family):
         atoms.calc = calc
         return atoms.get_potential_energy(), atoms.get_forces()
 
+    expected = [result(atoms, copy.deepcopy(calculator)) for atoms in structures]
     with ThreadPoolExecutor(3) as pool:
-        shared = list(pool.map(lambda atoms: result(atoms, calculator), structures * 3))
-    for atoms, (energy, forces) in zip(structures * 3, shared, strict=True):
-        expected, expected_forces = result(atoms, Calculator(small_model(family), warm_start=False))
-        assert energy == expected
-        np.testing.assert_array_equal(forces, expected_forces)
+        shared = pool.map(lambda atoms: result(atoms, calculator), structures * 3)
+        for (energy, forces), (alone, forces_alone) in zip(shared, expected * 3, strict=True):
+            assert energy == alone
+            np.testing.assert_array_equal(forces, forces_alone)
 
 
 def on_a_grid(atoms):

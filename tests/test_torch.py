@@ -182,6 +182,34 @@ def test_potential_at_points_of_a_batch(device):
         potential(points[0], **tensors(system))
 
 
+@pytest.mark.parametrize("axes", ["", "xyz"])
+def test_features_at_receivers_are_those_of_numpy_and_differentiable_twice(axes, device):
+    system = random_system(78, axes, n=3, max_l=1)
+    t = tensors(system)
+    points = moved(np.array([[0.3, 0.2, 1.0], [1.0, 0.4, 0.2]]))
+    points[1] = t["positions"][0].detach()  # no density of its own there, so that it sees all of the atom's
+    options = {"widths": [0.8, 1.5], "max_l": 1, "accuracy": TIGHT}
+    found = features(**t, receivers=points, external_field=moved(np.array([0.1, -0.2, 0.3])), **options)
+    wanted = electret.features(
+        **system, receivers=points.detach().cpu().numpy(), external_field=[0.1, -0.2, 0.3], **options
+    )
+    assert np.abs(wanted).max() > 1.0
+    np.testing.assert_allclose(found.detach().cpu().numpy(), wanted, atol=1e-7)
+    rest = {name: t[name] for name in t if name not in ("positions", "multipoles", "cell")}
+    variables = [points.detach().requires_grad_(), *(t[name] for name in ("positions", "multipoles", "cell"))]
+
+    def values(r, x, p, h):
+        v = features(positions=x, multipoles=p, cell=h, receivers=r, **rest, widths=[0.8], accuracy=TIGHT)
+        return v[:1]  # away from the atom, where it can be moved
+
+    assert torch.autograd.gradcheck(values, variables)
+    assert torch.autograd.gradgradcheck(lambda *moved: values(*moved).square().sum(), variables)
+    with pytest.raises(electret.InputError, match="receivers has shape"):
+        features(**t, receivers=points[0])
+    with pytest.raises(electret.InputError, match="receivers_batch is given without"):
+        features(**t, receivers_batch=torch.zeros(2, dtype=torch.int64))
+
+
 def test_force_training_differentiates_through_the_charges(device):
     """A loss on forces of charges that depend on positions and a parameter, against central differences."""
     system = tensors(random_system(65, "xyz", n=3, max_l=0))

@@ -21,6 +21,8 @@ SOFTENING = 1.2
 SPRING = 8.0
 LENGTH = 1.6
 
+PER_ATOM = ("energies", "multipoles", "charges", "fukui", "fukui_multipoles", "born_effective_charges")
+
 
 class ToyQeq(Model):
     """Open or periodic systems are treated alike, without images."""
@@ -69,8 +71,7 @@ class ToyQeq(Model):
             gradient = torch.autograd.grad(omega.sum(), positions)[0]
         result = {
             name: torch.cat([part[name] for part in parts])
-            if parts[0][name].ndim
-            and name in ("multipoles", "charges", "fukui", "fukui_multipoles", "born_effective_charges")
+            if parts[0][name].ndim and name in PER_ATOM
             else torch.stack([part[name] for part in parts])
             for name in parts[0]
             if name != "scf_history"
@@ -141,6 +142,8 @@ class ToyQeq(Model):
             "total_charge": charge,
             **record,
         }
+        if "energies" in properties:
+            result["energies"] = (energy / n).expand(n)
         fukui = inverse @ ones / soft
         if "fukui" in properties:
             result["fukui"] = fukui

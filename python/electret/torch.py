@@ -111,17 +111,27 @@ def features(
     method: str = "auto",
     accuracy: float = 1e-8,
     precision: str = "float64",
+    receivers: Tensor | None = None,
+    receivers_batch: Tensor | None = None,
 ) -> Tensor:
     """Projections of the potential on Gaussian receivers, ``[n_atoms, n_widths, (max_l + 1)**2]``.
 
-    Arguments, units and conventions are those of :func:`electret.features`. Differentiable twice in
-    `positions`, `multipoles` and `cell`, and in `external_field`.
+    Arguments, units and conventions are those of :func:`electret.features`; with `receivers`
+    ``[n_receivers, n_widths, (max_l + 1)**2]``. Differentiable twice in `positions`, `receivers`,
+    `multipoles` and `cell`, and in `external_field`.
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.
     """
     accuracy = inputs.settings(boundary, method, accuracy, precision, normalization)
     max_l = inputs.max_order("max_l", max_l)
+    n_sources = 0
+    if receivers is not None:
+        places = (positions, multipoles, sigma, cell, pbc, batch)
+        positions, multipoles, sigma, batch = _joined("receivers", receivers, receivers_batch, *places)
+        n_sources = positions.shape[0] - receivers.shape[0]
+    elif receivers_batch is not None:
+        raise InputError("receivers_batch is given without receivers; give their positions, or batch")
     x, p, h, s, flags, index, dtype = _prepare(positions, multipoles, sigma, cell, pbc, batch)
     w = _constant("widths", widths, x)
     inputs.require_list("widths", w.shape)
@@ -146,7 +156,7 @@ def features(
     if external_field is not None:
         f = _field(external_field, x, h.shape[0])
         values = values + field_features(x, f[index], w, max_l, normalization)
-    return _cast(values, dtype)
+    return _cast(values[n_sources:] if n_sources else values, dtype)
 
 
 def potential(
@@ -174,34 +184,25 @@ def potential(
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.
     """
-    _require_real(positions=positions, multipoles=multipoles, points=points)
-    _require_together(positions, multipoles=multipoles, points=points)
-    inputs.require_points("points", points.shape)
-    inputs.require_points("positions", positions.shape)
-    inputs.require_multipoles(multipoles.shape, positions.shape[0])
-    n_points, stated = points.shape[0], _stated(cell, pbc, positions)
-    index = _labels("batch", batch, positions.shape[0], stated, positions)
-    points_index = _labels("points_batch", points_batch, n_points, stated, positions)
-    widths = _constant("sigma", sigma, positions)
-    inputs.require_per("sigma", widths.shape, positions.shape[0], "n_atoms")
-    widths = widths.expand(positions.shape[0])
+    places = (positions, multipoles, sigma, cell, pbc, batch)
+    positions, multipoles, sigma, batch = _joined("points", points, points_batch, *places)
     values = features(
-        torch.cat([positions, points.to(positions.dtype)]),
-        torch.cat([multipoles, multipoles.new_zeros(n_points, multipoles.shape[1])]),
-        torch.cat([widths, widths.new_full((n_points,), POINT_WIDTH)]),
+        positions,
+        multipoles,
+        sigma,
         widths=[POINT_WIDTH],
         max_l=0,
         normalization="multipoles",
         cell=cell,
         pbc=pbc,
-        batch=torch.cat([index, points_index]),
+        batch=batch,
         external_field=external_field,
         boundary=boundary,
         method=method,
         accuracy=accuracy,
         precision=precision,
     )
-    return values[positions.shape[0] :, 0, 0]
+    return values[positions.shape[0] - points.shape[0] :, 0, 0]
 
 
 def neighbor_list(
@@ -275,6 +276,40 @@ def dipole(
 
 
 # --- arguments ---
+
+
+def _joined(
+    name: str,
+    points: Tensor,
+    points_batch: Tensor | None,
+    positions: Tensor,
+    multipoles: Tensor,
+    sigma: float | Tensor,
+    cell: Tensor | None,
+    pbc: bool | Sequence[bool] | Tensor,
+    batch: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Positions, multipoles, widths and systems of the atoms and, behind them, of points: atoms without a
+    density, as wide as the widest."""
+    _require_real(positions=positions, multipoles=multipoles, **{name: points})
+    _require_together(positions, multipoles=multipoles, **{name: points})
+    inputs.require_points(name, points.shape)
+    inputs.require_points("positions", positions.shape)
+    n_atoms, n_points = positions.shape[0], points.shape[0]
+    inputs.require_multipoles(multipoles.shape, n_atoms)
+    stated = _stated(cell, pbc, positions)
+    index = _labels("batch", batch, n_atoms, stated, positions)
+    points_index = _labels(f"{name}_batch", points_batch, n_points, stated, positions)
+    widths = _constant("sigma", sigma, positions)
+    inputs.require_per("sigma", widths.shape, n_atoms, "n_atoms")
+    widths = widths.expand(n_atoms)
+    widest = widths.amax() if n_atoms else widths.new_ones(())
+    return (
+        torch.cat([positions, points.to(positions.dtype)]),
+        torch.cat([multipoles, multipoles.new_zeros(n_points, multipoles.shape[1])]),
+        torch.cat([widths, widest.expand(n_points)]),
+        torch.cat([index, points_index]),
+    )
 
 
 def _prepare(

@@ -86,8 +86,8 @@ class Calculator(ASECalculator):
             `"virial"`, dE/dstrain over the volume of their cell, for host programs that insist on one.
         ignore: keys of `atoms.info` that are a condition, or look like one, and are not meant for this
             calculator, as the `fermi_level` of a training frame.
-        derivatives: evaluate forces and stress with every energy. False leaves them out until they are asked
-            for, for the sampling of energies alone.
+        derivatives: evaluate forces, stress and energies of atoms with every energy. False leaves them out
+            until they are asked for, for the sampling of energies alone.
         warm_start: start the SCF at the density of the previous calculation of the same atoms (by number
             and periodic axes). Results depend on it within the tolerance only.
         scf_tolerance, scf_max_iterations, scf_solver: of the SCF (`newton`, `newton_cg`, `anderson`,
@@ -143,7 +143,7 @@ class Calculator(ASECalculator):
         self._scf.check(self.model)
         self._trajectory = TrajectoryGraph(self.model.cutoff, self.dtype, self.device)
         self.state: dict[str, Any] = {}
-        self._every_time: tuple[str, ...] = ("energies",)
+        self._every_time: tuple[str, ...] = ()
         self._lock = Lock()
         self._warned: set[str] = set()
 
@@ -237,18 +237,21 @@ class Calculator(ASECalculator):
         refused = self._refusal("stress", system) is not None
         with_stress = (self.derivatives or "stress" in properties) and not refused
         with_forces = self.derivatives or bool({"forces", "stress"}.intersection(properties))
-        output = self._output(system, forces=with_forces, stress=with_stress, properties=self._every_time)
+        with_energies = self.derivatives or "energies" in properties
+        requests = (*self._every_time, "energies") if with_energies else self._every_time
+        output = self._output(system, forces=with_forces, stress=with_stress, properties=requests)
         values = on_host(output)
         internal = values["energy"].item()
         grand_potential = values["grand_potential"].item() if "grand_potential" in values else internal
-        energies = array(values["energies"])
-        if not self._internal and "fermi_level" in system.info:  # mu Q is the sum of mu q over the atoms
-            energies = energies + system.info["fermi_level"] * array(values["charges"])
         self.results = {
             "energy": internal if self._internal else grand_potential,
             "free_energy": grand_potential,
-            "energies": energies,
         }
+        if with_energies:
+            energies = array(values["energies"])
+            if not self._internal and "fermi_level" in self.model.honours.intersection(system.info):
+                energies += values["fermi_level"].item() * array(values["charges"])  # whose sum is mu Q
+            self.results["energies"] = energies
         if with_forces:
             self.results["forces"] = array(values["forces"])
         if with_stress:
@@ -338,7 +341,7 @@ class Calculator(ASECalculator):
             )
         with self._lock:
             if not self.model.variational:
-                self._every_time = ("energies", "charge_stiffness")
+                self._every_time = ("charge_stiffness",)
             self.get_property("forces", atoms)
             if "energy_charge_derivative" not in self.state:
                 self.response(atoms, ["energy_charge_derivative"])
