@@ -58,6 +58,18 @@ def _nothing() -> None:
     pass
 
 
+class _PackagesFirst:
+    """Finder that runs a package that is put off before any module of it is imported, as Python does."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+        for package in list(_waiting):
+            if name.startswith(f"{package}.") and name not in _waiting:
+                with _loading, quiet():
+                    vars(sys.modules[package]).pop("__getattr__", None)
+                    _waiting.pop(package, _nothing)()
+
+
 def _set_names(package: str, *modules: str) -> list[Any]:
     """Imports modules of a package and sets their public names in it, as its own code would."""
     found = []
@@ -134,3 +146,5 @@ with quiet(), contextlib.redirect_stdout(io.StringIO()):
     _put_off("mace.modules")
     torch_tools, couplings = _set_names("mace.tools", "torch_tools", "cg")
     mace_blocks, mace_models, mace_radial = _set_names("mace.modules", "blocks", "models", "radial")
+
+sys.meta_path.insert(0, _PackagesFirst)  # type: ignore[arg-type]
