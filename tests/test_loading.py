@@ -113,7 +113,7 @@ def test_change_of_basis_permutes_the_axes_of_the_harmonics(l: int) -> None:
         "from torch._dynamo.utils import counters; assert torch._dynamo.disable",
         "import sympy.core; from sympy import Symbol, sin; assert str(sin(Symbol('x')).diff()) == 'cos(x)'",
         "assert torch.compile(lambda x: 2 * x, backend='eager')(torch.ones(2)).sum() == 4",
-        "import mace.tools.utils; from mace import modules; from e3nn import nn; assert modules.MACE and nn.Gate",
+        "import mace.tools.utils; from mace import modules; from e3nn import nn; modules.MACE, nn.Gate",
     ],
 )
 def test_packages_that_are_put_off_work_when_they_are_used(lines: str) -> None:
