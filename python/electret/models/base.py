@@ -160,6 +160,7 @@ class Model(torch.nn.Module):
         )
         self._elements: Unchanged[torch.Tensor] = Unchanged()
         self._has_field: Unchanged[bool] = Unchanged()
+        self._volume: Unchanged[torch.Tensor] = Unchanged()
         self._sigma_of_atoms: Unchanged[torch.Tensor] = Unchanged()
 
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[Any, ...]]:
@@ -259,7 +260,13 @@ class Model(torch.nn.Module):
         call = Call(training, scf, frozenset(properties))
         self._check_call(call)
         elements = self._elements.of(lambda: self.backbone.elements_of(graph), graph.atomic_numbers)
-        volume = _volumes(graph, training) if stress else None
+        volume = None
+        if stress:
+            volume = (
+                _volumes(graph, True)
+                if training
+                else self._volume.of(lambda: _volumes(graph, False), graph.cell)
+            )
         derived = bool(DIFFERENTIATED & call.properties)
         with torch.set_grad_enabled(training or forces or stress or derived):
             positions = graph.positions
@@ -349,6 +356,7 @@ class Model(torch.nn.Module):
         return Electrostatics(
             positions=structure.positions,
             cell=structure.cell,
+            lattice=graph.cell,
             pbc=graph.pbc,
             batch=graph.batch,
             external_field=graph.external_field.double(),

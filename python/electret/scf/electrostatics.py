@@ -74,6 +74,8 @@ class Electrostatics:
     precision: str = "float64"
     in_field: bool = True
     """Whether an external field acts, or is a variable of derivatives."""
+    lattice: torch.Tensor | None = None
+    """Numbers of `cell` in a tensor that stays from step to step: plans on a device are kept by tensor."""
 
     @property
     def n_systems(self) -> int:
@@ -89,7 +91,10 @@ class Electrostatics:
         tensors = {name: getattr(self, name) for name in ("positions", "cell", "external_field")}
         if not any(tensor.requires_grad for tensor in tensors.values()):
             return self
-        return replace(self, **{name: tensor.detach() for name, tensor in tensors.items()})
+        found = {name: tensor.detach() for name, tensor in tensors.items()}
+        if self.lattice is not None and not self.lattice.requires_grad:
+            found["cell"] = self.lattice
+        return replace(self, **found)
 
     @cached_property
     def operators(self) -> FixedOperators:
