@@ -133,7 +133,7 @@ def coulomb(
         boundary=boundary,
         method=method,
         accuracy=accuracy,
-        self_interaction=bool(self_interaction),
+        self_interaction=inputs.switch("self_interaction", self_interaction),
         gradients=True,
     )
     inputs.require_finite("energy", energy)
@@ -234,7 +234,7 @@ def features(
         boundary=boundary,
         method=method,
         accuracy=accuracy,
-        self_interaction=bool(self_interaction),
+        self_interaction=inputs.switch("self_interaction", self_interaction),
     )
     inputs.require_finite("features", values)
     if f is not None:

@@ -76,8 +76,8 @@ class Geometry:
             boundary=boundary,
             method=method,
             accuracy=accuracy,
-            self_interaction=bool(self_interaction),
-            features_self_interaction=bool(features_self_interaction),
+            self_interaction=inputs.switch("self_interaction", self_interaction),
+            features_self_interaction=inputs.switch("features_self_interaction", features_self_interaction),
         )
 
     def energy(self, multipoles: ArrayLike) -> FloatArray:

@@ -186,8 +186,8 @@ def multipoles(values: ArrayLike, n_atoms: int) -> FloatArray:
 
 def max_order(name: str, value: Any) -> int:
     """A multipole order as a non-negative int."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-        raise InputError(f"{name} = {value!r}; give an integer of at least 0")
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 2**31:
+        raise InputError(f"{name} = {value!r}; give an integer from 0 to 6")
     return int(value)
 
 
@@ -386,6 +386,17 @@ def implied_systems(place: str, highest: int, n: int) -> int:
             "consecutively from 0 or give cell as [n_systems, 3, 3]"
         )
     return max(highest, 0) + 1
+
+
+def switch(name: str, value: Any) -> bool:
+    """A flag: a truth value of Python or numpy, or a number as one.
+
+    Raises:
+        InputError: anything else.
+    """
+    if isinstance(value, (bool, int, np.bool_, np.integer)) and value in (0, 1):
+        return bool(value)
+    raise InputError(f"{name} = {value!r}; give True or False")
 
 
 def settings(

@@ -68,11 +68,14 @@ def neighbor_list(
         >>> S[0].tolist()
         [-1, 0, 0]
     """
+    if not isinstance(quantities, str):
+        raise InputError(f"quantities = {quantities!r}; give letters of 'ijSdD'")
+    half, self_interaction = inputs.switch("half", half), inputs.switch("self_interaction", self_interaction)
     s = inputs.systems(positions, cell, pbc, batch)
     within = reach(cutoff, s.n_atoms, numbers)
     letters = quantities + "ijd" if within.filters and quantities else quantities
     arrays = functions_on(device).neighbor_list(
-        letters, s.positions, s.cell, s.pbc, within.searched, s.batch, bool(half), bool(self_interaction)
+        letters, s.positions, s.cell, s.pbc, within.searched, s.batch, half, self_interaction
     )
     if within.filters:
         kept = within.kept(*arrays[-3:])
@@ -121,7 +124,10 @@ class NeighborList:
         self, cutoff: float, skin: float = 1.0, half: bool = False, self_interaction: bool = False
     ) -> None:
         self._native = _native.NeighborList(
-            _length("cutoff", cutoff), _length("skin", skin), bool(half), bool(self_interaction)
+            _length("cutoff", cutoff),
+            _length("skin", skin),
+            inputs.switch("half", half),
+            inputs.switch("self_interaction", self_interaction),
         )
 
     def update(

@@ -85,7 +85,7 @@ def coulomb_energy(
     accuracy = inputs.settings(boundary, method, accuracy, precision)
     x, p, h, s, flags, index, dtype = _prepare(positions, multipoles, sigma, cell, pbc, batch)
     gradients = torch.is_grad_enabled() and (x.requires_grad or p.requires_grad or h.requires_grad)
-    own = bool(self_interaction)
+    own = inputs.switch("self_interaction", self_interaction)
     energy = coulomb_operator(
         x, p, h, s, flags, index, boundary, method, accuracy, precision, own, gradients
     )[0]
@@ -151,7 +151,7 @@ def features(
         method,
         accuracy,
         precision,
-        bool(self_interaction),
+        inputs.switch("self_interaction", self_interaction),
     )
     if external_field is not None:
         f = _field(external_field, x, h.shape[0])
@@ -243,7 +243,19 @@ def neighbor_list(
             "positions is on meta and holds no values, so pairs cannot be found; give a real tensor"
         )
     inputs.require_points("positions", positions.shape)
-    cell, pbc, batch, cutoff, numbers = (_on_host(values) for values in (cell, pbc, batch, cutoff, numbers))
+    cell, pbc, batch, cutoff, numbers = (
+        _on_host(name, values)
+        for name, values in (
+            ("cell", cell),
+            ("pbc", pbc),
+            ("batch", batch),
+            ("cutoff", cutoff),
+            ("numbers", numbers),
+        )
+    )
+    half, self_interaction = inputs.switch("half", half), inputs.switch("self_interaction", self_interaction)
+    if not isinstance(quantities, str):
+        raise InputError(f"quantities = {quantities!r}; give letters of 'ijSdD'")
     within = reach(cutoff, positions.shape[0], numbers)
     letters = quantities + "ijd" if within.filters and quantities else quantities
     if positions.device.type == "cpu" and not emulated():
@@ -406,10 +418,13 @@ def _implied_systems(batch: Tensor) -> int:
     return inputs.implied_systems("batch.max()", int(batch.max()), batch.shape[0]) if batch.shape[0] else 1
 
 
-def _on_host(values: object) -> Any:
+def _on_host(name: str, values: object) -> Any:
     """A tensor's numbers as an array, float64 where they are real."""
     if not isinstance(values, Tensor):
         return values
+    _require_dense(name, values)
+    if values.is_meta:
+        raise InputError(f"{name} is on meta and holds no values; give a real tensor")
     values = values.detach()
     return (values.to(torch.float64) if values.dtype.is_floating_point else values).cpu().numpy()
 
@@ -421,10 +436,16 @@ def _require_real(**arguments: object) -> None:
                 f"{name} is a {type(value).__name__}; give a torch.Tensor (arrays and lists are for the "
                 "functions of electret itself)"
             )
+        _require_dense(name, value)
         if value.dtype not in (torch.float32, torch.float64):
             raise InputError(
                 f"{name} has dtype {value.dtype}; give float32 or float64, as {name}.to(torch.float64)"
             )
+
+
+def _require_dense(name: str, value: Tensor) -> None:
+    if value.layout != torch.strided:
+        raise InputError(f"{name} has layout {value.layout}; give a dense tensor, as {name}.to_dense()")
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -434,6 +455,8 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _require_together(like: Tensor, **arguments: object) -> None:
     for name, value in arguments.items():
+        if isinstance(value, Tensor):
+            _require_dense(name, value)
         if isinstance(value, Tensor) and value.device != like.device:
             raise InputError(
                 f"{name} is on {value.device} but positions on {like.device}; bring them together with "
@@ -469,7 +492,12 @@ def _moved(name: str, value: Any, dtype: torch.dtype | None, like: Tensor) -> Te
     array = inputs.numbers(name, value) if dtype is not None else inputs.array_of(name, value)
 
     def make() -> Tensor:
-        return torch.as_tensor(array, dtype=dtype, device=like.device)
+        try:
+            return torch.as_tensor(array, dtype=dtype, device=like.device)
+        except TypeError as error:
+            raise InputError(
+                f"{name} has dtype {array.dtype}, which PyTorch lacks; give int64 or float64"
+            ) from error
 
     if not _keeps_constants(like) or array.nbytes > LARGEST_KEPT_CONSTANT:
         return make()

@@ -72,7 +72,7 @@ def call(function: str, values: dict[str, Any], changed: dict[str, str], order: 
         first = [item for item in first if item is not None]
         found += first
         if order > 1 and any(item.requires_grad for item in first):
-            total = sum((item**2).sum() for item in first)
+            total = sum(item.sum() for item in first)
             found += [
                 item for item in torch.autograd.grad(total, leaves, allow_unused=True) if item is not None
             ]
