@@ -3,13 +3,13 @@
 //!
 //! The device is the emulated one, or with `ELECTRET_TEST_DEVICE=0` a CUDA device.
 
-use electret_core::batch::{self, Normalization, Output, Receivers, Sources, Systems};
+use electret_core::batch::{self, Compiled, Normalization, Output, Receivers, Sources, Systems};
 use electret_core::cuda::evaluator::{Evaluator, Inputs, Outputs};
 use electret_core::cuda::planning::Request;
 use electret_core::cuda::{Buffer, Device, Order, Precision, Queue, in_order};
 use electret_core::ewald::{Method, Options};
 use electret_core::harmonics::count;
-use electret_core::scalar::{Dual, Scalar};
+use electret_core::scalar::Dual;
 use std::path::PathBuf;
 
 fn queue() -> Queue {
@@ -126,7 +126,12 @@ impl Case {
     }
 
     /// On the CPU, energies (without receivers) or forms.
-    fn reference<T: Scalar>(&self, dual: &Arrays<T>, options: &Options, forms: bool) -> Output<T> {
+    fn reference<T: Compiled>(
+        &self,
+        dual: &Arrays<T>,
+        options: &Options,
+        forms: bool,
+    ) -> Output<T> {
         let systems = Systems {
             positions: dual.positions,
             cells: dual.cells,
