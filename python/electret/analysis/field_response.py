@@ -91,7 +91,7 @@ class FieldDipoles:
             return
         strength = torch.linalg.vector_norm(graph.external_field, dim=1)  # [n_systems]
         # The dipole is defined along the field only where the field has no component along a period.
-        along = torch.einsum("si,ski->sk", graph.external_field, graph.cell).abs() * graph.pbc
+        along = torch.einsum("si,ski->sk", graph.external_field.double(), graph.cell).abs() * graph.pbc
         usable = (
             (strength > _NO_FIELD)
             & (graph.total_charge.abs() < 1e-6)
