@@ -26,7 +26,7 @@ COEFFICIENTS = tuple((l + 1) ** 2 for l in range(17))
 """Coefficients per atom of each order that is looked for in the shape of `multipoles`."""
 
 PRECISIONS = ("float64", "float32")
-"""Of long sums on a GPU."""
+"""Precisions accepted for sums over pairs, k-vectors and mesh points on a GPU."""
 
 
 @dataclass(frozen=True)

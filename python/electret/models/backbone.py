@@ -206,7 +206,7 @@ def _class_named(kind: str, name: str, classes: Mapping[str, Any]) -> Any:
 
 
 HIGHEST_IRREP = 11
-"""Of the coupling coefficients that e3nn has."""
+"""Highest order of the coupling coefficients that e3nn has."""
 MOST_CHANNELS = 4096
 """The time in which MACE is built grows with their square."""
 

@@ -40,7 +40,7 @@ def text_checksum(text: str) -> str:
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a model file says of itself, without its tensors: `format_version`, `versions`, `config`,
+    """Header of a model file, read without its tensors: `format_version`, `versions`, `config`,
     `statistics`, `metadata`, `checksum`.
 
     Raises:

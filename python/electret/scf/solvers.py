@@ -319,7 +319,7 @@ def _norm(systems: Systems, point: Point) -> torch.Tensor:
 
 
 def _extrapolated(systems: Systems, past: list[Point], known: torch.Tensor) -> Point:
-    """Where the residual is least to first order in the last `known [n_systems]` changes."""
+    """State of least residual, to first order in the last `known [n_systems]` changes."""
     last, m = past[-1], len(past) - 1
     if m == 0:
         return last

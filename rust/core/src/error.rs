@@ -65,7 +65,7 @@ pub fn check_lengths(array: &'static str, values: &[f64]) -> Result<()> {
     }
 }
 
-/// The same of the vectors in one row of an array.
+/// Checks the vectors in one row of an array likewise.
 pub fn check_row(array: &'static str, vectors: &[f64], index: usize) -> Result<()> {
     match vectors.iter().find(|value| !in_range(value)) {
         None => Ok(()),

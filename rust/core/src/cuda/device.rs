@@ -60,9 +60,9 @@ fn driver_error(what: &str, error: DriverError) -> Error {
     }
 }
 
-/// Whether the driver was loaded.
+/// True once the driver is loaded.
 static STARTED: AtomicBool = AtomicBool::new(false);
-/// Whether that was in a process of which this is a fork.
+/// True in a fork of the process that loaded it.
 static LOST: AtomicBool = AtomicBool::new(false);
 
 /// To be called in a child: the driver does not follow there.

@@ -146,7 +146,7 @@ impl Prepared<f64> {
         })
     }
 
-    /// Whether all elements together, from lattice sums and pairs, take no more than the bounds allow.
+    /// True if the work of all elements together, lattice sums and pairs, is within the bounds.
     fn fits_together(
         &self,
         source: &Density<f64>,
