@@ -71,16 +71,17 @@ impl Budget {
         }
     }
 
-    /// Adds the part of one system.
+    /// Adds the part of one system, unless it is refused.
     ///
     /// # Errors
     /// As [`Estimate::check`].
     pub fn spend(&self, part: Estimate, words: impl FnOnce() -> [String; 2]) -> Result<()> {
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        *spent += part;
-        let total = *spent;
-        drop(spent);
-        total.check(self.n_sites, words)
+        let mut total = *spent;
+        total += part;
+        total.check(self.n_sites, words)?;
+        *spent = total;
+        Ok(())
     }
 }
 
@@ -164,6 +165,7 @@ mod tests {
             "{what}"
         );
         assert!(remedy.contains("use another, or raise"), "{remedy}");
+        assert!(budget.spend(Estimate::new(0.1e9, 0.0), WORDS).is_ok());
         let together = Budget::new(100);
         assert!((0..4).all(|_| together.spend(part, WORDS).is_ok()));
     }

@@ -116,7 +116,6 @@ impl Block {
             known,
             hits,
         } = scratch;
-        places.start(n_sources);
         for &bin in group {
             let near = bins.near(bin, search)?;
             for cells in near.cells() {
@@ -147,7 +146,7 @@ impl Block {
                 }
             }
         }
-        places.finish(&images);
+        places.clear(&images);
         block.images = images;
         Ok(block)
     }
@@ -233,43 +232,70 @@ struct Scratch {
 const UNKNOWN: u32 = u32::MAX;
 const NO_SOURCE: u32 = u32::MAX - 1;
 
-/// Images of a block, found by site: lists of places in `Block::images`, for each site from its last image on.
-#[derive(Default)]
+/// Hash table of the images of a block: chains of places in `Block::images`, each bucket's from its last image on.
 struct Places {
+    /// As many buckets as a power of two.
     last: Vec<u32>,
     before: Vec<u32>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            last: vec![Self::NONE; 1024],
+            before: vec![Self::NONE],
+        }
+    }
 }
 
 impl Places {
     const NONE: u32 = u32::MAX;
 
     #[inline]
+    fn bucket(&self, image: &Image) -> usize {
+        const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+        let word = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
+        let [a, b, c] = image.shift.map(|n| n as u32);
+        let mixed = word(image.site, a).wrapping_mul(MULTIPLIER).rotate_left(29) ^ word(b, c);
+        (mixed.wrapping_mul(MULTIPLIER) >> (64 - self.last.len().ilog2())) as usize
+    }
+
+    #[inline]
     fn of(&mut self, image: Image, images: &mut Vec<Image>) -> u32 {
-        let last = &mut self.last[image.site as usize];
-        let mut place = *last;
+        let bucket = self.bucket(&image);
+        let mut place = self.last[bucket];
         while place != Self::NONE {
-            if images[place as usize].shift == image.shift {
+            if images[place as usize] == image {
                 return place;
             }
             place = self.before[place as usize];
         }
         place = images.len() as u32;
         images.push(image);
-        self.before.push(*last);
-        *last = place;
+        self.before.push(self.last[bucket]);
+        self.last[bucket] = place;
+        if images.len() > self.last.len() {
+            self.grow(images);
+        }
         place
     }
 
-    fn start(&mut self, n_sources: usize) {
-        self.last.resize(n_sources, Self::NONE);
-        self.before.clear();
-        self.before.push(Self::NONE);
+    #[cold]
+    fn grow(&mut self, images: &[Image]) {
+        self.last = vec![Self::NONE; 4 * self.last.len()];
+        for (place, image) in images.iter().enumerate().skip(1) {
+            let bucket = self.bucket(image);
+            self.before[place] = std::mem::replace(&mut self.last[bucket], place as u32);
+        }
     }
 
-    fn finish(&mut self, images: &[Image]) {
+    /// Empties the table.
+    fn clear(&mut self, images: &[Image]) {
         for image in &images[1..] {
-            self.last[image.site as usize] = Self::NONE;
+            let bucket = self.bucket(image);
+            self.last[bucket] = Self::NONE;
         }
+        self.before.truncate(1);
     }
 }
 
