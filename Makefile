@@ -59,7 +59,7 @@ test-rust: $(STAMPS)/venv
 test-python: build $(STAMPS)/extra-peers
 	$(PYTEST)
 	ELECTRET_EMULATED_ORDER=backward $(PYTEST) --device emulated @tests/on_devices.txt
-	$(PORTABLE) $(PYTEST) $(PORTABLE_TESTS:%=tests/test_%.py)
+	$(PORTABLE) $(PYTEST) $(PORTABLE_TESTS:%=tests/*/test_%.py)
 	$(BIN)/python -m pytest --doctest-modules python/electret
 
 MINUTES ?= 10

@@ -323,7 +323,7 @@ def solves(scope: Scope) -> Iterator[Row]:
     """Charge equilibration: from positions to charges (plans, operator or matrix, factors, solve), and the
     same on the CPU."""
     import electret
-    from electret.device_geometry import DeviceGeometry
+    from electret.cuda.geometry import DeviceGeometry
     from electret.scf.device_jacobian import DeviceJacobian
 
     for n in scope.solves:

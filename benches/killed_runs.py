@@ -32,7 +32,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import electret.training.run as run_module
-from electret.outputs import LOCK_FILE
+from electret.support.outputs import LOCK_FILE
 from electret.training import TrainingConfig, train
 from electret.training.resumption import BEST_CHECKPOINT, LAST_CHECKPOINT
 from electret.training.run_log import read_history

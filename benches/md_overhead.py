@@ -38,16 +38,16 @@ from ase.md.verlet import VelocityVerlet
 from numpy.random import default_rng
 
 import electret
-import electret.neighbors
+import electret.kernels.neighbors
 from electret import _native
 from electret.models import ModelConfig, base, build
 from electret.models.backbone import Backbone
-from electret.models.fixed_point import FixedPoint
-from electret.models.functional import EnergyFunctional
-from electret.models.local_charges import LocalCharges
-from electret.models.qeq import Qeq
+from electret.models.families.energy_functional import EnergyFunctional
+from electret.models.families.fixed_point import FixedPoint
+from electret.models.families.local_charges import LocalCharges
+from electret.models.families.qeq import Qeq
+from electret.models.families.split_charges import SplitCharges
 from electret.models.self_consistent import SelfConsistent
-from electret.models.split_charges import SplitCharges
 from electret.models.variational import Variational
 from machine import machine, versions
 from scf_table import ACCURACY, SIGMA, WIDTHS, water_frame

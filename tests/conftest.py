@@ -23,7 +23,7 @@ def numpy_layer_on_the_device(request, monkeypatch):
     if wanted == "cpu":
         return
     devices.require(wanted)
-    from electret import backends, electrostatics, geometry
+    from electret.kernels import backends, electrostatics, geometry
 
     def functions_on(device, *precision):
         return backends.functions_on(wanted if device == "cpu" else device, *precision)

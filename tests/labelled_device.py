@@ -170,7 +170,9 @@ def to_labelled(module: torch.nn.Module) -> torch.nn.Module:
 @contextmanager
 def labelled() -> Iterator[None]:
     """See the module."""
-    from electret import device_geometry, device_neighbors, device_plans
+    from electret.cuda import geometry as device_geometry
+    from electret.cuda import neighbors as device_neighbors
+    from electret.cuda import plans as device_plans
     from electret.testing import emulated_device
 
     def place_of(tensor: torch.Tensor) -> device_plans.Place:
@@ -209,7 +211,7 @@ MODULE_TO = torch.nn.Module.to
 @contextmanager
 def found_as_cuda() -> Iterator[None]:
     """As `labelled`, and what looks for the device "cuda" finds it, so that a whole training runs there."""
-    from electret import found_device
+    from electret.cuda import found_device
 
     one_device = SimpleNamespace(is_available=lambda: True, device_count=lambda: 1)
     with (

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.special import erf
 
-from electret.models.fixed_point import FixedPointProblem
+from electret.models.families.fixed_point import FixedPointProblem
 from electret.models.variational import VariationalProblem
 from electret.scf.electrostatics import Electrostatics
 from electret.scf.problem import Systems
@@ -219,7 +219,7 @@ class FixedPoint:
         self.electrostatics = electrostatics
         self.systems = conditions(electrostatics.batch, **condition)
         (width,) = electrostatics.widths
-        # receiver features of 1 V and of a gradient of 1 V/Å (electret.external_field)
+        # receiver features of 1 V and of a gradient of 1 V/Å (electret.kernels.external_field)
         scales = [
             math.sqrt(4 * math.pi),
             *[math.sqrt(4 * math.pi / 3) * 1.5 * math.sqrt(math.pi / 2) * width] * 3,

@@ -3,16 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 from electret._native import DeviceError, ElectretError, InputError, __version__
-from electret.deferred import names_from
+from electret.support.deferred import names_from
 
 if TYPE_CHECKING:
     from electret.calculator import Calculator
-    from electret.electrostatics import CoulombResult, coulomb, features, potential
-    from electret.equilibration import ChargeEquilibration, charge_equilibration
     from electret.errors import ConvergenceError, OutputError
-    from electret.geometry import Geometry
-    from electret.neighbors import NeighborList, neighbor_list
-    from electret.response import Jacobian
+    from electret.kernels.electrostatics import CoulombResult, coulomb, features, potential
+    from electret.kernels.equilibration import ChargeEquilibration, charge_equilibration
+    from electret.kernels.geometry import Geometry
+    from electret.kernels.jacobian import Jacobian
+    from electret.kernels.neighbors import NeighborList, neighbor_list
 
 __all__ = [
     "Calculator",
@@ -39,18 +39,18 @@ _read = names_from(
     __name__,
     {
         "Calculator": "calculator",
-        "ChargeEquilibration": "equilibration",
+        "ChargeEquilibration": "kernels.equilibration",
         "ConvergenceError": "errors",
-        "CoulombResult": "electrostatics",
-        "Geometry": "geometry",
-        "Jacobian": "response",
-        "NeighborList": "neighbors",
+        "CoulombResult": "kernels.electrostatics",
+        "Geometry": "kernels.geometry",
+        "Jacobian": "kernels.jacobian",
+        "NeighborList": "kernels.neighbors",
         "OutputError": "errors",
-        "charge_equilibration": "equilibration",
-        "coulomb": "electrostatics",
-        "features": "electrostatics",
-        "neighbor_list": "neighbors",
-        "potential": "electrostatics",
+        "charge_equilibration": "kernels.equilibration",
+        "coulomb": "kernels.electrostatics",
+        "features": "kernels.electrostatics",
+        "neighbor_list": "kernels.neighbors",
+        "potential": "kernels.electrostatics",
     },
 )
 

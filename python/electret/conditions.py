@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from electret import InputError
+from electret.errors import InputError
 
 __all__ = ["CHARGE_TOLERANCE", "CONDITIONS", "SPIN", "UNITS", "check_other_names", "meant"]
 

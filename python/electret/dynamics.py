@@ -31,8 +31,7 @@ import numpy as np
 from ase import Atoms, units
 from ase.md.md import MolecularDynamics
 
-from electret import InputError
-from electret.errors import ChargeRangeError
+from electret.errors import ChargeRangeError, InputError
 
 __all__ = ["ChargeRangeError", "ConstantFermiLevel"]
 

@@ -1,12 +1,19 @@
-"""Exceptions beside those of the native layer."""
+"""Exceptions of the package. Those of the native layer are defined there."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from electret._native import ElectretError, InputError
+from electret._native import DeviceError, ElectretError, InputError
 
-__all__ = ["ChargeRangeError", "ConvergenceError", "OutputError"]
+__all__ = [
+    "ChargeRangeError",
+    "ConvergenceError",
+    "DeviceError",
+    "ElectretError",
+    "InputError",
+    "OutputError",
+]
 
 
 class ChargeRangeError(ElectretError):

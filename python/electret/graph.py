@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from electret import InputError
 from electret.conditions import check_other_names
-from electret.neighbors import NeighborList, neighbor_list
+from electret.errors import InputError
+from electret.kernels.neighbors import NeighborList, neighbor_list
 
 if TYPE_CHECKING:
     from ase import Atoms

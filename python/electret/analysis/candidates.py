@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from electret import InputError
-from electret.console import heading, say
+from electret.errors import InputError
 from electret.models import read_header
-from electret.outputs import MODEL_FILE, check_file_name, check_not_in_use
+from electret.support.console import heading, say
+from electret.support.outputs import MODEL_FILE, check_file_name, check_not_in_use
 from electret.training import TrainingConfig, train
 from electret.training.checkpoint import read_checkpoint
 from electret.training.resumption import LAST_CHECKPOINT, with_defaults

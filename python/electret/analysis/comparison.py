@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from electret import InputError
 from electret.analysis.assessment import Assessment, assess
 from electret.analysis.candidates import Candidate, prepare
-from electret.console import progress_bar, standard_console
 from electret.data import DataKeys, Frame, GraphDataset, print_report, read_frames
 from electret.data.keys import DipoleOrigin
+from electret.errors import InputError
 from electret.models import load
+from electret.support.console import progress_bar, standard_console
 
 __all__ = ["Candidate", "Comparison", "compare"]
 

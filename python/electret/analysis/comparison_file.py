@@ -8,13 +8,13 @@ from typing import Any
 
 from pydantic import Field
 
-from electret import InputError
 from electret.analysis.candidates import Candidate
 from electret.analysis.probes import Probe, parse_probe
 from electret.data import DataKeys
 from electret.data.keys import DipoleOrigin
+from electret.errors import InputError
 from electret.models.config import StrictConfig
-from electret.yaml_files import read_yaml
+from electret.support.yaml_files import read_yaml
 
 __all__ = ["ComparisonFile", "is_comparison_file", "read_comparison"]
 

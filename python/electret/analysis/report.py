@@ -16,8 +16,8 @@ from rich.text import Text
 from electret.analysis.assessment import Assessment
 from electret.analysis.comparison import Comparison
 from electret.analysis.training_time import training_time
-from electret.console import PlainTable, say
-from electret.outputs import atomic_write
+from electret.support.console import PlainTable, say
+from electret.support.outputs import atomic_write
 from electret.training.metrics import ErrorSums, Metrics
 from electret.training.targets import TARGETS
 

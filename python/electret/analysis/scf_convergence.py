@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from electret import InputError
 from electret.analysis.plots import COLOURS
-from electret.console import PlainTable
 from electret.data import Frame, GraphDataset
+from electret.errors import InputError
 from electret.models import Model
 from electret.scf import ScfRequest
+from electret.support.console import PlainTable
 from electret.training.evaluation import compute
 from electret.training.plots import drawn
 

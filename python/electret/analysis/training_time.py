@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from electret.outputs import CSV_FILE
+from electret.support.outputs import CSV_FILE
 from electret.training.run_log import read_history
 
 __all__ = ["TrainingTime", "training_time"]

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator as ASECalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
@@ -17,7 +16,7 @@ from ase.data import chemical_symbols
 from ase.outputs import Properties, all_outputs
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from electret import InputError
+import torch
 from electret.calculator import conditions
 from electret.calculator.conditions import ExtrapolationWarning
 from electret.calculator.model import frozen_model
@@ -35,9 +34,10 @@ from electret.calculator.properties import (
 )
 from electret.calculator.self_consistency import SelfConsistency
 from electret.calculator.trajectory import TrajectoryGraph
-from electret.locks import Lock
+from electret.errors import InputError
 from electret.models import Model
-from electret.training_ranges import outside
+from electret.models.start.ranges import outside
+from electret.support.locks import Lock
 
 __all__ = ["Calculator"]
 
@@ -157,8 +157,8 @@ class Calculator(ASECalculator):
 
     @property
     def training_ranges(self) -> dict[str, Any]:
-        """Conditions in the training data of the model's file (`electret.training_ranges`); empty where not
-        known."""
+        """Conditions in the training data of the model's file (`electret.models.start.ranges`); empty if
+        unknown."""
         return self._ranges
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Calculator:

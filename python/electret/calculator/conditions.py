@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from electret import InputError
 from electret.conditions import CHARGE_TOLERANCE, CONDITIONS, SPIN, UNITS, meant
+from electret.errors import InputError
 
 __all__ = [
     "CONDITIONS",

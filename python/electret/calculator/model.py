@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from electret import InputError
-from electret.found_device import found_device
-from electret.inputs import require_precision
+from electret.cuda.found_device import found_device
+from electret.errors import InputError
+from electret.kernels.inputs import require_precision
 from electret.models import Model, ModelConfig, build, load, read_header
 from electret.models.backbone import load_tensors
 from electret.models.config import LEAST_SINGLE

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from electret.device_plans import to_host
+from electret.cuda.plans import to_host
 from electret.models import Model
 
 __all__ = [

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from electret import ConvergenceError, InputError
+from electret.errors import ConvergenceError, InputError
 from electret.graph import Graph
 from electret.models import Model
 from electret.scf import ScfRequest, State

@@ -11,9 +11,9 @@ import torch
 from ase import Atoms
 
 from electret.calculator import conditions
-from electret.device_neighbors import pairs_on_device
+from electret.cuda.neighbors import pairs_on_device
 from electret.graph import Graph, edges_of, finite
-from electret.neighbors import NeighborList
+from electret.kernels.neighbors import NeighborList
 
 __all__ = ["TrajectoryGraph"]
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from electret import InputError, OutputError
 from electret.analysis.comparison import Candidate, Comparison, compare
 from electret.analysis.comparison_file import ComparisonFile, is_comparison_file, read_comparison
 from electret.analysis.probes import (
@@ -18,8 +17,9 @@ from electret.analysis.probes import (
 )
 from electret.analysis.report import holds_comparison, print_comparison, write_comparison
 from electret.cli.evaluation import parse_keys, parse_origin
-from electret.console import say
-from electret.outputs import check_file_name, check_not_in_use, check_outputs, claimed, holds_run
+from electret.errors import InputError, OutputError
+from electret.support.console import say
+from electret.support.outputs import check_file_name, check_not_in_use, check_outputs, claimed, holds_run
 
 __all__ = ["run_comparison"]
 

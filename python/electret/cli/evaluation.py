@@ -15,17 +15,17 @@ from ase.outputs import all_outputs
 from ase.stress import full_3x3_to_voigt_6_stress
 from rich.console import Console
 
-from electret import InputError
 from electret.analysis.assessment import Assessment, assess
 from electret.analysis.scf_statistics import converged
 from electret.calculator.properties import implemented, undefined_by_boundary
-from electret.console import say
 from electret.data import DataKeys, Frame, GraphDataset, print_report, wrap_atoms
 from electret.data.keys import DipoleOrigin
 from electret.data.reading import read_structures
+from electret.errors import InputError
 from electret.graph import Graph
 from electret.models import Model, load
-from electret.outputs import writing
+from electret.support.console import say
+from electret.support.outputs import writing
 from electret.training.summary import print_summary
 
 __all__ = ["PREFIX", "parse_keys", "parse_origin", "run_evaluation"]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import electret
 from electret import _native
-from electret.console import PlainTable
-from electret.package_folders import tell_package_folders
+from electret.cuda.package_folders import tell_package_folders
+from electret.support.console import PlainTable
 
 __all__ = ["cuda_report", "device_report", "model_table", "system_table"]
 

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from electret import InputError, __version__
+from electret._native import __version__
 from electret.cli.groups import RunByDefault
 from electret.cli.reporting import reported, show_tracebacks
+from electret.errors import InputError
 
 __all__ = ["application"]
 
@@ -102,7 +103,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Predict the frames of a file and compare with its labels."""
-    from electret.outputs import atomic_write, check_ending, check_outputs
+    from electret.support.outputs import atomic_write, check_ending, check_outputs
 
     files = [file for file in (output, json_file) if file is not None]
     if plots is not None:
@@ -114,7 +115,7 @@ def evaluate(
         check_ending(output, (".xyz", ".extxyz", ".traj", ".db"))
 
     from electret.cli.evaluation import run_evaluation
-    from electret.console import standard_console
+    from electret.support.console import standard_console
 
     assessment = run_evaluation(
         model, data, output, batch_size, device, dtype, keys or [], standard_console(), dipole_origin
@@ -160,7 +161,7 @@ def compare(
 ) -> None:
     """Compare models side by side on the same data; train what a YAML file asks for first."""
     from electret.cli.comparison import run_comparison
-    from electret.console import standard_console
+    from electret.support.console import standard_console
 
     run_comparison(
         models,
@@ -184,7 +185,7 @@ def info(
 ) -> None:
     """Show versions, threads, CPU and CUDA; or describe a model."""
     from electret.cli.information import model_table, system_table
-    from electret.console import standard_console
+    from electret.support.console import standard_console
 
     (system_table() if model is None else model_table(model)).show(standard_console())
 
@@ -193,8 +194,8 @@ def info(
 @reported
 def plot_run(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """Draw the learning curve of a run again, also of a running one."""
-    from electret.console import say, standard_console
-    from electret.outputs import CSV_FILE
+    from electret.support.console import say, standard_console
+    from electret.support.outputs import CSV_FILE
     from electret.training.plots import plot_history
     from electret.training.run_log import read_history
 
@@ -225,10 +226,10 @@ def plot_scf(
 ) -> None:
     """Draw the residual of the SCF against the iteration, and compare solvers."""
     from electret.analysis.scf_convergence import SOLVERS, convergence_table, plot_convergence, run_solvers
-    from electret.console import say, standard_console
     from electret.data import read_frames
     from electret.models import load
-    from electret.outputs import check_ending, check_outputs
+    from electret.support.console import say, standard_console
+    from electret.support.outputs import check_ending, check_outputs
 
     check_outputs([output], [model, data], replace=force)
     check_ending(output, PICTURES)

@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
-from electret import ElectretError
+from electret.errors import ElectretError
 
 __all__ = ["INTERRUPTED", "reported", "show_tracebacks"]
 
@@ -114,6 +114,6 @@ def _first_line(error: Exception) -> str:
 
 
 def _show(message: str) -> None:
-    from electret.console import say, standard_console
+    from electret.support.console import say, standard_console
 
     say(standard_console(stderr=True), message)

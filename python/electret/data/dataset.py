@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from electret import InputError
 from electret.data.reading import Frame
+from electret.errors import InputError
 from electret.graph import Graph
 
 __all__ = ["GraphDataset"]

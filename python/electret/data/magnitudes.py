@@ -10,9 +10,9 @@ import numpy as np
 from ase.data import covalent_radii
 from numpy.typing import NDArray
 
-from electret.console import PlainTable
 from electret.data.dataset import GraphDataset
 from electret.data.reading import Frame
+from electret.support.console import PlainTable
 
 __all__ = ["magnitude_table", "magnitude_warnings"]
 

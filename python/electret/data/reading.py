@@ -18,9 +18,9 @@ from ase.io import read as ase_read
 from ase.io.extxyz import SPECIAL_3_3_KEYS, UNPROCESSED_KEYS, key_val_str_to_dict, read_xyz
 from numpy.typing import NDArray
 
-from electret import InputError
 from electret.conditions import UNITS, check_other_names
 from electret.data.keys import CONVERTED, LABELS, DataKeys, DipoleOrigin, Label, known_names
+from electret.errors import InputError
 
 __all__ = ["ISOLATED_ATOM", "Frame", "origin_of_dipole", "read_frames", "read_structures", "wrap_atoms"]
 

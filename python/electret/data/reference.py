@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
-from electret import InputError
 from electret.data.reading import ISOLATED_ATOM, Frame
+from electret.errors import InputError
 
 __all__ = ["E0Source", "atomic_energies", "elements_of", "energy_warnings"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from electret import InputError
 from electret.data.reading import Frame
+from electret.errors import InputError
 
 __all__ = ["random_split"]
 

@@ -12,13 +12,13 @@ import torch
 from ase.io import read
 from rich.console import Console
 
-from electret import OutputError
 from electret.calculator import Calculator
-from electret.console import PlainTable, heading, progress_bar, say, standard_console
 from electret.demo.dynamics import Trajectory, simulate
 from electret.demo.plots import FieldScan, plot_dipoles, plot_dynamics, plot_parity, plot_scan
+from electret.errors import OutputError
 from electret.models import Model
-from electret.outputs import atomic_write, check_outputs, holds_run
+from electret.support.console import PlainTable, heading, progress_bar, say, standard_console
+from electret.support.outputs import atomic_write, check_outputs, holds_run
 from electret.training import Metrics, TrainingConfig, evaluate, train
 
 __all__ = ["DemoResult", "run"]

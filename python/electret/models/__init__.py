@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from electret.deferred import names_from
+from electret.support.deferred import names_from
 
 if TYPE_CHECKING:
     from electret.models.base import Call, Density, Model, Structure
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from electret.models.construction import MODEL_CLASSES, build, from_mace
     from electret.models.files import load, save
     from electret.models.header import ModelFileError, read_header
-    from electret.models.statistics import Statistics
+    from electret.models.start.statistics import Statistics
 
 __all__ = [
     "FAMILIES",
@@ -56,7 +56,7 @@ __getattr__ = names_from(
         **dict.fromkeys(("MODEL_CLASSES", "build", "from_mace"), "construction"),
         **dict.fromkeys(("load", "save"), "files"),
         **dict.fromkeys(("ModelFileError", "read_header"), "header"),
-        "Statistics": "statistics",
+        "Statistics": "start.statistics",
         **dict.fromkeys(
             (
                 "FAMILIES",

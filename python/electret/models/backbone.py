@@ -14,12 +14,12 @@ import torch
 from ase.data import chemical_symbols
 from torch.overrides import TorchFunctionMode
 
-from electret import ElectretError, InputError
+from electret.errors import ElectretError, InputError
 from electret.graph import Graph
-from electret.locks import Lock
 from electret.models.config import BackboneConfig
 from electret.models.hosted import couplings_once, mace_blocks, mace_models, o3, quiet, torch_tools
-from electret.models.statistics import Statistics
+from electret.models.start.statistics import Statistics
+from electret.support.locks import Lock
 
 __all__ = [
     "Allocations",

@@ -16,16 +16,16 @@ from typing import Any, ClassVar
 import torch
 from ase.data import atomic_numbers, chemical_symbols
 
-from electret import InputError
+from electret.errors import InputError
 from electret.graph import NEAREST, Graph, coinciding
 from electret.models.backbone import Backbone, load_tensors
 from electret.models.config import ModelConfig
-from electret.models.statistics import Statistics
+from electret.models.start.statistics import Statistics
 from electret.models.unchanged import Unchanged
-from electret.per_system import at_atoms, sum_over_atoms
 from electret.scf.electrostatics import Electrostatics
 from electret.scf.state import ScfRequest
 from electret.torch import features
+from electret.torch.per_system import at_atoms, sum_over_atoms
 
 __all__ = [
     "DIFFERENTIATED",

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from electret import InputError
+from electret.errors import InputError
 
 __all__ = [
     "FAMILIES",

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import torch
 
-from electret import InputError
+from electret.errors import InputError
 from electret.graph import Graph
 from electret.models.backbone import Allocations, Backbone, describe_mace, load_tensors, mace_input
 from electret.models.base import Model
 from electret.models.config import ModelConfig
-from electret.models.fixed_charges import FixedCharges
-from electret.models.fixed_point import FixedPoint
-from electret.models.functional import EnergyFunctional
-from electret.models.latent_ewald import LatentEwald
-from electret.models.local_charges import LocalCharges
-from electret.models.mace import ShortRange
-from electret.models.qeq import Qeq
-from electret.models.split_charges import SplitCharges
-from electret.models.statistics import Statistics
+from electret.models.families.energy_functional import EnergyFunctional
+from electret.models.families.fixed_charges import FixedCharges
+from electret.models.families.fixed_point import FixedPoint
+from electret.models.families.latent_ewald import LatentEwald
+from electret.models.families.local_charges import LocalCharges
+from electret.models.families.mace import ShortRange
+from electret.models.families.qeq import Qeq
+from electret.models.families.split_charges import SplitCharges
+from electret.models.start.statistics import Statistics
 
 __all__ = ["MODEL_CLASSES", "assemble", "build", "from_mace"]
 

@@ -14,8 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-from electret import InputError, __version__
-from electret.found_device import found_device
+from electret._native import __version__
+from electret.cuda.found_device import found_device
+from electret.errors import InputError
 from electret.models.backbone import load_tensors
 from electret.models.base import Model
 from electret.models.config import ModelConfig
@@ -28,8 +29,8 @@ from electret.models.header import (
     read_header,
     text_checksum,
 )
-from electret.models.statistics import Statistics
-from electret.outputs import atomic_write, check_outputs
+from electret.models.start.statistics import Statistics
+from electret.support.outputs import atomic_write, check_outputs
 
 __all__ = ["FORMAT_VERSION", "ModelFileError", "load", "read_header", "save"]
 

@@ -9,7 +9,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from electret import InputError, __version__
+from electret._native import __version__
+from electret.errors import InputError
 
 __all__ = ["CHECKSUM_KEY", "FORMAT_VERSION", "HEADER_KEY", "ModelFileError", "read_header", "text_checksum"]
 

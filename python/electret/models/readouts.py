@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-from electret import InputError
+from electret.errors import InputError
 from electret.models.hosted import o3
 
 __all__ = [

@@ -11,12 +11,12 @@ from typing import ClassVar
 
 import torch
 
-from electret import InputError
+from electret.errors import InputError
 from electret.graph import Graph
 from electret.models.base import DIFFERENTIATED, Call, Model, Structure, cartesian_dipoles
 from electret.models.config import ModelConfig
-from electret.models.element_start import mean_density
-from electret.models.statistics import Statistics
+from electret.models.start.elements import mean_density
+from electret.models.start.statistics import Statistics
 from electret.models.unchanged import Unchanged
 from electret.scf.electrostatics import Electrostatics
 from electret.scf.implicit import chord_steps

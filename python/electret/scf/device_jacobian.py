@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from electret._native import InputError
-from electret.device_geometry import DeviceGeometry, Layout
-from electret.device_waves import Waves
-from electret.response import Jacobian
+from electret.cuda.geometry import DeviceGeometry, Layout
+from electret.cuda.waves import Waves
+from electret.errors import InputError
+from electret.kernels.jacobian import Jacobian
 from electret.scf.krylov import gmres
 from electret.scf.problem import Systems
 

@@ -10,13 +10,13 @@ from functools import cached_property
 import torch
 from torch.autograd.function import once_differentiable
 
-from electret.device_geometry import DeviceGeometry
-from electret.device_operators import emulated
-from electret.geometry import Geometry
-from electret.per_system import at_atoms
+from electret.cuda.geometry import DeviceGeometry
+from electret.cuda.operators import emulated
+from electret.kernels.geometry import Geometry
 from electret.scf.operators import FixedOperators, HostOperators
 from electret.torch import dipole, field_features
-from electret.torch_operators import coulomb, features, features_gradient
+from electret.torch.operators import coulomb, features, features_gradient
+from electret.torch.per_system import at_atoms
 from electret.units import COULOMB_CONSTANT
 
 __all__ = ["Electrostatics", "Operator"]

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 
-from electret.device_geometry import DeviceGeometry
-from electret.geometry import Geometry
-from electret.response import Jacobian
+from electret.cuda.geometry import DeviceGeometry
+from electret.kernels.geometry import Geometry
+from electret.kernels.jacobian import Jacobian
 from electret.scf.device_jacobian import DeviceJacobian
 from electret.scf.electrostatics import Electrostatics
 from electret.scf.krylov import gmres

@@ -6,14 +6,14 @@ from typing import Protocol
 
 import torch
 
-from electret.geometry import Geometry
+from electret.kernels.geometry import Geometry
 
 __all__ = ["FixedOperators", "HostOperators"]
 
 
 class FixedOperators(Protocol):
     """What a solver's loop evaluates again and again; float64, without derivatives.
-    `electret.device_geometry.DeviceGeometry` is the one of a device."""
+    `electret.cuda.geometry.DeviceGeometry` is the one of a device."""
 
     def features(self, multipoles: torch.Tensor) -> torch.Tensor:
         """B p `[n_atoms, n_widths, n_features_lm]` of multipoles `[n_atoms, n_lm]`."""

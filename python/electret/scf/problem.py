@@ -14,9 +14,9 @@ from typing import Protocol
 
 import torch
 
-from electret.per_system import at_atoms, sum_over_atoms
 from electret.scf.electrostatics import Electrostatics
 from electret.scf.state import State
+from electret.torch.per_system import at_atoms, sum_over_atoms
 
 __all__ = ["FixedPointEquations", "ImplicitProblem", "LinearSolver", "Problem", "Residual", "Systems"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from electret import InputError
+from electret.errors import InputError
 from electret.graph import Graph
 from electret.scf.problem import LinearSolver, Problem, Residual, Systems
 from electret.scf.solvers import Newton, Solution

@@ -9,7 +9,7 @@ from typing import cast
 
 import torch
 
-from electret import InputError
+from electret.errors import InputError
 from electret.scf.linear import BlockJacobian
 from electret.scf.problem import FixedPointEquations, LinearSolver, Problem
 from electret.scf.state import State

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from electret import InputError
+from electret.errors import InputError
 
 __all__ = ["MODES", "Record", "ScfRequest", "State"]
 

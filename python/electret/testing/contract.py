@@ -15,7 +15,7 @@ import torch
 from ase import Atoms
 from numpy.typing import NDArray
 
-from electret import InputError
+from electret.errors import InputError
 from electret.graph import Graph
 from electret.models import Model, load, save
 from electret.testing.comparison import ContractError, assert_close

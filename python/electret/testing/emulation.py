@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from electret.device_operators import emulation
+from electret.cuda.operators import emulation
 
 __all__ = ["emulated_device"]
 

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from electret.outputs import atomic_write
+from electret.support.outputs import atomic_write
 from electret.training.errors import CheckpointError
 
 __all__ = [

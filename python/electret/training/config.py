@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from electret.data.keys import DataKeys, DipoleOrigin
 from electret.data.reference import E0Source
 from electret.models.config import ElectrostaticsConfig, ModelConfig, ScfConfig, StrictConfig
-from electret.outputs import check_file_name
+from electret.support.outputs import check_file_name
 from electret.training.targets import TARGETS, check_family, resolved_mode
 
 __all__ = [

@@ -12,11 +12,11 @@ from typing import Any, get_args
 import yaml
 from pydantic import AliasChoices, BaseModel, ValidationError
 
-from electret import InputError
-from electret.outputs import atomic_write
+from electret.errors import InputError
+from electret.support.outputs import atomic_write
+from electret.support.yaml_files import check_values, parse_yaml, read_yaml
 from electret.training.aliases import STAGE_ALIASES, TOP_LEVEL_ALIASES, WITHOUT_COUNTERPART, convert
 from electret.training.config import StageConfig, TrainingConfig
-from electret.yaml_files import check_values, parse_yaml, read_yaml
 
 __all__ = ["parse_config", "read_config", "write_config"]
 

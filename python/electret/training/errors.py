@@ -2,7 +2,7 @@
 
 import signal
 
-from electret import ElectretError
+from electret.errors import ElectretError
 
 __all__ = ["CheckpointError", "NonFiniteError", "TrainingInterrupted"]
 

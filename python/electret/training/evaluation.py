@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from ase import Atoms
 
-from electret import InputError
 from electret.data.dataset import GraphDataset
 from electret.data.keys import DataKeys, DipoleOrigin
 from electret.data.reading import Frame, read_frames, wrap_atoms
+from electret.errors import InputError
 from electret.graph import Graph
 from electret.models import Model
 from electret.training.config import LossConfig

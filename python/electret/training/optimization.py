@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from electret import InputError
+from electret.errors import InputError
 from electret.training.config import LearningRates, OptimizerConfig, SchedulerConfig, StageConfig
 
 __all__ = ["MovingAverage", "Schedule", "averaged_weights", "build_optimizer", "parameter_groups"]

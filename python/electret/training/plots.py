@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from electret.outputs import writing
+from electret.support.outputs import writing
 from electret.training.convergence import Convergence
 from electret.training.metrics import Metrics
 from electret.training.targets import TARGETS

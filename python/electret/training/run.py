@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from electret import InputError, __version__
-from electret.console import say, standard_console
+from electret._native import __version__
+from electret.cuda.found_device import found_device
 from electret.data import (
     Frame,
     GraphDataset,
@@ -28,13 +28,15 @@ from electret.data import (
 )
 from electret.data.reading import read_frames
 from electret.data.reference import elements_of, energy_warnings
-from electret.found_device import found_device
+from electret.errors import InputError
 from electret.graph import Graph
 from electret.models import Model, Statistics, build, save
 from electret.models.config import SELF_CONSISTENT
 from electret.models.construction import MODEL_CLASSES
-from electret.models.density_statistics import density_statistics
-from electret.outputs import (
+from electret.models.start.density import density_statistics
+from electret.models.start.ranges import training_ranges
+from electret.support.console import say, standard_console
+from electret.support.outputs import (
     CSV_FILE,
     MODEL_FILE,
     check_not_in_use,
@@ -61,7 +63,6 @@ from electret.training.resumption import (
 from electret.training.run_log import RunLog, read_history
 from electret.training.summary import print_summary, write_summary
 from electret.training.targets import DENSITY_LABELS, TARGETS, resolved_mode
-from electret.training_ranges import training_ranges
 
 __all__ = ["TrainingData", "TrainingResult", "load_data", "statistics", "train"]
 
@@ -357,7 +358,7 @@ def statistics(config: TrainingConfig, data: TrainingData, train_set: GraphDatas
 
     `scaling: rms_forces` divides by the RMS force and shifts by the mean interaction energy per atom, `std`
     divides by the standard deviation of that energy, `none` does neither. For self-consistent families also
-    the scales of the labelled densities, see `electret.models.density_statistics`.
+    the scales of the labelled densities, see `electret.models.start.density`.
     """
     has_energy = any(frame.has("energy") for frame in data.train)
     if has_energy or isinstance(config.data.e0s, dict):

@@ -12,9 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-from electret import InputError
-from electret.console import progress_bar, say
-from electret.outputs import CSV_FILE, atomic_write, writing
+from electret.errors import InputError
+from electret.support.console import progress_bar, say
+from electret.support.outputs import CSV_FILE, atomic_write, writing
 from electret.training.targets import TARGETS
 
 __all__ = ["RunLog", "read_history"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from electret.console import PlainTable
-from electret.outputs import atomic_write
+from electret.support.console import PlainTable
+from electret.support.outputs import atomic_write
 from electret.training.config import TrainingConfig
 from electret.training.metrics import Metrics
 from electret.training.targets import TARGETS

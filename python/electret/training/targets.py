@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from electret import InputError
+from electret.errors import InputError
 
 __all__ = [
     "DENSITY_LABELS",

@@ -41,7 +41,7 @@ fn relative(found: &[f64], exact: &[f64]) -> f64 {
 
 #[test]
 fn exact_values() {
-    let text = include_str!("../../../tests/data/gaussian_multipoles.json");
+    let text = include_str!("../../../tests/kernels/gaussian_multipoles.json");
     let data: Value = serde_json::from_str(text).expect("valid JSON");
     for case in data["cases"].as_array().expect("cases") {
         let name = &case["name"];

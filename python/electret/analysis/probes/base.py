@@ -13,8 +13,8 @@ from ase import Atoms
 from ase.io import read
 from matplotlib.figure import Figure
 
-from electret import InputError
 from electret.calculator import Calculator
+from electret.errors import InputError
 from electret.models import Model
 from electret.models.config import StrictConfig
 

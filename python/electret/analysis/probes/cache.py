@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from electret.analysis.probes.base import Probe
-from electret.outputs import atomic_write
+from electret.support.outputs import atomic_write
 
 __all__ = ["fingerprint", "read_measurement", "write_measurement"]
 

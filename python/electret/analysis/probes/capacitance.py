@@ -10,7 +10,6 @@ import numpy as np
 from ase import Atoms
 from matplotlib.figure import Figure
 
-from electret import InputError
 from electret.analysis.plots import save_figure
 from electret.analysis.probes.base import (
     Advance,
@@ -22,6 +21,7 @@ from electret.analysis.probes.base import (
     number,
     without_self_consistency,
 )
+from electret.errors import InputError
 from electret.models import Model
 
 __all__ = ["Capacitance"]

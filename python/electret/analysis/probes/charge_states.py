@@ -12,7 +12,6 @@ from ase.geometry import get_distances
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from electret import InputError
 from electret.analysis.plots import save_figure
 from electret.analysis.probes.base import (
     Advance,
@@ -23,6 +22,7 @@ from electret.analysis.probes.base import (
     calculator,
     labelled_groups,
 )
+from electret.errors import InputError
 from electret.models import Model
 
 __all__ = ["ChargeStates"]

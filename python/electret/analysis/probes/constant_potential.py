@@ -12,7 +12,6 @@ from ase import Atoms, units
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from pydantic import Field
 
-from electret import ConvergenceError, InputError
 from electret.analysis.plots import save_figure
 from electret.analysis.probes.base import (
     Advance,
@@ -27,6 +26,7 @@ from electret.analysis.probes.base import (
 )
 from electret.analysis.probes.dynamics import conditions_only
 from electret.dynamics import ChargeRangeError, ConstantFermiLevel
+from electret.errors import ConvergenceError, InputError
 from electret.models import Model
 
 __all__ = ["ConstantPotential"]

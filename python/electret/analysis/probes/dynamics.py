@@ -14,7 +14,6 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
 from pydantic import Field
 
-from electret import ConvergenceError, InputError
 from electret.analysis.plots import save_figure
 from electret.analysis.probes.base import (
     Advance,
@@ -27,6 +26,7 @@ from electret.analysis.probes.base import (
     number,
     without_self_consistency,
 )
+from electret.errors import ConvergenceError, InputError
 from electret.models import Model
 
 __all__ = ["Dynamics"]

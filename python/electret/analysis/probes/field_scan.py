@@ -11,7 +11,6 @@ from ase import Atoms
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from electret import InputError
 from electret.analysis.plots import save_figure
 from electret.analysis.probes.base import (
     Advance,
@@ -24,6 +23,7 @@ from electret.analysis.probes.base import (
     number,
     without_density,
 )
+from electret.errors import InputError
 from electret.models import Model
 
 __all__ = ["FieldScan"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from electret import InputError
 from electret.analysis.probes.base import Probe
 from electret.analysis.probes.capacitance import Capacitance
 from electret.analysis.probes.charge_states import ChargeStates
@@ -15,6 +14,7 @@ from electret.analysis.probes.field_scan import FieldScan
 from electret.analysis.probes.molecule_polarizability import MoleculePolarizability
 from electret.analysis.probes.screening import Screening
 from electret.analysis.probes.stability import Stability
+from electret.errors import InputError
 
 __all__ = ["PROBES", "parse_probe"]
 

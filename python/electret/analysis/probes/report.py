@@ -10,7 +10,7 @@ from pathlib import Path
 from electret.analysis.plots import COLOURS
 from electret.analysis.probes.base import ProbeTable
 from electret.analysis.probes.run import ProbeReport
-from electret.outputs import atomic_write
+from electret.support.outputs import atomic_write
 
 __all__ = ["plot_probes", "probe_sections", "write_probe_tables"]
 

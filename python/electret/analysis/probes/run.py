@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn
 
 from electret.analysis.probes.base import Probe
 from electret.analysis.probes.cache import fingerprint, read_measurement, write_measurement
-from electret.console import progress_bar, say
 from electret.models import load
+from electret.support.console import progress_bar, say
 
 __all__ = ["ProbeReport", "check_probes", "run_probes"]
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 import electret
-from electret import InputError
 from electret.analysis.plots import save_figure
 from electret.analysis.probes.base import (
     Advance,
@@ -25,6 +24,7 @@ from electret.analysis.probes.base import (
     number,
     without_density,
 )
+from electret.errors import InputError
 from electret.models import Model
 from electret.units import COULOMB_CONSTANT
 

@@ -1,0 +1,302 @@
+"""Electrostatics of Gaussian multipoles in numpy: energy, potential, forces, stress, features.
+
+The density is ``rho(r) = sum_i sum_lm p[i, lm] phi_lm(r - r_i; sigma_i)`` with unit-moment Gaussian
+multipoles (``docs/conventions.md``); coefficients are ordered ``lm = l*l + l + m``, so that l = 1 is (y, z,
+x). The boundary follows from `pbc`: periodic, slab, wire or open along any axes, without image or background
+artefacts along open ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from electret.errors import InputError
+from electret.kernels import external_field as fields
+from electret.kernels import inputs
+from electret.kernels.backends import functions_on
+from electret.kernels.inputs import FloatArray
+from electret.kernels.shapes import with_shapes
+
+
+@dataclass(frozen=True, repr=False)
+class CoulombResult:
+    """Result of :func:`coulomb`.
+
+    Attributes:
+        energy: ``[n_systems]`` in eV.
+        potential: ``[n_atoms, n_lm]`` derivative dE/dp in eV per unit of each coefficient (V, V/Å, ...).
+        forces: ``[n_atoms, 3]`` in eV/Å at fixed multipoles.
+        virial: ``[n_systems, 3, 3]`` in eV, minus the derivative of the energy in a symmetric strain of
+            positions and cell at fixed Cartesian multipoles (the sign of "virials" in extxyz files); defined
+            without a volume too.
+        dipole: ``[n_systems, 3]`` total dipole ``sum(q r + d)`` as (x, y, z) in e·Å, with the positions as
+            given.
+        cell: ``[n_systems, 3, 3]`` in Å, as used.
+    """
+
+    energy: FloatArray
+    potential: FloatArray
+    forces: FloatArray
+    virial: FloatArray
+    dipole: FloatArray
+    cell: FloatArray
+
+    def __repr__(self) -> str:
+        return with_shapes(self)
+
+    @property
+    def stress(self) -> FloatArray:
+        """``[n_systems, 3, 3]`` strain derivative of the energy per volume in eV/Å³ (the sign of ASE).
+
+        Raises:
+            InputError: a system has no volume, because its cell lacks a vector; use `virial` there.
+        """
+        volume = np.abs(np.linalg.det(self.cell))  # [n_systems]
+        flat = volume <= 1e-12 * np.prod(np.linalg.norm(self.cell, axis=2), axis=1)
+        if flat.any():
+            system = int(np.argmax(flat))
+            raise InputError(
+                f"cell[{system}] has no volume, so its stress is undefined; use result.virial (eV), "
+                "or give all three cell vectors"
+            )
+        return -self.virial / volume[:, None, None]
+
+
+def coulomb(
+    positions: ArrayLike,
+    multipoles: ArrayLike,
+    sigma: ArrayLike = 1.0,
+    cell: ArrayLike | None = None,
+    pbc: ArrayLike = False,
+    batch: ArrayLike | None = None,
+    external_field: ArrayLike | None = None,
+    self_interaction: bool = True,
+    boundary: str | None = None,
+    method: str = "auto",
+    accuracy: float = 1e-8,
+    device: str = "cpu",
+    precision: str = "float64",
+) -> CoulombResult:
+    """Electrostatic energy of Gaussian multipoles and its first derivatives.
+
+    Args:
+        positions: ``[n_atoms, 3]`` in Å. Zero atoms have zero energy.
+        multipoles: ``[n_atoms, (max_l + 1)**2]`` in e·Å^l; l = 1 in the order (y, z, x).
+        sigma: Gaussian width in Å, one or ``[n_atoms]``.
+        cell: None, ``[3]`` lengths, ``[3, 3]`` rows, or ``[n_systems, 3, 3]``, in Å.
+        pbc: one flag, ``[3]`` or ``[n_systems, 3]``. Charged systems get a neutralising background along
+            three periodic axes only.
+        batch: ``[n_atoms]`` system of each atom, in any order.
+        external_field: ``[3]`` or ``[n_systems, 3]`` field F in V/Å with energy -F·D. Along a periodic axis
+            the dipole D, and so the energy, depends on which images `positions` holds: keep them unwrapped
+            along a trajectory.
+        self_interaction: include each Gaussian's interaction with itself.
+        boundary: None follows `pbc`; "slab_dipole_correction" and "molecule_in_box" give the
+            three-dimensional sum with the correction of that name, for comparison with other codes.
+        method: "auto" (the cheapest), "direct" (pairs, open systems only), "reciprocal", "ewald", or "mesh",
+            a particle mesh with B-splines of the best order; "mesh-8" takes order 8 (4 to 16, at least 4 more
+            than the highest multipole order).
+        accuracy: requested relative accuracy; for a mesh the relative RMS error of the forces.
+        device: "cpu", or "cuda", "cuda:1", ...: arrays are copied to the GPU and results back, which needs
+            torch (tensors of a GPU stay there: :mod:`electret.torch`).
+        precision: of long sums on a GPU. "float32" is for GPUs with few float64 units and for an `accuracy`
+            of 1e-5 or more; arrays stay float64. The CPU sums in float64 whatever it is.
+
+    Raises:
+        InputError: an argument cannot be used; the message names array, index, value and remedy.
+
+    Example:
+        Two opposite unit charges, 3 Å apart, as point charges would have it (-K / r) but for the tails:
+
+        >>> import electret
+        >>> r = electret.coulomb([[0, 0, 0], [0, 0, 3]], [[1], [-1]], sigma=0.3, self_interaction=False)
+        >>> r.energy.round(4)
+        array([-4.7999])
+        >>> r.dipole
+        array([[ 0.,  0., -3.]])
+    """
+    accuracy = inputs.settings(boundary, method, accuracy, precision)
+    s = inputs.systems(positions, cell, pbc, batch)
+    p = inputs.multipoles(multipoles, s.n_atoms)
+    f = inputs.field(external_field, s.n_systems)
+    energy, potential, gradient, cell_gradient = functions_on(device, precision).coulomb(
+        s.positions,
+        p,
+        inputs.widths("sigma", sigma, s.n_atoms),
+        s.cell,
+        s.pbc,
+        s.batch,
+        boundary=boundary,
+        method=method,
+        accuracy=accuracy,
+        self_interaction=inputs.switch("self_interaction", self_interaction),
+        gradients=True,
+    )
+    inputs.require_finite("energy", energy)
+    inputs.require_finite("forces", gradient)
+    inputs.require_finite("potential", potential)
+    dipole = s.sum(fields.atomic_dipole(s.positions, p))
+    inputs.require_finite("dipole", dipole)
+    if f is not None:
+        energy = energy - np.einsum("sx,sx->s", f, dipole)
+        potential = potential + fields.potential(s.positions, s.batch, f, p.shape[1])
+        gradient = gradient - p[:, :1] * f[s.batch]
+    # r' = r (1 + strain): dE/dstrain = r^T dE/dr + cell^T dE/dcell
+    if s.n_systems == 1:
+        of_positions = s.positions.T @ gradient
+    else:
+        products = s.positions[:, :, None] * gradient[:, None, :]  # [n_atoms, 3, 3]
+        of_positions = s.sum(products.reshape(-1, 9)).reshape(-1, 3, 3)
+    strain = of_positions + s.cell.transpose(0, 2, 1) @ cell_gradient  # [n_systems, 3, 3]
+    virial = -0.5 * (strain + strain.transpose(0, 2, 1))
+    inputs.require_finite("virial", virial)
+    return CoulombResult(energy, potential, -gradient, virial, dipole, s.cell)
+
+
+def features(
+    positions: ArrayLike,
+    multipoles: ArrayLike,
+    sigma: ArrayLike = 1.0,
+    widths: Sequence[float] | FloatArray = (1.5, 3.0),
+    max_l: int = 1,
+    normalization: str = "receiver",
+    self_interaction: bool = False,
+    cell: ArrayLike | None = None,
+    pbc: ArrayLike = False,
+    batch: ArrayLike | None = None,
+    external_field: ArrayLike | None = None,
+    boundary: str | None = None,
+    method: str = "auto",
+    accuracy: float = 1e-8,
+    device: str = "cpu",
+    precision: str = "float64",
+    receivers: ArrayLike | None = None,
+    receivers_batch: ArrayLike | None = None,
+) -> FloatArray:
+    """Projections of the electrostatic potential on Gaussian receivers at each atom, or at other points.
+
+    Args:
+        widths: receiver widths s in Å.
+        max_l: highest order of the receivers.
+        normalization: "receiver" (unit integral of ``r**(l+2) exp(-r**2/2s**2)``; the l = 0 value is sqrt(4
+            pi) times the smeared potential) or "multipoles" (unit moment: at s = sigma these are dE/dp).
+        self_interaction: include the potential of each atom's own density on its own receivers.
+        external_field: adds the projections of the potential -F·r.
+        receivers: ``[n_receivers, 3]`` in Å, where the receivers are in place of the atoms, which then are
+            sources alone. Pairs of receivers cost time as pairs of atoms do.
+        receivers_batch: ``[n_receivers]`` system of each receiver; None for one system.
+
+    The other arguments are those of :func:`coulomb`.
+
+    Returns:
+        ``[n_atoms or n_receivers, n_widths, (max_l + 1)**2]`` in V (times powers of Å by order and
+        normalisation).
+
+    Raises:
+        InputError: an argument cannot be used; the message names array, index, value and remedy.
+
+    Example:
+        >>> import electret
+        >>> v = electret.features([[0, 0, 0], [0, 0, 3]], [[1], [-1]], widths=[1.5, 3.0], max_l=1)
+        >>> v.shape
+        (2, 2, 4)
+    """
+    accuracy = inputs.settings(boundary, method, accuracy, precision, normalization)
+    s = inputs.systems(positions, cell, pbc, batch)
+    p = inputs.multipoles(multipoles, s.n_atoms)
+    f = inputs.field(external_field, s.n_systems)
+    receiver_widths = inputs.widths("widths", widths)
+    order = inputs.max_order("max_l", max_l)
+    spread, n_sources = inputs.widths("sigma", sigma, s.n_atoms), 0
+    if receivers is not None:  # atoms without a density
+        r = inputs.points("receivers", receivers)
+        index = inputs.labels("receivers_batch", receivers_batch, len(r), s.n_systems)
+        n_sources = s.n_atoms
+        s = replace(s, positions=np.concatenate([s.positions, r]), batch=np.concatenate([s.batch, index]))
+        p = np.concatenate([p, np.zeros((len(r), p.shape[1]))])
+        spread = np.concatenate([spread, np.full(len(r), spread.max(initial=0.0) or 1.0)])
+    elif receivers_batch is not None:
+        raise InputError("receivers_batch is given without receivers; give their positions, or batch")
+    values = functions_on(device, precision).features(
+        s.positions,
+        p,
+        spread,
+        receiver_widths,
+        order,
+        s.cell,
+        s.pbc,
+        s.batch,
+        normalization=normalization,
+        boundary=boundary,
+        method=method,
+        accuracy=accuracy,
+        self_interaction=inputs.switch("self_interaction", self_interaction),
+    )
+    inputs.require_finite("features", values)
+    if f is not None:
+        values = values + fields.features(s.positions, s.batch, f, receiver_widths, order, normalization)
+    return values[n_sources:]
+
+
+def potential(
+    points: ArrayLike,
+    positions: ArrayLike,
+    multipoles: ArrayLike,
+    sigma: ArrayLike = 1.0,
+    cell: ArrayLike | None = None,
+    pbc: ArrayLike = False,
+    batch: ArrayLike | None = None,
+    points_batch: ArrayLike | None = None,
+    external_field: ArrayLike | None = None,
+    boundary: str | None = None,
+    method: str = "auto",
+    accuracy: float = 1e-8,
+    device: str = "cpu",
+    precision: str = "float64",
+) -> FloatArray:
+    """Electrostatic potential of the Gaussian multipoles at arbitrary points.
+
+    Args:
+        points: ``[n_points, 3]`` in Å.
+        points_batch: ``[n_points]`` system of each point; None for one system.
+
+    The other arguments are those of :func:`coulomb`.
+
+    Returns:
+        ``[n_points]`` in V (the energy of a unit charge there, in eV/e).
+
+    Raises:
+        InputError: an argument cannot be used; the message names array, index, value and remedy.
+
+    Example:
+        >>> import electret
+        >>> electret.potential([[0, 0, 5]], [[0, 0, 0]], [[1]], sigma=0.5).round(6)
+        array([2.879929])
+    """
+    accuracy = inputs.settings(boundary, method, accuracy, precision)
+    s = inputs.systems(positions, cell, pbc, batch)
+    p = inputs.multipoles(multipoles, s.n_atoms)
+    f = inputs.field(external_field, s.n_systems)
+    r = inputs.points("points", points)
+    index = inputs.labels("points_batch", points_batch, r.shape[0], s.n_systems)
+    values = functions_on(device, precision).potential(
+        r,
+        index,
+        s.positions,
+        p,
+        inputs.widths("sigma", sigma, s.n_atoms),
+        s.cell,
+        s.pbc,
+        s.batch,
+        boundary=boundary,
+        method=method,
+        accuracy=accuracy,
+    )
+    inputs.require_finite("potential", values)
+    if f is not None:
+        values = values + fields.potential(r, index, f, 1)[:, 0]
+    return values

@@ -1,0 +1,1 @@
+"""One module per model family, with the parts that only families use."""

@@ -1,0 +1,1 @@
+"""Start values of a fresh model from its training data: statistics, densities, responses, ranges."""
