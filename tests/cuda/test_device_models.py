@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import devices
-import torch
 from electret.calculator import Calculator
 from electret.graph import Graph
 from electret.models import FAMILIES, SELF_CONSISTENT, build

@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 import electret
-import torch
 from devices import NOT_CPU, on_device, torch_device
 from electret.torch import neighbor_list
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase import units
 from ase.md.verlet import VelocityVerlet
 from rich.console import Console
@@ -20,7 +21,6 @@ from typer.testing import CliRunner
 
 import devices
 import labelled_device
-import torch
 from electret import Calculator
 from electret.cli.main import application
 from electret.models import FAMILIES, build, save

@@ -12,10 +12,10 @@ import pytest
 
 pytest.importorskip("mace")
 
+import torch
 from ase import Atoms
 from rich.console import Console
 
-import torch
 from electret import InputError
 from electret.data import (
     DataKeys,

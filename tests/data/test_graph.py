@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-import torch
 from electret import InputError
 from electret.graph import Graph
 from model_cases import bulk, molecule, slab

@@ -7,10 +7,10 @@ import pytest
 
 pytest.importorskip("torch")
 
+import torch
 from ase import Atoms
 from rich.console import Console
 
-import torch
 from electret.data import GraphDataset, magnitude_table, magnitude_warnings, wrap_atoms
 
 E0S = {1: -13.0, 8: -430.0}

@@ -109,6 +109,7 @@ def forked_beside_a_thread_at_work():
 def energy_of(seed):
     """Energy and gradient by the torch layer, as numbers."""
     import torch
+
     from electret.torch import coulomb_energy
 
     system, p = box(seed=seed)
@@ -140,9 +141,9 @@ def calculated(calculator, stretch):
 
 
 def forked_torch_and_calculators():
+    import torch
     from torch.utils.data import DataLoader
 
-    import torch
     from electret import Calculator
     from model_cases import small_model
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 import torch
+
 from electret.models.backbone import construction_dtype
 from electret.models.families.density_energies import QuadraticEnergy
 from electret.models.families.updates import channel_irreps

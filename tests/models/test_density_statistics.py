@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("mace")
 
+import torch
 from ase import Atoms
 
 import electret
-import torch
 from electret.data import GraphDataset, wrap_atoms
 from electret.graph import Graph
 from electret.models import ModelConfig, Statistics

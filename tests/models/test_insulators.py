@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("mace")
 
+import torch
 from ase import Atoms
 
-import torch
 from electret import InputError
 from electret.data import GraphDataset, wrap_atoms
 from electret.graph import Graph

@@ -4,10 +4,10 @@ import json
 import pickletools
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-import torch
 from electret import InputError
 from electret.graph import Graph
 from electret.models import ModelFileError, build, load, read_header, save

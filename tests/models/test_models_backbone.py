@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 
-import torch
 from electret import InputError
 from electret.graph import Graph
 from electret.models import BackboneConfig, ModelConfig, Statistics, build, from_mace, load, save

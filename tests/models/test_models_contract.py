@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 import torch
+
 from electret.models import FAMILIES, SELF_CONSISTENT, Density, build
 from electret.models.families.local_charges import LocalCharges
 from electret.models.families.mace import ShortRange

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 
-import torch
 from electret import InputError
 from electret.graph import Graph
 from electret.models import FAMILIES, SELF_CONSISTENT, build

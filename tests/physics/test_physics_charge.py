@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
-
 import torch
+
 from electret.scf.state import State
 from solvable import FixedPoint, Functional, K, charge_matrix, electrostatics_of, quadratic, staircase
 

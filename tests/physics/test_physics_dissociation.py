@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import brentq
 from scipy.special import erf
 
-import torch
 from electret.models.families.energy_functional import EnergyFunctional
 from electret.scf.state import State
 from electret.units import COULOMB_CONSTANT as K

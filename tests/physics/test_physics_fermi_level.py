@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import erf
 
-import torch
 from electret.scf.response import linear_responses
 from electret.scf.solvers import Newton
 from electret.scf.state import State

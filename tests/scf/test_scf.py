@@ -3,9 +3,9 @@ systems."""
 
 import numpy as np
 import pytest
+import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-import torch
 from electret import InputError
 from electret.graph import Graph
 from electret.models import SELF_CONSISTENT, build

@@ -12,10 +12,10 @@ import pytest
 
 pytest.importorskip("mace")
 
+import torch
 from ase import Atoms
 from safetensors.torch import load_file, save_file
 
-import torch
 from electret import InputError
 from electret.data import GraphDataset, wrap_atoms
 from electret.graph import Graph

@@ -19,12 +19,12 @@ import pytest
 
 pytest.importorskip("mace")
 
+import torch
 import yaml
 from ase import Atoms
 from rich.console import Console
 from safetensors.torch import load_file
 
-import torch
 from electret import InputError, OutputError
 from electret.models import load, read_header
 from electret.support.console import standard_console

@@ -14,12 +14,12 @@ import pytest
 
 pytest.importorskip("mace")
 
+import torch
 from ase import Atoms
 from rich.console import Console
 from safetensors.torch import load_file
 
 import electret
-import torch
 from electret import InputError
 from electret.data import GraphDataset, read_frames
 from electret.graph import Graph

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator as ASECalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
@@ -16,7 +17,6 @@ from ase.data import chemical_symbols
 from ase.outputs import Properties, all_outputs
 from ase.stress import full_3x3_to_voigt_6_stress
 
-import torch
 from electret.calculator import conditions
 from electret.calculator.conditions import ExtrapolationWarning
 from electret.calculator.model import frozen_model

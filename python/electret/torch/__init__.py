@@ -26,6 +26,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from electret.cuda.neighbors import pairs_on_device
 from electret.cuda.operators import emulated
 from electret.cuda.plans import Recent
@@ -37,7 +39,6 @@ from electret.kernels.neighbors import reach
 from electret.torch.operators import coulomb as coulomb_operator
 from electret.torch.operators import features as features_operator
 from electret.torch.per_system import sum_over_atoms
-from torch import Tensor
 
 __all__ = ["coulomb_energy", "dipole", "features", "field_features", "neighbor_list", "potential"]
 
