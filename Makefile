@@ -76,7 +76,6 @@ lint: build  ## Formatting, clippy, ruff, mypy, and the native stub against the 
 
 bench: build $(STAMPS)/extra-peers $(STAMPS)/extra-bench  ## Benchmarks against the peers, and the tables of targets
 	cargo bench -p electret-core
-	$(BIN)/python -m pytest -o addopts= benches --benchmark-only --benchmark-group-by=group
 	$(BIN)/python benches/targets.py
 
 docs: build $(STAMPS)/extra-docs  ## HTML documentation in site/

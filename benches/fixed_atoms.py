@@ -6,18 +6,14 @@ of the reference scheme. Errors are relative L2 against accuracy 1e-12.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import torch
 
 import electret
 from water import unit_of, water_of
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 WIDTHS, SIGMA, ACCURACY = (1.5, 3.0), 1.0, 1e-6
 FACTORS = (1.0, 1.25)

@@ -15,7 +15,6 @@ import argparse
 import itertools
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # for the peers
 
 from gpu_clock import Clock, Cuda, Rehearsal
 from machine import machine, versions

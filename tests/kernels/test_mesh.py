@@ -7,18 +7,15 @@ those.
 from __future__ import annotations
 
 import hashlib
-import sys
 
 import numpy as np
 import pytest
 
 import electret
-from places import ROOT, TESTS
+from mesh_systems import caesium_chloride, gas, liquid, measure, results, rock_salt
+from places import TESTS
 from random_systems import BOUNDARIES, random_system, relative
 from threads import outputs_by_threads
-
-sys.path.append(str(ROOT / "benches"))
-from mesh_accuracy import caesium_chloride, gas, liquid, measure, results, rock_salt
 
 TIGHT = 1e-12
 BAR = 1e-10
