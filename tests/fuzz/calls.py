@@ -13,7 +13,7 @@ Generator = np.random.Generator
 EXTENTS = (0.0, 1e-12, 1e-3, *(5.0,) * 20, 30.0, 30.0, 100.0, 1e4, 1e6, 1e15, 1e160, 1e300)
 """Å within which atoms are spread."""
 METHODS = ("auto", "auto", "auto", "direct", "reciprocal", "ewald", "mesh")
-BOUNDARIES = (None, None, None, "slab_dipole_correction", "molecule_in_box")
+BOUNDARIES = (*(None,) * 10, "slab_dipole_correction", "molecule_in_box")
 
 HOSTILE: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 7, 2**31, 2**63, -(2**63), 10**30, 0.0, -0.0, 1e-320, 1e-300, 1e-30,

@@ -13,7 +13,8 @@ from fuzz import watch
 
 ENDS = {
     1: (lambda: os._exit(3), "abort (exit status 3)"),
-    3: (lambda: time.sleep(60), "hang"),
+    3: (lambda: max(range(10**12)), "hang"),
+    4: (lambda: time.sleep(600), "hang"),
     5: (lambda: np.array([1.0, np.nan]), "wrong result"),
     7: (lambda: [].pop(), "raw error"),
     8: (lambda: np.ones(10**12), "raw error"),

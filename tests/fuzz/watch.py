@@ -20,7 +20,9 @@ import numpy as np
 
 SECONDS_PER_CASE = 4.0
 MEMORY_PER_CASE = 2 * 1024**3
-"""Bounds of one case, the memory in bytes beyond that of the started process."""
+"""Bounds of one case: CPU time, and memory in bytes beyond that of the started process."""
+PATIENCE = 120.0
+"""Seconds of the clock after which a case is taken for one that waits for ever."""
 
 AREAS = {
     "numpy": "fuzz.calls",
@@ -30,6 +32,9 @@ AREAS = {
     "files": "fuzz.files",
 }
 """Modules with `case(generator) -> (description, call)`; the call returns what must be finite."""
+
+LIMIT_FACTORS = {"numpy": "0.2"}
+"""Factors on the bounds of work and memory (`ELECTRET_LIMIT_FACTOR`) by area: short calls are many calls."""
 
 
 class WrongResult(Exception):
@@ -114,8 +119,8 @@ def run(area: str, seed: int, first: int = 0, cases: int | None = None, seconds:
 def _child(area: str, seed: int, number: int, last: float, end: float, report: Report) -> int:
     """Follows one child process to its end; returns the number of the next case."""
     context = multiprocessing.get_context("spawn")
-    # Case in work (-1: none yet), time at which it began, results, refusals, whether all is done.
-    shared = context.RawArray("d", [-1.0, np.inf, 0.0, 0.0, 0.0])
+    # Case in work (-1: none yet), time and CPU time at which it began, results, refusals, 1 once all is done.
+    shared = context.RawArray("d", [-1.0, np.inf, np.inf, 0.0, 0.0, 0.0])
     findings, sender = context.Pipe(duplex=False)
     child = context.Process(target=_work, args=(area, seed, number, last, end, shared, sender), daemon=True)
     child.start()
@@ -130,14 +135,16 @@ def _child(area: str, seed: int, number: int, last: float, end: float, report: R
         except EOFError:
             child.join()
             kind = f"abort (exit status {child.exitcode})"
-        if not kind and time.monotonic() - shared[1] > SECONDS_PER_CASE:
+        if not kind and (
+            time.monotonic() - shared[1] > PATIENCE or _cpu_time(child.pid) - shared[2] > SECONDS_PER_CASE
+        ):
             child.kill()
             child.join()
             kind = f"hang (no end within {SECONDS_PER_CASE:g} s)"
-    report.outcomes["result"] += int(shared[2])
-    report.outcomes["refused"] += int(shared[3])
+    report.outcomes["result"] += int(shared[3])
+    report.outcomes["refused"] += int(shared[4])
     at = int(shared[0])
-    if not shared[4]:
+    if not shared[5]:
         if at < 0:
             raise RuntimeError(f"the child process of area {area!r} did not start: {kind}")
         report.outcomes[kind.partition(" ")[0]] += 1
@@ -154,24 +161,33 @@ def _work(
     area: str, seed: int, number: int, last: float, end: float, shared: Any, findings: Connection
 ) -> None:
     """The child: runs cases one after the other, counts them in `shared` and sends each finding."""
+    os.environ["ELECTRET_LIMIT_FACTOR"] = LIMIT_FACTORS.get(area, "1")
     module = importlib.import_module(AREAS.get(area, area))
     module.prepare()
     used = _virtual_memory()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_PER_CASE, used + MEMORY_PER_CASE))
     while number < last and time.monotonic() < end:
         description, call = module.case(generator(area, seed, number))
-        shared[0], shared[1] = number, time.monotonic()
+        shared[:3] = number, time.monotonic(), time.process_time()
         try:
-            shared[2 if outcome(call) == "result" else 3] += 1
+            shared[3 if outcome(call) == "result" else 4] += 1
         except WrongResult as error:
             findings.send((number, "wrong result", f"{error}; {description}"))
         except BaseException as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{os.path.basename(place.filename)}:{place.lineno}"
             findings.send((number, "raw error", f"{type(error).__name__} at {where}: {error}; {description}"))
-        shared[1] = np.inf
+        shared[1:3] = np.inf, np.inf
         number += 1
-    shared[4] = 1.0
+    shared[5] = 1.0
+
+
+def _cpu_time(pid: int | None) -> float:
+    """CPU time of a process in seconds: Linux's clock for it; 0 once it has ended."""
+    try:
+        return time.clock_gettime((~(pid or 0) << 3) | 2)
+    except OSError:
+        return 0.0
 
 
 def _virtual_memory() -> int:

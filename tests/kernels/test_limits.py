@@ -21,11 +21,10 @@ def test_hostile_calls_give_finite_numbers_or_a_named_error(monkeypatch):
     """A short run of `make fuzz` in a process with 2 GiB, whose end would show an allocation that fails."""
     # Far above what calls take, whatever else the machine does.
     monkeypatch.setattr(watch, "SECONDS_PER_CASE", 60.0)
-    # `make fuzz` still finds calls beyond these whose estimate is too low: cases 46 and 78 of this seed.
-    report = watch.run("extremes", seed=1, cases=45)
+    report = watch.run("extremes", seed=1, cases=400)
     assert not report.findings, "\n".join(str(finding)[:2000] for finding in report.findings)
-    assert report.outcomes["result"] > 10
-    assert report.outcomes["refused"] > 15
+    assert report.outcomes["result"] > 100
+    assert report.outcomes["refused"] > 100
 
 
 R = np.array([[0.0, 0.0, 0.0], [1.0, 1.5, 0.5]])
