@@ -1,5 +1,7 @@
 """Sphinx configuration: `make docs` builds the pages into site/."""
 
+import re
+
 import electret
 
 project = "electret"
@@ -14,12 +16,38 @@ extensions = [
     "sphinx.ext.napoleon",
 ]
 source_suffix = {".md": "markdown"}
+exclude_patterns = ["pictures/*.py"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+# numpy expands ArrayLike to a union of four lines; the reference shows the names.
+autodoc_type_aliases = {
+    "ArrayLike": "array_like",
+    "FloatArray": "ndarray",
+    "ComplexArray": "ndarray",
+}
+autodoc_preserve_defaults = True
+maximum_signature_line_length = 80
+python_use_unqualified_type_names = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+add_module_names = False
 default_role = "code"
 nitpicky = False
 html_theme = "furo"
 html_title = f"electret {release}"
+
+
+def _short_types(app, what, name, obj, options, signature, returns):
+    """The names of autodoc_type_aliases, which Sphinx writes as forward references inside unions."""
+    short = (
+        None if text is None else re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text)
+        for text in (signature, returns)
+    )
+    return tuple(short)
+
+
+def setup(app):
+    app.connect("autodoc-process-signature", _short_types)
