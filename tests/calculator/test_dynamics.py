@@ -187,31 +187,77 @@ def test_starts_at_the_charge_of_the_fermi_level() -> None:
     assert atoms.info == {"total_charge": 0.4}
 
 
+def charge_statistics(
+    atoms: Atoms, level: float, temperature: float, charges: np.ndarray
+) -> tuple[float, float]:
+    """Mean and variance of the charge, by quadrature of exp(-(E + level Q) / kT) over equidistant charges."""
+    other = atoms.copy()
+    other.calc = atoms.calc
+    energies = []
+    for charge in charges:
+        other.info["total_charge"] = charge
+        energies.append(other.get_potential_energy() + level * charge)
+    weights = np.exp(-(np.array(energies) - min(energies)) / (units.kB * temperature))
+    assert max(weights[0], weights[-1]) < 1e-4
+    mean = weights @ charges / weights.sum()
+    return mean, weights @ (charges - mean) ** 2 / weights.sum()
+
+
+def sample_charges(
+    atoms: Atoms, level: float, temperature: float, steps: int, period: float = 20.0
+) -> np.ndarray:
+    """Charges of a thermostatted run at fixed atoms."""
+    dynamics = ConstantFermiLevel(
+        atoms,
+        1.0 * units.fs,
+        level,
+        charge_period=period * units.fs,
+        temperature_K=temperature,
+        charge_friction=8.0 / (period * units.fs),
+        seed=4,
+    )
+    charges: list[float] = []
+    dynamics.attach(lambda: charges.append(dynamics.charge))
+    dynamics.run(steps)
+    return np.array(charges[1:])
+
+
+def check_statistics(charges: np.ndarray, mean: float, variance: float) -> None:
+    blocks = charges.reshape(-1, 50).mean(axis=1)
+    error = blocks.std() / np.sqrt(len(blocks) - 1)
+    assert error < 0.2 * np.sqrt(variance)
+    assert abs(charges.mean() - mean) < 4 * error
+    assert charges.var() == pytest.approx(variance, rel=0.2)
+
+
 @pytest.mark.filterwarnings("ignore:at the first charge")
 @pytest.mark.parametrize("model", [ToyQeq, ToyFixedPoint])
 def test_thermostatted_charge_samples_the_grand_canonical_ensemble(model: type[ToyQeq]) -> None:
     """At fixed atoms the charge is Gaussian about the minimum of E + mu Q, with the variance kT/(d²E/dQ²)."""
     atoms = water(frozen=True, model=model)
-    expected = charge_at(atoms, LEVEL)
     curvature = atoms.calc.response(atoms, ["energy_charge_curvature"])["energy_charge_curvature"]
-    dynamics = ConstantFermiLevel(
-        atoms,
-        1.0 * units.fs,
-        LEVEL,
-        charge_period=20 * units.fs,
-        temperature_K=3000,
-        charge_friction=0.4 / units.fs,
-        seed=4,
-    )
-    charges: list[float] = []
-    dynamics.attach(lambda: charges.append(dynamics.charge))
-    dynamics.run(2000)
-    blocks = np.array(charges[1:]).reshape(40, 50).mean(axis=1)
-    error = blocks.std() / np.sqrt(len(blocks) - 1)
-    variance = units.kB * 3000 / curvature
-    assert error < 0.2 * abs(expected)  # tells the mean from zero
-    assert abs(np.mean(charges) - expected) < 4 * error
-    assert np.var(charges) == pytest.approx(variance, rel=0.2)
+    charges = sample_charges(atoms, LEVEL, 3000, 2000)
+    check_statistics(charges, charge_at(atoms, LEVEL), units.kB * 3000 / curvature)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:at the first charge")
+@pytest.mark.parametrize(
+    ("family", "axes"), [("qeq", (0, 1)), ("energy_functional", ()), ("fixed_point", (0, 1))]
+)
+def test_charges_of_models_sample_the_grand_canonical_ensemble(family: str, axes: tuple[int, ...]) -> None:
+    """Clusters and slabs of every family, whose energy need not be quadratic in the charge."""
+    atoms = cluster()
+    atoms.pbc[list(axes)] = True
+    atoms.cell = [[8.0, 0.0, 0.0], [1.0, 9.0, 0.0], [0.0, 0.0, 20.0]]
+    calc = atoms.calc = Calculator(small_model(family))
+    atoms.set_constraint(FixAtoms(range(len(atoms))))
+    atoms.info["total_charge"] = 0.0
+    level = -calc.charge_derivative(atoms)
+    curvature = calc.response(atoms, ["energy_charge_curvature"])["energy_charge_curvature"]
+    temperature = 0.05**2 * curvature / units.kB  # charges of some 0.05 e
+    mean, variance = charge_statistics(atoms, level, temperature, np.linspace(-0.3, 0.3, 31))
+    check_statistics(sample_charges(atoms, level, temperature, 600, period=10.0), mean, variance)
 
 
 def test_thermostats_on_atoms_and_charge() -> None:
