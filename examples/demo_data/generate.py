@@ -2,7 +2,7 @@
 GFN1-xTB (tblite).
 
 Each chain is one Langevin trajectory from a random structure, drawn from (seed, chain number) alone, and
-written to a file of its own when it is complete: an interrupted run goes on where it stopped. Whole chains
+written to a file of its own when it is complete: an interrupted run continues from there. Whole chains
 go to the training or validation set.
 
     python examples/demo_data/generate.py --output runs/demo_data --cluster-chains 60 --slab-chains 12
@@ -30,7 +30,7 @@ MAX_RESTARTS = 20
 
 @dataclass(frozen=True)
 class Settings:
-    """What to generate. Sizes are inclusive ranges."""
+    """Settings of the generation. Sizes are inclusive ranges."""
 
     output: Path
     seed: int
@@ -93,7 +93,7 @@ def run_chain(settings: Settings, chain: int, slab: bool) -> list[Atoms]:
 
 
 def complete_chain(settings: Settings, chain: int, slab: bool) -> Path:
-    """Write the chain's file unless it is there; the file appears only when it is whole."""
+    """Write the chain's file unless it exists; the file appears only when it is complete."""
     kind = "slab" if slab else "cluster"
     path = settings.output / "chains" / f"{kind}_{chain:04d}.xyz"
     if not path.exists():

@@ -22,7 +22,7 @@ ELECTRONIC_TEMPERATURE = 0.004  # Ha
 def fermi_level(levels: np.ndarray, occupations: np.ndarray) -> float:
     """Fermi level in the unit of ``levels`` (eV).
 
-    Where a level is fractionally filled, the level nearest to half filling fixes it: mu = eps + kT ln(f /
+    If a level is fractionally filled, the level nearest to half filling determines it: mu = eps + kT ln(f /
     (1 - f)). In a gap it is the middle between the highest filled and the lowest empty level.
 
     Args:

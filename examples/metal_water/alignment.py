@@ -1,19 +1,19 @@
-"""Refer the energies and Fermi levels of charged periodic slabs (GFN1-xTB) to a potential that models know.
+"""Refer energies and Fermi levels of charged periodic slabs (GFN1-xTB) to a potential that models represent.
 
     python examples/metal_water/alignment.py IN.xyz OUT.xyz --fit SLABS.xyz
     python examples/metal_water/alignment.py IN.xyz OUT.xyz --constants Ag=97.5 O=-37.1 Na=-67.5 Cl=31.7
 
 In a periodic cell GFN1-xTB measures the Fermi level from the mean of a potential to which the shells of an
 atom contribute even where its charge is zero (its interaction 1/sqrt(R² + a²) differs from 1/R by a²/2R³,
-with another a for each shell). The same slab with more vacuum therefore has another Fermi level,
+with another a for each shell). Therefore the Fermi level of a slab depends on its vacuum,
 
     mu = mu' + delta,    delta = sum_i c(element of i) / volume,
 
-by electronvolts, and a charged cell the energy E = E' - Q delta. No model whose density is Gaussians at the
-atoms, and whose short-range part sees some Å, can know the volume. E' and mu' = -dE'/dQ are what is left
-without this term; forces do not change, the stress does. The constants are fitted to the Fermi levels of
+by electronvolts, and a charged cell the energy E = E' - Q delta. A model with Gaussian densities on the
+atoms and a short-range part of some Å cannot depend on the volume. E' and mu' = -dE'/dQ do not contain
+this term; forces do not change, the stress does. The constants are fitted to the Fermi levels of
 neutral slabs at two heights each, from which the change of the potential of Gaussians of the width `--sigma`
-with the Mulliken charges is taken off. Frames that are not periodic stay as they are.
+with the Mulliken charges is subtracted. Frames that are not periodic are unchanged.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def fit(slabs: Sequence[Atoms], elements: Sequence[str], extra: float, sigma: fl
 
 
 def align(atoms: Atoms, constants: Mapping[str, float]) -> None:
-    """Take delta out of the labels of a periodic frame, in place, once."""
+    """Subtract delta from the labels of a periodic frame, in place, once."""
     if not atoms.pbc.all() or "alignment" in atoms.info:
         return
     volume = atoms.get_volume()

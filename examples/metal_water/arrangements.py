@@ -1,4 +1,4 @@
-"""Structures that the metal-water case looks at: rows of waters, silver in layers, slabs without water."""
+"""Structures of the metal-water case: rows of waters, silver in layers, slabs without water."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONTACT = 2.7
 
 
 def water_row(n_waters: int, first: int = 0) -> Atoms:
-    """Waters along z, all turned alike with one O-H bond along the row; `layer` numbers the molecules."""
+    """Waters along z, all oriented with one O-H bond along the row; `layer` numbers the molecules."""
     row = Atoms()
     for index in range(n_waters):
         water = molecule("H2O")

@@ -2,8 +2,8 @@
 
     python examples/metal_water/dipoles_on_atoms.py
 
-Layers of silver and rows of waters, along z. Where charges screen the field inside, dipoles that see the
-whole field vanish; those of GFN1-xTB, whose self-consistency has charges alone, stay.
+Layers of silver and rows of waters, along z. If charges screen the field inside, dipoles that respond
+to the total field vanish; those of GFN1-xTB, whose self-consistency has charges alone, do not.
 """
 
 from __future__ import annotations

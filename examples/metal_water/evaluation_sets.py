@@ -1,4 +1,4 @@
-"""Make the sets that the probes of the metal-water comparison read, labelled with GFN1-xTB (tblite).
+"""Make the sets for the probes of the metal-water comparison, labelled with GFN1-xTB (tblite).
 
     python examples/metal_water/evaluation_sets.py --output examples/metal_water/data
 
@@ -64,7 +64,7 @@ def water_rows(sizes: list[int]) -> list[Atoms]:
 
 def long_rows(count: int, sizes: list[int], displacement: float, max_field: float, seed: int) -> list[Atoms]:
     """Displaced rows of waters in random orientations and fields (V/Å), with polarisabilities. In compact
-    clusters a little flow of charge between molecules hides behind their own polarisability; in rows it
+    clusters a small flow of charge between molecules is masked by their own polarisability; in rows it
     grows with the square of their length."""
     rng = np.random.default_rng(seed)
     frames = []

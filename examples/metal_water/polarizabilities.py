@@ -3,7 +3,7 @@
     python examples/metal_water/polarizabilities.py IN.xyz OUT.xyz --every 3
 
 Each labelled frame also gets `config_polarizability_weight` = (typical / mean polarisability per atom)²: with
-it the loss sees relative errors, so that water, which polarises a hundred times less than silver, counts too.
+it the loss compares relative errors, so that water, a hundred times less polarisable than silver, matters.
 """
 
 from __future__ import annotations

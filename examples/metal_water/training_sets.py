@@ -9,9 +9,9 @@
 
 Takes some frames of each trajectory, adds polarisabilities to open ones (`polarizabilities.py`) and aligns
 the Fermi levels of periodic ones (`alignment.py`), those of `slab_charges.xyz` in the same folder too. Slabs
-count only in one lateral cell: GFN1-xTB in tblite samples the Γ point alone, so that the energy per atom of
-an ideal slab changes by an electronvolt from a 2 × 2 to a 4 × 4 cell, and no model of local surroundings can
-know the cell.
+have one lateral cell only: GFN1-xTB in tblite samples the Γ point alone, so that the energy per atom of an
+ideal slab changes by an electronvolt from a 2 × 2 to a 4 × 4 cell, which a model of local surroundings
+cannot represent.
 """
 
 from __future__ import annotations

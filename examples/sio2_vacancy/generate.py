@@ -1,7 +1,7 @@
 """Generate the data of the SiO2 case with GFN1-xTB (tblite): quartz, perfect and with a charged vacancy.
 
 Each chain is one Langevin trajectory from a strained cell, drawn from (seed, cell, chain number) alone, and
-written to a file of its own when it is complete: an interrupted run goes on where it stopped. Whole chains go
+written to a file of its own when it is complete: an interrupted run continues from there. Whole chains go
 to the training or validation set, one in `--valid-every` of each state. A few frames with a vacancy are
 labelled at the other charges too (`charge_states.py`).
 
@@ -36,7 +36,7 @@ PERFECT = "perfect"
 
 @dataclass(frozen=True)
 class Settings:
-    """What to generate."""
+    """Settings of the generation."""
 
     output: Path
     seed: int
@@ -84,7 +84,7 @@ def run_chain(settings: Settings, number: int) -> list[Atoms]:
 
 
 def complete_chain(settings: Settings, number: int) -> Path:
-    """Write the chain's file unless it is there; the file appears only when it is whole."""
+    """Write the chain's file unless it exists; the file appears only when it is complete."""
     folder = settings.output / "chains" / "x".join(map(str, settings.repeats))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{number:03d}.xyz"

@@ -1,10 +1,10 @@
-"""Induced dipoles of models against GFN1-xTB: the same structures with a field and with its opposite.
+"""Induced dipoles of models against GFN1-xTB: structures in a field and in the opposite one.
 
     python examples/train/silver_water_field/induced_dipoles.py DATA MODEL...
 
-The difference of the two dipoles holds the answer of the density to the field and nothing else. Prints, for
+The difference of the two dipoles is the response of the density to the field. Prints, for
 each kind of structure and model, the slope of predicted against reference induced dipoles along the field
-(1 is right, 0 is no answer) and the mean absolute error of all components.
+(1 is exact, 0 is no response) and the mean absolute error of all components.
 """
 
 from __future__ import annotations
