@@ -17,6 +17,7 @@ from places import ROOT
 
 PAGES = [
     "README.md",
+    "docs/index.md",
     "docs/guide/kernels.md",
     "docs/guide/calculator.md",
     "docs/guide/constant_potential.md",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
+import electret
 from places import ROOT
 
 DOCS = ROOT / "docs"
@@ -81,6 +83,21 @@ def test_every_numbered_equation_has_its_function() -> None:
     for number, code, check in rows:
         assert REFERENCE.search(code), f"{number} names no function"
         assert REFERENCE.search(check), f"{number} names no test"
+
+
+def test_the_reference_has_every_public_name() -> None:
+    pages = [DOCS / "api.md", *(DOCS / "reference").glob("*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    tree = ast.parse((ROOT / "python/electret/torch/__init__.py").read_text(encoding="utf-8"))
+    (torch_names,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    )
+    names = [name for name in (*electret.__all__, *torch_names) if not name.startswith("_")]
+    assert len(names) > 15
+    absent = [name for name in names if not re.search(rf"[.: ,]{name}\b", text)]
+    assert not absent, f"docs/api.md and docs/reference lack {', '.join(absent)}"
 
 
 def prose(text: str) -> list[tuple[int, str]]:
