@@ -1,5 +1,6 @@
 """Sphinx configuration: `make docs` builds the pages into site/."""
 
+import dataclasses
 import re
 
 import electret
@@ -40,14 +41,37 @@ html_theme = "furo"
 html_title = f"electret {release}"
 
 
-def _short_types(app, what, name, obj, options, signature, returns):
-    """The names of autodoc_type_aliases, which Sphinx writes as forward references inside unions."""
-    short = (
-        None if text is None else re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text)
-        for text in (signature, returns)
+RETURNED = {
+    "electret.neighbor_list": "ndarray | tuple[ndarray, ...]",
+    "electret.NeighborList.get": "ndarray | tuple[ndarray, ...]",
+    "electret.torch.neighbor_list": "Tensor | tuple[Tensor, ...]",
+}
+"""Types that depend on the number of letters asked for, which the annotations leave open."""
+
+
+def _short(text):
+    """Names in place of forward references, module paths and the parameters of arrays."""
+    if text is None:
+        return None
+    text = re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text)
+    text = re.sub(r"~(?:\w+\.)+(\w+)", r"\1", text)
+    return re.sub(
+        r"(?:numpy\.)?ndarray\[tuple\[(?:typing\.)?Any, \.\.\.\], (?:numpy\.)?dtype\[[^\]]*\]\]",
+        "ndarray",
+        text,
     )
-    return tuple(short)
+
+
+def _short_types(app, what, name, obj, options, signature, returns):
+    if dataclasses.is_dataclass(obj):
+        return "", None  # results, whose fields are listed below
+    return _short(signature), RETURNED.get(name, _short(returns))
+
+
+def _short_lines(app, what, name, obj, options, lines):
+    lines[:] = map(_short, lines)
 
 
 def setup(app):
     app.connect("autodoc-process-signature", _short_types)
+    app.connect("autodoc-process-docstring", _short_lines, priority=900)  # after napoleon
