@@ -3,9 +3,10 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use electret_core::batch::{Normalization, Receivers, Sources, Systems, coulomb, features};
+use electret_core::electrostatics::{coulomb, features};
 use electret_core::ewald::{Method, Options};
 use electret_core::geometry::Geometry;
+use electret_core::systems::{Normalization, Receivers, Sources, Systems};
 
 /// As in the Python extension: pages of large arrays are kept from call to call.
 #[global_allocator]

@@ -6,10 +6,10 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
-use electret_core::batch::{Normalization, Receivers, Systems};
 use electret_core::ewald::{Method, Options};
 use electret_core::geometry::Geometry;
 use electret_core::response::{Blocks, Jacobian, Method as Solver, Operator, Settings};
+use electret_core::systems::{Normalization, Receivers, Systems};
 
 /// As in the Python extension: pages of large arrays are kept from call to call.
 #[global_allocator]

@@ -1,13 +1,13 @@
 //! Electrostatics at fixed atoms: what depends on the geometry is computed once, multipoles come many times.
 
-use crate::batch::{
-    Members, Receivers, Sources, Systems, check_receivers, receiver_factors, scale_rows,
-};
+use crate::arithmetic::vector::Vector;
 use crate::error::{Error, Result, check_finite};
 use crate::ewald::{Density, Gradient, Options, Prepared, Purpose, Want, Waves};
-use crate::harmonics::count;
 use crate::limits::Budget;
-use crate::vector::Vector;
+use crate::special::harmonics::count;
+use crate::systems::{
+    Members, Receivers, Sources, Systems, check_receivers, receiver_factors, scale_rows,
+};
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
@@ -253,7 +253,7 @@ impl Geometry {
         Ok(out)
     }
 
-    /// The symmetric matrix A of one system, rows and columns `[atom][lm]`, row after row. Kept for later calls.
+    /// The symmetric matrix A of one system, rows and columns `[atom][lm]`, row after row. Workspace for later calls.
     ///
     /// Its elements are sums, also where a mesh serves the evaluations: the two then agree to the accuracy.
     pub fn coulomb_matrix(&self, system: usize) -> Result<&[f64]> {
@@ -270,7 +270,7 @@ impl Geometry {
         .map(Vec::as_slice)
     }
 
-    /// The operator of one system from multipoles (columns `[atom][lm]`) to features (rows `[atom][width][lm]`). Kept
+    /// The operator of one system from multipoles (columns `[atom][lm]`) to features (rows `[atom][width][lm]`). Workspace
     /// for later calls.
     pub fn features_matrix(&self, system: usize) -> Result<&[f64]> {
         self.check_system(system)?;
@@ -299,7 +299,7 @@ impl Geometry {
         .map(Vec::as_slice)
     }
 
-    /// The long waves of A of one system, at most `limit` pairs ±k at the first call. Kept for later ones.
+    /// The long waves of A of one system, at most `limit` pairs ±k at the first call. Workspace for later ones.
     pub(crate) fn coulomb_waves(&self, system: usize, limit: usize) -> Option<&Waves> {
         let operators = &self.operators[system];
         let waves = cached(&operators.coulomb_waves, || {

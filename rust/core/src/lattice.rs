@@ -1,12 +1,12 @@
 //! The cell that the k-vectors live in: the user's periodic vectors, completed along open axes by vectors
 //! normal to them, its reciprocal vectors, and the derivative back to the user's cell.
 
-use crate::error::{Error, Result};
-use crate::scalar::Scalar;
-use crate::vector::{
+use crate::arithmetic::Scalar;
+use crate::arithmetic::vector::{
     Matrix, Vector, add_scaled, cross, determinant, dot, norm, reciprocal_rows, scale, sub,
     zero_matrix,
 };
+use crate::error::{Error, Result};
 use rayon::prelude::*;
 
 /// Number of periodic axes.
@@ -307,7 +307,7 @@ fn wire_frame<T: Scalar>(h: &Vector<T>) -> (Vector<T>, Vector<T>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scalar::Dual;
+    use crate::arithmetic::Dual;
 
     const CELL: Matrix<f64> = [[4.0, 0.3, -0.5], [0.7, 5.0, 0.2], [-0.4, 0.6, -6.0]];
 

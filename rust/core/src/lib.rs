@@ -1,28 +1,20 @@
 //! Numerics of electret: neighbour lists and Gaussian-multipole electrostatics, free of Python.
+//!
+//! Modules import only what stands above them in this list: `error`, `units`; `arithmetic`, `limits`; `special`,
+//! `lattice`, `neighbors`; `ewald`; `systems`; `electrostatics`, `geometry`; `response`, `cuda`.
 
-pub mod batch;
-mod bessel;
-mod boys;
+pub mod arithmetic;
 pub mod cuda;
+pub mod electrostatics;
 pub mod error;
 pub mod ewald;
-pub mod exponential;
 pub mod geometry;
-pub mod harmonics;
-mod kept;
 pub mod lattice;
 pub mod limits;
 pub mod neighbors;
-mod operators;
-pub mod pack;
-mod polynomial;
-mod radial;
 pub mod response;
-pub mod scalar;
-#[cfg(target_arch = "x86_64")]
-mod shuffles;
-pub mod simd;
+pub mod special;
+pub mod systems;
 pub mod units;
-pub mod vector;
 
 pub use error::{Error, Result};

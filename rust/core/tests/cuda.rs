@@ -3,13 +3,14 @@
 //!
 //! The device is the emulated one, or with `ELECTRET_TEST_DEVICE=0` a CUDA device.
 
-use electret_core::batch::{self, Compiled, Normalization, Output, Receivers, Sources, Systems};
+use electret_core::arithmetic::Dual;
 use electret_core::cuda::evaluator::{Evaluator, Inputs, Outputs};
 use electret_core::cuda::planning::Request;
 use electret_core::cuda::{Buffer, Device, Order, Precision, Queue, in_order};
+use electret_core::electrostatics::{self, Compiled, Output};
 use electret_core::ewald::{Method, Options};
-use electret_core::harmonics::count;
-use electret_core::scalar::Dual;
+use electret_core::special::harmonics::count;
+use electret_core::systems::{Normalization, Receivers, Sources, Systems};
 use std::path::PathBuf;
 
 fn queue() -> Queue {
@@ -144,7 +145,7 @@ impl Case {
             sigma: &self.sigma,
         };
         if forms {
-            batch::features(
+            electrostatics::features(
                 &systems,
                 &sources,
                 &self.receivers(),
@@ -153,7 +154,7 @@ impl Case {
             )
             .unwrap()
         } else {
-            batch::coulomb(&systems, &sources, options, true).unwrap()
+            electrostatics::coulomb(&systems, &sources, options, true).unwrap()
         }
     }
 
@@ -609,7 +610,8 @@ fn potentials_alone() {
             max_l: 1,
             sigma: &case.sigma,
         };
-        let exact = batch::potential(&systems, &sources, &points, &points_batch, &options).unwrap();
+        let exact = electrostatics::potential(&systems, &sources, &points, &points_batch, &options)
+            .unwrap();
         let request = Request {
             cells: &case.cells,
             pbc: &case.pbc,

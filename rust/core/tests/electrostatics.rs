@@ -1,11 +1,10 @@
 //! The electrostatics against exact values, and the laws they obey.
 
 use electret_core::Error;
-use electret_core::batch::{
-    Normalization, Receivers, Sources, Systems, coulomb, features, potential,
-};
+use electret_core::electrostatics::{coulomb, features, potential};
 use electret_core::ewald::{Method, Options};
 use electret_core::geometry::Geometry;
+use electret_core::systems::{Normalization, Receivers, Sources, Systems};
 use proptest::prelude::*;
 use serde_json::Value;
 

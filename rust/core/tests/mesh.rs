@@ -1,11 +1,10 @@
 //! The particle mesh against sums: values, tangents, threads.
 
 use electret_core::Error;
-use electret_core::batch::{
-    Normalization, Output, Receivers, Sources, Systems, coulomb, features, potential,
-};
+use electret_core::arithmetic::Dual;
+use electret_core::electrostatics::{Output, coulomb, features, potential};
 use electret_core::ewald::{Method, Options};
-use electret_core::scalar::Dual;
+use electret_core::systems::{Normalization, Receivers, Sources, Systems};
 
 const TIGHT: f64 = 1e-12;
 const BOUNDARIES: [[bool; 3]; 6] = [

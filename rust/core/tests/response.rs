@@ -1,12 +1,12 @@
 //! Matrices of the operators, and solves with the Jacobians made of them.
 
-use electret_core::batch::{Normalization, Receivers, Systems};
 use electret_core::ewald::{Correction, Method, Options};
 use electret_core::geometry::Geometry;
 use electret_core::response::{
     Blocks, Elements, Jacobian, Method as Solver, Operator, Reservoir, Settings, Status,
     equilibrate,
 };
+use electret_core::systems::{Normalization, Receivers, Systems};
 use std::sync::Arc;
 
 /// Deterministic numbers in (-1, 1).

@@ -3,7 +3,7 @@
 use crate::errors::to_python;
 use crate::processes::at_work;
 use electret_core::Error;
-use electret_core::scalar::Dual;
+use electret_core::arithmetic::Dual;
 use numpy::{PyReadonlyArrayDyn, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 

@@ -57,7 +57,7 @@ pub fn device_libraries(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
                 nvrtc.architectures()?,
             ))
         });
-        Ok((nvrtc, cuda::fft::library()))
+        Ok((nvrtc, cuda::mesh::fft::library()))
     };
     let (found, cufft) = detached(py, libraries)?;
     let (path, version, architectures, message) = match found {

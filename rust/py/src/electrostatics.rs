@@ -1,10 +1,11 @@
-//! Binding of `electret_core::batch`.
+//! Binding of `electret_core::electrostatics`.
 
 use crate::arrays::{Flags, Floats, Integers, detached, duals, max_l, slice, tangents};
 use crate::errors::to_python;
-use electret_core::batch::{self, Output, Receivers, Sources, Systems};
+use electret_core::arithmetic::Dual;
+use electret_core::electrostatics::{self, Output};
 use electret_core::ewald::Options;
-use electret_core::scalar::Dual;
+use electret_core::systems::{Receivers, Sources, Systems};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArray3, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
@@ -178,7 +179,7 @@ pub fn coulomb<'py>(
     };
     let systems = raw.systems();
     let out = detached(py, || {
-        batch::coulomb(&systems, &sources, &options, gradients)
+        electrostatics::coulomb(&systems, &sources, &options, gradients)
     })?;
     Ok((
         out.value.into_pyarray(py),
@@ -220,7 +221,9 @@ pub fn coulomb_tangent<'py>(
         sigma: slice(py, "sigma", &sigma, &[])?,
     };
     let systems = dual.systems(&raw);
-    let out = detached(py, || batch::coulomb(&systems, &sources, &options, true))?;
+    let out = detached(py, || {
+        electrostatics::coulomb(&systems, &sources, &options, true)
+    })?;
     Ok((
         tangents(&out.value).into_pyarray(py),
         two(py, tangents(&out.sources), n_lm)?,
@@ -269,7 +272,7 @@ pub fn features<'py>(
     ];
     let systems = raw.systems();
     let out = detached(py, || {
-        batch::features(&systems, &sources, &receivers, None, &options)
+        electrostatics::features(&systems, &sources, &receivers, None, &options)
     })?;
     out.receivers.into_pyarray(py).reshape(shape)
 }
@@ -327,7 +330,7 @@ pub fn features_gradient<'py>(
     let cotangent = slice(py, "cotangent", &cotangent, &trailing)?;
     let systems = raw.systems();
     let out: Output<f64> = detached(py, || {
-        batch::features(&systems, &sources, &receivers, Some(cotangent), &options)
+        electrostatics::features(&systems, &sources, &receivers, Some(cotangent), &options)
     })?;
     Ok((
         vectors(py, out.positions)?,
@@ -386,7 +389,7 @@ pub fn features_tangent<'py>(
     let cotangent = duals(values, tangent);
     let systems = dual.systems(&raw);
     let out = detached(py, || {
-        batch::features(&systems, &sources, &receivers, Some(&cotangent), &options)
+        electrostatics::features(&systems, &sources, &receivers, Some(&cotangent), &options)
     })?;
     let shape = [raw.positions.len(), trailing[0], trailing[1]];
     Ok((
@@ -431,7 +434,7 @@ pub fn potential<'py>(
     let points_batch = slice(py, "points_batch", &points_batch, &[])?;
     let systems = raw.systems();
     let out = detached(py, || {
-        batch::potential(&systems, &sources, points, points_batch, &options)
+        electrostatics::potential(&systems, &sources, points, points_batch, &options)
     })?;
     Ok(out.into_pyarray(py))
 }

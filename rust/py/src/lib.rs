@@ -9,7 +9,7 @@ mod neighbors;
 mod processes;
 mod response;
 
-use electret_core::simd;
+use electret_core::arithmetic::dispatch;
 use pyo3::prelude::*;
 
 /// Large results are allocated and freed again and again; this allocator keeps their pages for a moment, where the
@@ -27,7 +27,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("InputError", errors::input_error(py)?)?;
     module.add("DeviceError", errors::device_error(py)?)?;
     // Refused here, not in the middle of a computation.
-    let instructions = simd::chosen().map_err(|error| errors::to_python(py, &error))?;
+    let instructions = dispatch::chosen().map_err(|error| errors::to_python(py, &error))?;
     module.add("INSTRUCTIONS", instructions.name())?;
     module.add_function(wrap_pyfunction!(electrostatics::coulomb, module)?)?;
     module.add_function(wrap_pyfunction!(electrostatics::coulomb_tangent, module)?)?;

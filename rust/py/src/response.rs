@@ -5,10 +5,10 @@ use crate::electrostatics::{Raw, options, receivers, two, vectors};
 use crate::errors::to_python;
 use crate::geometry::Geometry;
 use electret_core::Error;
-use electret_core::batch::{check_receivers, receiver_factors as receiver_factors_of};
 use electret_core::ewald::longest_waves as longest_waves_of;
-use electret_core::harmonics::count;
 use electret_core::response::{self, Blocks, Elements, Reservoir, Settings, Solution};
+use electret_core::special::harmonics::count;
+use electret_core::systems::{check_receivers, receiver_factors as receiver_factors_of};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 

@@ -1,6 +1,6 @@
 //! The arrays of a batch as the kernels see them: structures of the same layout as in `cuda/batch.cuh`.
 
-use super::source::Source;
+use super::driver::source::Source;
 use super::{Buffer, Queue};
 use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};

@@ -1,7 +1,7 @@
 //! Sites sorted into bins on the device, for whatever looks for sites within a cutoff.
 
 use super::batch::{Address, ScalarKind};
-use super::source::Source;
+use super::driver::source::Source;
 use super::{Buffer, Queue, blocks};
 use crate::error::Result;
 use crate::neighbors::{UnitCell, squared_limit};

@@ -10,7 +10,7 @@ use super::sites::{Rows, Sites, pack, unpack};
 use super::terms::{Batch, Direction, Layout, Pass, Tables};
 use super::{Address, Buffer, CellGradients, Queue, ScalarKind, Scalars, Side};
 use crate::error::{Error, Result};
-use crate::harmonics::count;
+use crate::special::harmonics::count;
 
 /// Addresses of contiguous float64 arrays on the device; 0 for what is not given (tangents: zero).
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,7 +53,7 @@ struct Arrays {
     side: Side,
     potentials: Buffer,
     gradients: Buffer,
-    /// Kept for as long as the side.
+    /// Workspace for as long as the side.
     _inputs: [Buffer; 3],
 }
 

@@ -1,6 +1,6 @@
 //! The lattices of a batch on the device, and derivatives back to the cells.
 
-use super::source::Source;
+use super::driver::source::Source;
 use super::terms::Batch;
 use super::{Address, Buffer, CellGradients, Queue, ScalarKind, blocks};
 use crate::error::Result;
@@ -133,12 +133,12 @@ impl Lattices {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arithmetic::vector::{Matrix, add_scaled};
+    use crate::arithmetic::{Dual, Scalar};
     use crate::cuda::Precision;
     use crate::cuda::terms::{Layout, SystemPlan};
     use crate::ewald::plan::Split;
     use crate::lattice::Lattice;
-    use crate::scalar::{Dual, Scalar};
-    use crate::vector::{Matrix, add_scaled};
 
     fn batch() -> Batch {
         let cells = [
@@ -280,6 +280,6 @@ mod tests {
     #[test]
     fn compiles_for_devices() {
         let sources = [ScalarKind::Real, ScalarKind::Dual].map(Lattices::source);
-        crate::cuda::nvrtc::tests::compile_all(&sources);
+        crate::cuda::driver::nvrtc::tests::compile_all(&sources);
     }
 }

@@ -6,26 +6,17 @@
 
 pub mod batch;
 mod bins;
-mod cache;
-mod device;
-mod emulation;
+pub mod driver;
 pub mod evaluator;
-mod fenced;
-pub mod fft;
 pub mod lattices;
-mod launch;
-mod library;
-mod memory;
 pub mod mesh;
 pub mod modes;
 pub mod neighbors;
-mod nvrtc;
 mod pair_terms;
 pub mod pairs;
 pub mod planning;
 mod rounding;
 mod sites;
-pub mod source;
 pub mod sums;
 pub mod terms;
 
@@ -33,16 +24,13 @@ use crate::error::Result;
 use rayon::prelude::*;
 
 pub use batch::{Address, CellGradients, Precision, ScalarKind, Scalars, Side, Tile, tiles};
-pub use cache::directory as cache_directory;
-pub use device::{Device, EMULATED, Properties, Queue, after_fork, count};
-pub use emulation::{Order, in_order};
-pub use launch::{Kernel, Module, blocks};
-pub use library::{add_packages, cufft_candidates, nvrtc_candidates};
-pub use memory::Buffer;
-pub use nvrtc::Nvrtc;
+pub use driver::{
+    Buffer, Device, EMULATED, Kernel, Module, Nvrtc, Order, Properties, Queue, add_packages,
+    after_fork, blocks, cache_directory, count, cufft_candidates, in_order, nvrtc_candidates,
+};
 
 /// Every module in the variants that models use most, for checks that all of them compile.
-pub fn modules() -> Vec<source::Source> {
+pub fn modules() -> Vec<driver::source::Source> {
     [
         sums::sources(),
         sites::sources(),

@@ -2,11 +2,11 @@
 
 use super::batch::{Address, ScalarKind};
 use super::bins::{Bins, Cells, Frame, Sorted};
-use super::source::Source;
+use super::driver::source::Source;
 use super::{Buffer, Module, Queue};
+use crate::arithmetic::vector::Matrix;
 use crate::error::{Error, Result};
 use crate::neighbors::{Criteria, Search, Systems, UnitCell, check_pairs};
-use crate::vector::Matrix;
 use bytemuck::{Pod, Zeroable};
 use std::sync::Arc;
 

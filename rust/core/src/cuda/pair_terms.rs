@@ -1,7 +1,7 @@
 //! The terms of the pair interaction as CUDA: straight-line code for low degrees, tables for loops above.
 
 use crate::ewald::pair::{Component, PairTable};
-use crate::harmonics::GradientTerm;
+use crate::special::harmonics::GradientTerm;
 use std::fmt::Write;
 
 /// Up to this sum of degrees the terms are written out: some hundred lines.

@@ -3,16 +3,16 @@
 
 use super::batch::{Address, ScalarKind, Scalars, Side, Tile, tiles};
 use super::bins::{Bins, Cells};
+use super::driver::source::Source;
 use super::pair_terms;
 use super::rounding;
-use super::source::Source;
 use super::sums::{first_tiles, sum_tiles};
 use super::terms::{Batch, Direction, Layout, Pass};
 use super::{Buffer, Queue};
-use crate::boys::BoysTable;
 use crate::error::Result;
 use crate::ewald::plan::Plan;
 use crate::neighbors::UnitCell;
+use crate::special::boys::BoysTable;
 use bytemuck::{Pod, Zeroable};
 
 /// The pairs of a batch.

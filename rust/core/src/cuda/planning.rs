@@ -2,16 +2,16 @@
 
 use super::batch::Precision;
 use super::terms::{Batch, Layout, SystemPlan};
-use crate::batch::{Members, Receivers, check_receivers, receiver_factors};
+use crate::arithmetic::vector::Matrix;
 use crate::error::{Error, Result, check_lengths};
 use crate::ewald::density::{
     check_max_l, check_widths, largest_width, n_distinct_widths, smallest_width,
 };
-use crate::ewald::plan::{Extent, Place};
-use crate::ewald::{Method, Options, Plan, Purpose, cost, summed_axes};
+use crate::ewald::plan::{Extent, Place, rates};
+use crate::ewald::{Method, Options, Plan, Purpose, summed_axes};
 use crate::lattice::{check_cell, dimensions};
 use crate::limits::Budget;
-use crate::vector::Matrix;
+use crate::systems::{Members, Receivers, check_receivers, receiver_factors};
 
 /// A batch as the outside world has it, without what changes between evaluations.
 #[derive(Clone, Copy, Debug)]
@@ -216,7 +216,7 @@ fn plan_system(
     };
     let extent = Extent {
         place: Place::Span(request.spans.map_or(0.0, |spans| spans[system])),
-        rates: &cost::GPU,
+        rates: &rates::GPU,
         budget,
         purpose,
         n_sites: n(source) + request.points.map_or(0, |_| n(receiving)),

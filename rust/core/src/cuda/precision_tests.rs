@@ -2,9 +2,9 @@
 //! few float64 units a stray double costs more than all the rest.
 
 use super::batch::{ScalarKind, Scalars};
+use super::driver::nvrtc::tests::{find, ptx};
+use super::driver::source::Source;
 use super::mesh;
-use super::nvrtc::tests::{find, ptx};
-use super::source::Source;
 use super::{Precision, modes, pairs};
 use std::collections::HashMap;
 

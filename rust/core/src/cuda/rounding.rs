@@ -2,7 +2,7 @@
 //! are exact to single precision.
 
 use super::batch::{Address, Precision, ScalarKind, Scalars, Side};
-use super::source::Source;
+use super::driver::source::Source;
 use super::{Buffer, Queue, blocks};
 use crate::error::Result;
 use bytemuck::{Pod, Zeroable};

@@ -1,13 +1,13 @@
 //! What needs each site and each system once: a site's interaction with itself, the background, corrections, the
 //! value of a form, and the way of arrays in and out.
 
-use super::source::Source;
+use super::driver::source::Source;
 use super::sums::{first_tiles, sum_tiles};
 use super::terms::{Batch, Layout, Pass};
 use super::{Address, Buffer, Queue, ScalarKind, Side, Tile, blocks, tiles};
 use crate::error::Result;
 use crate::ewald::{Correction, Plan};
-use crate::harmonics::count;
+use crate::special::harmonics::count;
 use bytemuck::{Pod, Zeroable};
 
 const N_MOMENTS: usize = 11;

@@ -1,6 +1,6 @@
 //! Sums over the tiles of each system.
 
-use super::source::Source;
+use super::driver::source::Source;
 use super::{Address, Queue, ScalarKind, Tile};
 use crate::error::Result;
 use bytemuck::{Pod, Zeroable};

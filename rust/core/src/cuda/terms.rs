@@ -2,10 +2,10 @@
 //! take one pass (sources on sources), forms two (receivers in the field of sources, and the other way round).
 
 use super::{Address, Buffer, CellGradients, Precision, Queue, ScalarKind, Scalars, Side};
+use crate::arithmetic::vector::Matrix;
 use crate::error::Result;
 use crate::ewald::plan::Plan;
-use crate::harmonics::count;
-use crate::vector::Matrix;
+use crate::special::harmonics::count;
 
 /// Sources or receivers of a batch on the host: where systems begin, and widths. Sites are sorted by system.
 #[derive(Clone, Debug)]

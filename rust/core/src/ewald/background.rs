@@ -4,9 +4,9 @@
 //! short-range part [erf(r/√2γ) - erf(r/√2η)]/r has the mean 2π(η² - γ²)/V, which must go as well.
 
 use super::density::{Density, Gradient};
-use crate::scalar::Scalar;
+use crate::arithmetic::Scalar;
+use crate::arithmetic::vector::{Matrix, add_scaled, reciprocal_rows};
 use crate::units::COULOMB_CONSTANT;
-use crate::vector::{Matrix, add_scaled, reciprocal_rows};
 
 /// Adds -2πK/V Σ_ij q_i q_j (η_ij² - γ_ij²), η being the widths raised to `split`.
 pub fn add_background<T: Scalar>(

@@ -4,13 +4,14 @@
 //! bilinear form of those moments.
 
 use super::density::{Density, Gradient};
-use crate::lattice::dimensions;
-use crate::scalar::Scalar;
-use crate::units::COULOMB_CONSTANT;
-use crate::vector::{
+use crate::arithmetic::Scalar;
+use crate::arithmetic::vector::{
     Matrix, Vector, add_scaled, apply, cross, dot, norm, reciprocal_rows, scale, sub, trace,
     zero_matrix, zero_vector,
 };
+use crate::error::{Error, Result};
+use crate::lattice::dimensions;
+use crate::units::COULOMB_CONSTANT;
 use std::f64::consts::PI;
 
 /// Madelung constant of a point charge in a cubic cell with background.
@@ -26,6 +27,23 @@ pub enum Correction {
     /// 3-D sum + K[α Q²/2L + 2π D²/3V - 2π Q tr S/3V], L = V^(1/3) (Makov and Payne, Phys. Rev. B 51, 4014; Dabo et
     /// al., Phys. Rev. B 77, 115139).
     MoleculeInBox,
+}
+
+impl std::str::FromStr for Correction {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "slab_dipole_correction" => Ok(Self::SlabDipole),
+            "molecule_in_box" => Ok(Self::MoleculeInBox),
+            _ => Err(Error::Unsupported {
+                what: format!("boundary {name:?} is unknown"),
+                remedy: "leave boundary=None for the exact boundary given by pbc, or use \
+                         \"slab_dipole_correction\" or \"molecule_in_box\""
+                    .into(),
+            }),
+        }
+    }
 }
 
 /// The moments that act on a density, from those of another.

@@ -1,9 +1,9 @@
 //! What the terms of the sum work on: Gaussian multipoles on sites, as sources or as receivers.
 
+use crate::arithmetic::Scalar;
+use crate::arithmetic::vector::Vector;
 use crate::error::{Error, Result, check_finite};
-use crate::harmonics::{MAX_L, count};
-use crate::scalar::Scalar;
-use crate::vector::Vector;
+use crate::special::harmonics::{MAX_L, count};
 
 /// Gaussian multipoles of unit moment, `n_channels` of them on each site.
 #[derive(Clone, Copy, Debug)]

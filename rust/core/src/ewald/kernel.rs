@@ -4,9 +4,9 @@
 //! Along open axes the completed lattice has fixed length L, so k depends on the cell only through its part in the
 //! periodic directions: each kernel gives its value and its derivative in that part's square, k∥².
 
-use crate::bessel::bessel_k01;
+use crate::arithmetic::Scalar;
 use crate::lattice::dimensions;
-use crate::scalar::Scalar;
+use crate::special::bessel::bessel_k01;
 use std::f64::consts::PI;
 
 /// The kernel of one boundary, with truncation radius R = L/2.
@@ -137,7 +137,7 @@ pub struct Open {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scalar::Dual;
+    use crate::arithmetic::Dual;
 
     #[test]
     fn derivatives_and_tangents() {

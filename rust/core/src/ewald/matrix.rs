@@ -7,17 +7,18 @@
 use super::background;
 use super::corrections::add_correction;
 use super::density::{Density, Gradient};
+use super::options::{Method, Options};
+use super::own::OwnWeights;
 use super::pair::PairTable;
-use super::plan::{Method, Options, Plan};
-use super::real::OwnWeights;
+use super::plan::Plan;
+use super::prepared::{LongRange, Prepared};
 use super::reciprocal::{LatticeSums, MAX_TOTAL, Reciprocal};
-use super::{LongRange, Prepared};
+use crate::arithmetic::LANES;
+use crate::arithmetic::vector::{Vector, sub};
 use crate::error::Result;
-use crate::harmonics::degree;
 use crate::lattice::periodic_measure;
 use crate::limits::{Budget, Estimate};
-use crate::pack::LANES;
-use crate::vector::{Vector, sub};
+use crate::special::harmonics::degree;
 use rayon::prelude::*;
 
 /// More kinds of sites (by widths) than this are left to columns one by one.

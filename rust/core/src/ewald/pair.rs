@@ -3,15 +3,13 @@
 //! U = K Σ p_lm q_l'm' (-1)^l / ((2l-1)!!(2l'-1)!!) C_lm(∇) C_l'm'(∇) f(d), d from source to receiver. The product
 //! of harmonics expands in C_LM(∇) ∇^2n, and C_LM(∇) acts on a radial function as C_LM(d) (1/r d/dr)^L.
 
-use crate::boys::{BoysTable, MAX_ORDER};
-use crate::harmonics::{
-    GradientTerm, MAX_L, Ring, count, degree, double_factorial_odd, gradients, products,
-    solid_harmonics,
+use crate::arithmetic::ring::{Element, Ring};
+use crate::arithmetic::{Pack, Scalar};
+use crate::special::boys::{BoysTable, MAX_ORDER};
+use crate::special::harmonics::{
+    GradientTerm, MAX_L, count, degree, double_factorial_odd, gradients, products, solid_harmonics,
 };
-use crate::operators::Element;
-use crate::pack::Pack;
-use crate::radial::{Part, RadialTable, add_laplacians, add_radial};
-use crate::scalar::Scalar;
+use crate::special::radial::{Part, RadialTable, add_laplacians, add_radial};
 use crate::units::COULOMB_CONSTANT;
 use std::sync::OnceLock;
 
@@ -248,8 +246,8 @@ pub fn square<P: Pack, const FMA: bool>(d: &[P]) -> P {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pack::{DualPack, F64x8, LANES};
-    use crate::scalar::Dual;
+    use crate::arithmetic::Dual;
+    use crate::arithmetic::{DualPack, F64x8, LANES};
 
     /// Deterministic numbers in (-1, 1).
     fn numbers(n: usize, seed: f64) -> Vec<f64> {

@@ -3,15 +3,16 @@
 //! The part of U(p, q) at small k is what atoms far apart feel of each other together. It is known without a sum over
 //! all k-vectors, which makes it the part to build approximate inverses from.
 
+use super::density::Density;
 use super::density::check_max_l;
+use super::prepared::Prepared;
 use super::reciprocal::lm_factor;
-use super::{Density, Prepared};
+use crate::arithmetic::vector::{Matrix, Vector, add_scaled, dot, norm, zero_vector};
+use crate::arithmetic::workspace::Workspace;
 use crate::error::{Result, check_finite};
-use crate::harmonics::{count, degree, solid_harmonics};
-use crate::kept::Kept;
 use crate::lattice::{Lattice, check_cell};
+use crate::special::harmonics::{count, degree, solid_harmonics};
 use crate::units::COULOMB_CONSTANT;
-use crate::vector::{Matrix, Vector, add_scaled, dot, norm, zero_vector};
 use rayon::prelude::*;
 use std::f64::consts::PI;
 
@@ -20,9 +21,9 @@ pub struct Waves {
     /// Two for each pair ±k.
     pub n_modes: usize,
     /// `[site][channel][lm][mode]`.
-    pub source: Kept<f64>,
+    pub source: Workspace<f64>,
     /// The same of the receivers; empty where the sources receive.
-    pub receiver: Kept<f64>,
+    pub receiver: Workspace<f64>,
 }
 
 impl Waves {
@@ -56,7 +57,8 @@ impl Prepared<f64> {
         Some(Waves {
             n_modes: 2 * vectors.len(),
             source: amplitudes(source, &lattice, &vectors),
-            receiver: receiver.map_or_else(|| Kept::take(0), |r| amplitudes(r, &lattice, &vectors)),
+            receiver: receiver
+                .map_or_else(|| Workspace::take(0), |r| amplitudes(r, &lattice, &vectors)),
         })
     }
 }
@@ -145,7 +147,7 @@ fn factors(lattice: &Lattice<f64>, modes: &[Mode], max_l: usize) -> Vec<f64> {
 }
 
 /// √w(k) times real and imaginary part of the structure factor of each unit multipole, `[site][channel][lm][mode]`.
-fn amplitudes(density: &Density<f64>, lattice: &Lattice<f64>, modes: &[Mode]) -> Kept<f64> {
+fn amplitudes(density: &Density<f64>, lattice: &Lattice<f64>, modes: &[Mode]) -> Workspace<f64> {
     let n_lm = count(density.max_l);
     let factors = factors(lattice, modes, density.max_l);
     let largest = (0..3)
@@ -153,7 +155,7 @@ fn amplitudes(density: &Density<f64>, lattice: &Lattice<f64>, modes: &[Mode]) ->
         .map(|n| n.unwrap_or(0) as usize);
     let largest: Vec<usize> = largest.collect();
     let n_modes = 2 * modes.len();
-    let mut out = Kept::take(density.n_sites() * density.n_channels * n_lm * n_modes);
+    let mut out = Workspace::take(density.n_sites() * density.n_channels * n_lm * n_modes);
     let per_site = density.n_channels * n_lm * n_modes;
     out.par_chunks_exact_mut(per_site)
         .with_min_len(16)

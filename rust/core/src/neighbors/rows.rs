@@ -10,9 +10,9 @@ use super::quantities::Quantities;
 use super::selection::{Images, Selection, crossings};
 use super::unit_cell::UnitCell;
 use super::{Arrangement, Selected};
+use crate::arithmetic::dispatch::{Instructions, instructions};
 use crate::error::{Error, Result};
 use crate::limits::Estimate;
-use crate::simd::{Instructions, instructions};
 
 /// Pairs are written by one thread below this number.
 const PARALLEL_PAIRS: usize = 20_000;

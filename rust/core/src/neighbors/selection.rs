@@ -8,9 +8,9 @@ use super::Criteria;
 use super::bins::{BinnedAtom, Grid};
 use super::candidates::{self, Block, Candidate};
 use super::unit_cell::UnitCell;
+use crate::arithmetic::dispatch::{Instructions, instructions};
 use crate::error::{Error, Result};
 use crate::limits::bounds;
-use crate::simd::{Instructions, instructions};
 
 /// Fewer atoms than this are searched on the calling thread: waking others costs more.
 pub(super) const PARALLEL_ATOMS: usize = 256;

@@ -1,7 +1,7 @@
 //! Geometry of a cell with any mix of periodic and open axes.
 
+use crate::arithmetic::vector::{Matrix, Vector, dot, norm, reciprocal_rows, scale};
 use crate::error::{Error, Result, check_row};
-use crate::vector::{Matrix, Vector, dot, norm, reciprocal_rows, scale};
 
 /// Below this, the normalised volume (sine, for two vectors) of the periodic cell vectors counts as zero.
 const SINGULAR: f64 = 1e-10;
@@ -136,7 +136,7 @@ fn reject(vector: Vector<f64>, directions: &[Vector<f64>]) -> Vector<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vector::cross;
+    use crate::arithmetic::vector::cross;
 
     #[test]
     fn heights_of_a_sheared_cell() {

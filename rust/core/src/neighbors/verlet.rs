@@ -8,8 +8,8 @@ use super::quantities::Quantities;
 use super::selection::PARALLEL_ATOMS;
 use super::unit_cell::UnitCell;
 use super::{Arrangement, Criteria, Pairs, Selected, Systems};
+use crate::arithmetic::vector::{Matrix, dot, norm};
 use crate::error::{Error, Result};
-use crate::vector::{Matrix, dot, norm};
 
 /// Cells worse conditioned than this are not followed through changes, whose rounding could lose a pair.
 const MAX_CONDITION: f64 = 1e4;

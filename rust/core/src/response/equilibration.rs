@@ -3,12 +3,13 @@
 
 use super::jacobian::{Blocks, Jacobian, Method, Settings, Status};
 use super::operator::Operator;
-use crate::batch::{Normalization, Receivers, Sources, Systems, coulomb};
+use crate::arithmetic::vector::{Vector, add_scaled, dot};
+use crate::electrostatics::coulomb;
 use crate::error::{Error, Result, check_finite};
 use crate::ewald::Options;
 use crate::geometry::Geometry;
+use crate::systems::{Normalization, Receivers, Sources, Systems};
 use crate::units::COULOMB_CONSTANT;
-use crate::vector::{Vector, add_scaled, dot};
 use std::f64::consts::PI;
 use std::sync::Arc;
 

@@ -6,8 +6,8 @@
 
 use super::dense::{Factors, add_scaled, multiply, multiply_transpose};
 use super::system::{BlockDiagonal, System};
+use crate::arithmetic::workspace::Workspace;
 use crate::ewald::Waves;
-use crate::kept::Kept;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
@@ -21,9 +21,9 @@ pub fn most_waves(unknowns: usize) -> usize {
 pub struct LongWaves {
     n_modes: usize,
     /// Φ by rows, `[atom][lm][mode]`.
-    sources: Kept<f64>,
+    sources: Workspace<f64>,
     /// U = L⁻¹ R Ψ by rows.
-    answers: Kept<f64>,
+    answers: Workspace<f64>,
     /// Of 1 + Φᵀ U.
     factors: Factors,
 }
@@ -41,7 +41,7 @@ impl LongWaves {
             row[mode] = 1.0;
         }
         let n = waves.source.len() / n_modes;
-        let mut sources = Kept::take(waves.source.len());
+        let mut sources = Workspace::take(waves.source.len());
         sources.copy_from_slice(&waves.source);
         matmul(
             MatMut::from_row_major_slice_mut(&mut matrix, n_modes, n_modes),

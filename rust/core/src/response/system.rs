@@ -2,7 +2,7 @@
 
 use super::dense::{Factors, Singular, add_scaled, dot};
 use super::long_waves::LongWaves;
-use crate::kept::Kept;
+use crate::arithmetic::workspace::Workspace;
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
@@ -140,8 +140,8 @@ impl System {
     }
 
     /// R Ψ of a matrix given by rows of `n_columns`.
-    pub fn right_rows(&self, rows: &[f64], n_columns: usize) -> Kept<f64> {
-        let mut out = Kept::take(self.n_atoms * self.n_lm * n_columns);
+    pub fn right_rows(&self, rows: &[f64], n_columns: usize) -> Workspace<f64> {
+        let mut out = Workspace::take(self.n_atoms * self.n_lm * n_columns);
         let Some(right) = &self.right else {
             out.copy_from_slice(rows);
             return out;
@@ -250,9 +250,9 @@ impl BlockDiagonal {
     }
 
     /// Their product with a matrix given by rows of `n_columns`.
-    pub fn rows(&self, rows: &[f64], n_columns: usize) -> Kept<f64> {
+    pub fn rows(&self, rows: &[f64], n_columns: usize) -> Workspace<f64> {
         let n = self.n;
-        let mut out = Kept::take(rows.len());
+        let mut out = Workspace::take(rows.len());
         out.fill(0.0);
         out.par_chunks_exact_mut(n * n_columns)
             .with_min_len(16)

@@ -1,6 +1,6 @@
 //! The kernels' arguments, structures of the same layout as in `cuda/mesh*.cu`, and their modules.
 
-use crate::cuda::source::Source;
+use crate::cuda::driver::source::Source;
 use crate::cuda::{Address, Kernel, Queue, Scalars};
 use crate::error::Result;
 use crate::ewald::mesh::Size;
@@ -303,7 +303,7 @@ pub fn sites_kernel(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::nvrtc::tests::compile_all;
+    use crate::cuda::driver::nvrtc::tests::compile_all;
 
     #[test]
     fn kernels_compile_for_a_gpu() {

@@ -3,17 +3,18 @@
 //! Systems of one mesh size go together. Bricks of mesh points gather the sites that reach them, in the sites' order;
 //! cuFFT transforms all fields at once, in place; a warp interpolates at each site.
 
+pub mod fft;
 mod kernels;
 mod tables;
 #[cfg(test)]
 mod tests;
 
-use super::fft::{Fields, Way};
 use super::sums::sum_tiles;
 use super::terms::{Batch, Direction, Pass};
 use super::{Address, Buffer, Queue, Side, blocks};
 use crate::error::Result;
 use bytemuck::Zeroable;
+use fft::{Fields, Way};
 #[cfg(test)]
 pub use kernels::hot_sources;
 pub use kernels::sources;

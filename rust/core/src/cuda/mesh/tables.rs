@@ -1,9 +1,9 @@
 //! What is fixed when a batch is planned: which systems share a mesh size, their fields, members and tiles.
 
+use super::fft::Fields;
 use super::kernels::{
     BRICK, CONVOLVE_THREADS, GradientTerm, Member, MeshField, MeshGrid, MeshSite, UNLISTED,
 };
-use crate::cuda::fft::Fields;
 use crate::cuda::sums::first_tiles;
 use crate::cuda::terms::{Batch, Layout};
 use crate::cuda::{Buffer, Queue, Tile};
@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::ewald::density::distinct_widths;
 use crate::ewald::mesh::{Size, deconvolution};
 use crate::ewald::plan::{Plan, Split};
-use crate::harmonics::{count, degree, gradients};
 use crate::lattice::dimensions;
+use crate::special::harmonics::{count, degree, gradients};
 
 /// Systems go together as long as their fields have fewer reals than this.
 const MAX_REALS: usize = 1 << 27;

@@ -1,17 +1,17 @@
 //! The mesh on the emulated device against the one on the CPU.
 
 use super::*;
-use crate::cuda::emulation::in_every_order;
+use crate::arithmetic::vector::Matrix;
+use crate::arithmetic::{Dual, Scalar};
+use crate::cuda::driver::emulation::in_every_order;
 use crate::cuda::lattices::Lattices;
 use crate::cuda::terms::{Layout, SystemPlan, Tables};
 use crate::cuda::{CellGradients, Precision, ScalarKind};
 use crate::ewald::density::{Density, Gradient, Want};
 use crate::ewald::mesh::{Mesh as Exact, Size};
 use crate::ewald::plan::{Plan, Split};
-use crate::harmonics::count;
 use crate::lattice::Lattice;
-use crate::scalar::{Dual, Scalar};
-use crate::vector::Matrix;
+use crate::special::harmonics::count;
 
 /// Numbers between -1 and 1 that look random.
 struct Noise(u64);

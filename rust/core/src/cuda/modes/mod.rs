@@ -6,12 +6,12 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use super::source::Source;
+use super::driver::source::Source;
 use super::sums::{first_tiles, sum_tiles};
 use super::terms::{Batch, Direction, Layout, Pass};
 use super::{Address, Buffer, Kernel, Queue, Scalars, Side, blocks};
 use crate::error::Result;
-use crate::harmonics::gradients;
+use crate::special::harmonics::gradients;
 use bytemuck::{Pod, Zeroable};
 use plan::{BLOCK, ModePlan, SidePlan};
 use std::fmt::Write;

@@ -1,12 +1,12 @@
 //! What is fixed when a sum over k-vectors is planned: which vectors, distinct widths, and how the work is cut up.
 
+use crate::arithmetic::vector::{add_scaled, dot, zero_vector};
 use crate::cuda::terms::{Batch, Layout, SystemPlan};
 use crate::cuda::{Tile, tiles};
 use crate::ewald::density::distinct_widths;
 use crate::ewald::plan::{Plan, Split};
-use crate::harmonics::count;
 use crate::lattice::{Lattice, dimensions};
-use crate::vector::{add_scaled, dot, zero_vector};
+use crate::special::harmonics::count;
 use bytemuck::{Pod, Zeroable};
 use std::f64::consts::PI;
 

@@ -1,7 +1,7 @@
 //! Lists of the device against those of the host, bit by bit.
 
 use super::*;
-use crate::cuda::emulation::in_every_order;
+use crate::cuda::driver::emulation::in_every_order;
 use crate::neighbors::{Pairs, Quantities};
 
 /// Deterministic numbers in (0, 1).

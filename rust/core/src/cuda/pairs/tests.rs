@@ -1,16 +1,17 @@
 //! The device's pairs against those of the host.
 
 use super::*;
-use crate::cuda::emulation::in_every_order;
+use crate::arithmetic::vector::{Matrix, Vector, values};
+use crate::arithmetic::{Dual, Scalar};
+use crate::cuda::driver::emulation::in_every_order;
 use crate::cuda::terms::{SystemPlan, Tables};
 use crate::cuda::{CellGradients, Precision};
 use crate::ewald::density::{Density, Gradient, Want};
+use crate::ewald::own::{OwnWeights, add_own_terms};
 use crate::ewald::plan::Split;
-use crate::ewald::real::{self, OwnWeights, RealSpace, Relation, Rows, add_own_terms};
-use crate::harmonics::count;
+use crate::ewald::real::{self, RealSpace, Relation, Rows};
 use crate::lattice::Lattice;
-use crate::scalar::{Dual, Scalar};
-use crate::vector::{Matrix, Vector, values};
+use crate::special::harmonics::count;
 
 /// Deterministic numbers in (-1, 1).
 fn number(k: usize) -> f64 {

@@ -4,9 +4,8 @@
 use super::Field;
 use super::grid::{Shared, TOGETHER, Transforms, resized};
 use super::influence::{Columns, Factors, Influence, wave};
-use crate::pack::LANES;
-use crate::scalar::Scalar;
-use crate::simd::{ANY_DEGREE, dispatch};
+use crate::arithmetic::dispatch::{ANY_DEGREE, dispatch};
+use crate::arithmetic::{LANES, Scalar};
 use rayon::prelude::*;
 use rustfft::num_complex::Complex;
 

@@ -5,11 +5,10 @@ use super::monomials::{Monomials, n_monomials};
 use super::sites::Group;
 use super::splines::{MAX_PACKS, Splines};
 use super::spread::offsets;
-use crate::harmonics::MAX_L;
-use crate::kept::Kept;
-use crate::pack::{F64x8, LANES, Pack};
-use crate::scalar::Scalar;
-use crate::simd::{degree_or, dispatch, with_low_degree};
+use crate::arithmetic::dispatch::{degree_or, dispatch, with_low_degree};
+use crate::arithmetic::workspace::Workspace;
+use crate::arithmetic::{F64x8, LANES, Pack, Scalar};
+use crate::special::harmonics::MAX_L;
 use rayon::prelude::*;
 use rustfft::num_complex::Complex;
 use std::ops::Range;
@@ -41,10 +40,10 @@ pub fn gather<T: Scalar>(
     group: &Group,
     total: usize,
     transforms: &Transforms,
-    grids: &[Kept<Complex<f64>>],
-) -> Kept<T> {
+    grids: &[Workspace<Complex<f64>>],
+) -> Workspace<T> {
     let n = n_monomials(total);
-    let mut out = Kept::take(group.places.len() * n);
+    let mut out = Workspace::take(group.places.len() * n);
     let part = |part: usize| -> &[f64] {
         grids
             .get(part)

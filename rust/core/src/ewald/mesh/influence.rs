@@ -2,11 +2,11 @@
 //! Gaussians.
 
 use super::grid::resized;
+use crate::arithmetic::Scalar;
+use crate::arithmetic::vector::{Matrix, dot};
 use crate::ewald::kernel::{Kernel, Open, Parallel};
 use crate::lattice::{Lattice, dimensions};
-use crate::scalar::Scalar;
 use crate::units::COULOMB_CONSTANT;
-use crate::vector::{Matrix, dot};
 use rayon::prelude::*;
 use std::ops::Range;
 

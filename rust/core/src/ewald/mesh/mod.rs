@@ -16,10 +16,10 @@ mod splines;
 mod spread;
 
 use super::density::{Density, Gradient, Want};
-use crate::kept::Kept;
+use crate::arithmetic::Scalar;
+use crate::arithmetic::vector::{Matrix, Vector, add_scaled, scale, zero_matrix};
+use crate::arithmetic::workspace::Workspace;
 use crate::lattice::Lattice;
-use crate::scalar::Scalar;
-use crate::vector::{Matrix, Vector, add_scaled, scale, zero_matrix};
 use convolve::{Side, Sums, convolve};
 use grid::Transforms;
 use influence::Influence;
@@ -42,7 +42,7 @@ pub struct Size {
 }
 
 /// One real field for each part of the scalar.
-type Field = Vec<Kept<Complex<f64>>>;
+type Field = Vec<Workspace<Complex<f64>>>;
 
 /// Precomputation of one geometry.
 pub struct Mesh<T: Scalar> {
@@ -250,7 +250,7 @@ impl<T: Scalar> Mesh<T> {
         given: bool,
     ) -> Vec<Field> {
         let n = self.transforms.points[0] * self.transforms.plane;
-        let field = |_| (0..T::PARTS).map(|_| Kept::take(n)).collect();
+        let field = |_| (0..T::PARTS).map(|_| Workspace::take(n)).collect();
         let mut fields: Vec<Field> = sites.groups.iter().map(field).collect();
         if given {
             for ((field, group), coefficients) in

@@ -1,12 +1,12 @@
 //! Multipoles as derivatives along the mesh: C_lm(∇) with ∇ = Σ_a B_a ∂/∂u_a, B_a = N_a b_a / 2π, is a polynomial in
 //! the derivatives along the mesh coordinates.
 
-use crate::harmonics::{
-    MAX_L, Ring, count, degree, double_factorial_odd, gradients, solid_harmonics,
+use crate::arithmetic::Scalar;
+use crate::arithmetic::ring::{Polynomial, Ring};
+use crate::arithmetic::vector::{Matrix, zero_matrix};
+use crate::special::harmonics::{
+    MAX_L, count, degree, double_factorial_odd, gradients, solid_harmonics,
 };
-use crate::polynomial::Polynomial;
-use crate::scalar::Scalar;
-use crate::vector::{Matrix, zero_matrix};
 use std::ops::Mul;
 use std::sync::OnceLock;
 
@@ -191,7 +191,7 @@ impl<T: Scalar> Expansion<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scalar::Dual;
+    use crate::arithmetic::Dual;
 
     const BASIS: Matrix<f64> = [[1.1, 0.2, -0.3], [0.4, -0.9, 0.1], [0.25, 0.5, 1.3]];
 

@@ -2,8 +2,8 @@
 
 use super::monomials::Expansion;
 use super::splines::Splines;
+use crate::arithmetic::Scalar;
 use crate::ewald::density::{Density, distinct_widths};
-use crate::scalar::Scalar;
 use rayon::prelude::*;
 
 /// Gaussians that share a width and therefore a mesh.

@@ -4,12 +4,11 @@
 //! The derivatives come from lower orders, M_n'(v) = M_(n-1)(v) - M_(n-1)(v - 1) (Essmann et al., J. Chem. Phys. 103,
 //! 8577, eq. 3.6-3.8).
 
-use crate::kept::Kept;
+use crate::arithmetic::dispatch::{ANY_DEGREE, degree_or, dispatch};
+use crate::arithmetic::vector::{Vector, dot};
+use crate::arithmetic::workspace::Workspace;
+use crate::arithmetic::{LANES, Pack, Scalar};
 use crate::lattice::Lattice;
-use crate::pack::{LANES, Pack};
-use crate::scalar::Scalar;
-use crate::simd::{ANY_DEGREE, degree_or, dispatch};
-use crate::vector::{Vector, dot};
 use rayon::prelude::*;
 
 /// Largest order of the splines.
@@ -32,9 +31,9 @@ pub struct Splines<T: Scalar> {
     /// First mesh point of each place along x, y, z.
     pub start: Vec<[u32; 3]>,
     /// `[place][axis x, y][point][derivative]`.
-    xy: Kept<T>,
+    xy: Workspace<T>,
     /// `[place][derivative][pack]`.
-    z: Kept<T::Pack>,
+    z: Workspace<T::Pack>,
 }
 
 /// Mesh coordinate of a position along one axis: the point below it and the rest.
@@ -80,8 +79,8 @@ impl<T: Scalar> Splines<T> {
             n_packs,
             site,
             start,
-            xy: Kept::take(positions.len() * 2 * order * n_derivatives),
-            z: Kept::take(positions.len() * n_derivatives * n_packs),
+            xy: Workspace::take(positions.len() * 2 * order * n_derivatives),
+            z: Workspace::take(positions.len() * n_derivatives * n_packs),
         };
         let xy_row = 2 * order * n_derivatives;
         let z_row = n_derivatives * n_packs;
@@ -257,7 +256,7 @@ fn body<T: Scalar, const L: usize, const FMA: bool>(work: &mut Weights<T>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scalar::Dual;
+    use crate::arithmetic::Dual;
 
     #[test]
     fn weights_and_derivatives() {

@@ -4,11 +4,10 @@ use super::grid::Transforms;
 use super::monomials::Monomials;
 use super::sites::Group;
 use super::splines::{MAX_ORDER, MAX_PACKS, Splines, first_of_bin};
-use crate::harmonics::MAX_L;
-use crate::kept::Kept;
-use crate::pack::{LANES, Pack};
-use crate::scalar::Scalar;
-use crate::simd::{degree_or, dispatch, with_low_degree};
+use crate::arithmetic::dispatch::{degree_or, dispatch, with_low_degree};
+use crate::arithmetic::workspace::Workspace;
+use crate::arithmetic::{LANES, Pack, Scalar};
+use crate::special::harmonics::MAX_L;
 use rayon::prelude::*;
 use rustfft::num_complex::Complex;
 use std::ops::Range;
@@ -41,7 +40,7 @@ pub fn spread<T: Scalar>(
     coefficients: &[T],
     n_monomials: usize,
     transforms: &Transforms,
-    grids: &mut [Kept<Complex<f64>>],
+    grids: &mut [Workspace<Complex<f64>>],
 ) {
     let (points, plane) = (transforms.points, transforms.plane);
     let together = points[0].div_ceil(4 * rayon::current_num_threads()).max(4);
@@ -78,7 +77,7 @@ pub fn spread<T: Scalar>(
 }
 
 /// A grid in parts of equal length; none without a grid.
-fn slabs(grid: Option<&mut Kept<Complex<f64>>>, length: usize) -> Vec<&mut [f64]> {
+fn slabs(grid: Option<&mut Workspace<Complex<f64>>>, length: usize) -> Vec<&mut [f64]> {
     let slabs = grid.map(|grid| grid.chunks_mut(length).map(bytemuck::cast_slice_mut));
     slabs.into_iter().flatten().collect()
 }

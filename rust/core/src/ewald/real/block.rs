@@ -1,17 +1,16 @@
 //! One block of pairs: gather, interact, scatter, eight pairs at a time.
 
-use super::super::density::Density;
-use super::super::pair::{PairOutput, PairTable, square};
 use super::charges_dipoles;
 use super::list::Block;
 use super::widths::{MAX_PARTS, Parts, Widths, complete, parts};
-use crate::boys::BoysTable;
-use crate::harmonics::count;
-use crate::pack::{F64x8, LANES, Pack};
-use crate::radial::{Part, add_radial};
-use crate::scalar::Scalar;
-use crate::simd::{ANY_DEGREE, Avx512, dispatch};
-use crate::vector::{Matrix, Vector};
+use crate::arithmetic::dispatch::{ANY_DEGREE, Avx512, dispatch};
+use crate::arithmetic::vector::{Matrix, Vector};
+use crate::arithmetic::{F64x8, LANES, Pack, Scalar};
+use crate::ewald::density::Density;
+use crate::ewald::pair::{PairOutput, PairTable, square};
+use crate::special::boys::BoysTable;
+use crate::special::harmonics::count;
+use crate::special::radial::{Part, add_radial};
 
 /// One channel of the sources of a block, side by side.
 pub struct Gathered<T> {

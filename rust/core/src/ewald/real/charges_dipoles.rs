@@ -3,9 +3,8 @@
 //! With F_a = (1/r d/dr)^a f, charges q, Q and dipoles p, P of source and receiver, d from source to receiver:
 //! U/K = qQ F_0 + (q P·d - Q p·d) F_1 - p·P F_1 - (p·d)(P·d) F_2.
 
-use super::super::pair::PairOutput;
-use crate::pack::Pack;
-use crate::scalar::Scalar;
+use crate::arithmetic::{Pack, Scalar};
+use crate::ewald::pair::PairOutput;
 use crate::units::COULOMB_CONSTANT;
 
 /// Axes of the coefficients.

@@ -3,12 +3,11 @@
 //! What a block adds to its images is collected in the block and combined in the order of blocks, so that results do
 //! not depend on the number of threads.
 
-use super::super::density::Density;
+use crate::arithmetic::vector::{Matrix, Vector, values};
+use crate::arithmetic::{LANES, Scalar};
 use crate::error::Result;
+use crate::ewald::density::Density;
 use crate::neighbors::{self, Bins, Criteria, Systems};
-use crate::pack::LANES;
-use crate::scalar::Scalar;
-use crate::vector::{Matrix, Vector, values};
 use rayon::prelude::*;
 use std::borrow::Cow;
 

@@ -3,19 +3,18 @@
 mod block;
 mod charges_dipoles;
 mod list;
-mod own;
 mod tensors;
 #[cfg(test)]
 mod tests;
 mod widths;
 
 pub use list::{Pairs, Relation, Rows};
-pub use own::{OwnWeights, add_own_terms};
 
 use super::density::{Density, Gradient, Want};
-use crate::scalar::Scalar;
-use crate::simd::ANY_DEGREE;
-use crate::vector::{Matrix, Vector, add_scaled};
+use super::own::{OwnWeights, add_own_terms};
+use crate::arithmetic::Scalar;
+use crate::arithmetic::dispatch::ANY_DEGREE;
+use crate::arithmetic::vector::{Matrix, Vector, add_scaled};
 use block::{BlockOutput, Work, row_length};
 use list::Block;
 use rayon::prelude::*;

@@ -1,15 +1,14 @@
 //! Tensors of all pairs: what potentials at fixed atoms and matrices are made of.
 
-use super::super::density::Density;
-use super::super::pair::PairTable;
 use super::block::{BlockOutput, Gathered, Work, row_length};
 use super::list::Block;
 use super::widths::parts;
 use super::{RealSpace, Relation};
-use crate::boys::BoysTable;
-use crate::pack::{LANES, Pack};
-use crate::scalar::Scalar;
-use crate::simd::{ANY_DEGREE, dispatch};
+use crate::arithmetic::dispatch::{ANY_DEGREE, dispatch};
+use crate::arithmetic::{LANES, Pack, Scalar};
+use crate::ewald::density::Density;
+use crate::ewald::pair::PairTable;
+use crate::special::boys::BoysTable;
 use rayon::prelude::*;
 use std::borrow::Cow;
 

@@ -1,8 +1,8 @@
 //! Charges and dipoles written out against the table-driven kernel, and the same bits on any number of threads.
 
 use super::*;
-use crate::harmonics::count;
-use crate::scalar::Dual;
+use crate::arithmetic::Dual;
+use crate::special::harmonics::count;
 
 /// Deterministic numbers in (-1, 1).
 fn number(k: usize) -> f64 {

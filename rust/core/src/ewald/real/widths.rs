@@ -1,7 +1,7 @@
 //! Radial parts of pairs: the interaction of their widths, less what the reciprocal sum has.
 
-use crate::pack::{F64x8, LANES, Pack};
-use crate::radial::Part;
+use crate::arithmetic::{F64x8, LANES, Pack};
+use crate::special::radial::Part;
 
 /// Most parts of a pair.
 pub const MAX_PARTS: usize = 2;

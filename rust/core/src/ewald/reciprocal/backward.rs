@@ -3,11 +3,10 @@
 use super::columns::Columns;
 use super::forward::multipole_polynomial;
 use super::sites::{Group, Phases};
-use crate::harmonics::{MAX_L, count, degree};
-use crate::pack::Pack;
-use crate::scalar::Scalar;
-use crate::simd::{degree_or, dispatch};
-use crate::vector::{Matrix, Vector};
+use crate::arithmetic::dispatch::{degree_or, dispatch};
+use crate::arithmetic::vector::{Matrix, Vector};
+use crate::arithmetic::{Pack, Scalar};
+use crate::special::harmonics::{MAX_L, count, degree};
 use std::ops::Range;
 
 /// Y(k) = w(k) S(k) exp(-k² s²/2) of one receiver width, in the combinations that the loop over n3 uses.

@@ -3,11 +3,11 @@
 //! k = n1 b_u + n2 b_v + n3 b_w; a column has fixed (n1, n2) in a half plane and holds n3 = 0, ±1, ±2, ... so that
 //! every pair ±k is met once.
 
-use crate::harmonics::{GradientTerm, MAX_L, Ring, count, gradients, solid_harmonics};
+use crate::arithmetic::Scalar;
+use crate::arithmetic::ring::{Polynomial, Ring};
+use crate::arithmetic::vector::{Vector, add_scaled, dot, values, zero_vector};
 use crate::lattice::Lattice;
-use crate::polynomial::Polynomial;
-use crate::scalar::Scalar;
-use crate::vector::{Vector, add_scaled, dot, values, zero_vector};
+use crate::special::harmonics::{GradientTerm, MAX_L, count, gradients, solid_harmonics};
 use std::ops::Mul;
 
 /// A polynomial in n3, for the harmonics along a column.

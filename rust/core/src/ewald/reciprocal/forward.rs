@@ -2,11 +2,10 @@
 
 use super::columns::Columns;
 use super::sites::{Group, Phases};
-use crate::harmonics::count;
-use crate::pack::Pack;
-use crate::scalar::Scalar;
-use crate::simd::{degree_or, dispatch};
-use crate::vector::{Vector, add_scaled, dot};
+use crate::arithmetic::dispatch::{degree_or, dispatch};
+use crate::arithmetic::vector::{Vector, add_scaled, dot};
+use crate::arithmetic::{Pack, Scalar};
+use crate::special::harmonics::count;
 use std::ops::Range;
 
 /// A complex number for +n3 and one for -n3, over the entries of a block of columns.
@@ -231,7 +230,7 @@ fn accumulate<T: Scalar, const A: usize, const FMA: bool>(
     }
 }
 
-/// Adds the lanes' sums. Kept out of line: inlined, it makes the compiler vectorise the loop above across the
+/// Adds the lanes' sums. Workspace out of line: inlined, it makes the compiler vectorise the loop above across the
 /// four sums instead of across the lanes.
 #[inline(never)]
 fn add_sums<P: Pack, const A: usize>(acc: &[[P; 4]; A], sums: &mut [[P::Scalar; 4]]) {

@@ -11,12 +11,11 @@ mod tensors;
 
 use super::density::{Density, Gradient, Want};
 use super::kernel::Kernel;
+use crate::arithmetic::dispatch::with_degree;
+use crate::arithmetic::vector::{Matrix, Vector, add_scaled, dot, scale, zero_matrix};
+use crate::arithmetic::{LANES, Scalar};
 use crate::lattice::Lattice;
-use crate::pack::LANES;
-use crate::scalar::Scalar;
-use crate::simd::with_degree;
 use crate::units::COULOMB_CONSTANT;
-use crate::vector::{Matrix, Vector, add_scaled, dot, scale, zero_matrix};
 use backward::{Field, PackOutput};
 use columns::Columns;
 use forward::{Spectrum, StructureFactor};
@@ -471,7 +470,7 @@ fn scatter<T: Scalar>(
     coefficients: &mut [T],
     positions: &mut [Vector<T>],
 ) {
-    use crate::pack::Pack;
+    use crate::arithmetic::Pack;
     let n_lm = group.n_lm();
     for lane in 0..LANES {
         let site = group.members[place][lane];

@@ -1,12 +1,11 @@
 //! Phase factors of the sites, as products of one-dimensional tables.
 
 use super::columns::Columns;
+use crate::arithmetic::vector::{Vector, dot};
+use crate::arithmetic::{LANES, Pack, Scalar};
 use crate::ewald::density::{Density, distinct_widths};
-use crate::harmonics::{count, degree, double_factorial_odd};
 use crate::lattice::Lattice;
-use crate::pack::{LANES, Pack};
-use crate::scalar::Scalar;
-use crate::vector::{Vector, dot};
+use crate::special::harmonics::{count, degree, double_factorial_odd};
 
 /// (cos, sin) of n θ for eight sites.
 pub type Phase<P> = [P; 2];

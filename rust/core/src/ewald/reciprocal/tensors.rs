@@ -6,12 +6,12 @@
 
 use super::Reciprocal;
 use super::sites::{Phase, Phases, parity_sign};
-use crate::harmonics::{MAX_L, Ring, count, degree, solid_harmonics};
-use crate::pack::{F64x8, LANES, Pack};
-use crate::scalar::Scalar;
-use crate::simd::{degree_or, dispatch};
+use crate::arithmetic::dispatch::{degree_or, dispatch};
+use crate::arithmetic::ring::Ring;
+use crate::arithmetic::vector::{Vector, add_scaled, dot, scale};
+use crate::arithmetic::{F64x8, LANES, Pack, Scalar};
+use crate::special::harmonics::{MAX_L, count, degree, solid_harmonics};
 use crate::units::COULOMB_CONSTANT;
-use crate::vector::{Vector, add_scaled, dot, scale};
 use std::ops::{Add, Mul, Sub};
 
 /// Highest total degree of source and receiver.
@@ -113,7 +113,7 @@ impl<'a> LatticeSums<'a> {
                 0 => moments::<f64, 0>(&input),
                 1 => moments::<f64, 1>(&input),
                 2 => moments::<f64, 2>(&input),
-                _ => moments::<f64, { crate::simd::ANY_DEGREE }>(&input),
+                _ => moments::<f64, { crate::arithmetic::dispatch::ANY_DEGREE }>(&input),
             };
             for (pack, moments) in moments.chunks_exact(n_moments).enumerate() {
                 for (tensor, expansion) in self.expansions.iter().enumerate() {
@@ -354,9 +354,9 @@ fn sheet<const L: usize, const B: usize, const FMA: bool>(
                 for power in 0..stride - a {
                     if power > 0 {
                         let n2 = F64x8::splat(n2 as f64);
-                        value = [value[0].mul(n2), value[1].mul(n2)];
+                        value = [value[0] * n2, value[1] * n2];
                     }
-                    plane[place] = [plane[place][0].add(value[0]), plane[place][1].add(value[1])];
+                    plane[place] = [plane[place][0] + value[0], plane[place][1] + value[1]];
                     place += 1;
                 }
             }
@@ -391,8 +391,8 @@ fn phase(phases: &Phases<f64>, axis: usize, n: i32, pack: usize) -> Phase<F64x8>
 #[inline(always)]
 fn rotated<const FMA: bool>([re, im]: Phase<F64x8>, [cos, sin]: Phase<F64x8>) -> Phase<F64x8> {
     [
-        im.neg_mul_add::<FMA>(sin, re.mul(cos)),
-        re.mul_add::<FMA>(sin, im.mul(cos)),
+        im.neg_mul_add::<FMA>(sin, re * cos),
+        re.mul_add::<FMA>(sin, im * cos),
     ]
 }
 

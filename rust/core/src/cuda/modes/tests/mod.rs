@@ -3,17 +3,17 @@
 mod values;
 
 use super::*;
-use crate::cuda::emulation::in_every_order;
+use crate::arithmetic::vector::Matrix;
+use crate::arithmetic::{Dual, Scalar};
+use crate::cuda::driver::emulation::in_every_order;
+use crate::cuda::driver::nvrtc::tests::compile_all;
 use crate::cuda::lattices::Lattices;
-use crate::cuda::nvrtc::tests::compile_all;
 use crate::cuda::terms::SystemPlan;
 use crate::cuda::{CellGradients, Precision, ScalarKind};
 use crate::ewald::density::{Gradient, Want};
 use crate::ewald::plan::{Plan, Split};
 use crate::ewald::reciprocal::{Reciprocal, Settings};
 use crate::lattice::Lattice;
-use crate::scalar::{Dual, Scalar};
-use crate::vector::Matrix;
 use values::{DeviceSide, Found, Random, Values};
 
 struct Case<T> {

@@ -1,10 +1,10 @@
 //! A batch's numbers, made at random, on the device and back.
 
+use crate::arithmetic::Scalar;
+use crate::arithmetic::vector::Vector;
 use crate::cuda::terms::{Layout, Tables};
 use crate::cuda::{Buffer, Queue, Side};
 use crate::ewald::density::Density;
-use crate::scalar::Scalar;
-use crate::vector::Vector;
 
 /// Numbers between -1 and 1.
 pub struct Random(pub u64);

@@ -5,13 +5,13 @@
 //! Beyond, erf(√t) = 1 to double precision, B_0 = √(π/4t), and B_(m+1) = ((2m+1) B_m - e^-t)/2t.
 //! The relative error is below 1e-14 (8e-15 from the polynomials at the highest order, less at low ones).
 
-use crate::exponential::exp;
-use crate::pack::{F64x8, LANES, Pack};
-use crate::simd::Avx512;
+use crate::arithmetic::dispatch::Avx512;
+use crate::arithmetic::exp;
+use crate::arithmetic::{F64x8, LANES, Pack};
 use std::sync::OnceLock;
 
 /// Highest order: a product of two harmonics, a gradient and a tangent.
-pub const MAX_ORDER: usize = crate::harmonics::MAX_DEGREE + 1;
+pub const MAX_ORDER: usize = crate::special::harmonics::MAX_DEGREE + 1;
 /// Where the table ends.
 const LARGE: f64 = 40.0;
 /// Beyond this t^m e^-t is nothing at any order.
@@ -87,7 +87,7 @@ impl BoysTable {
         #[cfg(target_arch = "x86_64")]
         if self.avx512.found() {
             // SAFETY: AVX-512 was detected on this machine.
-            unsafe { crate::shuffles::columns_of_eight(&rows, &mut out) };
+            unsafe { crate::arithmetic::shuffles::columns_of_eight(&rows, &mut out) };
             return out;
         }
         for lane in 0..LANES {

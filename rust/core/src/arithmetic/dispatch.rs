@@ -128,7 +128,7 @@ macro_rules! dispatch {
                 fn avx512<$scalar: Scalar, const $degree: usize>($arg: $type) -> $out {
                     $body::<$scalar, $degree, true>($arg)
                 }
-                use $crate::simd::{Instructions, instructions};
+                use $crate::arithmetic::dispatch::{Instructions, instructions};
                 match instructions() {
                     // SAFETY: the features were detected on this machine.
                     Instructions::Avx512 => return unsafe { avx512::<$scalar, $degree>($arg) },
@@ -137,7 +137,7 @@ macro_rules! dispatch {
                 }
             }
             // Not worth versions of its own.
-            $body::<$scalar, { $crate::simd::ANY_DEGREE }, false>($arg)
+            $body::<$scalar, { $crate::arithmetic::dispatch::ANY_DEGREE }, false>($arg)
         }
     };
 }
@@ -158,7 +158,7 @@ macro_rules! with_degree {
     ($degree:expr, $($function:ident)::+, $scalar:ident, $arg:expr) => {
         match $degree {
             1 => $($function)::+::<$scalar, 1>($arg),
-            _ => $($function)::+::<$scalar, { $crate::simd::ANY_DEGREE }>($arg),
+            _ => $($function)::+::<$scalar, { $crate::arithmetic::dispatch::ANY_DEGREE }>($arg),
         }
     };
 }
@@ -171,7 +171,7 @@ macro_rules! with_low_degree {
             0 => $($function)::+::<$scalar, 0>($arg),
             1 => $($function)::+::<$scalar, 1>($arg),
             2 => $($function)::+::<$scalar, 2>($arg),
-            _ => $($function)::+::<$scalar, { $crate::simd::ANY_DEGREE }>($arg),
+            _ => $($function)::+::<$scalar, { $crate::arithmetic::dispatch::ANY_DEGREE }>($arg),
         }
     };
 }

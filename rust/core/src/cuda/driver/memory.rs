@@ -1,7 +1,7 @@
 //! Memory of a device, owned here: work areas freed in stream order, and tables that outlive a call.
 
 use super::device::{Device, Queue};
-use super::fenced::Fenced;
+use super::emulation::memory::Fenced;
 use crate::error::Result;
 use bytemuck::Pod;
 use cudarc::driver::{result, sys};

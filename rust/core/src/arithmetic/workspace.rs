@@ -18,7 +18,7 @@ pub trait Entry: Pod + Default + Send {}
 impl<V: Pod + Default + Send> Entry for V {}
 
 /// Entries with any contents: zeros, or what an earlier use has left.
-pub struct Kept<V: Entry> {
+pub struct Workspace<V: Entry> {
     values: Vec<V>,
     n: usize,
 }
@@ -78,7 +78,7 @@ impl Pool {
     }
 }
 
-impl<V: Entry> Kept<V> {
+impl<V: Entry> Workspace<V> {
     pub fn take(n: usize) -> Self {
         let large = n * size_of::<V>() >= LARGE;
         let values = if large { pool().take(n) } else { None };
@@ -91,7 +91,7 @@ impl<V: Entry> Kept<V> {
     }
 }
 
-impl<V: Entry> Drop for Kept<V> {
+impl<V: Entry> Drop for Workspace<V> {
     fn drop(&mut self) {
         if self.values.len() * size_of::<V>() >= LARGE {
             let dropped = pool().give(std::mem::take(&mut self.values));
@@ -101,7 +101,7 @@ impl<V: Entry> Drop for Kept<V> {
     }
 }
 
-impl<V: Entry> Deref for Kept<V> {
+impl<V: Entry> Deref for Workspace<V> {
     type Target = [V];
 
     fn deref(&self) -> &[V] {
@@ -109,7 +109,7 @@ impl<V: Entry> Deref for Kept<V> {
     }
 }
 
-impl<V: Entry> DerefMut for Kept<V> {
+impl<V: Entry> DerefMut for Workspace<V> {
     fn deref_mut(&mut self) -> &mut [V] {
         &mut self.values[..self.n]
     }
@@ -124,22 +124,22 @@ mod tests {
     fn an_array_comes_back() {
         type Mine = [u64; 3];
         let n = LARGE / 8;
-        let mut first = Kept::<Mine>::take(n);
+        let mut first = Workspace::<Mine>::take(n);
         first.fill([7; 3]);
         let address = first.as_ptr();
         drop(first);
         assert!(n / 3 * size_of::<Mine>() < LARGE);
-        let smaller = Kept::<Mine>::take(n / 3);
+        let smaller = Workspace::<Mine>::take(n / 3);
         assert_ne!(smaller.as_ptr(), address, "small: the allocator's");
-        let other = Kept::<[Mine; 2]>::take(n / 2);
+        let other = Workspace::<[Mine; 2]>::take(n / 2);
         assert_ne!(other.as_ptr().cast(), address, "of another type");
-        let second = Kept::<Mine>::take(n - 1);
+        let second = Workspace::<Mine>::take(n - 1);
         assert_eq!((second.len(), second.as_ptr()), (n - 1, address));
-        let third = Kept::<Mine>::take(n);
+        let third = Workspace::<Mine>::take(n);
         assert_ne!(third.as_ptr(), address, "taken once");
         drop(second);
         assert_eq!(
-            Kept::<Mine>::take(n).as_ptr(),
+            Workspace::<Mine>::take(n).as_ptr(),
             address,
             "its whole length stays"
         );

@@ -167,7 +167,7 @@ impl Nvrtc {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::cuda) mod tests {
     use super::*;
     use crate::cuda::add_packages;
 

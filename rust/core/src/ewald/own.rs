@@ -3,9 +3,9 @@
 //! At d = 0 the pair interaction of widths γ² is K √(2/π) / ((2l+1)!! γ^(2l+1)) for each (l, m): C_lm(∇)² leaves
 //! (∇²)^l/(2l+1), and (-∇²)^l f = √(2/π) (2l-1)!!/γ^(2l+1) at the origin.
 
-use super::super::density::{Density, Gradient, Want};
-use crate::harmonics::{MAX_L, degree};
-use crate::scalar::Scalar;
+use super::density::{Density, Gradient, Want};
+use crate::arithmetic::Scalar;
+use crate::special::harmonics::{MAX_L, degree};
 use crate::units::COULOMB_CONSTANT;
 
 /// Interactions by degree, as a function of the two widths.
@@ -102,11 +102,11 @@ pub fn add_own_terms<T: Scalar>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::boys::BoysTable;
+    use crate::arithmetic::{F64x8, LANES, Pack};
     use crate::ewald::pair::{PairOutput, PairTable};
-    use crate::harmonics::count;
-    use crate::pack::{F64x8, LANES, Pack};
-    use crate::radial::Part;
+    use crate::special::boys::BoysTable;
+    use crate::special::harmonics::count;
+    use crate::special::radial::Part;
 
     #[test]
     fn limit_of_the_pair_interaction() {

@@ -2,7 +2,7 @@
 //!
 //! Every function here needs a machine with AVX-512. None enables it: they are inlined where it is enabled.
 
-use crate::pack::{F64x8, LANES};
+use super::f64x8::{F64x8, LANES};
 use std::arch::x86_64::*;
 
 /// Columns of eight rows of eight numbers.
@@ -135,7 +135,7 @@ unsafe fn add(row: *mut f64, values: __m256d) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::{Instructions, instructions};
+    use crate::arithmetic::dispatch::{Instructions, instructions};
 
     #[test]
     fn rows_and_columns() {

@@ -1,5 +1,7 @@
 //! Kernels compiled by the host's C++ compiler: every kernel runs in tests without a device.
 
+pub(super) mod memory;
+
 use super::cache;
 use super::source::Source;
 use crate::error::{Error, Result};

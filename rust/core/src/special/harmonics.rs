@@ -1,8 +1,7 @@
 //! Real solid harmonics in Racah normalisation, C_lm(r) = sqrt(4π/(2l+1)) r^l Y_lm, z polar axis, no
 //! Condon–Shortley sign, and the tables that products and gradients of them need.
 
-use crate::scalar::Scalar;
-use std::ops::{Add, Mul, Sub};
+use crate::arithmetic::ring::Ring;
 use std::sync::OnceLock;
 
 /// Largest degree that the tables are made for: sources and receivers to `MAX_L` each.
@@ -41,23 +40,6 @@ pub const fn degree(lm: usize) -> usize {
 /// (2l - 1)!!
 pub fn double_factorial_odd(l: usize) -> f64 {
     (1..=l).map(|k| (2 * k - 1) as f64).product()
-}
-
-/// What the recursion needs: numbers, or polynomials.
-pub trait Ring:
-    Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Mul<f64, Output = Self>
-{
-    fn one() -> Self;
-    fn zero() -> Self;
-}
-
-impl<T: Scalar> Ring for T {
-    fn one() -> Self {
-        T::constant(1.0)
-    }
-    fn zero() -> Self {
-        T::constant(0.0)
-    }
 }
 
 /// Fills `out[l*l + l + m]` for all l ≤ `max_l` (recursion of Helgaker, Jørgensen, Olsen, eqs. 6.4.70–6.4.73).

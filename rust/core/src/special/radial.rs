@@ -3,10 +3,10 @@
 //! With f(r) = erf(r / (√2 γ)) / r, an interaction of multipoles needs F_an = (1/r d/dr)^a (∇²)^n f. They follow
 //! from the Boys function, which is smooth at r = 0: (1/r d/dr)^a f = √(2/π)/γ (-1/γ²)^a B_a(r²/2γ²).
 
-use crate::boys::{BoysTable, MAX_ORDER, boys};
-use crate::exponential::exp;
-use crate::harmonics::MAX_L;
-use crate::pack::{F64x8, Pack};
+use crate::arithmetic::exp;
+use crate::arithmetic::{F64x8, Pack};
+use crate::special::boys::{BoysTable, MAX_ORDER, boys};
+use crate::special::harmonics::MAX_L;
 
 /// A width γ per pair, and a factor on its functions.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,7 @@ pub fn add_laplacians<P: Pack, const FMA: bool>(
     for n in 2..=top / 2 {
         let [current, next] = &mut rows;
         for a in 0..=top - 2 * n {
-            let factor = P::splat(crate::scalar::Scalar::constant((3 + 2 * a) as f64));
+            let factor = P::splat(crate::arithmetic::Scalar::constant((3 + 2 * a) as f64));
             next[a] = r2.mul_add::<FMA>(current[a + 2], current[a + 1].mul(factor));
             out[n][a] = out[n][a].add(next[a]);
         }
@@ -90,8 +90,8 @@ pub fn add_laplacians<P: Pack, const FMA: bool>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pack::DualPack;
-    use crate::scalar::{Dual, Scalar};
+    use crate::arithmetic::DualPack;
+    use crate::arithmetic::{Dual, Scalar};
 
     fn functions(r2: DualPack, top: usize) -> RadialTable<DualPack> {
         let mut table = [[DualPack::zero(); MAX_ORDER + 1]; MAX_L + 1];

@@ -2,7 +2,7 @@
 
 use super::cache;
 use super::emulation;
-use super::launch::{Code, Module};
+use super::module::{Code, Module};
 use super::nvrtc::Nvrtc;
 use super::source::Source;
 use crate::error::{Error, Result};
@@ -197,11 +197,7 @@ impl Device {
                 Code::Cuda(self.check("cuModuleLoadData", module)?)
             }
         };
-        let module = Arc::new(Module {
-            name: source.name,
-            code,
-            entries: Mutex::new(Vec::new()),
-        });
+        let module = Arc::new(Module::new(source.name, code));
         modules.insert(source, module.clone());
         Ok(module)
     }
@@ -348,7 +344,7 @@ impl Queue {
         self.stream as usize as sys::CUstream
     }
 
-    pub(super) fn stream_number(&self) -> u64 {
+    pub(in crate::cuda) fn stream_number(&self) -> u64 {
         self.stream
     }
 

@@ -8,29 +8,32 @@ use std::sync::Arc;
 
 /// Every file that a kernel file may include.
 pub const HEADERS: &[(&str, &str)] = &[
-    ("host.cuh", include_str!("../../cuda/host.cuh")),
-    ("scalar.cuh", include_str!("../../cuda/scalar.cuh")),
-    ("reduce.cuh", include_str!("../../cuda/reduce.cuh")),
-    ("harmonics.cuh", include_str!("../../cuda/harmonics.cuh")),
-    ("batch.cuh", include_str!("../../cuda/batch.cuh")),
-    ("modes.cuh", include_str!("../../cuda/modes.cuh")),
-    ("mesh.cuh", include_str!("../../cuda/mesh.cuh")),
-    ("lattice.cuh", include_str!("../../cuda/lattice.cuh")),
+    ("host.cuh", include_str!("../../../cuda/host.cuh")),
+    ("scalar.cuh", include_str!("../../../cuda/scalar.cuh")),
+    ("reduce.cuh", include_str!("../../../cuda/reduce.cuh")),
+    ("harmonics.cuh", include_str!("../../../cuda/harmonics.cuh")),
+    ("batch.cuh", include_str!("../../../cuda/batch.cuh")),
+    ("modes.cuh", include_str!("../../../cuda/modes.cuh")),
+    ("mesh.cuh", include_str!("../../../cuda/mesh.cuh")),
+    ("lattice.cuh", include_str!("../../../cuda/lattice.cuh")),
     (
         "coulomb_kernel.cuh",
-        include_str!("../../cuda/coulomb_kernel.cuh"),
+        include_str!("../../../cuda/coulomb_kernel.cuh"),
     ),
-    ("scan.cuh", include_str!("../../cuda/scan.cuh")),
-    ("bins.cuh", include_str!("../../cuda/bins.cuh")),
-    ("rounded.cuh", include_str!("../../cuda/rounded.cuh")),
-    ("partners.cuh", include_str!("../../cuda/partners.cuh")),
-    ("boys.cuh", include_str!("../../cuda/boys.cuh")),
-    ("radial.cuh", include_str!("../../cuda/radial.cuh")),
+    ("scan.cuh", include_str!("../../../cuda/scan.cuh")),
+    ("bins.cuh", include_str!("../../../cuda/bins.cuh")),
+    ("rounded.cuh", include_str!("../../../cuda/rounded.cuh")),
+    ("partners.cuh", include_str!("../../../cuda/partners.cuh")),
+    ("boys.cuh", include_str!("../../../cuda/boys.cuh")),
+    ("radial.cuh", include_str!("../../../cuda/radial.cuh")),
     (
         "charges_dipoles.cuh",
-        include_str!("../../cuda/charges_dipoles.cuh"),
+        include_str!("../../../cuda/charges_dipoles.cuh"),
     ),
-    ("multipoles.cuh", include_str!("../../cuda/multipoles.cuh")),
+    (
+        "multipoles.cuh",
+        include_str!("../../../cuda/multipoles.cuh"),
+    ),
 ];
 
 /// Makes a header.

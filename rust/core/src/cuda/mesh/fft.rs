@@ -3,8 +3,9 @@
 //! A field of n_x × n_y × n_z reals lies in rows along z with room for n_z/2 + 1 complex numbers, which the forward
 //! transform leaves there: the half spectrum. Nothing is normalised in either direction.
 
-use super::library::{Loaded, Once, cufft_candidates, load};
-use super::{Address, Precision, Queue};
+use crate::cuda::Queue;
+use crate::cuda::batch::{Address, Precision};
+use crate::cuda::driver::library::{Loaded, Once, cufft_candidates, load};
 use crate::error::{Error, Result};
 use bytemuck::Pod;
 use realfft::RealFftPlanner;

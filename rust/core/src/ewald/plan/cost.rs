@@ -1,76 +1,13 @@
-//! What each method costs: operation counts with measured rates, to choose between them.
-//!
-//! Only ratios of the rates matter. Those of the CPU were fitted to `benches/targets.py --only auto`, those of the GPU
-//! to the kernels' times in `benches/gpu.py`.
+//! Estimated cost of each method: operation counts times measured rates.
 
-use super::mesh::{MAX_ORDER, Size};
-use super::plan::{Extent, MAX_LENGTH, Purpose, Split};
-use crate::harmonics::count;
+use super::extent::{Extent, Purpose};
+use super::split::{MAX_LENGTH, Split};
+use crate::arithmetic::LANES;
+use crate::arithmetic::vector::Matrix;
+use crate::ewald::mesh::{MAX_ORDER, Size};
 use crate::lattice::{dimensions, periodic_measure};
 use crate::limits::Estimate;
-use crate::pack::LANES;
-use crate::vector::Matrix;
-
-/// What operations cost on one kind of machine, in ns.
-#[derive(Debug)]
-pub struct Rates {
-    /// Per k-vector, site and polynomial degree that is summed.
-    phase: f64,
-    /// Per k-vector, with the kernel of open, wire, slab and bulk systems: Bessel functions, exponentials, a quotient.
-    mode: [f64; 4],
-    /// Per pair of charges, of charges and dipoles, and per product of higher multipoles.
-    pair: [f64; 2],
-    product: f64,
-    /// Per pair and direction of a neighbour list, on top: finding it and its short rows.
-    listed: f64,
-    /// Per mesh point and transform, for each factor two in their number.
-    butterfly: f64,
-    /// Per mesh point, for the influence function.
-    point: f64,
-    /// Per site, row of eight mesh points along z, and derivative.
-    row: f64,
-    /// Per site and spline: weights, coefficients, scattered results.
-    site: f64,
-    /// Of the tasks of one evaluation: all pairs, k-vectors, a list of neighbours, a mesh.
-    direct_tasks: f64,
-    sum_tasks: f64,
-    real_tasks: f64,
-    pub mesh_tasks: f64,
-}
-
-/// One core of an AMD EPYC with AVX-512.
-pub const CPU: Rates = Rates {
-    phase: 0.25,
-    mode: [40.0, 400.0, 40.0, 15.0],
-    pair: [6.5, 8.5],
-    product: 1.8,
-    listed: 25.0,
-    butterfly: 0.3,
-    point: 6.0,
-    row: 1.0,
-    site: 400.0,
-    direct_tasks: 0.0,
-    sum_tasks: 0.0,
-    real_tasks: 0.0,
-    mesh_tasks: 30_000.0,
-};
-
-/// An NVIDIA H200 at work on many atoms; launches cost microseconds.
-pub const GPU: Rates = Rates {
-    phase: 0.0037,
-    mode: [0.05, 0.5, 0.05, 0.02],
-    pair: [0.02, 0.03],
-    product: 0.006,
-    listed: 0.14,
-    butterfly: 0.0009,
-    point: 0.015,
-    row: 0.006,
-    site: 1.0,
-    direct_tasks: 5_000.0,
-    sum_tasks: 15_000.0,
-    real_tasks: 50_000.0,
-    mesh_tasks: 80_000.0,
-};
+use crate::special::harmonics::count;
 
 /// Potentials that share one set-up: between one evaluation alone and the twenty in which a density converges.
 const SHARED: f64 = 5.0;

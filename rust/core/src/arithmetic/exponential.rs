@@ -4,7 +4,7 @@
 //! that fits best (Remez; 1.3e-17 relative to e^r). The result is within 2 ulp of
 //! the library's.
 
-use crate::pack::{F64x8, LANES, Pack};
+use super::f64x8::{F64x8, LANES};
 
 /// ln 2 in two parts; n times the first is exact.
 const LN_2: [f64; 2] = [0.6931471803691238, 1.9082149292705877e-10];
@@ -30,13 +30,13 @@ const COEFFICIENTS: [f64; 10] = [
 
 /// e^x of each lane; zero below x = -708, e^709 above x = 709.
 ///
-/// To be called from functions that are compiled for an instruction set of their own (see [`crate::simd`]).
+/// To be called from functions that are compiled for an instruction set of their own (see [`crate::arithmetic::dispatch`]).
 #[inline(always)]
 pub fn exp<const FMA: bool>(x: F64x8) -> F64x8 {
     let clamped = x.max(LOWEST).min(HIGHEST);
     let log2_e = F64x8::splat(std::f64::consts::LOG2_E);
     let rounded = clamped.mul_add::<FMA>(log2_e, F64x8::splat(ROUND));
-    let whole = rounded.add(F64x8::splat(-ROUND));
+    let whole = rounded + F64x8::splat(-ROUND);
     let mut power = rounded;
     for x in &mut power.0 {
         *x = f64::from_bits((x.to_bits() << 52).wrapping_add(1023 << 52));
@@ -47,9 +47,9 @@ pub fn exp<const FMA: bool>(x: F64x8) -> F64x8 {
     for &coefficient in &COEFFICIENTS[1..] {
         q = q.mul_add::<FMA>(r, F64x8::splat(coefficient));
     }
-    let sum = q.mul_add::<FMA>(r.mul(r), r);
+    let sum = q.mul_add::<FMA>(r * r, r);
     let result = sum.mul_add::<FMA>(power, power);
-    F64x8::zero().select(&x.below(LOWEST), result)
+    F64x8::ZERO.select(&x.below(LOWEST), result)
 }
 
 /// Replaces every number by its exponential, with the best instruction set of this machine.
@@ -64,7 +64,7 @@ pub fn exp_all(values: &mut [f64]) {
         fn avx512(values: &mut [f64]) {
             body::<true>(values)
         }
-        use crate::simd::{Instructions, instructions};
+        use super::dispatch::{Instructions, instructions};
         match instructions() {
             // SAFETY: the features were detected on this machine.
             Instructions::Avx512 => return unsafe { avx512(values) },
@@ -81,7 +81,7 @@ fn body<const FMA: bool>(values: &mut [f64]) {
     for pack in packs {
         *pack = exp::<FMA>(F64x8(*pack)).0;
     }
-    let mut last = F64x8::zero();
+    let mut last = F64x8::ZERO;
     last.0[..rest.len()].copy_from_slice(rest);
     let last = exp::<FMA>(last).0;
     rest.copy_from_slice(&last[..rest.len()]);

@@ -1,6 +1,6 @@
 //! Three-vectors and 3 × 3 matrices (rows are vectors) over a [`Scalar`].
 
-use crate::scalar::Scalar;
+use super::scalar::Scalar;
 
 pub type Vector<T> = [T; 3];
 pub type Matrix<T> = [[T; 3]; 3];

@@ -1,12 +1,14 @@
 //! Splits that were chosen before: steps of a trajectory, epochs of a training ask for the same ones again and again.
 
-use super::plan::{Candidate, Extent, Method, Options, Purpose};
-use crate::vector::Matrix;
+use super::extent::{Extent, Purpose};
+use super::split::Candidate;
+use crate::arithmetic::vector::Matrix;
+use crate::ewald::options::{Method, Options};
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// Choices that are kept (some 200 kB); when they are this many, all are forgotten.
-const KEPT: usize = 1024;
+const CAPACITY: usize = 1024;
 
 /// Everything that the choice depends on, numbers by their bits.
 #[derive(PartialEq, Eq, Hash)]
@@ -60,7 +62,7 @@ impl Key {
 static CHOSEN: LazyLock<Mutex<HashMap<Key, Candidate>>> = LazyLock::new(Default::default);
 
 /// The choice for the arguments, which `choose` makes where it is not known yet.
-pub fn known(arguments: Arguments, choose: impl FnOnce() -> Candidate) -> Candidate {
+pub fn split(arguments: Arguments, choose: impl FnOnce() -> Candidate) -> Candidate {
     let lock = || CHOSEN.lock().unwrap_or_else(PoisonError::into_inner);
     let key = Key::new(arguments);
     if let Some(found) = lock().get(&key) {
@@ -68,7 +70,7 @@ pub fn known(arguments: Arguments, choose: impl FnOnce() -> Candidate) -> Candid
     }
     let found = choose();
     let mut chosen = lock();
-    if chosen.len() >= KEPT {
+    if chosen.len() >= CAPACITY {
         chosen.clear();
     }
     chosen.insert(key, found);
@@ -77,8 +79,9 @@ pub fn known(arguments: Arguments, choose: impl FnOnce() -> Candidate) -> Candid
 
 #[cfg(test)]
 mod tests {
-    use super::super::cost::{CPU, GPU};
-    use super::super::plan::{Place, cheapest};
+    use super::super::extent::Place;
+    use super::super::rates::{CPU, GPU};
+    use super::super::search::cheapest;
     use super::*;
     use crate::limits::Budget;
 
@@ -178,7 +181,7 @@ mod tests {
             for extent in &extents {
                 for (cell, pbc, options, span) in &conditions {
                     let wanted = cheapest(extent, cell, *pbc, options, *span);
-                    let found = known((extent, cell, *pbc, options, *span), || wanted);
+                    let found = split((extent, cell, *pbc, options, *span), || wanted);
                     assert_eq!(format!("{found:?}"), format!("{wanted:?}"));
                     different.insert(format!("{wanted:?}"));
                 }
