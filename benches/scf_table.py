@@ -186,7 +186,7 @@ class Case:
             loop, start = self.loop(parameters, electrostatics, systems)
         solved = model._converged(problem, loop, start, Call(training=training), self.request)
         zero = torch.zeros(systems.n_systems, dtype=torch.float64)
-        result = model._results(zero, electrostatics, problem, parameters, solved, systems)
+        result = model._results(zero, electrostatics, systems, parameters, solved, Call())
         wanted = [value for value in leaves.values() if value.requires_grad]
         return result["grand_potential"].sum(), positions, wanted
 

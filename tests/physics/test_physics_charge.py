@@ -140,7 +140,7 @@ def test_in_the_gap_the_charge_does_not_answer_the_fermi_level(level, charge):
 
 def susceptibility(functional: Functional, state: State) -> tuple[float, float]:
     """Charge and its derivative in the Fermi level."""
-    jacobian = functional.problem.jacobian(state)
+    jacobian = functional.problem.at(state).jacobian()
     x, _ = jacobian.solve(torch.zeros_like(state.multipoles), torch.ones(1, dtype=torch.float64))
     return float(state.multipoles.sum()), float(x[0, 0])
 
@@ -160,8 +160,10 @@ def test_a_fixed_point_can_be_flat_and_steep():
         state = problem.solve()
         q = float(state.multipoles[0, 0])
         assert q == pytest.approx(1 / (1 + math.exp((mu + level) / temperature)), abs=1e-12)
-        x, _ = problem.problem.jacobian(state).solve(
-            torch.zeros_like(state.multipoles), torch.ones(1, dtype=torch.float64)
+        x, _ = (
+            problem.problem.at(state)
+            .jacobian()
+            .solve(torch.zeros_like(state.multipoles), torch.ones(1, dtype=torch.float64))
         )
         assert float(x[0, 0]) == pytest.approx(-q * (1 - q) / temperature, abs=1e-12)
         answers.append(-float(x[0, 0]))

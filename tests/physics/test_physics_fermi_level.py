@@ -52,8 +52,8 @@ def test_the_charge_is_the_slope_of_the_grand_potential(level):
 
 def responses_of(system: Functional, state: State) -> dict[str, float | np.ndarray]:
     """Capacitance and Fukui function."""
-    jacobian = system.problem.jacobian(state)
-    found = linear_responses({"fukui", "capacitance"}, system.problem, system.problem, state, jacobian)
+    point = system.problem.at(state)
+    found = linear_responses({"fukui", "capacitance"}, system.problem, point, point.jacobian())
     return {"fukui": found["fukui"].numpy(), "capacitance": float(found["capacitance"])}
 
 

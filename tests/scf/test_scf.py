@@ -1,6 +1,8 @@
 """Self-consistency: solvers, derivatives through the solution, direct evaluation, independence of
 systems."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -198,14 +200,14 @@ class Mapping:
         self.function = function
         self.systems = conditions(batch, fermi_level=0.0)
 
-    def residual(self, state):
-        return Residual(state.multipoles - self.function(state.multipoles), self.systems.condition(state))
-
-    def local_step(self, state, residual):
-        return -residual.multipoles
-
-    def local_response(self, state):
-        return torch.zeros_like(state.multipoles)
+    def at(self, state, known=None):
+        change = self.function(state.multipoles) - state.multipoles
+        return SimpleNamespace(
+            state=state,
+            residual=Residual(-change, self.systems.condition(state)),
+            local_step=change,
+            local_response=torch.zeros_like(change),
+        )
 
 
 def columns(*values):
@@ -457,6 +459,7 @@ def stability_at(model, graph, result):
         electrostatics = model.electrostatics_of(structure)
         problem = model.problem(parameters, electrostatics, _systems(graph), True, "auto")
         state = State(result["multipoles"].detach(), result["fermi_level"].detach())
+        point = problem.at(state)
         total, n_lm = 0.0, state.multipoles.shape[1]
         for system in range(graph.n_systems):
             atoms = torch.nonzero(graph.batch == system)[:, 0]
@@ -466,7 +469,7 @@ def stability_at(model, graph, result):
                     unit = torch.zeros_like(state.multipoles)
                     unit[atom, component] = 1.0
                     v = torch.from_numpy(electrostatics.geometry.features(unit.numpy()))
-                    columns.append(problem.tangent(state, v)[atoms].flatten())
+                    columns.append(point.tangent(v)[atoms].flatten())
             total += float(np.abs(np.linalg.eigvals(torch.stack(columns, dim=1).numpy())).max())
     return total
 
@@ -553,6 +556,27 @@ def test_direct_evaluation_at_the_own_density_is_self_consistent(name, labels):
         difference.square().sum(), list(model.parameters()), allow_unused=True, materialize_grads=True
     )
     assert max(float(gradient.abs().max()) for gradient in gradients) > 1e-6
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_forces_of_direct_evaluation_in_a_field(name):
+    """Central differences of the energy at fixed labels, along random displacements."""
+    model = variant(name)
+    atoms = in_field(molecule(), 0.3)
+    labels = {key: model(batch_of(model, atoms))[key] + 0.05 for key in ("multipoles", "fermi_level")}
+
+    def direct(displacement):
+        moved = atoms.copy()
+        moved.positions += displacement
+        graph = batch_of(model, moved)
+        graph.labels = dict(labels)
+        return model(graph, scf=ScfRequest(mode="direct"))
+
+    direction = np.random.default_rng(5).normal(size=atoms.positions.shape)
+    step = 1e-4
+    low, high = (float(direct(sign * step * direction)["energy"].detach()) for sign in (-1, 1))
+    slope = -float((direct(0.0)["forces"].detach().numpy() * direction).sum())
+    assert_close("slope of the energy", [slope], [(high - low) / (2 * step)], 1e-5)
 
 
 @pytest.mark.parametrize("family", SELF_CONSISTENT)

@@ -20,7 +20,7 @@ from electret.models.start.statistics import Statistics
 from electret.models.unchanged import Unchanged
 from electret.scf.electrostatics import Electrostatics
 from electret.scf.implicit import chord_steps
-from electret.scf.problem import ImplicitProblem, LinearSolver, Problem, Systems
+from electret.scf.problem import Evaluation, LinearSolver, Problem, Systems
 from electret.scf.reference import ReferenceDensity, clamped_solution
 from electret.scf.response import RESPONSES, linear_responses
 from electret.scf.solvers import LOST, Anderson, Mixing, Newton, Point, Solution, mixed
@@ -40,11 +40,11 @@ FEW_SOLVES = 450
 
 @dataclass
 class Solved:
-    """A density of a batch with what is known about it."""
+    """Density of a batch and the record of its iteration."""
 
-    state: State  # in the graph where derivatives are wanted
+    point: Evaluation  # at the solution; in the graph if derivatives are wanted
     record: Record
-    jacobian: LinearSolver | None = None  # at the solution, where it was needed
+    jacobian: LinearSolver | None = None  # at the solution, if it was needed
 
 
 class SelfConsistent(Model):
@@ -98,11 +98,11 @@ class SelfConsistent(Model):
         systems: Systems,
         cached: bool,
         linear_solver: str,
-    ) -> ImplicitProblem:
+    ) -> Problem:
         """The equations, with differentiable operators or with the cached ones of the solver's loop."""
         raise NotImplementedError
 
-    def density_energies(self, state: State, parameters: Parameters, problem: Problem) -> torch.Tensor:
+    def density_energies(self, point: Evaluation, parameters: Parameters) -> torch.Tensor:
         """The local energy of the density of each atom beside its electrostatics, `[n_atoms]` eV."""
         raise NotImplementedError
 
@@ -131,16 +131,16 @@ class SelfConsistent(Model):
             solved, extra = self._unrolled(problem, start, request), {}
         else:
             solved, extra = self._converged(problem, loop, start, call, request), {}
-        result = self._results(energies, electrostatics, problem, parameters, solved, call)
+        result = self._results(energies, electrostatics, systems, parameters, solved, call)
         result.update(extra)
         if "potentials" in call.properties:
-            result["potentials"] = self._potentials(structure, solved.state.multipoles)
+            result["potentials"] = self._potentials(structure, solved.point.state.multipoles)
         wanted = RESPONSES.intersection(call.properties)
         if wanted:
-            if solved.jacobian is None:
-                with torch.no_grad():
-                    solved.jacobian = loop.jacobian(solved.state.detach())
-            result.update(linear_responses(wanted, problem, loop, solved.state, solved.jacobian))
+            point = loop.at(solved.point.state.detach())
+            with torch.no_grad():
+                jacobian = solved.jacobian or point.jacobian()
+            result.update(linear_responses(wanted, problem, point, jacobian))
         return result
 
     def solver(self, request: ScfRequest) -> Solver:
@@ -191,25 +191,22 @@ class SelfConsistent(Model):
         return State(p, level)
 
     def _converged(
-        self, problem: ImplicitProblem, loop: Problem, start: State, call: Call, request: ScfRequest
+        self, problem: Problem, loop: Problem, start: State, call: Call, request: ScfRequest
     ) -> Solved:
-        """Converges without a graph, then steps in the graph as often as derivatives are wanted."""
+        """Converge without a graph, then take a step in the graph for each order of derivatives."""
+        steps = self._chord_steps(call)
         with torch.no_grad():
             solver = self.solver(request)
             solution = solver.solve(loop, start)
-            state = _within_reach(solution.state, start, loop.systems)
-        steps = self._chord_steps(call)
-        if steps == 0:
-            return Solved(state, solution.record)
-        jacobian = solution.jacobian
-        if jacobian is None:
-            with torch.no_grad():
-                jacobian = loop.jacobian(state)
-        if steps == 1:
-            problem.recall(loop, state)
+            found = _within_reach(loop, solution.point, start)
+            jacobian = solution.jacobian
+            if steps > 0 and jacobian is None:
+                jacobian = found.jacobian()
+        if steps == 0 or jacobian is None:
+            return Solved(problem.at(found.state), solution.record)
         converged = solution.record.converged
-        state = chord_steps(problem, state, jacobian, converged, steps, solver.tolerance)
-        return Solved(state, solution.record, jacobian)
+        point = chord_steps(problem, found, jacobian, converged, steps, solver.tolerance)
+        return Solved(point, solution.record, jacobian)
 
     def _chord_steps(self, call: Call) -> int:
         if call.training or "energy_charge_curvature" in call.properties:
@@ -219,16 +216,13 @@ class SelfConsistent(Model):
 
     def _unrolled(self, problem: Problem, start: State, request: ScfRequest) -> Solved:
         """Mixing steps in the graph."""
-        state, alpha = start, self.config.scf.mixing
+        point, systems = problem.at(start), problem.systems
         for _ in range(request.unrolled_steps):
-            state = mixed(problem.systems, Point.of(problem, state), alpha)
+            point = problem.at(mixed(systems, Point.of(point), self.config.scf.mixing))
         with torch.no_grad():
-            at_end = State(state.multipoles.detach(), state.fermi_level.detach())
-            size = problem.systems.mean(problem.local_step(at_end, problem.residual(at_end)).abs())
-        total_charge = problem.systems.total_charge
-        count = torch.full_like(total_charge, request.unrolled_steps, dtype=torch.int64)
-        finite = torch.isfinite(size)
-        return Solved(state, Record(finite, count, size.detach(), size.detach()[:, None]))
+            size = systems.mean(problem.at(point.state.detach()).local_step.abs())
+        count = torch.full_like(systems.total_charge, request.unrolled_steps, dtype=torch.int64)
+        return Solved(point, Record(torch.isfinite(size), count, size, size[:, None]))
 
     def _at_reference(
         self, graph: Graph, problem: Problem, loop: Problem, start: State, request: ScfRequest
@@ -237,32 +231,32 @@ class SelfConsistent(Model):
         reference = ReferenceDensity.from_labels(graph, start)
         with torch.no_grad():
             solution: Solution = clamped_solution(loop, reference, self.solver(request))
-        state, extra = self.evaluate_at(problem, solution.state, reference)
-        return Solved(state, solution.record), extra
+        point, extra = self.evaluate_at(problem, solution.state, reference)
+        return Solved(point, solution.record), extra
 
     def evaluate_at(
         self, problem: Problem, state: State, reference: ReferenceDensity
-    ) -> tuple[State, dict[str, torch.Tensor]]:
-        """What `direct` training compares at the reference density: the state whose energy and multipoles
-        count, and further results."""
+    ) -> tuple[Evaluation, dict[str, torch.Tensor]]:
+        """Results of `direct` training at the reference density: the evaluation whose energy and multipoles
+        are compared with labels, and further results."""
         raise NotImplementedError
 
     def _results(
         self,
         energies: torch.Tensor,
         electrostatics: Electrostatics,
-        problem: Problem,
+        systems: Systems,
         parameters: Parameters,
         solved: Solved,
         call: Call,
     ) -> dict[str, torch.Tensor]:
-        state, record, systems = solved.state, solved.record, problem.systems
+        state, record = solved.point.state, solved.record
         p, level = state.multipoles, state.fermi_level
         dipole = electrostatics.dipole(p)
         charge = systems.sum(p[:, 0])
         short_range = systems.sum(energies)
         electrostatic, halves = electrostatics.energies(p, "energies" in call.properties)
-        of_density = self.density_energies(state, parameters, problem)
+        of_density = self.density_energies(solved.point, parameters)
         result = {
             "energy_short_range": short_range,
             "energy_electrostatic": electrostatic,
@@ -299,18 +293,16 @@ class SelfConsistent(Model):
         }
 
 
-def _within_reach(state: State, start: State, systems: Systems) -> State:
-    """The state, and the start of systems that ran away, whose Jacobian and energy would not be finite and
-    spoil the batch."""
-    p = state.multipoles
-    if bool((p.abs().amax() < LOST) & (state.fermi_level.abs().amax() < LOST)):
-        return state
+def _within_reach(loop: Problem, found: Evaluation, start: State) -> Evaluation:
+    """Evaluation with diverged systems put back to their start, as energies and Jacobians that are not finite
+    would spoil the batch."""
+    p, level = found.state.multipoles, found.state.fermi_level
+    if bool((p.abs().amax() < LOST) & (level.abs().amax() < LOST)):
+        return found
     far = ~(p.abs() < LOST).all(dim=1)
-    lost = (systems.sum(far.to(p.dtype)) > 0) | ~(state.fermi_level.abs() < LOST)
-    return State(
-        torch.where(systems.at_atoms(lost)[:, None], start.multipoles, p),
-        torch.where(lost, start.fermi_level, state.fermi_level),
-    )
+    lost = (loop.systems.sum(far.to(p.dtype)) > 0) | ~(level.abs() < LOST)
+    rows = loop.systems.at_atoms(lost)[:, None]
+    return loop.at(State(torch.where(rows, start.multipoles, p), torch.where(lost, start.fermi_level, level)))
 
 
 def _systems(graph: Graph) -> Systems:

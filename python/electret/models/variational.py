@@ -11,7 +11,7 @@ import torch
 from electret.models.self_consistent import Parameters, SelfConsistent
 from electret.scf.electrostatics import Electrostatics, Operator
 from electret.scf.linear import block_jacobian
-from electret.scf.problem import LinearSolver, Problem, Residual, Systems
+from electret.scf.problem import Evaluation, LinearSolver, Problem, Residual, Systems
 from electret.scf.reference import ReferenceDensity
 from electret.scf.state import State
 
@@ -35,11 +35,11 @@ class VariationalProblem:
 
     Args:
         local: eps.
-        parameters: its parameters.
+        parameters: of eps.
         electrostatics: of the batch.
-        systems: conditions.
+        systems: condition of each system.
         potential: p to A p, with derivatives or without.
-        quadratic: eps is a quadratic function of p.
+        quadratic: True if eps is a quadratic function of p.
         linear_solver: `auto`, `dense` or `krylov`.
     """
 
@@ -62,44 +62,92 @@ class VariationalProblem:
         self.potential = potential
         self.affine = quadratic
         self.linear_solver = linear_solver
-        self._hessian: tuple[torch.Tensor, torch.Tensor] | None = None  # the last multipoles and theirs
-        self._factors: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None  # of that of each atom
+        self._curvature: Curvature | None = None
 
     @cached_property
-    def _field(self) -> torch.Tensor:
+    def field(self) -> torch.Tensor:
+        """Potential of the external field, `[n_atoms, n_lm]`."""
         return self.electrostatics.field_potential()
 
-    def hessian(self, p: torch.Tensor) -> torch.Tensor:
-        """d² eps/dp², `[n_atoms, n_lm, n_lm]`, without a graph."""
-        if self._hessian is not None and (self.affine or self._hessian[0] is p):
-            return self._hessian[1]
+    def curvature(self, p: torch.Tensor) -> Curvature:
+        """Curvature of eps at p; of a quadratic eps one serves all p."""
+        if not self.affine:
+            return Curvature(self, p)
+        if self._curvature is None:
+            self._curvature = Curvature(self, p)
+        return self._curvature
+
+    def at(self, state: State, known: Evaluation | None = None) -> VariationalEvaluation:
+        """See `electret.scf.problem.Problem`. Nothing is reused: the energy does not depend on the potential
+        of the residual."""
+        return VariationalEvaluation(self, state)
+
+
+class Curvature:
+    """Second derivatives of the local energies at p, without a graph."""
+
+    def __init__(self, problem: VariationalProblem, p: torch.Tensor) -> None:
+        self._electrostatics = problem.electrostatics
         with torch.no_grad():
-            hessian = self.local.local_hessian(self.parameters, p)
-        self._hessian = (p, hessian)
-        return hessian
+            self.hessian = problem.local.local_hessian(problem.parameters, p)  # C, [n_atoms, n_lm, n_lm]
 
-    def residual(self, state: State) -> Residual:
+    @cached_property
+    def _factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        own = self._electrostatics.self_interaction()
+        lu, pivots = torch.linalg.lu_factor(self.hessian + torch.diag_embed(own))
+        return lu, pivots
+
+    def solve(self, right: torch.Tensor) -> torch.Tensor:
+        """(C_i + A_ii)⁻¹ of each atom's vector, `[n_atoms, n_lm]`."""
+        return torch.linalg.lu_solve(*self._factors, right[:, :, None]).squeeze(2)
+
+
+class VariationalEvaluation:
+    """`VariationalProblem` at one state."""
+
+    def __init__(self, problem: VariationalProblem, state: State) -> None:
+        self.problem, self.state = problem, state
+
+    @cached_property
+    def _curvature(self) -> Curvature:
+        return self.problem.curvature(self.state.multipoles)
+
+    @cached_property
+    def residual(self) -> Residual:
         """dE/dp + mu in eV/(e Å^l), and the charge condition."""
-        p = state.multipoles
-        residual = self.local.local_gradient(self.parameters, p) + self.potential(p)
-        if self.electrostatics.in_field:
-            residual = residual + self._field
-        level = self.systems.at_atoms(state.fermi_level)[:, None]
+        problem, p = self.problem, self.state.multipoles
+        residual = problem.local.local_gradient(problem.parameters, p) + problem.potential(p)
+        if problem.electrostatics.in_field:
+            residual = residual + problem.field
+        level = problem.systems.at_atoms(self.state.fermi_level)[:, None]
         residual = torch.cat([residual[:, :1] + level, residual[:, 1:]], dim=1)
-        return Residual(residual, self.systems.condition(state))
+        return Residual(residual, problem.systems.condition(self.state))
 
-    def recall(self, loop: Problem, state: State) -> None:
-        """Nothing: most calls have no use for the residual in the graph."""
+    @cached_property
+    def local_step(self) -> torch.Tensor:
+        """-(C_i + A_ii)⁻¹ R_i of the residual."""
+        return self.local_change(self.residual.multipoles)
 
-    def follow(self, state: State, moved: State) -> None:
-        """Nothing: the energy does not take the potential of the residual."""
+    def local_change(self, residual: torch.Tensor) -> torch.Tensor:
+        """-(C_i + A_ii)⁻¹ R_i."""
+        return -self._curvature.solve(residual)
 
-    def jacobian(self, state: State, held: torch.Tensor | None = None) -> LinearSolver:
+    @cached_property
+    def local_response(self) -> torch.Tensor:
+        """-(C_i + A_ii)⁻¹ of a constant potential."""
+        return -self._curvature.solve(self._unit_charges)
+
+    @property
+    def _unit_charges(self) -> torch.Tensor:
+        """Derivative of the residual in the Fermi level: 1 at charges, `[n_atoms, n_lm]`."""
+        charges = torch.zeros_like(self.state.multipoles)
+        charges[:, 0] = 1.0
+        return charges
+
+    def jacobian(self, held: torch.Tensor | None = None) -> LinearSolver:
         """[[C + A, 1], [1ᵀ, 0]] with the block-diagonal Hessian C of the local energies."""
-        left, right = self.hessian(state.multipoles), None
-        column = torch.zeros_like(state.multipoles)
-        column[:, 0] = 1.0
-        constrained = self.systems.constrained
+        problem, left, right = self.problem, self._curvature.hessian, None
+        column, constrained = self._unit_charges, problem.systems.constrained
         if held is not None:
             identity = torch.eye(left.shape[1], dtype=left.dtype, device=left.device)
             left = torch.where(held[:, :, None], identity, left)
@@ -107,31 +155,8 @@ class VariationalProblem:
             column = torch.where(held, 0.0, column)
             constrained = torch.zeros_like(constrained)
         return block_jacobian(
-            self.electrostatics, "coulomb", left, right, column, constrained, self.linear_solver
+            problem.electrostatics, "coulomb", left, right, column, constrained, problem.linear_solver
         )
-
-    def _local_solve(self, state: State, right: torch.Tensor) -> torch.Tensor:
-        """(C_i + A_ii)^-1 of `[n_atoms, n_lm]`; factors are kept for as long as the Hessian is the same."""
-        hessian = self.hessian(state.multipoles)
-        if self._factors is None or self._factors[0] is not hessian:
-            local = hessian + torch.diag_embed(self._self_interaction)
-            self._factors = hessian, *torch.linalg.lu_factor(local)
-        _, lu, pivots = self._factors
-        return torch.linalg.lu_solve(lu, pivots, right[:, :, None]).squeeze(2)
-
-    @cached_property
-    def _self_interaction(self) -> torch.Tensor:
-        return self.electrostatics.self_interaction()
-
-    def local_step(self, state: State, residual: Residual) -> torch.Tensor:
-        """-(C_i + A_ii)^-1 R_i."""
-        return -self._local_solve(state, residual.multipoles)
-
-    def local_response(self, state: State) -> torch.Tensor:
-        """-(C_i + A_ii)^-1 of a constant potential."""
-        constant = torch.zeros_like(state.multipoles)
-        constant[:, 0] = 1.0
-        return -self._local_solve(state, constant)
 
 
 class Variational(SelfConsistent):
@@ -176,18 +201,18 @@ class Variational(SelfConsistent):
             linear_solver,
         )
 
-    def density_energies(self, state: State, parameters: Parameters, problem: Problem) -> torch.Tensor:
+    def density_energies(self, point: Evaluation, parameters: Parameters) -> torch.Tensor:
         """eps_i."""
-        return self.local_energy(parameters, state.multipoles)
+        return self.local_energy(parameters, point.state.multipoles)
 
     def evaluate_at(
         self, problem: Problem, state: State, reference: ReferenceDensity
-    ) -> tuple[State, dict[str, torch.Tensor]]:
-        """`stationarity [n_atoms, n_lm]`: dE/dp + mu at the reference, nan where there is no label.
+    ) -> tuple[Evaluation, dict[str, torch.Tensor]]:
+        """`stationarity [n_atoms, n_lm]`: dE/dp + mu at the reference, nan without a label.
 
-        Where no Fermi level is labelled, the mean over the atoms stands for it.
+        The mean of dE/dq over the atoms replaces an unlabelled Fermi level.
         """
-        residual = problem.residual(state).multipoles
+        residual = problem.at(state).residual.multipoles
         systems = problem.systems
         counts = systems.sum(torch.ones_like(residual[:, 0]))
         mean = systems.sum(residual[:, 0]) / counts
@@ -195,5 +220,5 @@ class Variational(SelfConsistent):
         charge = residual[:, :1] - systems.at_atoms(shift)[:, None]
         stationarity = torch.cat([charge, residual[:, 1:]], dim=1)
         stationarity = torch.where(reference.known, stationarity, torch.nan)
-        level = state.fermi_level - shift
-        return State(state.multipoles, level), {"stationarity": stationarity}
+        point = problem.at(State(state.multipoles, state.fermi_level - shift))
+        return point, {"stationarity": stationarity}

@@ -25,8 +25,8 @@ Operator = Callable[[torch.Tensor], torch.Tensor]
 """From multipoles `[n_atoms, n_lm]` to features or potentials."""
 
 
-class _Known(torch.autograd.Function):
-    """Features that are known, as a function of positions and cell."""
+class _AtPositions(torch.autograd.Function):
+    """Known features B p as a function of positions and cell."""
 
     @staticmethod
     def forward(ctx, positions, cell, values, multipoles, electrostatics):
@@ -40,8 +40,8 @@ class _Known(torch.autograd.Function):
         return to_positions, to_cell, None, None, None
 
 
-class _Followed(torch.autograd.Function):
-    """Features that are known, as a function of the multipoles too."""
+class _OfMultipoles(torch.autograd.Function):
+    """Known features B p as a function of the multipoles, in addition to their own graph."""
 
     @staticmethod
     def forward(ctx, values, multipoles, operators):
@@ -186,14 +186,16 @@ class Electrostatics:
         return self.operators.features(multipoles)
 
     def known_features(self, values: torch.Tensor, multipoles: torch.Tensor) -> torch.Tensor:
-        """B p of detached multipoles for which `cached_features` gave the `values`, with their derivatives in
-        positions and cell; differentiable once."""
-        return _Known.apply(self.positions, self.cell, values, multipoles, self)
+        """B p of multipoles for which the `values` are known, with their derivatives; differentiable once.
 
-    def followed_features(self, values: torch.Tensor, multipoles: torch.Tensor) -> torch.Tensor:
-        """B p of multipoles for which it has the `values` already, with their derivatives beside its own in
-        the multipoles; differentiable once."""
-        return _Followed.apply(values, multipoles, self.operators)
+        Values that carry a graph already have their derivatives in positions and cell, and get those in the
+        multipoles.
+        """
+        if not values.requires_grad:
+            values = _AtPositions.apply(self.positions, self.cell, values, multipoles.detach(), self)
+        if not multipoles.requires_grad:
+            return values
+        return _OfMultipoles.apply(values, multipoles, self.operators)
 
     def potential(self, multipoles: torch.Tensor) -> torch.Tensor:
         """A p = d(½ pᵀAp)/dp, `[n_atoms, n_lm]`; differentiable twice.

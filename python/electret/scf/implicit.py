@@ -13,7 +13,7 @@ import math
 
 import torch
 
-from electret.scf.problem import ImplicitProblem, LinearSolver
+from electret.scf.problem import Evaluation, LinearSolver, Problem
 from electret.scf.state import State
 
 __all__ = ["chord_steps", "linear_solve"]
@@ -70,41 +70,41 @@ def linear_solve(
 
 
 def chord_steps(
-    problem: ImplicitProblem,
-    state: State,
+    problem: Problem,
+    found: Evaluation,
     solver: LinearSolver,
     active: torch.Tensor,
     steps: int,
     tolerance: float,
-) -> State:
-    """The state after `steps` chord-Newton steps in the graph of `problem`.
+) -> Evaluation:
+    """Equations of `problem` after `steps` chord-Newton steps in its graph.
 
     Args:
-        problem: with differentiable parameters.
-        state: the self-consistent state, detached here.
+        problem: equations with differentiable parameters.
+        found: evaluation of the same equations at the self-consistent state, without a graph.
         solver: Jacobian there.
         active: systems to step, `[n_systems]` bool; the others keep their detached state.
-        steps: 1 for first derivatives, 2 for second ones.
-        tolerance: of the state; first derivatives are as exact as it allows, second ones as they can be.
+        steps: 1 for first derivatives, 2 for second derivatives.
+        tolerance: of the state. First derivatives are converged as far as it allows, second derivatives to
+            rounding.
     """
-    state = state.detach()
-    weight = active.to(state.multipoles.dtype)
+    point = problem.at(found.state.detach(), found if steps == 1 else None)
+    weight = active.to(point.state.multipoles.dtype)
     per_atom = problem.systems.at_atoms(weight)[:, None]
     small, adjoint = ROUNDING, None
     if steps == 1:
         small = max(SMALL_RESIDUAL * tolerance, ROUNDING)
         adjoint = min(max(ADJOINT_MARGIN * tolerance, 1e-12), LOOSEST_ADJOINT)
     for _ in range(steps):
-        residual = problem.residual(state)
+        state, residual = point.state, point.residual
         right = residual.multipoles * per_atom, residual.condition * weight
-        # The value of the step needs to be known to `small` alone, and where the residual is no larger, the
-        # step is nothing but its derivatives.
+        # The value of the step is needed to `small` only; if the residual is no larger, the step is zero in
+        # value and carries derivatives alone.
         flat = torch.cat([part.detach().reshape(-1) for part in right])
         largest = float(flat.abs().max()) if flat.numel() else 0.0
         within = None if not largest < math.inf else max(small / max(largest, small), 1e-12)
         x, y = _Solve.apply(*right, solver, False, within, adjoint)
         moved = State(state.multipoles - x, state.fermi_level - y)
-        if steps == 1 and within is not None and within >= 1.0:
-            problem.follow(state, moved)
-        state = moved
-    return state
+        unchanged = steps == 1 and within is not None and within >= 1.0
+        point = problem.at(moved, point if unchanged else None)
+    return point

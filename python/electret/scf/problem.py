@@ -1,9 +1,9 @@
-"""The equations of a self-consistent density, as the solvers see them.
+"""Equations R(p, mu) = 0 of a self-consistent density: interfaces between families and solvers.
 
-Unknowns are the multipoles p and the Fermi level mu of each system. A problem gives its residual and, at any
-state, the Jacobian K of the residual as a linear solver. It is written once for the two kinds of operator
-behind it: the differentiable torch operators (chord steps, unrolled steps) and the cached geometry of the
-solver's loop.
+Unknowns are the multipoles p and the Fermi level mu of each system. `Problem.at(state)` gives an
+`Evaluation`: features, residual, local step and Jacobian at one state, each computed at most once. A family
+writes its equations once and instantiates them with two kinds of operators: differentiable torch operators
+for chord steps and unrolled steps, and operators cached for fixed atoms in the solver's loop.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from electret.scf.electrostatics import Electrostatics
 from electret.scf.state import State
 from electret.torch.per_system import at_atoms, sum_over_atoms
 
-__all__ = ["FixedPointEquations", "ImplicitProblem", "LinearSolver", "Problem", "Residual", "Systems"]
+__all__ = ["Evaluation", "FixedPointEvaluation", "LinearSolver", "Problem", "Residual", "Systems"]
 
 
 @dataclass(frozen=True)
 class Systems:
-    """The conditions of each system of a batch: constant charge, or constant Fermi level."""
+    """Condition of each system of a batch: constant total charge or constant Fermi level."""
 
     batch: torch.Tensor  # [n_atoms] int64
     n_systems: int
@@ -32,7 +32,7 @@ class Systems:
     fermi_level: torch.Tensor  # [n_systems] eV, used where not constrained
 
     def detach(self) -> Systems:
-        """The same without a graph."""
+        """Conditions without a graph."""
         if not (self.total_charge.requires_grad or self.fermi_level.requires_grad):
             return self
         total_charge, fermi_level = self.total_charge.detach(), self.fermi_level.detach()
@@ -45,7 +45,7 @@ class Systems:
 
     @cached_property
     def all_constrained(self) -> bool:
-        """Whether the total charge of every system is given."""
+        """True if every system has constant total charge."""
         return bool(self.constrained.all())
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
@@ -97,54 +97,65 @@ class LinearSolver(Protocol):
         ...
 
 
+class Evaluation(Protocol):
+    """Equations at one state. Every quantity is computed at first use and kept; with gradients enabled it is
+    in the graph of the problem's operators and parameters."""
+
+    state: State
+
+    @property
+    def residual(self) -> Residual:
+        """R(p, mu)."""
+        ...
+
+    @property
+    def local_step(self) -> torch.Tensor:
+        """Change of the multipoles of each atom that removes its own residual at fixed potential,
+        `[n_atoms, n_lm]` e Å^l."""
+        ...
+
+    def local_change(self, residual: torch.Tensor) -> torch.Tensor:
+        """Change that removes a given residual `[n_atoms, n_lm]` of each atom."""
+        ...
+
+    @property
+    def local_response(self) -> torch.Tensor:
+        """Change of the multipoles of each atom per unit of the Fermi level at fixed potential,
+        `[n_atoms, n_lm]` e Å^l/eV."""
+        ...
+
+    def jacobian(self, held: torch.Tensor | None = None) -> LinearSolver:
+        """Jacobian K = dR/d(p, mu). Rows of components `held [n_atoms, n_lm]` are those of the identity, and
+        with any held every Fermi level is held too."""
+        ...
+
+
+class FixedPointEvaluation(Evaluation, Protocol):
+    """Equations p = F(v) with v = B p + ... at one state."""
+
+    electrostatics: Electrostatics
+
+    def tangent(self, features: torch.Tensor) -> torch.Tensor:
+        """D features, D = dF/dv: `[n_atoms, n_lm]` of raw features `[n_atoms, n_widths, n_features_lm]`."""
+        ...
+
+
 class Problem(Protocol):
     """Equations R(p, mu) = 0 of a batch."""
 
     systems: Systems
     affine: bool
-    """The residual is linear in the state: one step with the Jacobian solves it."""
+    """True if the residual is affine in the state: one step with the Jacobian solves it, and the Jacobian is
+    the same at every state."""
     variational: bool
-    """The residual is the gradient of an energy in the multipoles, plus the Fermi level at their charges."""
+    """True if the residual is the gradient of an energy in the multipoles, plus mu at charges."""
 
-    def residual(self, state: State) -> Residual:
-        """R at a state."""
-        ...
+    def at(self, state: State, known: Evaluation | None = None) -> Evaluation:
+        """Equations at a state.
 
-    def jacobian(self, state: State, held: torch.Tensor | None = None) -> LinearSolver:
-        """dR at a state. With components `held [n_atoms, n_lm]` their rows are those of the identity and
-        every Fermi level is held too."""
-        ...
-
-    def local_step(self, state: State, residual: Residual) -> torch.Tensor:
-        """Change of the multipoles of each atom that removes its own residual at fixed potential,
-        `[n_atoms, n_lm]` e Å^l."""
-        ...
-
-    def local_response(self, state: State) -> torch.Tensor:
-        """Change of the multipoles of each atom per unit of the Fermi level at fixed potential,
-        `[n_atoms, n_lm]` e Å^l/eV."""
-        ...
-
-
-class ImplicitProblem(Problem, Protocol):
-    """A problem whose solution is differentiated."""
-
-    def recall(self, loop: Problem, state: State) -> None:
-        """Takes what `loop`, the same equations without a graph, found at `state`, where it evaluated its
-        residual last, for first derivatives there."""
-        ...
-
-    def follow(self, state: State, moved: State) -> None:
-        """Takes note that `moved` has the numbers of `state`, where the residual was evaluated last: what is
-        known there need not be evaluated anew for first derivatives at `moved`."""
-        ...
-
-
-class FixedPointEquations(Problem, Protocol):
-    """A problem of the form p = F(B p + ...), whose iteration has a stability."""
-
-    electrostatics: Electrostatics
-
-    def tangent(self, state: State, features: torch.Tensor) -> torch.Tensor:
-        """D = dF/dv of features `[n_atoms, n_widths, n_features_lm]`, `[n_atoms, n_lm]`."""
+        Args:
+            state: multipoles and Fermi levels.
+            known: evaluation, of this problem or of the same equations without a graph, at a state of equal
+                numbers. Features computed there are reused; the result is differentiable once.
+        """
         ...

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from electret.errors import InputError
 from electret.graph import Graph
-from electret.scf.problem import LinearSolver, Problem, Residual, Systems
+from electret.scf.problem import Evaluation, LinearSolver, Problem, Residual, Systems
 from electret.scf.solvers import Newton, Solution
 from electret.scf.state import State
 
@@ -67,7 +68,7 @@ def clamped_solution(problem: Problem, reference: ReferenceDensity, solver: obje
 
 
 class _Clamped:
-    """A problem whose known multipoles and Fermi levels are held."""
+    """Equations with known multipoles and Fermi levels held at their labels."""
 
     variational = False
 
@@ -79,18 +80,31 @@ class _Clamped:
         self.systems = Systems(inner.batch, inner.n_systems, free, inner.total_charge, level)
         self.affine = problem.affine
 
-    def residual(self, state: State) -> Residual:
-        inner = self.problem.residual(state).multipoles
-        held = state.multipoles - self.reference.state.multipoles
-        return Residual(torch.where(self.reference.known, held, inner), self.systems.condition(state))
+    def at(self, state: State, known: Evaluation | None = None) -> _ClampedEvaluation:
+        return _ClampedEvaluation(self, self.problem.at(state, known))
 
-    def jacobian(self, state: State, held: torch.Tensor | None = None) -> LinearSolver:
-        known = self.reference.known
-        return self.problem.jacobian(state, known if held is None else known | held)
 
-    def local_step(self, state: State, residual: Residual) -> torch.Tensor:
-        step = self.problem.local_step(state, residual)
-        return torch.where(self.reference.known, -residual.multipoles, step)
+class _ClampedEvaluation:
+    def __init__(self, problem: _Clamped, inner: Evaluation) -> None:
+        self.problem, self.inner, self.state = problem, inner, inner.state
+        self.known = problem.reference.known
 
-    def local_response(self, state: State) -> torch.Tensor:
-        return torch.where(self.reference.known, 0.0, self.problem.local_response(state))
+    @cached_property
+    def residual(self) -> Residual:
+        held = self.state.multipoles - self.problem.reference.state.multipoles
+        multipoles = torch.where(self.known, held, self.inner.residual.multipoles)
+        return Residual(multipoles, self.problem.systems.condition(self.state))
+
+    @cached_property
+    def local_step(self) -> torch.Tensor:
+        return self.local_change(self.residual.multipoles)
+
+    def local_change(self, residual: torch.Tensor) -> torch.Tensor:
+        return torch.where(self.known, -residual, self.inner.local_change(residual))
+
+    @property
+    def local_response(self) -> torch.Tensor:
+        return torch.where(self.known, 0.0, self.inner.local_response)
+
+    def jacobian(self, held: torch.Tensor | None = None) -> LinearSolver:
+        return self.inner.jacobian(self.known if held is None else self.known | held)

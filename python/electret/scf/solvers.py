@@ -1,18 +1,19 @@
-"""Solvers: from a problem and a first state to the self-consistent state of every system.
+"""Solvers of R(p, mu) = 0: Newton, Anderson and mixing.
 
-Each takes x = (p, mu) and knows no physics: a residual, a step, a convergence test. Systems converge one by
-one; a system that has converged or failed is left as it is, and none waits for or spoils another.
+Solvers are independent of the family: they use the residual, the local step and the Jacobian of an
+`Evaluation`. Systems of a batch converge independently; a system that has converged or failed keeps its
+state.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from electret.scf.problem import LinearSolver, Problem, Residual, Systems
+from electret.scf.problem import Evaluation, LinearSolver, Problem, Residual, Systems
 from electret.scf.state import Record, State
 
 __all__ = ["Anderson", "Mixing", "Newton", "Point", "Solution", "mixed"]
@@ -40,19 +41,25 @@ LOST = 1e6
 
 @dataclass(frozen=True)
 class Solution:
-    """The last state of every system and how it was reached."""
+    """Last state of every system and the record of its iteration."""
 
-    state: State
+    point: Evaluation
+    """Equations at the last state."""
     record: Record
     jacobian: LinearSolver | None = None
-    """Of an affine problem, the same at every state; None where no step was taken with it."""
+    """Jacobian of an affine problem, equal at every state; None if no step was taken with it."""
+
+    @property
+    def state(self) -> State:
+        """Last state."""
+        return self.point.state
 
 
 class _Progress:
     """Convergence of every system, in the mean absolute local step per component (e Å^l)."""
 
     def __init__(self, problem: Problem, tolerance: float) -> None:
-        self.problem, self.tolerance = problem, tolerance
+        self.systems, self.tolerance = problem.systems, tolerance
         like = problem.systems.total_charge  # [n_systems]
         self.converged = torch.zeros_like(like, dtype=torch.bool)
         self.stopped = torch.zeros_like(like, dtype=torch.bool)
@@ -64,8 +71,9 @@ class _Progress:
     def active(self) -> torch.Tensor:
         return ~(self.converged | self.stopped)
 
-    def measure(self, size: torch.Tensor) -> bool:
-        """Takes in the size of the local step of every system; whether any goes on."""
+    def measure(self, point: Evaluation) -> bool:
+        """Record the size of the local step of every system; True if any system continues."""
+        size = _size(self.systems, point.local_step, point.residual.condition)
         active = self.active
         self.history.append(torch.where(active, size, math.nan))
         self.residual = torch.where(active, size, self.residual)
@@ -74,11 +82,11 @@ class _Progress:
         return bool(self.active.any())
 
     def count(self) -> None:
-        """One update of the active systems."""
+        """Count one update of the active systems."""
         self.iterations = self.iterations + self.active.long()
 
     def stop(self, systems: torch.Tensor) -> None:
-        """Gives up on systems."""
+        """Mark systems as failed."""
         self.stopped = self.stopped | (systems & self.active)
 
     def record(self) -> Record:
@@ -116,23 +124,20 @@ class Newton:
     def solve(self, problem: Problem, start: State) -> Solution:
         """See the class."""
         progress = _Progress(problem, self.tolerance)
-        state = start
-        residual = problem.residual(state)
+        point = problem.at(start)
         solver = None
         for _ in range(self.max_iterations + 1):
-            local = problem.local_step(state, residual)
-            if not progress.measure(_size(problem.systems, local, residual.condition)):
-                break
-            if int(progress.iterations.max()) >= self.max_iterations:
+            if not progress.measure(point) or int(progress.iterations.max()) >= self.max_iterations:
                 break
             if solver is None or not problem.affine:
-                solver = problem.jacobian(state)
+                solver = point.jacobian()
             tolerance = self._linear_tolerance(problem, progress)
+            residual = point.residual
             x, y = solver.solve(residual.multipoles, residual.condition, tolerance=tolerance)
             progress.stop(solver.failed)
             progress.count()
-            state, residual = self._search(problem, state, residual, State(x, y), progress.active)
-        return Solution(state, progress.record(), solver if problem.affine else None)
+            point = self._search(problem, point, State(x, y), progress.active)
+        return Solution(point, progress.record(), solver if problem.affine else None)
 
     def _linear_tolerance(self, problem: Problem, progress: _Progress) -> float:
         """Relative residual of an iterative solve that brings active systems well below the tolerance."""
@@ -141,57 +146,57 @@ class Newton:
         margin = AFFINE_MARGIN if problem.affine and not problem.variational else LINEAR_MARGIN
         return min(max(margin * reduction, 1e-12), 1e-3)
 
-    def _search(
-        self, problem: Problem, state: State, residual: Residual, step: State, active: torch.Tensor
-    ) -> tuple[State, Residual]:
-        """The longest of the steps 1, 1/2, 1/4, ... that lowers the norm of the residual, per system; of an
-        affine problem the full one.
+    def _search(self, problem: Problem, point: Evaluation, step: State, active: torch.Tensor) -> Evaluation:
+        """Longest of the steps 1, 1/2, 1/4, ... that lowers the norm of the residual, per system; the full
+        step for affine problems.
 
-        Of a minimum the step ends where the energy along it has stopped falling: on a convex energy that
-        converges from anywhere, over kinks too, where the norm of the residual has to rise first.
+        For variational problems the step ends where the energy along it stops falling. On a convex energy
+        this converges from any start, also across kinks, where the norm of the residual has to rise first.
         """
-        if problem.affine:
-            moved = State(state.multipoles - step.multipoles, state.fermi_level - step.fermi_level)
-            moved = _blend(problem.systems, active, moved, state)
-            return moved, problem.residual(moved)
-        before = _residual_norm(problem, residual)
-        downhill = _slope(problem, residual, step)  # of the energy along the step, per system
-        minimum = problem.variational & _feasible(problem, residual) & (downhill < 0)
-        length = torch.ones_like(before)
-        for halving in range(self.halvings + 1):
-            per_atom = problem.systems.at_atoms(length)[:, None]
-            moved = State(
+        systems, state, residual = problem.systems, point.state, point.residual
+
+        def moved(length: torch.Tensor) -> Evaluation:
+            per_atom = systems.at_atoms(length)[:, None]
+            full = State(
                 state.multipoles - per_atom * step.multipoles, state.fermi_level - length * step.fermi_level
             )
-            moved = _blend(problem.systems, active, moved, state)
-            after = problem.residual(moved)
-            norm = _residual_norm(problem, after)
-            # below this the residual is rounding, and no step lowers it further
-            floor = 1e-13 * (1.0 + problem.systems.sum(moved.multipoles.square().sum(dim=1)).sqrt())
-            slope = _slope(problem, after, step)
+            return problem.at(_blend(systems, active, full, state))
+
+        length = torch.ones_like(residual.condition)
+        if problem.affine:
+            return moved(length)
+        before = _residual_norm(systems, residual)
+        downhill = _slope(systems, residual, step)  # derivative of the energy along the step, per system
+        minimum = problem.variational & _feasible(residual) & (downhill < 0)
+        for halving in range(self.halvings + 1):
+            after = moved(length)
+            norm = _residual_norm(systems, after.residual)
+            # residuals below this are rounding, and no step lowers them further
+            floor = 1e-13 * (1.0 + systems.sum(after.state.multipoles.square().sum(dim=1)).sqrt())
+            slope = _slope(systems, after.residual, step)
             falls = torch.where(minimum, slope <= -0.1 * downhill, norm <= (1.0 - 1e-4 * length) * before)
             worse = active & ~(falls | (norm <= floor))
             if not bool(worse.any()) or halving == self.halvings:
-                return moved, after
-            # where the slope would vanish if it were straight, or half way
+                return after
+            # to the zero of the slope by linear interpolation, or halved
             part = torch.where(minimum, (-downhill / (slope - downhill)).clamp(0.1, 0.5), 0.5)
             length = torch.where(worse, length * part, length)
         raise AssertionError("unreachable")
 
 
-def _slope(problem: Problem, residual: Residual, step: State) -> torch.Tensor:
-    """Derivative of the energy along minus the step, per system, where the residual is its gradient."""
-    return -problem.systems.sum((step.multipoles * residual.multipoles).sum(dim=1))
+def _slope(systems: Systems, residual: Residual, step: State) -> torch.Tensor:
+    """Derivative of the energy along minus the step, per system, if the residual is its gradient."""
+    return -systems.sum((step.multipoles * residual.multipoles).sum(dim=1))
 
 
-def _feasible(problem: Problem, residual: Residual) -> torch.Tensor:
-    """Whether the charge or the Fermi level is the one that is asked for, up to rounding."""
+def _feasible(residual: Residual) -> torch.Tensor:
+    """True if the constraint (total charge or Fermi level) holds to rounding, per system."""
     return residual.condition.abs() <= 1e-10
 
 
-def _residual_norm(problem: Problem, residual: Residual) -> torch.Tensor:
+def _residual_norm(systems: Systems, residual: Residual) -> torch.Tensor:
     """2-norm per system."""
-    squares = problem.systems.sum(residual.multipoles.square().sum(dim=1)) + residual.condition.square()
+    squares = systems.sum(residual.multipoles.square().sum(dim=1)) + residual.condition.square()
     return squares.sqrt()
 
 
@@ -208,11 +213,9 @@ class Point:
     """dp/dmu of each atom, `[n_atoms, n_lm]`."""
 
     @classmethod
-    def of(cls, problem: Problem, state: State) -> Point:
-        """Evaluates a problem at a state."""
-        residual = problem.residual(state)
-        local = problem.local_step(state, residual)
-        return cls(state, local, residual.condition, problem.local_response(state))
+    def of(cls, at: Evaluation) -> Point:
+        """Quantities of an evaluation."""
+        return cls(at.state, at.local_step, at.residual.condition, at.local_response)
 
 
 def mixing_step(systems: Systems, point: Point) -> tuple[torch.Tensor, torch.Tensor]:
@@ -361,15 +364,15 @@ def _iterate(
     """Repeats a step made of local updates until every system has converged or the limit is reached."""
     systems = problem.systems
     progress = _Progress(problem, tolerance)
-    state = start
+    point = problem.at(start)
     for iteration in range(max_iterations + 1):
-        point = Point.of(problem, state)
-        # the step without the sharing out of charge: it vanishes only when the Fermi level is right too
-        if not progress.measure(_size(systems, point.local, point.condition)) or iteration == max_iterations:
+        if not progress.measure(point) or iteration == max_iterations:
             break
         progress.count()
         active = progress.active
         rows = systems.at_atoms(active)[:, None]
-        local, condition = torch.where(rows, point.local, 0.0), torch.where(active, point.condition, 0.0)
-        state = _blend(systems, active, step(replace(point, local=local, condition=condition)), state)
-    return Solution(state, progress.record())
+        local = torch.where(rows, point.local_step, 0.0)
+        condition = torch.where(active, point.residual.condition, 0.0)
+        new = step(Point(point.state, local, condition, point.local_response))
+        point = problem.at(_blend(systems, active, new, point.state))
+    return Solution(point, progress.record())

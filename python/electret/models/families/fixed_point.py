@@ -24,7 +24,7 @@ from electret.models.start.elements import element_charges
 from electret.models.start.statistics import Statistics
 from electret.scf.electrostatics import Electrostatics, Operator
 from electret.scf.linear import OperatorJacobian, block_jacobian
-from electret.scf.problem import LinearSolver, Problem, Residual, Systems
+from electret.scf.problem import Evaluation, LinearSolver, Problem, Residual, Systems
 from electret.scf.reference import ReferenceDensity
 from electret.scf.state import State
 
@@ -39,13 +39,13 @@ class FixedPointProblem:
     """p - F(v) = 0 with v = (B p + features of the field + mu) / norms.
 
     Args:
-        update: F's change Delta of the density.
+        update: change Delta of the density in F = n0 + Delta.
         parameters: its parameters and `density`, n0 `[n_atoms, n_lm]`.
         electrostatics: of the batch.
-        systems: conditions.
+        systems: condition of each system.
         features: p to B p, with derivatives or without.
         norms: `[n_widths, n_features_lm]`.
-        origin: Fermi level that counts as zero, eV.
+        origin: Fermi level at which mu = 0, eV.
         linear_solver: `auto`, `dense` or `krylov`.
     """
 
@@ -71,49 +71,23 @@ class FixedPointProblem:
         self.origin = origin
         self.linear_solver = linear_solver
         self.affine = update.affine
-        self._potential: tuple[State, torch.Tensor] | None = None  # the last state without a graph, and v
-        self._raw: tuple[State, torch.Tensor, bool] | None = None  # the last state, B p, whether in the graph
-        self._derivative: tuple[State, torch.Tensor] | None = None  # the last state and D there
 
     @cached_property
-    def _constant(self) -> torch.Tensor:
+    def constant(self) -> torch.Tensor:
+        """Features of a potential of one volt, `[n_widths, n_features_lm]`."""
         return self.electrostatics.constant_features()
 
     @cached_property
-    def _field(self) -> torch.Tensor:
+    def field(self) -> torch.Tensor:
+        """Features of the external field."""
         return self.electrostatics.field_features()
 
-    def effective(self, state: State) -> torch.Tensor:
-        """Normalised effective potential `[n_atoms, n_widths, n_features_lm]`."""
-        if self._potential is not None and self._potential[0] is state:
-            return self._potential[1]
-        level = self.systems.at_atoms(state.fermi_level - self.origin)
-        raw = self._features_at(state) + self._constant * level[:, None, None]
-        if self.electrostatics.in_field:
-            raw = raw + self._field
-        v = raw / self.norms
-        if not torch.is_grad_enabled():
-            self._potential = state, v
-        return v
-
-    def _features_at(self, state: State) -> torch.Tensor:
-        """B p, kept for the last state."""
-        graph = torch.is_grad_enabled()
-        if self._raw is None or self._raw[0] is not state or self._raw[2] < graph:
-            self._raw = state, self.features(state.multipoles), graph
-        return self._raw[1]
-
-    def recall(self, loop: Problem, state: State) -> None:
-        """Features of the solver's operators."""
-        raw = cast(FixedPointProblem, loop)._raw
-        if raw is not None and raw[0] is state:
-            values = self.electrostatics.known_features(raw[1], state.multipoles)
-            self._raw = state, values, torch.is_grad_enabled()
-
-    def follow(self, state: State, moved: State) -> None:
-        """Features at `moved` are those at `state`."""
-        values = self.electrostatics.followed_features(self._features_at(state), moved.multipoles)
-        self._raw = moved, values, torch.is_grad_enabled()
+    @cached_property
+    def per_level(self) -> torch.Tensor:
+        """Derivative of F in the Fermi level beside that through v, `[n_lm]`."""
+        values = self.parameters["density"].new_zeros(self.parameters["density"].shape[1])
+        values[0] = self.update.charge_per_level
+        return values
 
     def density(self, v: torch.Tensor) -> torch.Tensor:
         """n0 + Delta(v), `[n_atoms, n_lm]`."""
@@ -124,66 +98,116 @@ class FixedPointProblem:
 
     @cached_property
     def _straight(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Density at no potential and dDelta/dv `[n_atoms, n_lm, n_widths * n_features_lm]` of an affine
-        update."""
-        with torch.enable_grad():  # whoever asks first
+        """F(0) and dDelta/dv `[n_atoms, n_lm, n_widths * n_features_lm]` of an affine update."""
+        with torch.enable_grad():  # kept for calls with and without gradients
             parameters = straightened(self.update, self.parameters)
             return parameters["constant"], parameters["response"].flatten(start_dim=2)
 
     @cached_property
-    def _per_level(self) -> torch.Tensor:
-        """Change of the multipoles with the Fermi level beside that through the potential, `[n_lm]`."""
-        values = self.parameters["density"].new_zeros(self.parameters["density"].shape[1])
-        values[0] = self.update.charge_per_level
-        return values
+    def constant_derivative(self) -> torch.Tensor:
+        """D of an affine update, without a graph."""
+        return self._straight[1].detach() / self.norms.flatten()
 
-    def evaluate(self, state: State) -> torch.Tensor:
-        """F at a state, `[n_atoms, n_lm]`."""
-        level = self.systems.at_atoms(state.fermi_level - self.origin)
-        return self.density(self.effective(state)) + level[:, None] * self._per_level
+    def at(self, state: State, known: Evaluation | None = None) -> FixedPointAt:
+        """See `electret.scf.problem.Problem`."""
+        point = FixedPointAt(self, state)
+        if known is not None:
+            values = cast(FixedPointAt, known).features
+            point.features = self.electrostatics.known_features(values, state.multipoles)
+        return point
 
-    def residual(self, state: State) -> Residual:
+
+class FixedPointAt:
+    """`FixedPointProblem` at one state."""
+
+    def __init__(self, problem: FixedPointProblem, state: State) -> None:
+        self.problem, self.state = problem, state
+        self.electrostatics = problem.electrostatics
+
+    @cached_property
+    def features(self) -> torch.Tensor:
+        """B p, `[n_atoms, n_widths, n_features_lm]`."""
+        return self.problem.features(self.state.multipoles)
+
+    @property
+    def _level(self) -> torch.Tensor:
+        """mu of each atom's system, `[n_atoms]`."""
+        return self.problem.systems.at_atoms(self.state.fermi_level - self.problem.origin)
+
+    @cached_property
+    def v(self) -> torch.Tensor:
+        """Effective potential, normalised, `[n_atoms, n_widths, n_features_lm]`."""
+        raw = self.features + self.problem.constant * self._level[:, None, None]
+        if self.electrostatics.in_field:
+            raw = raw + self.problem.field
+        return raw / self.problem.norms
+
+    @cached_property
+    def density(self) -> torch.Tensor:
+        """F(v), `[n_atoms, n_lm]`."""
+        return self.problem.density(self.v) + self._level[:, None] * self.problem.per_level
+
+    @cached_property
+    def residual(self) -> Residual:
         """p - F(v) in e Å^l, and the charge condition."""
-        return Residual(state.multipoles - self.evaluate(state), self.systems.condition(state))
+        condition = self.problem.systems.condition(self.state)
+        return Residual(self.state.multipoles - self.density, condition)
 
-    def derivative(self, state: State) -> torch.Tensor:
-        """D = dF/dv of a one-body update at a state, `[n_atoms, n_lm, n_widths * n_features_lm]`, in raw
-        features, without a graph."""
-        if self._derivative is not None and (self.affine or self._derivative[0] is state):
-            return self._derivative[1]
-        if self.affine:
-            derivative = self._straight[1].detach()
-        else:
-            with torch.no_grad():
-                v = self.effective(state)
-            derivative = self.update.linearised(self.parameters, v)[1].flatten(start_dim=2)
-        derivative = derivative / self.norms.flatten()
-        self._derivative = (state, derivative)
-        return derivative
+    @property
+    def local_step(self) -> torch.Tensor:
+        """F(v) - p."""
+        return -self.residual.multipoles
 
-    def jacobian(self, state: State, held: torch.Tensor | None = None) -> LinearSolver:
-        """1 - D B with the charge border; D is block diagonal for one-body updates, and known through its
-        products otherwise."""
-        constrained = self.systems.constrained
+    def local_change(self, residual: torch.Tensor) -> torch.Tensor:
+        """-R_i."""
+        return -residual
+
+    @cached_property
+    def local_response(self) -> torch.Tensor:
+        """dF/dmu at fixed potential."""
+        constant = self.problem.constant
+        if self.problem.update.local:
+            return self._derivative @ constant.flatten() + self.problem.per_level
+        tangent, _ = self.products
+        return tangent(constant.expand(len(self.state.multipoles), -1, -1)).detach() + self.problem.per_level
+
+    @cached_property
+    def _derivative(self) -> torch.Tensor:
+        """D = dF/d(raw features) of a one-body update, `[n_atoms, n_lm, n_widths * n_features_lm]`, without a
+        graph."""
+        problem = self.problem
+        if problem.affine:
+            return problem.constant_derivative
+        derivative = problem.update.linearised(problem.parameters, self.v.detach())[1]
+        return derivative.flatten(start_dim=2) / problem.norms.flatten()
+
+    def at_level(self, level: torch.Tensor) -> FixedPointAt:
+        """Equations at the same multipoles and another Fermi level."""
+        point = FixedPointAt(self.problem, State(self.state.multipoles, level))
+        point.features = self.features
+        return point
+
+    def jacobian(self, held: torch.Tensor | None = None) -> LinearSolver:
+        """[[1 - D B, -D m], [1ᵀ, 0]] with m the features of one volt. D is block diagonal for one-body
+        updates, and applied as a product for others."""
+        problem, constrained = self.problem, self.problem.systems.constrained
         if held is not None:
             constrained = torch.zeros_like(constrained)
-        if not self.update.local:
-            return self._operator_jacobian(state, held, constrained)
-        right = -self.derivative(state)
+        if not problem.update.local:
+            return self._operator_jacobian(held, constrained)
+        right = -self._derivative
         if held is not None:
             right = torch.where(held[:, :, None], 0.0, right)
-        column = right @ self._constant.flatten() - self._per_level
+        column = right @ problem.constant.flatten() - problem.per_level
         if held is not None:
             column = torch.where(held, 0.0, column)
         return block_jacobian(
-            self.electrostatics, "features", None, right, column, constrained, self.linear_solver
+            self.electrostatics, "features", None, right, column, constrained, problem.linear_solver
         )
 
-    def _operator_jacobian(
-        self, state: State, held: torch.Tensor | None, constrained: torch.Tensor
-    ) -> OperatorJacobian:
-        operators = self.electrostatics.operators
-        tangent, cotangent = self.products(state)
+    def _operator_jacobian(self, held: torch.Tensor | None, constrained: torch.Tensor) -> OperatorJacobian:
+        problem, operators, systems = self.problem, self.electrostatics.operators, self.problem.systems
+        tangent, cotangent = self.products
         free = None if held is None else (~held).double()
 
         def masked(values: torch.Tensor) -> torch.Tensor:
@@ -191,73 +215,59 @@ class FixedPointProblem:
 
         def apply(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             v = operators.features(x)
-            v = v + self._constant * self.systems.at_atoms(y)[:, None, None]
-            charge = self.systems.sum(x[:, 0])
-            moved = tangent(v) + self.systems.at_atoms(y)[:, None] * self._per_level
+            v = v + problem.constant * systems.at_atoms(y)[:, None, None]
+            charge = systems.sum(x[:, 0])
+            moved = tangent(v) + systems.at_atoms(y)[:, None] * problem.per_level
             return x - masked(moved), torch.where(constrained, charge, y)
 
         def apply_transpose(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             v = cotangent(masked(x))
             r = x - operators.features_transpose(v)
-            r[:, 0] += self.systems.at_atoms(torch.where(constrained, y, 0.0))
-            s = -self.systems.sum((v * self._constant).sum(dim=(1, 2)) + masked(x) @ self._per_level)
+            r[:, 0] += systems.at_atoms(torch.where(constrained, y, 0.0))
+            s = -systems.sum((v * problem.constant).sum(dim=(1, 2)) + masked(x) @ problem.per_level)
             return r, torch.where(constrained, s, s + y)
 
-        return OperatorJacobian(self.systems, apply, apply_transpose)
+        return OperatorJacobian(systems, apply, apply_transpose)
 
-    def _linearised(self, state: State) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Density, its variable v, and the vector-Jacobian product of a probe (zero) as a function of that
-        probe, whose own derivative is the Jacobian-vector product; in the graph of the parameters."""
-        with torch.no_grad():
-            v = self.effective(state)
+    def _linearised(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Density F, its variable v, a zero probe, and the vector-Jacobian product of the probe, in the graph
+        of the parameters. The derivative of the last in the probe is the Jacobian-vector product."""
+        v = self.v
         with torch.enable_grad():
             variable = v.detach().requires_grad_()
-            density = self.density(variable)
+            density = self.problem.density(variable)
             probe = torch.zeros_like(density, requires_grad=True)
             (linear,) = torch.autograd.grad(
                 density, variable, probe, create_graph=True, materialize_grads=True
             )
         return density, variable, probe, linear
 
-    def tangent(self, state: State, features: torch.Tensor) -> torch.Tensor:
-        """D of raw features `[n_atoms, n_widths, n_features_lm]`, `[n_atoms, n_lm]`, in the graph of the
-        parameters."""
+    def tangent(self, features: torch.Tensor) -> torch.Tensor:
+        """D features, `[n_atoms, n_lm]`, in the graph of the parameters."""
         wanted = torch.is_grad_enabled()
         with torch.enable_grad():
-            _, _, probe, linear = self._linearised(state)
+            _, _, probe, linear = self._linearised()
             (x,) = torch.autograd.grad(
-                linear, probe, features / self.norms, create_graph=wanted, materialize_grads=True
+                linear, probe, features / self.problem.norms, create_graph=wanted, materialize_grads=True
             )
         return x
 
-    def products(self, state: State) -> tuple[Operator, Operator]:
-        """The products of D (raw features `[n_atoms, n_widths, n_features_lm]` to multipoles) and of its
+    @cached_property
+    def products(self) -> tuple[Operator, Operator]:
+        """Products with D (raw features `[n_atoms, n_widths, n_features_lm]` to multipoles) and with its
         transpose, from one evaluation of the update."""
-        density, variable, probe, linear = self._linearised(state)
+        density, variable, probe, linear = self._linearised()
+        norms = self.problem.norms
 
         def cotangent(x: torch.Tensor) -> torch.Tensor:
             (v,) = torch.autograd.grad(density, variable, x, retain_graph=True, materialize_grads=True)
-            return v / self.norms
+            return v / norms
 
         def tangent(v: torch.Tensor) -> torch.Tensor:
-            (x,) = torch.autograd.grad(
-                linear, probe, v / self.norms, retain_graph=True, materialize_grads=True
-            )
+            (x,) = torch.autograd.grad(linear, probe, v / norms, retain_graph=True, materialize_grads=True)
             return x
 
         return tangent, cotangent
-
-    def local_step(self, state: State, residual: Residual) -> torch.Tensor:
-        """F(v) - p."""
-        return -residual.multipoles
-
-    def local_response(self, state: State) -> torch.Tensor:
-        """D of a constant potential."""
-        if self.update.local:
-            return self.derivative(state) @ self._constant.flatten() + self._per_level
-        tangent, _ = self.products(state)
-        constant = self._constant.expand(len(state.multipoles), -1, -1)
-        return tangent(constant).detach() + self._per_level
 
 
 def straightened(update: OneBodyUpdate, parameters: Parameters) -> Parameters:
@@ -386,38 +396,36 @@ class FixedPoint(SelfConsistent):
             linear_solver,
         )
 
-    def density_energies(self, state: State, parameters: Parameters, problem: Problem) -> torch.Tensor:
+    def density_energies(self, point: Evaluation, parameters: Parameters) -> torch.Tensor:
         """eps(h_i, p_i, v_i) - mu0 q_i.
 
         mu0, the Fermi level that counts as zero in v, is the mean of the data. Without its term eps, which is
         bilinear in the changes of density and potential, would have to make up the slope dE/dQ = -mu of some
         10 eV/e between charge states out of differences of large numbers.
         """
-        origin = -self.statistics.fermi_level * state.multipoles[:, 0]
+        p = point.state.multipoles
+        origin = -self.statistics.fermi_level * p[:, 0]
         if self.energy is None:
             return origin
-        v = cast(FixedPointProblem, problem).effective(state)
-        return origin + self.energy(parameters, state.multipoles - parameters["density"], v)
+        return origin + self.energy(parameters, p - parameters["density"], cast(FixedPointAt, point).v)
 
     def evaluate_at(
         self, problem: Problem, state: State, reference: ReferenceDensity
-    ) -> tuple[State, dict[str, torch.Tensor]]:
+    ) -> tuple[Evaluation, dict[str, torch.Tensor]]:
         """F at the reference density and Fermi level.
 
-        Where no Fermi level is labelled, the one at which the charges of F add up stands for it (one Newton
-        step, exact for affine updates).
+        An unlabelled Fermi level is the one at which the charges of F add up (one Newton step, exact for
+        affine updates).
         """
-        equations = cast(FixedPointProblem, problem)
-        systems = equations.systems
-        with torch.no_grad():
-            charges = equations.evaluate(state)[:, 0]
-            response = systems.sum(equations.local_response(state)[:, 0])
-            missing = systems.total_charge - systems.sum(charges)
-            usable = ~reference.level_known & (response.abs() > 1e-12)
-            step = torch.where(usable, missing / torch.where(usable, response, 1.0), 0.0)
-            level = state.fermi_level + step.clamp(-LEVEL_BOUND, LEVEL_BOUND)
-        at = State(state.multipoles, level)
-        return State(equations.evaluate(at), level), {}
+        labelled, systems = cast(FixedPointAt, problem.at(state)), problem.systems
+        charges, response = labelled.density.detach()[:, 0], labelled.local_response.detach()[:, 0]
+        missing = systems.total_charge - systems.sum(charges)
+        response = systems.sum(response)
+        usable = ~reference.level_known & (response.abs() > 1e-12)
+        step = torch.where(usable, missing / torch.where(usable, response, 1.0), 0.0)
+        level = state.fermi_level + step.detach().clamp(-LEVEL_BOUND, LEVEL_BOUND)
+        density = labelled.at_level(level).density
+        return problem.at(State(density, level)), {}
 
 
 def _norms(config: ModelConfig, statistics: Statistics) -> torch.Tensor:
