@@ -21,7 +21,7 @@ from electret.calculator import conditions
 from electret.calculator.conditions import ExtrapolationWarning
 from electret.calculator.model import frozen_model
 from electret.calculator.properties import (
-    RESPONSE_REQUESTS,
+    DERIVED,
     RESPONSES,
     array,
     implemented,
@@ -225,7 +225,7 @@ class Calculator(ASECalculator):
         # ASE's copy of the atoms shares the values of `info`, which may change in place.
         system.info = copy.deepcopy(conditions.select(system.info, self.ignore))
         conditions.check(system.info, self.model.honours)
-        derived = [name for name in properties if name in RESPONSES]
+        derived = [name for name in properties if name in DERIVED]
         if system_changes or not self.results or len(derived) < len(properties):
             self._evaluate(system, properties)
         if derived:
@@ -256,10 +256,10 @@ class Calculator(ASECalculator):
             self.results["forces"] = array(values["forces"])
         if with_stress:
             self.results["stress"] = full_3x3_to_voigt_6_stress(array(values["stress"])[0])
-        for name in ("charges", "dipole", "polarization"):
-            if name in self.implemented_properties and not undefined_by_boundary(name, system, self.model):
+        for name, rows in self.model.description.properties.items():
+            if not undefined_by_boundary(name, system, self.model):
                 value = array(values[name])
-                self.results[name] = value if name == "charges" else value[0]
+                self.results[name] = value if rows == "atom" else value[0]
         self.state = state(values, system, self.model)
         if "fermi_level" not in self.model.honours:
             self.state.pop("fermi_level", None)
@@ -311,7 +311,9 @@ class Calculator(ASECalculator):
         self.get_property("energy", atoms)
         assert self.atoms is not None
         available = [
-            name for name, request in RESPONSE_REQUESTS.items() if request in self.model.available_properties
+            name
+            for name, response in RESPONSES.items()
+            if response.request in self.model.available_properties
         ]
         if properties is None:
             wanted = [name for name in available if not self._undefined(name)]
@@ -326,7 +328,7 @@ class Calculator(ASECalculator):
             if self._undefined(name):
                 raise PropertyNotImplementedError(f"no {name}: {self._refusal(name, self.atoms)}")
         values = self._respond(wanted)
-        self.state.update({name: value for name, value in values.items() if name not in RESPONSES})
+        self.state.update({name: value for name, value in values.items() if name not in DERIVED})
         return values
 
     def charge_derivative(self, atoms: Atoms | None = None) -> float:
@@ -350,7 +352,7 @@ class Calculator(ASECalculator):
     def _respond(self, names: Sequence[str]) -> dict[str, Any]:
         """Derivatives of the density at the last calculation, those that its boundary defines."""
         assert self.atoms is not None
-        requests = tuple(RESPONSE_REQUESTS.get(name, name) for name in names)
+        requests = tuple(RESPONSES[name].request for name in names)
         values = self._output(self.atoms, forces=False, properties=requests)
         return responses(values, names, self.atoms, self.model)
 
@@ -362,7 +364,7 @@ class Calculator(ASECalculator):
         """Whether the boundary of the last calculation leaves nothing of a response."""
         assert self.atoms is not None
         has_normal = self.atoms.pbc.sum() == 2 and name != "dielectric_tensor"
-        return name in RESPONSES and not has_normal and self._refusal(name, self.atoms) is not None
+        return name in DERIVED and not has_normal and self._refusal(name, self.atoms) is not None
 
     def _refusal(self, name: str, atoms: Atoms) -> str | None:
         if name == "stress":

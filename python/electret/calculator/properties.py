@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from electret.cuda.plans import to_host
 from electret.models import Model
 
 __all__ = [
+    "DERIVED",
     "RESPONSES",
-    "RESPONSE_REQUESTS",
+    "Response",
     "array",
     "implemented",
     "on_host",
@@ -27,41 +29,43 @@ __all__ = [
 
 ALWAYS = ("energy", "free_energy", "energies", "forces", "stress")
 
-DENSITY_PROPERTIES: Mapping[str, tuple[str, ...]] = {
-    "mace": (),
-    "latent_ewald": (),
-    "split_charges": ("charges", "dipole", "polarization"),
+
+@dataclass(frozen=True)
+class Response:
+    """A derivative of the density or of the energy through it, which is calculated only on request.
+
+    Attributes:
+        request: name in `properties` of `Model.forward`.
+        per_atom: one row per atom, or one value per system.
+        is_property: a property of ASE's interface too, one of the dipole or its derivatives.
+    """
+
+    request: str
+    per_atom: bool = False
+    is_property: bool = False
+
+
+RESPONSES: Mapping[str, Response] = {
+    "energy_charge_derivative": Response("charge_stiffness"),
+    "polarizability": Response("polarizability", is_property=True),
+    "born_effective_charges": Response("born_effective_charges", per_atom=True, is_property=True),
+    "energy_charge_curvature": Response("energy_charge_curvature"),
+    "fukui": Response("fukui", per_atom=True),
+    "fukui_multipoles": Response("fukui_multipoles", per_atom=True),
+    "capacitance": Response("capacitance"),
+    "stability": Response("stability"),
+    "dielectric_tensor": Response("dielectric_tensor", is_property=True),
 }
-"""ASE properties of the density, where they are not charges and dipole. Latent charges are no observables:
-they are in `state` alone."""
+"""Results of `Calculator.response` by name."""
 
-RESPONSES = ("polarizability", "born_effective_charges", "dielectric_tensor")
-"""ASE properties that are derivatives of the dipole: calculated only when asked for."""
-
-
-RESPONSE_REQUESTS: Mapping[str, str] = {
-    "energy_charge_derivative": "charge_stiffness",
-    **{
-        name: name
-        for name in (
-            "polarizability",
-            "born_effective_charges",
-            "energy_charge_curvature",
-            "fukui",
-            "fukui_multipoles",
-            "capacitance",
-            "stability",
-            "dielectric_tensor",
-        )
-    },
-}
-"""What `Calculator.response` gives, with the name by which a model is asked for it."""
+DERIVED = tuple(name for name, response in RESPONSES.items() if response.is_property)
+"""Responses that are properties of ASE's interface."""
 
 
 def implemented(model: Model) -> list[str]:
     """ASE properties that the family defines, for some boundary at least."""
-    density = DENSITY_PROPERTIES.get(model.family, ("charges", "dipole"))
-    return [*ALWAYS, *density, *(name for name in RESPONSES if name in model.available_properties)]
+    derived = (name for name in DERIVED if RESPONSES[name].request in model.available_properties)
+    return [*ALWAYS, *model.description.properties, *derived]
 
 
 def refusal(name: str, atoms: Atoms, model: Model, defined: Collection[str]) -> str | None:
@@ -137,7 +141,7 @@ def state(values: Mapping[str, torch.Tensor], atoms: Atoms, model: Model) -> dic
 def undefined_by_boundary(name: str, atoms: Atoms, model: Model) -> bool:
     """Whether a property is a derivative of the dipole, or itself the dipole, with no polarisation in its
     place, of atoms with a periodic axis."""
-    of_dipole = name == "dipole" or (name in _NORMALS and not model.field_couples_to_polarization)
+    of_dipole = name == "dipole" or (name in _NORMALS and not model.description.has_polarization)
     return of_dipole and bool(atoms.pbc.any())
 
 
@@ -148,8 +152,7 @@ def responses(
     found: dict[str, Any] = {}
     normal = slab_normal(atoms)
     for name in names:
-        per_atom = name in ("fukui", "fukui_multipoles", "born_effective_charges")
-        value = array(values[name] if per_atom else values[name][0])
+        value = array(values[name] if RESPONSES[name].per_atom else values[name][0])
         if undefined_by_boundary(name, atoms, model):
             if normal is not None and name == "polarizability":
                 found[_NORMALS[name]] = float(normal @ value @ normal)

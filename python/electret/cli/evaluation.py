@@ -27,22 +27,16 @@ from electret.models import Model, load
 from electret.support.console import say
 from electret.support.outputs import writing
 from electret.training.summary import print_summary
+from electret.training.targets import TARGETS
 
 __all__ = ["PREFIX", "parse_keys", "parse_origin", "run_evaluation"]
 
 PREFIX = "electret_"
 """Before the names of predictions in the output, so that they stand beside the labels."""
 
-_PER_ATOM = (
-    "forces",
-    "charges",
-    "multipoles",
-    "latent_multipoles",
-    "potentials",
-    "born_effective_charges",
-)
+_PER_ATOM = {"latent_multipoles", *(name for name, target in TARGETS.items() if target.rows == "atom")}
 _NOT_STORED = ("scf_history", "grid_potentials", "stationarity")
-"""What is neither of an atom nor of a frame, or belongs to another density than the rest."""
+"""Results that belong to no atom and no frame, or to another density than the rest."""
 
 
 def run_evaluation(

@@ -126,9 +126,7 @@ def calculator(model: Model, **options: Any) -> Calculator:
 
 def without_density(model: Model) -> str | None:
     """Refusal of models whose charges are no observables."""
-    if model.family in ("mace", "latent_ewald"):
-        return f"family '{model.family}' has no density"
-    return None
+    return None if model.description.properties else f"family '{model.family}' has no density"
 
 
 def without_self_consistency(model: Model) -> str | None:

@@ -27,7 +27,6 @@ class LatentEwald(Model):
     """
 
     family = "latent_ewald"
-    labelled_density = False
 
     def __init__(self, config: ModelConfig, statistics: Statistics) -> None:
         super().__init__(config, statistics)
