@@ -127,8 +127,8 @@ def per_element(values: dict[str, float], statistics: Statistics, option: str) -
 class Model(torch.nn.Module):
     """Base of all families. Positions in Å, energies in eV, charges in e.
 
-    Subclasses set `family`, the name of their description (`electret.models.family`), say which conditions they
-    honour and implement `density`.
+    Subclasses set `family`, the name of their description (`electret.models.family`), say which conditions
+    they honour and implement `density`.
     """
 
     family: ClassVar[str]

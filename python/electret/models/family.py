@@ -1,7 +1,8 @@
 """Descriptions of the model families, read without PyTorch: options, targets, modes, properties.
 
-A family is a module with a subclass of `Model` and one description, registered under its name. The descriptions
-of this package are in `electret.models.config`, beside the options; other modules call `register` themselves.
+A family is a module with a subclass of `Model` and one description, registered under its name. The
+descriptions of this package are in `electret.models.config`, beside the options; modules of other packages
+call `register` themselves.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class Family:
         name: `family` in configurations and files.
         model: module and class, as `package.module:Class`; imported when the first model is built.
         options: fields of `ModelConfig` that have an effect in the family.
-        electrostatics: options of `ElectrostaticsConfig` with an effect: `none`, those of a `density`, or those
-            of a density and of the potential `features` that it reads.
+        electrostatics: options of `ElectrostaticsConfig` with an effect: `none`, those of a `density`, or
+            those of a density and of the potential `features` that it reads.
         properties: observables of the density, each with one value per `atom` or per `system`; results of the
             model and of the calculator. Empty without a density, and for a latent one.
         targets: quantities whose loss has a gradient in the family (`electret.training.targets.TARGETS`).
@@ -116,7 +117,7 @@ def family_named(name: str) -> Family:
         nearest = difflib.get_close_matches(name, _families, n=1, cutoff=0.0)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         raise InputError(
-            f"unknown family {name!r}; {hint}The families are {', '.join(_families)}; one of another package is "
-            "known once its module is imported"
+            f"unknown family {name!r}; {hint}The families are {', '.join(_families)}; import the module of a "
+            "family of another package first"
         )
     return _families[name]

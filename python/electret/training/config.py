@@ -292,8 +292,8 @@ class TrainingConfig(StrictConfig):
         for name in idle.get(family.electrostatics, ()):
             if getattr(electrostatics, name) != getattr(ElectrostaticsConfig(), name):
                 raise ValueError(
-                    f"model.electrostatics.{name} does nothing in family {family.name!r}; remove it or choose "
-                    "another family"
+                    f"model.electrostatics.{name} does nothing in family {family.name!r}; remove it or "
+                    "choose another family"
                 )
         if self.model.scf.solver != "anderson" and self.model.scf.depth != ScfConfig().depth:
             raise ValueError(f"model.scf.depth does nothing with solver {self.model.scf.solver!r}; remove it")

@@ -1,5 +1,5 @@
 """Configurations of training from YAML: MACE's names, overrides, and errors that name file, key path and
-nearest name. Their classes are arguments: they read themselves by these functions."""
+nearest name."""
 
 from __future__ import annotations
 
@@ -186,7 +186,8 @@ def _refuse_unknown(options: Any, model: type[BaseModel], path: str, whole: type
     for key, value in options.items():
         place = f"{path}{key}"
         if key not in names:
-            raise InputError(f"unknown option '{place}'; {_suggestion(str(key), path, {*names, *getattr(model, 'other_names', ())}, whole)}")
+            valid = {*names, *getattr(model, "other_names", ())}
+            raise InputError(f"unknown option '{place}'; {_suggestion(str(key), path, valid, whole)}")
         for nested in _nested_models(names[key]):
             if isinstance(value, list):
                 for index, item in enumerate(value):

@@ -32,7 +32,7 @@ class Target:
         scale: factor from eV, Å, e, V to `unit`.
         extensive: the loss takes the residual per atom of the system, so that large systems do not dominate.
         on_request: the model computes it only where `properties` of `Model.forward` name it.
-        labels: a frame needs one of these labels to count, None that of the name; without any it always counts.
+        labels: a frame needs one of these labels to count; None is the label of the name, () is none.
         note: explanation of the loss weight.
     """
 
@@ -87,7 +87,7 @@ TARGETS: dict[str, Target] = {
             "atom",
             "mV·Å^-l",
             labels=DENSITY_LABELS,
-            note="dE/dp + mu at the reference density, which is zero where that density minimises the energy; "
+            note="dE/dp + mu at the reference density, zero where that density minimises the energy; "
             "variational families in mode `direct`.",
         ),
         Target(
@@ -97,7 +97,7 @@ TARGETS: dict[str, Target] = {
             scale=1.0,
             on_request=True,
             labels=(),
-            note="Excess of the spectral radius of the self-consistency over `stability_limit`; needs no label.",
+            note="Excess of the spectral radius of the self-consistency over `stability_limit`.",
         ),
     )
 }
