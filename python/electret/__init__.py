@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+import electret.support.moved  # noqa: F401 (names the places of modules of earlier versions)
 from electret._native import DeviceError, ElectretError, InputError, __version__
 from electret.support.deferred import names_from
 

@@ -28,7 +28,7 @@ def names_from(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
             except ModuleNotFoundError as error:
                 if error.name != f"{package}.{name}":
                     raise
-                raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
+                raise AttributeError(f"module {package!r} has no attribute {name!r} ({error})") from None
         setattr(importlib.import_module(package), name, value)
         return value
 
