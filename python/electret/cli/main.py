@@ -33,6 +33,16 @@ plots = typer.Typer(
 application.add_typer(plots, name="plot")
 
 
+Keys = Annotated[
+    list[str] | None,
+    typer.Option("--key", metavar="NAME=KEY", help="Key of a label, e.g. energy=dft_energy."),
+]
+DipoleOrigin = Annotated[
+    str | None,
+    typer.Option(
+        help="Origin of the dipole labels of ions: origin (default), center_of_mass or center_of_charge."
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist already (never inputs).")]
 
 
@@ -90,17 +100,9 @@ def evaluate(
     dtype: Annotated[
         str | None, typer.Option(help="float32 or float64; by default that of the model.")
     ] = None,
-    keys: Annotated[
-        list[str] | None,
-        typer.Option("--key", metavar="NAME=KEY", help="Key of a label, e.g. energy=dft_energy."),
-    ] = None,
+    keys: Keys = None,
     force: Force = False,
-    dipole_origin: Annotated[
-        str | None,
-        typer.Option(
-            help="Origin of the dipole labels of ions: origin (default), center_of_mass or center_of_charge."
-        ),
-    ] = None,
+    dipole_origin: DipoleOrigin = None,
 ) -> None:
     """Predict the frames of a file and compare with its labels."""
     from electret.support.outputs import atomic_write, check_ending, check_outputs
@@ -146,16 +148,8 @@ def compare(
     dtype: Annotated[
         str | None, typer.Option(help="float32 or float64; by default that of each model.")
     ] = None,
-    keys: Annotated[
-        list[str] | None,
-        typer.Option("--key", metavar="NAME=KEY", help="Key of a label, e.g. energy=dft_energy."),
-    ] = None,
-    dipole_origin: Annotated[
-        str | None,
-        typer.Option(
-            help="Origin of the dipole labels of ions: origin (default), center_of_mass or center_of_charge."
-        ),
-    ] = None,
+    keys: Keys = None,
+    dipole_origin: DipoleOrigin = None,
     plots: Annotated[bool, typer.Option(help="Draw the plots.")] = True,
     force: Force = False,
 ) -> None:
@@ -222,10 +216,12 @@ def plot_scf(
     frames: Annotated[int, typer.Option(min=1, help="Frames from the start of the file.")] = 20,
     tolerance: Annotated[float | None, typer.Option(help="By default that of the model.")] = None,
     max_iterations: Annotated[int | None, typer.Option(min=1, help="By default those of the model.")] = None,
+    keys: Keys = None,
     force: Force = False,
 ) -> None:
     """Draw the residual of the SCF against the iteration, and compare solvers."""
     from electret.analysis.scf_convergence import SOLVERS, convergence_table, plot_convergence, run_solvers
+    from electret.cli.evaluation import parse_keys
     from electret.data import read_frames
     from electret.models import load
     from electret.support.console import say, standard_console
@@ -233,7 +229,8 @@ def plot_scf(
 
     check_outputs([output], [model, data], replace=force)
     check_ending(output, PICTURES)
-    runs = run_solvers(load(model), read_frames(data)[:frames], solvers or SOLVERS, tolerance, max_iterations)
+    chosen = read_frames(data, parse_keys(keys or []))[:frames]
+    runs = run_solvers(load(model), chosen, solvers or SOLVERS, tolerance, max_iterations)
     console = standard_console()
     convergence_table(runs).show(console)
     plot_convergence(runs, output, model.stem)
