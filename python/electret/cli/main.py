@@ -1,4 +1,4 @@
-"""The commands. Heavy imports are inside them, so that `electret --help` answers at once."""
+"""The commands. Heavy imports are inside them, so that `electret --help` takes a fraction of a second."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ application = typer.Typer(
     help="Electrostatic machine-learning interatomic potentials: train, evaluate, inspect.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # boxes around the help would take half of its time
 )
 
 plots = typer.Typer(
     cls=RunByDefault,
     help="Draw the learning curve of a run, or the convergence of the SCF.",
     no_args_is_help=True,
+    rich_markup_mode=None,
 )
 application.add_typer(plots, name="plot")
 
@@ -153,7 +155,10 @@ def compare(
     plots: Annotated[bool, typer.Option(help="Draw the plots.")] = True,
     force: Force = False,
 ) -> None:
-    """Compare models side by side on the same data; train what a YAML file asks for first."""
+    """Compare models side by side on the same data.
+
+    Models that are given as YAML files of runs are trained first.
+    """
     from electret.cli.comparison import run_comparison
     from electret.support.console import standard_console
 
@@ -247,7 +252,10 @@ def demo(
     ] = False,
     force: Force = False,
 ) -> None:
-    """Train a small model, evaluate it, run molecular dynamics in a field, plot."""
+    """Train a small model, evaluate it, and plot.
+
+    Includes molecular dynamics in a field.
+    """
     import electret.demo
 
     electret.demo.run(output, epochs=epochs, quick=quick, force=force)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from electret.errors import InputError
@@ -67,7 +67,7 @@ class Family:
     model: str
     options: tuple[str, ...] = ()
     electrostatics: Literal["none", "density", "features"] = "density"
-    properties: Mapping[str, Literal["atom", "system"]] = CHARGES_AND_DIPOLE
+    properties: Mapping[str, Literal["atom", "system"]] = field(default_factory=lambda: CHARGES_AND_DIPOLE)
     targets: tuple[str, ...] = LABELLED_DENSITY
     modes: tuple[str, ...] = ()
 
