@@ -44,7 +44,7 @@ LEAST_MARGIN = 0.5
 
 
 class _ChargeCalculator(Protocol):
-    """What the dynamics needs of a calculator; `electret.Calculator` of a self-consistent model has it."""
+    """Interface of a calculator for the dynamics; `electret.Calculator` of a self-consistent model has it."""
 
     def charge_derivative(self, atoms: Atoms | None = None) -> float:
         """dE/dQ in eV/e."""
@@ -366,7 +366,7 @@ def _calculator(atoms: Atoms) -> _ChargeCalculator:
     model = getattr(calculator, "model", None)
     if model is not None and "fermi_level" not in model.honours:
         raise InputError(
-            f"the charges of this {model.family!r} model do not answer a Fermi level; use 'qeq', "
+            f"the charges of this {model.family!r} model do not respond to a Fermi level; use 'qeq', "
             "'energy_functional' or 'fixed_point' with responding charges"
         )
     return calculator

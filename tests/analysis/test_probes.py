@@ -326,6 +326,6 @@ def test_measurements_are_kept_and_shown(tmp_path: Path, monkeypatch: pytest.Mon
     text = "\n".join(probe_sections([again], pictures))
     assert "Polarisability per molecule" in text
     assert "](plots/rows.png)" in text
-    assert "Not asked: `mace`" in text
+    assert "Left out: `mace`" in text
     (table,) = write_probe_tables([again], tmp_path)
     assert table.read_text(encoding="utf-8").startswith("model,n = 1,n = 2,growth")

@@ -1,4 +1,4 @@
-"""Which properties a model defines for a system, the reason where one is not, and what `state` holds."""
+"""Properties that a model defines for a system, reasons where they are undefined, and entries of `state`."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def implemented(model: Model) -> list[str]:
 
 
 def refusal(name: str, atoms: Atoms, model: Model, defined: Collection[str]) -> str | None:
-    """Why `name` is not defined for `atoms`, or None where nothing is known against it."""
+    """Reason for which `name` is not defined for `atoms`, or None."""
     if name not in defined:
         reason = f"the model family {model.family!r} does not define it; it defines {', '.join(defined)}"
         if name == "dielectric_tensor":
             reason += (
-                ". It belongs to insulators whose dipoles answer the field and whose charges do not: "
+                ". It belongs to insulators whose dipoles respond to the field and whose charges do not: "
                 "'fixed_point' with responding: dipoles"
             )
         if name == "polarization" and model.self_consistent:
@@ -104,7 +104,7 @@ def stress_refusal(atoms: Atoms, of_open: bool) -> str | None:
 
 
 def on_host(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same on the CPU: one copy, and so one wait for a device."""
+    """Tensors on the CPU, by one copy, and so one wait for a device."""
     there = {name: value for name, value in values.items() if value.device.type != "cpu"}
     copies = map(torch.from_numpy, to_host(list(there.values())))
     return dict(values) | dict(zip(there, copies, strict=True))
@@ -139,8 +139,8 @@ def state(values: Mapping[str, torch.Tensor], atoms: Atoms, model: Model) -> dic
 
 
 def undefined_by_boundary(name: str, atoms: Atoms, model: Model) -> bool:
-    """Whether a property is a derivative of the dipole, or itself the dipole, with no polarisation in its
-    place, of atoms with a periodic axis."""
+    """True for the dipole, and for its derivatives without a polarisation in its place, of atoms with a
+    periodic axis."""
     of_dipole = name == "dipole" or (name in _NORMALS and not model.description.has_polarization)
     return of_dipole and bool(atoms.pbc.any())
 
@@ -177,7 +177,7 @@ _NORMALS: Mapping[str, str] = {
     "polarizability": "polarizability_normal",
     "born_effective_charges": "born_effective_charges_normal",
 }
-"""What stands for each dipole property in a slab."""
+"""Entry in place of each dipole property of a slab."""
 
 _NUMBERS = (
     "energy_short_range",

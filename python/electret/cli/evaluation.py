@@ -142,7 +142,7 @@ def _calculator(model: Model, atoms: Atoms, found: dict[str, np.ndarray]) -> Sin
     if "energy" not in found:
         return None
     results = {name: found[name].astype(np.float64) for name in implemented(model) if name in found}
-    # As of the calculator: forces and stress are derivatives of the grand potential.
+    # Forces and stress are derivatives of the grand potential, as in the calculator.
     results["energy"] = results["free_energy"] = found.get("grand_potential", found["energy"])
     if "stress" in results:
         results["stress"] = full_3x3_to_voigt_6_stress(results["stress"])

@@ -96,7 +96,7 @@ def cuda_report() -> str:
 
 
 def device_report() -> Iterator[tuple[str, str]]:
-    """What electret finds for its own kernels: driver, devices, compiler, FFT, folder of compiled kernels."""
+    """Driver, devices, compiler, FFT and folder of compiled kernels that electret's own kernels use."""
     tell_package_folders()
     try:
         count = _native.device_count()

@@ -58,7 +58,7 @@ class Frame:
 
     @property
     def is_isolated_atom(self) -> bool:
-        """Whether the frame only holds an atomic energy."""
+        """True if the frame only holds an atomic energy."""
         return self.config_type == ISOLATED_ATOM
 
     @property
@@ -68,7 +68,7 @@ class Frame:
         return None if chain is None else str(chain)
 
     def has(self, name: str) -> bool:
-        """Whether the frame carries quantity `name` (a name of `DataKeys`)."""
+        """True if the frame carries quantity `name` (a name of `DataKeys`)."""
         key = LABELS[name].key
         return key in (self.atoms.arrays if LABELS[name].per_atom else self.atoms.info)
 
@@ -81,7 +81,7 @@ class Frame:
 def read_frames(
     path: str | Path, keys: DataKeys | None = None, dipole_origin: DipoleOrigin = "origin"
 ) -> list[Frame]:
-    """All frames of a file (extended XYZ, or any format ASE knows).
+    """All frames of a file (extended XYZ, or any format of ASE).
 
     Grand potentials become energies, virials stresses, and dipole labels of charged systems are moved from
     `dipole_origin` to the origin of the coordinates.

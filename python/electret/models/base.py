@@ -1,7 +1,7 @@
 """The skeleton of every model: short-range energy, density, electrostatics, field, forces and stress.
 
-E = E_SR + 1/2 p^T A p - F.D, with forces and stress as its derivatives by autograd. A family says only what
-its density is (`Model.density`), and which conditions it honours.
+E = E_SR + 1/2 p^T A p - F.D, with forces and stress as its derivatives by autograd. A family defines its
+density (`Model.density`) and the conditions that it honours.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Density:
 
 @dataclass(frozen=True)
 class Call:
-    """What one evaluation of a model is for."""
+    """Purpose of one evaluation of a model: training, options of the SCF, further results."""
 
     training: bool = False
     """Keep the graph, so that losses of derivatives have gradients."""
@@ -217,7 +217,7 @@ class Model(torch.nn.Module):
 
     @property
     def available_properties(self) -> frozenset[str]:
-        """What `properties` of a call may name."""
+        """Names that `properties` of a call may have."""
         if not self.description.properties:
             return frozenset({"energies"})
         return frozenset({"energies", "polarizability", "born_effective_charges", "potentials"})
@@ -539,13 +539,13 @@ def _volumes(graph: Graph, training: bool) -> torch.Tensor:
         system = int(torch.nonzero(flat)[0])
         raise InputError(
             f"stress is requested, but system {system} has no volume (pbc {graph.pbc[system].tolist()}, cell "
-            "of rank below 3); give slabs and wires a full cell with vacuum, and ask none of molecules"
+            "of rank below 3); give slabs and wires a full cell with vacuum, and no stress of molecules"
         )
     return torch.where(flat, torch.inf, volume)
 
 
 def _end_graph(result: dict[str, torch.Tensor]) -> None:
-    """Leaves the numbers; the graph ends here where nothing else holds it."""
+    """Detach all results, so that the graph is freed."""
     for name, value in result.items():
         result[name] = value.detach()
 

@@ -1,4 +1,4 @@
-"""What a model is made of: its family, backbone and electrostatics, checked before anything is built."""
+"""Options of a model: family, backbone and electrostatics, checked before anything is built."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class StrictConfig(BaseModel):
         return data
 
     def refuse_without_effect(self, **has_effect: bool) -> None:
-        """Raise `ValueError` for an option that was changed although it does nothing beside the others."""
+        """Raise `ValueError` for an option that was changed although it has no effect beside the others."""
         for name, used in has_effect.items():
             if not used and getattr(self, name) != type(self).model_fields[name].get_default():
                 raise ValueError(
@@ -236,7 +236,7 @@ class ElectrostaticsConfig(StrictConfig):
     """One of `electret.coulomb`: `auto`, `direct`, `reciprocal`, `ewald`, `mesh`, or `mesh-8` (order 8)."""
     accuracy: Relative = 1e-6
     precision: Literal["float64", "float32"] = "float64"
-    """Of long sums on a GPU; `float32` needs an `accuracy` of 1e-5 or more. The CPU sums in float64."""
+    """Precision of long sums on a GPU; `float32` needs an `accuracy` of 1e-5 or more. The CPU has float64."""
     boundary: str | None = None
     """None follows pbc; `slab_dipole_correction` and `molecule_in_box` are for parity with other codes."""
 
@@ -289,8 +289,8 @@ class FixedPointConfig(StrictConfig):
     """`one_body`: the potential at an atom changes its own multipoles; `many_body`: its neighbours' too,
     through one more interaction."""
     nonlinearity: Literal["none", "mlp", "residual_mlp"] = "none"
-    """What is done with the scalars s = <h, u>: nothing (then the update is affine in the potential, and
-    is solved without iteration), an MLP of them, or s + MLP(s)."""
+    """Function of the scalars s = <h, u>: the identity (the update is then affine in the potential, and is
+    solved without iteration), an MLP of them, or s + MLP(s)."""
     channels: int = Field(default=16, gt=0, le=4096)
     """Channels of the features and of the embedded potential."""
     hidden: int = Field(default=16, gt=0, le=4096)
@@ -298,21 +298,21 @@ class FixedPointConfig(StrictConfig):
     potential_embedding: Literal["linear", "features", "species"] = "linear"
     """`linear`: u = W v; `features`: + W' h; `species`: weights W of each element."""
     responding: Literal["all", "dipoles"] = "all"
-    """`all`: charges and higher multipoles answer the potential, so that charge can flow; `dipoles`: only
-    the latter, and only the field (no Fermi level, no transfer of charge: an insulator, whose dielectric
-    tensor is finite)."""
+    """`all`: charges and higher multipoles respond to the potential, so that charge can flow; `dipoles`:
+    only the latter, and only to the field (no Fermi level, no transfer of charge: an insulator, whose
+    dielectric tensor is finite)."""
     reference: Literal["flux", "local"] = "flux"
     """n0, the density without a potential. `flux`: charges that flow along edges, so that they add up to
     those of the elements and an insulator is neutral without a response; `local`: linear in the features."""
     charge_gate: bool = True
-    """Multiplies the potential that an atom sees and the charge with which it answers by a learned number
-    between 0 (insulating: dipoles answer the field, nothing else does) and 1 (conducting)."""
+    """Multiplies the potential at an atom and the charge of its response by a learned number between 0
+    (insulating: only dipoles respond, and only to the field) and 1 (conducting)."""
     isotropic_response: bool = True
     """Adds a response of each atom along the potential itself, with a coefficient of its features."""
     energy: Literal["none", "quadratic", "mlp"] = "quadratic"
     """Energy of the density beside its electrostatics: h·[A(p - n0) x B v], or an MLP of invariants."""
     self_interaction: bool = False
-    """Whether the potential features contain the atom's own density."""
+    """True if the potential features contain the atom's own density."""
 
 
 class ScfConfig(StrictConfig):

@@ -40,7 +40,7 @@ MOVED: dict[str, str] = {
 
 
 class Finder:
-    """Finder that comes after all others, and so costs nothing where a module exists."""
+    """Finder that comes after all others, without a cost where a module exists."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> None:

@@ -36,7 +36,7 @@ __all__ = [
 
 def _zero_or(least: float, value: float) -> float:
     if 0 < value < least:
-        raise ValueError(f"a number this small does nothing; give 0, or {least:g} or more")
+        raise ValueError(f"a number this small has no effect; give 0, or {least:g} or more")
     return value
 
 

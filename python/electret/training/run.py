@@ -89,7 +89,7 @@ class TrainingData:
 
 @dataclass
 class TrainingResult:
-    """What a run gives.
+    """Results of a run.
 
     Attributes:
         model: averaged weights of the best epoch of the last stage.
@@ -180,7 +180,7 @@ def train(
 
 
 def _check_folder(config: TrainingConfig, resume: bool, restart: bool) -> None:
-    """Refuse a folder that is in use, holds another run or files of the user; touches nothing."""
+    """Refuse a folder that is in use, holds another run or files of the user; writes nothing."""
     if resume and restart:
         raise InputError("resume and restart exclude each other; choose one")
     folder, data = config.run_folder, config.data
@@ -272,8 +272,8 @@ def _check_periodic_responses(
 
 
 def _counts(counts: Mapping[str, int], target: str) -> bool:
-    """Whether a set with these numbers of labels says anything about a target (frames without a total charge
-    are neutral by definition)."""
+    """True if a set with these numbers of labels has labels of a target (frames without a total charge are
+    neutral by definition)."""
     labels = TARGETS[target].needs
     return target == "total_charge" or not labels or any(counts[name] for name in labels)
 
@@ -305,7 +305,7 @@ def _datasets(config: TrainingConfig, sets: dict[str, list[Frame]]) -> dict[str,
 
 
 def _check_sets(config: TrainingConfig, datasets: dict[str, GraphDataset], console: Console) -> None:
-    """Refuse data on which training means nothing: no edges, no weights, validation on the "
+    """Refuse data on which training has no meaning: no edges, no weights, validation on the "
     "training frames."""
     train, valid = datasets["train"], datasets["valid"]
     if not any(graph.n_edges for graph in train.graphs):

@@ -1,4 +1,4 @@
-"""What a stage asks of a model beside energy and forces: how its density is found, and which properties.
+"""Requests of a stage beside energy and forces: how the density is found, and further properties.
 
 Training never starts a self-consistency from the density of an earlier epoch: the result would depend on it
 within the tolerance, and a resumed run would not repeat bit for bit what the interrupted one would have done.
@@ -63,7 +63,7 @@ def evaluated_targets(family: str, weighted: Iterable[str] = ()) -> set[str]:
 
 
 def has_density(graph: Graph) -> bool:
-    """Whether every atom of the graph has a labelled charge."""
+    """True if every atom of the graph has a labelled charge."""
     return any(
         name in graph.labels and bool(torch.isfinite(graph.labels[name]).all()) for name in DENSITY_LABELS
     )

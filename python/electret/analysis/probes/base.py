@@ -1,4 +1,4 @@
-"""What a probe is: a question that every model of a comparison is asked on given structures."""
+"""Base of the probes: measurements of a physical property of the models of a comparison on given structures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 Advance = Callable[[str], None]
-"""Told what has just been done, for the progress bar."""
+"""Receives a word on each finished part, for the progress bar."""
 
 Results = Mapping[str, Mapping[str, Any]]
 """Plain numbers (JSON) by model."""
@@ -74,12 +74,12 @@ class Probe(StrictConfig):
     """Keys of `info` or `arrays` of every structure."""
     title: ClassVar[str]
     note: ClassVar[str]
-    """What is measured and in which units; below the title in the report."""
+    """Explanation of the numbers with their units; below the title in the report."""
 
     data: Path
     """Structures, a file that ASE reads."""
     models: tuple[str, ...] | None = None
-    """Only these models; None takes every one that can answer."""
+    """Only these models; None takes every one that the probe applies to."""
 
     def refusal(self, model: Model) -> str | None:
         """Reason for which the probe leaves the model out, or None."""
@@ -147,8 +147,8 @@ class Trajectory(Probe):
 
 
 def calculator(model: Model, **options: Any) -> Calculator:
-    """A calculator of the model that ignores the labels of a frame and the conditions that the model was
-    told to ignore."""
+    """A calculator of the model that ignores the labels of a frame and the conditions that the model
+    ignores by its configuration."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch, where the calculator copies the model
         return Calculator(model, ignore=("fermi_level", *model.config.ignored_conditions), **options)

@@ -68,7 +68,7 @@ class ChargeStates(Probe):
         return found
 
     def reference(self, frames: Sequence[Atoms]) -> dict[str, Any]:
-        """The same numbers of the labels."""
+        """Numbers of the labels, as of `measure`."""
         return {
             "energy": [float(atoms.info["REF_energy"]) for atoms in frames],
             "level": [atoms.info.get("fermi_level") for atoms in frames],
@@ -76,7 +76,7 @@ class ChargeStates(Probe):
         }
 
     def _near(self, atoms: Atoms) -> np.ndarray:
-        """Which atoms are within the radius, `[n_atoms]`."""
+        """True for atoms within the radius, `[n_atoms]`."""
         centre = np.asarray(atoms.info["vacancy"], dtype=float)[None]
         distances = get_distances(centre, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)[1][0]
         return np.asarray(distances < self.radius)

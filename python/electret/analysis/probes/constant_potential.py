@@ -125,7 +125,7 @@ class ConstantPotential(Trajectory):
             )
         headings = [
             "model",
-            "Fermi level asked for / eV",
+            "target Fermi level / eV",
             "C / e/V",
             "charge / e",
             "sqrt(C kT) / e",
@@ -141,7 +141,7 @@ class ConstantPotential(Trajectory):
 
 
 def _read(log: Path) -> dict[str, np.ndarray]:
-    """Columns of the log of charges; empty ones where the run wrote nothing."""
+    """Columns of the log of charges; empty ones without a log."""
     if not log.exists():
         return {"time_ps": np.empty(0)}
     names = log.read_text(encoding="utf-8").partition("\n")[0].split(",")

@@ -33,7 +33,7 @@ __all__ = ["Dynamics"]
 _SHOWN = 400
 """Points of a trajectory that are kept."""
 _HOT = 20.0
-"""Times the temperature asked for at which a trajectory counts as lost."""
+"""Multiple of the requested temperature at which a trajectory counts as lost."""
 
 
 class Dynamics(Trajectory):

@@ -39,7 +39,7 @@ class FieldScan(Probe):
     title: ClassVar[str] = "Charge and dipole induced by a field"
     note: ClassVar[str] = (
         "Induced dipole D(F) - D(0) along the field and charge of each layer Q(F) - Q(0). `slope` is the "
-        "regression of the induced dipole on the field relative to the labels (1 is right, 0 no answer)."
+        "regression of the induced dipole on the field relative to the labels (1 is right, 0 no response)."
     )
 
     needs: ClassVar[tuple[str, ...]] = ("config_type", "external_field", "layer", "REF_charges", "REF_dipole")
@@ -56,7 +56,7 @@ class FieldScan(Probe):
         return _induced(frames, charges, dipoles)
 
     def reference(self, frames: Sequence[Atoms]) -> dict[str, Any]:
-        """The same numbers of the labels."""
+        """Numbers of the labels, as of `measure`."""
         return _induced(
             frames,
             [atoms.arrays["REF_charges"] for atoms in frames],

@@ -32,8 +32,8 @@ class MoleculePolarizability(Probe):
     title: ClassVar[str] = "Polarisability per molecule against size"
     note: ClassVar[str] = (
         "Component along the axis per molecule, e·Å²/V. `growth` is the exponent k in alpha ~ n^k between "
-        "the two largest clusters: 1 where the molecules answer one by one, up to 3 where charge flows "
-        "through the row. An explicit density does not answer the field, its polarisability is zero."
+        "the two largest clusters: 1 where the molecules respond one by one, up to 3 where charge flows "
+        "through the row. An explicit density has no response to the field, its polarisability is zero."
     )
 
     axis: Literal["x", "y", "z"] = "z"
@@ -47,15 +47,15 @@ class MoleculePolarizability(Probe):
         calc = calculator(model)
         tensors = []
         for index, atoms in enumerate(frames):
-            answers = "polarizability" in model.available_properties and model.self_consistent
+            responds = "polarizability" in model.available_properties and model.self_consistent
             tensors.append(
-                np.array(calc.get_property("polarizability", atoms)) if answers else np.zeros((3, 3))
+                np.array(calc.get_property("polarizability", atoms)) if responds else np.zeros((3, 3))
             )
             advance(f"cluster {index + 1} of {len(frames)}")
         return self._per_molecule(frames, tensors)
 
     def reference(self, frames: Sequence[Atoms]) -> dict[str, Any]:
-        """The same numbers of the labels."""
+        """Numbers of the labels, as of `measure`."""
         tensors = [np.reshape(atoms.info["REF_polarizability"], (3, 3)) for atoms in frames]
         return self._per_molecule(frames, tensors)
 

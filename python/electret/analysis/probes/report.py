@@ -1,4 +1,4 @@
-"""What the probes found, as Markdown, CSV and plots."""
+"""Results of the probes as Markdown, CSV and plots."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def probe_sections(reports: Sequence[ProbeReport], pictures: dict[str, Path]) ->
             for name, reason in report.refused.items():
                 reasons.setdefault(reason, []).append(f"`{name}`")
             lines += [
-                "Not asked: " + "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items()),
+                "Left out: " + "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items()),
                 "",
             ]
         if report.name in pictures:

@@ -36,7 +36,7 @@ class Screening(Probe):
     title: ClassVar[str] = "Screening inside a slab"
     note: ClassVar[str] = (
         "Change of the plane-averaged potential when the field is put on. `field inside` is its slope over "
-        "the middle third of the slab relative to the applied field: 0 in a conductor, 1 without an answer. "
+        "the middle third of the slab relative to the applied field: 0 in a conductor, 1 without a response. "
         "`surface charge` is that of the upper half relative to F A/(4 pi K), which screens the field fully."
     )
 

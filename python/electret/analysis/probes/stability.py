@@ -41,10 +41,10 @@ class Stability(Probe):
     frames: int = Field(default=24, ge=1)
     """Frames that are looked at."""
     max_iterations: int = Field(default=200, ge=1)
-    """Of linear mixing."""
+    """Largest number of iterations of linear mixing."""
 
     def structures(self) -> list[Atoms]:
-        """Those frames."""
+        """Frames spread evenly over the file."""
         found = super().structures()
         places = np.unique(np.linspace(0, len(found) - 1, min(self.frames, len(found))).round().astype(int))
         return [found[place] for place in places]

@@ -20,7 +20,7 @@ class FixedCharges(ShiftedCharges):
     With `conserve_charge` a system whose charges do not add up to its total charge is shifted uniformly.
 
     Raises:
-        InputError: an element without a charge, or a configuration that asks for dipoles.
+        InputError: an element without a charge, or a configuration with dipoles.
     """
 
     family = "fixed_charges"
