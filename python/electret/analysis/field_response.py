@@ -8,8 +8,8 @@ frames of a group, the regression through the origin
 is the polarisability along the field, averaged over the frames with weights x_k², as long as the permanent
 dipoles are not oriented by the field. These permanent dipoles are in the labels and in the predictions alike,
 so they cancel in the *difference* of the slopes, the error of the polarisability. The *ratio* of the slopes
-is 0 for a density without a response to the field and 1 for the right response; it is uncertain where permanent
-dipoles hide the induced ones in the labels. Uncertainties are the jackknife over frames.
+is 0 for a density without a response to the field and 1 for the right response; it is uncertain where
+permanent dipoles hide the induced ones in the labels. Uncertainties are the jackknife over frames.
 """
 
 from __future__ import annotations

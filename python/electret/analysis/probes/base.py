@@ -1,4 +1,4 @@
-"""Base of the probes: measurements of a physical property of the models of a comparison on given structures."""
+"""Base of the probes: measurements of a physical property of several models on given structures."""
 
 from __future__ import annotations
 
