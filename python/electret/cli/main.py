@@ -35,6 +35,8 @@ plots = typer.Typer(
 application.add_typer(plots, name="plot")
 
 
+Device = Annotated[str, typer.Option(help="Device of torch.")]
+Dtype = Annotated[str | None, typer.Option(help="float32 or float64; by default that of the model.")]
 Keys = Annotated[
     list[str] | None,
     typer.Option("--key", metavar="NAME=KEY", help="Key of a label, e.g. energy=dft_energy."),
@@ -98,10 +100,8 @@ def evaluate(
         Path | None, typer.Option("--json", help="Write the errors as JSON (eV, Å, e).")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Frames computed at once.")] = 10,
-    device: Annotated[str, typer.Option(help="Device of torch.")] = "cpu",
-    dtype: Annotated[
-        str | None, typer.Option(help="float32 or float64; by default that of the model.")
-    ] = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
     keys: Keys = None,
     force: Force = False,
     dipole_origin: DipoleOrigin = None,
@@ -146,10 +146,8 @@ def compare(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for tables and plots.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Frames computed at once.")] = None,
-    device: Annotated[str, typer.Option(help="Device of torch.")] = "cpu",
-    dtype: Annotated[
-        str | None, typer.Option(help="float32 or float64; by default that of each model.")
-    ] = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
     keys: Keys = None,
     dipole_origin: DipoleOrigin = None,
     plots: Annotated[bool, typer.Option(help="Draw the plots.")] = True,

@@ -37,24 +37,4 @@ __all__ = [
 ]
 
 # Configurations are read and checked without the training loop.
-__getattr__ = names_from(
-    __name__,
-    {
-        **dict.fromkeys(
-            (
-                "DataConfig",
-                "LearningRates",
-                "LossConfig",
-                "OptimizerConfig",
-                "SchedulerConfig",
-                "StageConfig",
-                "TrainingConfig",
-            ),
-            "config",
-        ),
-        **dict.fromkeys(("CheckpointError", "NonFiniteError", "TrainingInterrupted"), "errors"),
-        "evaluate": "evaluation",
-        "Metrics": "metrics",
-        **dict.fromkeys(("TrainingResult", "train"), "run"),
-    },
-)
+__getattr__ = names_from(__name__)
