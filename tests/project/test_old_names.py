@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 
 import pytest
@@ -20,7 +21,8 @@ def test_a_module_that_moved_names_its_place(name: str) -> None:
     for place in re.findall(r"electret(?:\.\w+)+", MOVED[name]):
         assert place not in MOVED
         package, _, last = place.rpartition(".")
-        assert hasattr(importlib.import_module(package), last), place
+        known = importlib.util.find_spec(place) if package != "electret" else None
+        assert known or hasattr(importlib.import_module(package), last), place
 
 
 def test_attributes_name_the_place_too() -> None:
