@@ -1,4 +1,4 @@
-"""Which device the numpy layer uses, how many tests want one that is not there, and which tests are slow."""
+"""Device of the numpy layer, counts of tests left out for want of a device or for their time."""
 
 from __future__ import annotations
 

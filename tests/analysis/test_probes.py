@@ -49,7 +49,7 @@ def waters(count: int, **info: object) -> Atoms:
 
 
 def in_fields(model) -> list[Atoms]:
-    """Three waters in fields along z with the model's own answers as labels."""
+    """Three waters in fields along z with the model's own dipoles and charges as labels."""
     frames = []
     for field in (0.1, 0.0, -0.1):
         atoms = waters(3, config_type="water", external_field=np.array([0.0, 0.0, field]))

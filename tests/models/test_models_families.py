@@ -1,4 +1,4 @@
-"""What the families promise beyond the contract: conditions, charges, polarisation, exact energies."""
+"""Properties of the families beyond the contract: conditions, charges, polarisation, exact energies."""
 
 import math
 
