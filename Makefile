@@ -25,7 +25,7 @@ PORTABLE_TESTS := boundaries derivatives mesh neighbors scf
 CARGO_TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo "test")
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-rust test-python fuzz lint bench docs wheel clean
+.PHONY: help build demo check test test-rust test-python fuzz lint bench docs wheel clean
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ build: $(STAMPS)/native  ## Set up .venv with the package and its native module
 
 demo: build  ## Train a small model, run molecular dynamics in a field; plots and a table in demo_output/
 	$(BIN)/electret demo --output demo_output
+
+check: build  ## The fast tests, for work in progress: minutes; `make test` is the whole
+	$(PYTEST) -m "not slow"
 
 test: test-rust test-python  ## All tests: Rust, Python, docstring examples
 

@@ -1,6 +1,8 @@
-"""Which device the numpy layer uses, and how many tests want one that is not there."""
+"""Device of the numpy layer, counts of tests left out for want of a device or for their time."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
@@ -32,8 +34,46 @@ def numpy_layer_on_the_device(request, monkeypatch):
         monkeypatch.setattr(module, "functions_on", functions_on)
 
 
+SLOW = frozenset((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").split())
+LEFT_OUT = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks the tests of `tests/slow.txt`, and those on emulated and labelled devices."""
+    for item in items:
+        name = getattr(item, "originalname", item.name)
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if f"{item.path.name}::{name}" in SLOW or {"emulated", "labelled"} & set(map(str, parameters)):
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_deselected(items):
+    """Counts the slow tests that `-m "not slow"` leaves out."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.config.stash[LEFT_OUT] = item.config.stash.get(LEFT_OUT, 0) + 1
+
+
+def pytest_sessionfinish(session):
+    """Sends the count from a process of xdist."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = session.config.stash.get(LEFT_OUT, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Receives it; every process leaves out the same tests."""
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", 0)
+
+
 def pytest_terminal_summary(terminalreporter):
-    """A loud count of what was not tested for want of a GPU."""
+    """Loud counts of the tests that were left out, for their time or for want of a GPU."""
+    left_out = terminalreporter.config.stash.get(LEFT_OUT, 0)
+    if left_out:
+        terminalreporter.write_sep(
+            "=", f"{left_out} slow tests are left out: `make test` runs all", yellow=True, bold=True
+        )
     skipped = terminalreporter.stats.get("skipped", ())
     count = sum("gpu" in report.keywords for report in skipped)
     if count:

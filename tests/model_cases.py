@@ -87,7 +87,7 @@ def slab() -> Atoms:
 
 
 def in_field(atoms: Atoms, charge: float = 0.0) -> Atoms:
-    """The same system in a field of low symmetry, charged."""
+    """The system in a field of low symmetry, charged."""
     atoms.info["external_field"] = np.array([0.05, -0.11, 0.08])
     atoms.info["total_charge"] = charge
     return atoms

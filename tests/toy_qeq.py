@@ -32,7 +32,7 @@ class ToyQeq(Model):
     variational = True
     config = ModelConfig.parse({"family": "qeq", "electrostatics": {"max_l": 0}})
     slope, curvature = 0.0, 0.0
-    """Of an energy slope·Q + ½ curvature·Q² beside that of the equations."""
+    """Coefficients of an energy slope·Q + ½ curvature·Q² beside that of the equations."""
 
     def __init__(self, tolerance: float = 1e-10, max_iterations: int = 100) -> None:
         torch.nn.Module.__init__(self)

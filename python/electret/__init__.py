@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+import electret.support.moved  # noqa: F401 (names the places of modules of earlier versions)
 from electret._native import DeviceError, ElectretError, InputError, __version__
 from electret.support.deferred import names_from
 
@@ -35,24 +36,7 @@ __all__ = [
 ]
 
 # The command line needs none of these to show its help, and the numpy layer needs numpy alone.
-_read = names_from(
-    __name__,
-    {
-        "Calculator": "calculator",
-        "ChargeEquilibration": "kernels.equilibration",
-        "ConvergenceError": "errors",
-        "CoulombResult": "kernels.electrostatics",
-        "Geometry": "kernels.geometry",
-        "Jacobian": "kernels.jacobian",
-        "NeighborList": "kernels.neighbors",
-        "OutputError": "errors",
-        "charge_equilibration": "kernels.equilibration",
-        "coulomb": "kernels.electrostatics",
-        "features": "kernels.electrostatics",
-        "neighbor_list": "kernels.neighbors",
-        "potential": "kernels.electrostatics",
-    },
-)
+_read = names_from(__name__)
 
 
 def __getattr__(name: str) -> Any:

@@ -32,6 +32,7 @@ from ase import Atoms, units
 from ase.md.md import MolecularDynamics
 
 from electret.errors import ChargeRangeError, InputError
+from electret.support.outputs import atomic_write
 
 __all__ = ["ChargeRangeError", "ConstantFermiLevel"]
 
@@ -43,7 +44,7 @@ LEAST_MARGIN = 0.5
 
 
 class _ChargeCalculator(Protocol):
-    """What the dynamics needs of a calculator; `electret.Calculator` of a self-consistent model has it."""
+    """Interface of a calculator for the dynamics; `electret.Calculator` of a self-consistent model has it."""
 
     def charge_derivative(self, atoms: Atoms | None = None) -> float:
         """dE/dQ in eV/e."""
@@ -210,7 +211,11 @@ class ConstantFermiLevel(MolecularDynamics):
         }
 
     def write_restart(self, path: str | os.PathLike[str]) -> None:
-        """Write what a continued run needs, as JSON; the file appears complete or not at all."""
+        """Write the state of the run as JSON; the file appears complete or not at all.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
         atoms = self.atoms
         values = {
             "steps": self.nsteps,
@@ -224,12 +229,7 @@ class ConstantFermiLevel(MolecularDynamics):
             "heat": self.heat,
             "rng": self.rng.bit_generator.state,
         }
-        beside = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
-        try:
-            beside.write_text(json.dumps(values), encoding="utf-8")
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        atomic_write(Path(path), json.dumps(values).encode())
 
     def read_restart(self, path: str | os.PathLike[str]) -> None:
         """Continue from a file of `write_restart`: atoms, charge, its mass, thermostat, number of steps.
@@ -366,7 +366,7 @@ def _calculator(atoms: Atoms) -> _ChargeCalculator:
     model = getattr(calculator, "model", None)
     if model is not None and "fermi_level" not in model.honours:
         raise InputError(
-            f"the charges of this {model.family!r} model do not answer a Fermi level; use 'qeq', "
+            f"the charges of this {model.family!r} model do not respond to a Fermi level; use 'qeq', "
             "'energy_functional' or 'fixed_point' with responding charges"
         )
     return calculator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -14,50 +15,15 @@ from numpy.typing import NDArray
 from electret.conditions import check_other_names
 from electret.errors import InputError
 from electret.kernels.neighbors import NeighborList, neighbor_list
+from electret.labels import CONVERTED, LABELS
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["DEFAULT_KEYS", "LABEL_KINDS", "NEAREST", "Graph", "coinciding", "edges_of", "finite"]
+__all__ = ["NEAREST", "Graph", "coinciding", "edges_of", "finite"]
 
 NEAREST = 1e-6
 """Distance in Å below which atoms coincide: models and their derivatives are not finite there."""
-
-DEFAULT_KEYS: dict[str, str] = {
-    "energy": "REF_energy",
-    "forces": "REF_forces",
-    "stress": "REF_stress",
-    "dipole": "REF_dipole",
-    "charges": "REF_charges",
-    "multipoles": "REF_multipoles",
-    "polarizability": "REF_polarizability",
-    "born_effective_charges": "REF_born_effective_charges",
-    "potentials": "REF_potentials",
-    "grid_points": "REF_grid_points",
-    "grid_potentials": "REF_grid_potentials",
-    "total_charge": "total_charge",
-    "fermi_level": "fermi_level",
-    "external_field": "external_field",
-}
-"""Name of each quantity in `atoms.info` or `atoms.arrays` (extxyz), by the package's name for it."""
-
-LABEL_KINDS: dict[str, str] = {
-    "energy": "system",
-    "stress": "system",
-    "dipole": "system",
-    "polarizability": "system",
-    "total_charge": "system",
-    "fermi_level": "system",
-    "forces": "atom",
-    "charges": "atom",
-    "multipoles": "atom",
-    "born_effective_charges": "atom",
-    "potentials": "atom",
-    "grid_points": "point",
-    "grid_potentials": "point",
-}
-"""Whether a label has one row per system, one per atom, or one per point of the grid of a system.
-`labels["grid_batch"]` (int64) has the system of each point where there are any."""
 
 _ALWAYS_DOUBLE = ("positions", "cell", "unit_shifts", "energy", "grid_points")
 _PER_ATOM_FIELDS = ("positions", "atomic_numbers")
@@ -143,7 +109,7 @@ class Graph:
                 `external_field` in V/Å, `fermi_level` in eV); labels in `info` and `arrays`.
             cutoff: radius of the neighbour list in Å.
             dtype: `torch.float32` or `torch.float64` for conditions, labels and weights.
-            keys: names in `atoms` that differ from [`DEFAULT_KEYS`], by the package's name.
+            keys: names in `atoms` that differ from `electret.labels.LABELS`, by the package's name.
             labels: read labels (training data). `fermi_level` is then a label and not a request; with
                 `labels=False` (a calculator) it is a request and no labels are read.
             neighbors: a list of this cutoff that follows the atoms; None finds the neighbours anew.
@@ -288,10 +254,10 @@ def coinciding(atom: int, other: int, shift: Sequence[float]) -> InputError:
 
 def _merged_keys(keys: Mapping[str, str] | None) -> dict[str, str]:
     """The default keys with the caller's on top."""
-    merged = dict(DEFAULT_KEYS)
+    merged = {name: label.key for name, label in LABELS.items() if name not in CONVERTED}
     for name, key in (keys or {}).items():
-        if name not in DEFAULT_KEYS:
-            nearest = difflib.get_close_matches(name, DEFAULT_KEYS, n=1, cutoff=0.0)
+        if name not in merged:
+            nearest = difflib.get_close_matches(name, merged, n=1, cutoff=0.0)
             raise InputError(f"keys has the unknown quantity {name!r}; did you mean {nearest[0]!r}?")
         merged[name] = key
     return merged
@@ -336,23 +302,13 @@ def _total_charge(atoms: Atoms, key: str) -> float:
 def _read_labels(atoms: Atoms, names: Mapping[str, str]) -> dict[str, NDArray[np.float64]]:
     """The labels that `atoms` carries, each `[1, ...]` per system or `[n_atoms, ...]` per atom."""
     n_atoms = len(atoms)
-    shapes: dict[str, tuple[int, ...]] = {
-        "energy": (1,),
-        "stress": (1, 3, 3),
-        "dipole": (1, 3),
-        "total_charge": (1,),
-        "fermi_level": (1,),
-        "forces": (n_atoms, 3),
-        "charges": (n_atoms,),
-        "polarizability": (1, 3, 3),
-        "born_effective_charges": (n_atoms, 3, 3),
-        "potentials": (n_atoms,),
-    }
     results = getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
     found: dict[str, NDArray[np.float64]] = {}
-    for name, kind in LABEL_KINDS.items():
+    for name, label in LABELS.items():
+        if not label.in_graph:
+            continue
         key = names[name]
-        source = atoms.arrays if kind == "atom" else atoms.info
+        source = atoms.arrays if label.per_atom else atoms.info
         if key in source:
             raw = source[key]
         elif key in _CALCULATOR_RESULTS and key in results:
@@ -364,12 +320,13 @@ def _read_labels(atoms: Atoms, names: Mapping[str, str]) -> dict[str, NDArray[np
         if name == "stress" and values.size == 6:
             xx, yy, zz, yz, xz, xy = values.reshape(6)
             values = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-        if name == "multipoles":
-            shape: tuple[int, ...] = (n_atoms, values.size // n_atoms)
-        elif kind == "point":
-            shape = (values.size // 3, 3) if name == "grid_points" else (values.size,)
-        else:
-            shape = shapes[name]
+        n_rows = {"system": 1, "atom": n_atoms}.get(label.rows)
+        row = label.shape
+        if row is None:
+            row = (values.size // n_atoms,)
+        if n_rows is None:
+            n_rows = values.size // math.prod(row)
+        shape = (n_rows, *row)
         if values.size != int(np.prod(shape)):
             raise InputError(f"label {key!r} has shape {values.shape}; expected {shape}")
         if name == "multipoles" and round(shape[1] ** 0.5) ** 2 != shape[1]:
@@ -395,7 +352,7 @@ def _label_tensors(found: Mapping[str, NDArray[np.float64]], dtype: torch.dtype)
 def _weights(atoms: Atoms) -> dict[str, float]:
     """Weights of the frame as MACE names them: `config_weight` for the whole, `config_energy_weight`, ..."""
     found = {}
-    for name in ("frame", *LABEL_KINDS):
+    for name in ("frame", *(name for name, label in LABELS.items() if label.in_graph)):
         key = "config_weight" if name == "frame" else f"config_{name}_weight"
         if key in atoms.info:
             value = float(_info(atoms, key, ()))
@@ -412,7 +369,7 @@ def _join_labels(graphs: Sequence[Graph]) -> dict[str, torch.Tensor]:
         present = next(graph.labels[name] for graph in graphs if name in graph.labels)
         parts = []
         for index, graph in enumerate(graphs):
-            rows = graph.n_systems if LABEL_KINDS[name] == "system" else graph.n_atoms
+            rows = graph.n_systems if LABELS[name].rows == "system" else graph.n_atoms
             part = graph.labels.get(name)
             if part is None:
                 part = present.new_full((rows, *present.shape[1:]), float("nan"))

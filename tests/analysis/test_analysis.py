@@ -108,7 +108,7 @@ def test_field_response_measures_what_a_model_has_of_the_induced_dipole() -> Non
     noisy = synthetic(10.0, 4.0).responses()["all"]
     assert 0.01 < noisy.ratio_error < 0.3
     assert abs(noisy.ratio - 0.4) < 3 * noisy.ratio_error
-    assert abs(noisy.ratio - 1.0) > 3 * noisy.ratio_error  # tells the model from the right one
+    assert abs(noisy.ratio - 1.0) > 3 * noisy.ratio_error  # distinguishes the model from the right one
     # what labels and predictions share cancels in the difference
     assert noisy.difference == pytest.approx(-6.0)
     assert noisy.difference_error < 1e-12

@@ -243,7 +243,7 @@ def test_probes_of_a_comparison_file(folder: Path) -> None:
     assert result.exit_code == 0, everything(result)
     text = (folder / "probes" / "comparison.md").read_text(encoding="utf-8")
     assert "## Polarisability per molecule" in text
-    assert "Not asked: `short range`" in text
+    assert "Left out: `short range`" in text
     assert (folder / "probes" / "plots" / "rows.png").is_file()
     assert (folder / "probes" / "probe_rows.csv").is_file()
     # Epochs and minutes of the training, from the logs beside the models

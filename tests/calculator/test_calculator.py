@@ -263,7 +263,7 @@ def test_polarization_of_split_charges(models: dict[str, Model]) -> None:
 def test_born_effective_charges_of_explicit_densities(models: dict[str, Model], water: Atoms) -> None:
     """dD/dR where the density is local; in a periodic system that of the polarisation, which has one."""
     water.calc = Calculator(models["local_charges"])
-    assert not water.calc.get_property("polarizability", water).any()  # it does not answer a field
+    assert not water.calc.get_property("polarizability", water).any()  # it has no response to a field
     born = water.calc.get_property("born_effective_charges", water)
     dipoles = []
     for sign in (1, -1):

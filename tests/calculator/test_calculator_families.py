@@ -165,7 +165,7 @@ def test_an_insulator_has_a_dielectric_tensor_and_no_fermi_level() -> None:
     cluster.calc = calc
     with pytest.raises(PropertyNotImplementedError, match="change of charge"):
         calc.charge_derivative(cluster)
-    with pytest.raises(InputError, match="do not answer a Fermi level"):
+    with pytest.raises(InputError, match="do not respond to a Fermi level"):
         ConstantFermiLevel(cluster, 1.0, -4.0)
     cluster.info["fermi_level"] = -4.0
     with pytest.raises(InputError, match="fermi_level"):

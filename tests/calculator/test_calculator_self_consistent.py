@@ -91,7 +91,7 @@ def test_constant_fermi_level_is_the_grand_ensemble(water: Atoms) -> None:
 
 
 def test_energy_without_the_reservoir(water: Atoms) -> None:
-    """E under `energy` for those who ask for it; the free energy stays the one that belongs to the forces."""
+    """E under `energy` on request; the free energy stays the one that belongs to the forces."""
     calc = calculator(water, energy="internal")
     water.info["fermi_level"] = -1.0
     internal, grand = water.get_potential_energy(), water.get_potential_energy(force_consistent=True)
@@ -406,7 +406,7 @@ def test_extrapolation_is_flagged_once_and_never_clipped(
     with pytest.warns(ExtrapolationWarning, match=r"total_charge is 2 e.*-1 to 1 e"):
         water.get_potential_energy()
     assert set(calc.state["extrapolating"]) == {"total_charge"}
-    assert calc.state["total_charge"] == pytest.approx(2.0, abs=1e-8)  # as asked for
+    assert calc.state["total_charge"] == pytest.approx(2.0, abs=1e-8)  # as requested
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         water.info = {"total_charge": 2.5}

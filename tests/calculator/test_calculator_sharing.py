@@ -31,7 +31,7 @@ def counted(model):
 
 
 def conditions(atoms, model):
-    """The same atoms charged and in a field, as far as the model knows them."""
+    """Atoms charged and in a field, as far as the model honours them."""
     atoms = in_field(atoms, 1.0)
     for name in {"external_field", "total_charge"} - model.honours:
         del atoms.info[name]
@@ -96,7 +96,7 @@ def test_energies_of_atoms_add_up(family):
 
 
 def test_energies_of_atoms_are_what_they_stand_for():
-    """That of MACE, half of charge times potential, and the field on charges and dipoles."""
+    """Shares of MACE, half of charge times potential, and the field on charges and dipoles."""
     atoms = molecule()
     results = {}
     for family in ("mace", "fixed_charges", "local_charges"):
@@ -133,7 +133,7 @@ def test_energies_of_atoms_are_what_they_stand_for():
 
 @pytest.mark.parametrize("energy", ["grand_potential", "internal"])
 def test_energies_of_atoms_add_up_at_constant_fermi_level(energy):
-    """To whichever energy is asked for."""
+    """Shares add up to either energy."""
     atoms = bulk()
     atoms.info["fermi_level"] = -4.0
     atoms.calc = Calculator(small_model("qeq"), energy=energy)

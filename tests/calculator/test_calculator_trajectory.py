@@ -1,4 +1,4 @@
-"""What the calculator keeps from step to step: any change of the atoms gives what a new calculator gives."""
+"""Values kept from step to step by the calculator: after any change results are those of a new calculator."""
 
 import numpy as np
 import pytest

@@ -32,7 +32,7 @@ def water(frozen: bool = False, model: type[ToyQeq] = ToyQeq, **options: object)
 
 
 def charge_at(atoms: Atoms, level: float) -> float:
-    """Of the minimum of E + level Q, by one Newton step: E is quadratic in the charge."""
+    """Charge at the minimum of E + level Q, by one Newton step: E is quadratic in the charge."""
     other = atoms.copy()
     other.calc = atoms.calc
     other.info = {"total_charge": 0.0}
@@ -90,7 +90,7 @@ def test_a_charge_at_fixed_atoms_is_a_harmonic_oscillator() -> None:
 
 
 def test_the_mass_of_the_charge_follows_from_its_energy() -> None:
-    """With d²E/dQ² far from -dmu/dQ of the equations, the period at fixed atoms is the one asked for."""
+    """With d²E/dQ² far from -dmu/dQ of the equations, the period at fixed atoms is the requested one."""
     atoms = water(frozen=True, model=ToyFixedPoint)
     with pytest.warns(UserWarning, match=r"Fermi level of the model is .* but -dE/dQ.* is "):
         dynamics = ConstantFermiLevel(atoms, 0.5 * units.fs, LEVEL, charge_period=20 * units.fs)

@@ -1,4 +1,4 @@
-"""What may be written where: refusals before any work, whole files, locks, full disks."""
+"""Outputs of commands: refusals before any work, whole files, locks, full disks."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def row(n: int, spacing: float) -> Atoms:
 @pytest.mark.parametrize("charges", [None, {"H": 0.4, "O": -0.8, "Na": 1.0}])
 @pytest.mark.parametrize("family", RESPONDING)
 def test_charges_without_a_potential_add_up(family, charges):
-    """Of the whole, and of molecules out of each other's reach; yet they depend on the surroundings."""
+    """For the whole, and for molecules out of each other's reach; charges depend on the surroundings."""
     options = {} if charges is None else {"charges": charges}
     model = model_of(family, **options)
     far = molecule()
@@ -86,7 +86,7 @@ def test_a_local_density_without_a_potential_can_be_had():
 
 
 def close(model) -> None:
-    """Charges that do not answer, in either family."""
+    """Charges without a response, in either family."""
     with torch.no_grad():
         if model.family == "fixed_point":
             model.update.gate_bias.fill_(-50.0)

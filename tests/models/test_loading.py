@@ -1,4 +1,4 @@
-"""What loading a model and reading its header import, and that nothing is compiled by TorchScript."""
+"""Imports of loading a model and of reading its header; TorchScript compiles no part of it."""
 
 from __future__ import annotations
 

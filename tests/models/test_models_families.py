@@ -1,4 +1,4 @@
-"""What the families promise beyond the contract: conditions, charges, polarisation, exact energies."""
+"""Properties of the families beyond the contract: conditions, charges, polarisation, exact energies."""
 
 import math
 
@@ -278,7 +278,7 @@ def test_stress_in_a_periodic_field_is_the_derivative():
 def test_unknown_element_wrong_dtype_and_no_atoms_are_refused():
     model = small_model("local_charges")
     with pytest.raises(
-        InputError, match="atom 1 is Ag, which the model does not know; it was trained on H, O, Na"
+        InputError, match="atom 1 is Ag, which is no element of the model; it was trained on H, O, Na"
     ):
         model(graph_of(model, Atoms("OAg", positions=[[0, 0, 0], [0, 0, 2]])))
     with pytest.raises(InputError, match=r"graph.to\(dtype=torch.float64\)"):

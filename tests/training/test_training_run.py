@@ -173,7 +173,7 @@ def test_saved_model_is_what_was_evaluated(whole: TrainingResult) -> None:
 
 
 def test_resuming_a_shorter_run_is_exact(data: Path, tmp_path: Path, whole: TrainingResult) -> None:
-    """Stop after 3 of 4 epochs, then ask for the fourth."""
+    """Stop after 3 of 4 epochs, then continue with the fourth."""
     short = [STAGES[0], {**STAGES[1], "epochs": 1}]
     run(run_options(data, tmp_path / "run", stages=short))
     run(run_options(data, tmp_path / "run", stages=STAGES), resume=True)
@@ -296,7 +296,7 @@ def test_existing_run_is_not_overwritten(data: Path, tmp_path: Path) -> None:
 
 
 def test_checkpoints_from_before_an_option_was_added_are_continued() -> None:
-    """What is not in the stored configuration had its default; another value now is a difference."""
+    """Options that a stored configuration lacks had their default; another value now is a difference."""
     options = {"model": {"family": "mace"}, "data": {"train": "a.xyz"}, "stages": [{"epochs": 3}]}
     config = TrainingConfig.from_dict(options)
     stored = config.model_dump(mode="json")

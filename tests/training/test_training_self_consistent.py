@@ -24,6 +24,7 @@ from electret import InputError
 from electret.data import GraphDataset, read_frames
 from electret.graph import Graph
 from electret.models import Model, build
+from electret.models.family import family_named
 from electret.training import CheckpointError, TrainingConfig, TrainingInterrupted, evaluate, train
 from electret.training.evaluation import compute, predictions
 from electret.training.loop import Trainer
@@ -31,7 +32,7 @@ from electret.training.loss import Loss
 from electret.training.resumption import BEST_CHECKPOINT, LAST_CHECKPOINT
 from electret.training.run import load_data, statistics
 from electret.training.self_consistency import scf_options
-from electret.training.targets import FAMILY_TARGETS, without_loss
+from electret.training.targets import without_loss
 from training_frames import clusters, run_options, write_frames
 
 FAMILIES = ("qeq", "energy_functional", "fixed_point")
@@ -84,7 +85,7 @@ def weights_of(family: str, mode: str) -> dict[str, float]:
     """Every term that family and mode define and the data has."""
     return {
         name: 1.0
-        for name in FAMILY_TARGETS[family]
+        for name in family_named(family).targets
         if without_loss(family, mode, name) is None and name != "stress"
     }
 

@@ -24,7 +24,7 @@ Observer = Callable[[list[int], Graph, dict[str, torch.Tensor]], None]
 
 @dataclass
 class Assessment:
-    """What a model does on a data set.
+    """Errors, convergence and time of a model on a data set.
 
     Attributes:
         metrics: errors overall and per config_type, with the pairs for parity plots; frames whose SCF did

@@ -51,7 +51,7 @@ class Candidate:
 
     @property
     def is_configuration(self) -> bool:
-        """Whether the model has to be trained from a YAML file, unless that has been done."""
+        """True if the model is trained from a YAML file, unless that has been done."""
         return self.path.suffix.lower() in _CONFIG_SUFFIXES
 
 
@@ -100,7 +100,7 @@ def prepare(candidates: Sequence[Candidate], console: Console) -> dict[str, Path
 
 
 def is_trained(config: TrainingConfig) -> bool:
-    """Whether the folder of the run holds the finished model of exactly this configuration."""
+    """True if the folder of the run holds the finished model of exactly this configuration."""
     folder = config.run_folder
     model_file, last, written = folder / MODEL_FILE, folder / LAST_CHECKPOINT, folder / "config.yaml"
     if not (model_file.is_file() and written.is_file() and last.is_file()):

@@ -65,7 +65,7 @@ def compare(
 ) -> Comparison:
     """Evaluate every model on every data set; models that are training configurations are trained first.
 
-    A model that refuses a data set, as a family that does not answer the fields in it, is reported with its
+    A model that refuses a data set, as a family without a response to the fields in it, is reported with its
     reason in `Comparison.refused` and does not stop the others.
 
     Args:

@@ -27,7 +27,7 @@ class _Model(StrictConfig):
 
 
 class _Options(StrictConfig):
-    """What the file may hold."""
+    """Options of the file."""
 
     models: dict[str, str | _Model]
     data: dict[str, str | tuple[str, ...]]
@@ -52,7 +52,7 @@ class ComparisonFile:
 
 
 def is_comparison_file(path: Path) -> bool:
-    """Whether a path is a YAML file with the key `models`."""
+    """True if a path is a YAML file with the key `models`."""
     if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
         return False
     return "models" in read_yaml(path, "comparison file")

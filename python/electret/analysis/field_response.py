@@ -7,8 +7,8 @@ frames of a group, the regression through the origin
 
 is the polarisability along the field, averaged over the frames with weights x_k², as long as the permanent
 dipoles are not oriented by the field. These permanent dipoles are in the labels and in the predictions alike,
-so they cancel in the *difference* of the slopes, which is what the polarisability is off by. The *ratio* of
-the slopes is 0 for a density that does not answer a field and 1 for the right answer; it is uncertain where
+so they cancel in the *difference* of the slopes, the error of the polarisability. The *ratio* of the slopes
+is 0 for a density without a response to the field and 1 for the right response; it is uncertain where
 permanent dipoles hide the induced ones in the labels. Uncertainties are the jackknife over frames.
 """
 
@@ -86,7 +86,7 @@ class FieldDipoles:
         return len(self.groups)
 
     def add(self, output: Mapping[str, torch.Tensor], graph: Graph) -> None:
-        """Take in the frames of a batch that can tell something."""
+        """Take in the frames of a batch with a field and a labelled dipole."""
         if "dipole" not in output or "dipole" not in graph.labels:
             return
         strength = torch.linalg.vector_norm(graph.external_field, dim=1)  # [n_systems]
@@ -113,7 +113,7 @@ class FieldDipoles:
         return tuple(np.array(column, dtype=np.float64)[chosen] for column in columns)
 
     def responses(self) -> dict[str, FieldResponse]:
-        """Response of each config_type, `all` first; empty where no frame can tell."""
+        """Response of each config_type, `all` first; empty without such frames."""
         if not self.groups:
             return {}
         kinds: Iterable[str] = sorted(set(self.groups)) if len(set(self.groups)) > 1 else ()

@@ -16,7 +16,7 @@ from electret.analysis.report import EXACT
 from electret.training.plots import drawn
 from electret.training.targets import TARGETS
 
-__all__ = ["COLOURS", "plot_comparison", "save_figure"]
+__all__ = ["COLOURS", "plot_comparison"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#555555", "#000000")
 _MOST_POINTS = 5000
@@ -51,12 +51,6 @@ def plot_comparison(comparison: Comparison, folder: Path | None = None) -> dict[
             name = f"dipole_field_{set_name}"
             figures[name] = _dipoles(entries, colours, place(name))
     return figures
-
-
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure and give its place."""
-    drawn(figure, path)
-    return path
 
 
 def _errors(

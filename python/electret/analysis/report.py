@@ -213,7 +213,7 @@ def _by_charge(entry: Assessment) -> dict[str, dict[str, ErrorSums]]:
 
 
 def _grouped(title: str, errors: dict[str, dict[str, dict[str, ErrorSums]]]) -> list[str]:
-    """Table of groups and targets against models; nothing where there is one group only."""
+    """Table of groups and targets against models; empty with one group only."""
     groups = sorted({kind for entry in errors.values() for kind in entry})
     if len(groups) < 2:
         return []

@@ -105,7 +105,7 @@ class ScfStatistics:
 
 
 def converged(graph: Graph, output: Output) -> torch.Tensor:
-    """Whether the density of each system is usable, `[n_systems]` bool; always where it is explicit."""
+    """True for each system with a usable density, `[n_systems]` bool; always where it is explicit."""
     if "scf_converged" in output:
         return output["scf_converged"]
     return torch.ones(graph.n_systems, dtype=torch.bool, device=graph.device)

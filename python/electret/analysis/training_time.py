@@ -1,4 +1,4 @@
-"""What the training of a model cost, from the log beside its file."""
+"""Time that the training of a model took, from the log beside its file."""
 
 from __future__ import annotations
 

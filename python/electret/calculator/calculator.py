@@ -21,7 +21,7 @@ from electret.calculator import conditions
 from electret.calculator.conditions import ExtrapolationWarning
 from electret.calculator.model import frozen_model
 from electret.calculator.properties import (
-    RESPONSE_REQUESTS,
+    DERIVED,
     RESPONSES,
     array,
     implemented,
@@ -47,8 +47,8 @@ class Calculator(ASECalculator):
 
     Conditions are taken from `atoms.info`: `total_charge` or `charge` (e), `external_field` (V/Å, energy
     -F·D), and for self-consistent families `fermi_level` (eV) in place of the charge, which then follows. A
-    change of one of them makes the next request calculate anew. A condition that the model cannot answer, or
-    the name of a condition in another code or with a slip in it, is an error.
+    change of one of them makes the next request calculate anew. A condition that the energy does not depend
+    on, or the name of a condition in another code or with a slip in it, is an error.
 
     At constant Fermi level forces and stress are derivatives of the grand potential E + mu Q, and `energy`
     is that grand potential, so that whatever reads `energy` with the forces (optimisers, NEB, dynamics, host
@@ -58,7 +58,7 @@ class Calculator(ASECalculator):
     (eV, a share for each atom that adds up to `energy`), `forces` [n_atoms, 3] (eV/Å), `stress` [6] (eV/Å³,
     ASE's sign and Voigt order; needs a periodic axis and a cell with a volume), and for models with
     a density `charges` [n_atoms] (e), `dipole` [3] (e·Å, x y z; open boundaries; of a charged system it is
-    about the origin) and `polarization` [3] (e·Å; split charges). Only when asked for: `polarizability`
+    about the origin) and `polarization` [3] (e·Å; split charges). Only on request: `polarizability`
     [3, 3] (e·Å²/V), `born_effective_charges` [n_atoms, 3, 3] (e), `dielectric_tensor` [3, 3].
 
     `state` holds the rest of the last calculation: `energy_short_range`, `energy_electrostatic`,
@@ -79,7 +79,8 @@ class Calculator(ASECalculator):
         device: `"cpu"`, `"cuda"`, `"cuda:1"`, ...
         dtype: `torch.float32`, `torch.float64` or their names; the model's own where None.
         precision: of the electrostatic sums on a GPU, `"float64"` or `"float32"`; the latter has an accuracy
-            of 1e-5 at best and takes that where the model asks for more. The model's own where None.
+            of 1e-5 at best and takes that where the accuracy of the model is higher. The model's own where
+            None.
         energy: the result `energy` at constant Fermi level, `"grand_potential"` (E + mu Q) or `"internal"`
             (E, of which the forces are not the derivative). `free_energy` is the grand potential always.
         open_stress: the stress of systems without a periodic axis: `"refuse"`, as they have none, or
@@ -87,15 +88,15 @@ class Calculator(ASECalculator):
         ignore: keys of `atoms.info` that are a condition, or look like one, and are not meant for this
             calculator, as the `fermi_level` of a training frame.
         derivatives: evaluate forces, stress and energies of atoms with every energy. False leaves them out
-            until they are asked for, for the sampling of energies alone.
+            until they are requested, for the sampling of energies alone.
         warm_start: start the SCF at the density of the previous calculation of the same atoms (by number
             and periodic axes). Results depend on it within the tolerance only.
         scf_tolerance, scf_max_iterations, scf_solver: of the SCF (`newton`, `newton_cg`, `anderson`,
             `mixing`); those of the model where None.
 
     Raises:
-        InputError: a file or argument that cannot be used, a condition that the model does not answer, an
-            element that it does not know, positions or cells that are not finite.
+        InputError: a file or argument that cannot be used, a condition that the energy does not
+            depend on, an element that is not in the model, positions or cells that are not finite.
         ConvergenceError: the SCF did not converge; `history` has the residuals.
         PropertyNotImplementedError: a property that the family or the boundary does not define; the reason
             is given.
@@ -176,14 +177,14 @@ class Calculator(ASECalculator):
         return super().set()
 
     def reset(self) -> None:
-        """Forget the results, the state, the atoms that they belong to, and the start of the next SCF."""
+        """Drop the results, the state, the atoms that they belong to, and the start of the next SCF."""
         with self._lock:
             super().reset()
             self.state = {}
             self._scf.drop()
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """What differs from the atoms of the last calculation, conditions in `atoms.info` included."""
+        """Differences from the atoms of the last calculation, conditions in `atoms.info` included."""
         # ASE's tolerance is that of rounding: to compare the very numbers takes a tenth of the time.
         if self.atoms is not None and tol <= 1e-15:
             changes = _changes(self.atoms, atoms)
@@ -225,7 +226,7 @@ class Calculator(ASECalculator):
         # ASE's copy of the atoms shares the values of `info`, which may change in place.
         system.info = copy.deepcopy(conditions.select(system.info, self.ignore))
         conditions.check(system.info, self.model.honours)
-        derived = [name for name in properties if name in RESPONSES]
+        derived = [name for name in properties if name in DERIVED]
         if system_changes or not self.results or len(derived) < len(properties):
             self._evaluate(system, properties)
         if derived:
@@ -256,10 +257,10 @@ class Calculator(ASECalculator):
             self.results["forces"] = array(values["forces"])
         if with_stress:
             self.results["stress"] = full_3x3_to_voigt_6_stress(array(values["stress"])[0])
-        for name in ("charges", "dipole", "polarization"):
-            if name in self.implemented_properties and not undefined_by_boundary(name, system, self.model):
+        for name, rows in self.model.description.properties.items():
+            if not undefined_by_boundary(name, system, self.model):
                 value = array(values[name])
-                self.results[name] = value if name == "charges" else value[0]
+                self.results[name] = value if rows == "atom" else value[0]
         self.state = state(values, system, self.model)
         if "fermi_level" not in self.model.honours:
             self.state.pop("fermi_level", None)
@@ -311,7 +312,9 @@ class Calculator(ASECalculator):
         self.get_property("energy", atoms)
         assert self.atoms is not None
         available = [
-            name for name, request in RESPONSE_REQUESTS.items() if request in self.model.available_properties
+            name
+            for name, response in RESPONSES.items()
+            if response.request in self.model.available_properties
         ]
         if properties is None:
             wanted = [name for name in available if not self._undefined(name)]
@@ -326,7 +329,7 @@ class Calculator(ASECalculator):
             if self._undefined(name):
                 raise PropertyNotImplementedError(f"no {name}: {self._refusal(name, self.atoms)}")
         values = self._respond(wanted)
-        self.state.update({name: value for name, value in values.items() if name not in RESPONSES})
+        self.state.update({name: value for name, value in values.items() if name not in DERIVED})
         return values
 
     def charge_derivative(self, atoms: Atoms | None = None) -> float:
@@ -337,7 +340,7 @@ class Calculator(ASECalculator):
         """
         if "charge_stiffness" not in self.model.available_properties:
             raise PropertyNotImplementedError(
-                f"no dE/dQ: the density of the {self.model.family!r} model does not answer a change of charge"
+                f"no dE/dQ: the density of the {self.model.family!r} model is no function of the charge"
             )
         with self._lock:
             if not self.model.variational:
@@ -350,7 +353,7 @@ class Calculator(ASECalculator):
     def _respond(self, names: Sequence[str]) -> dict[str, Any]:
         """Derivatives of the density at the last calculation, those that its boundary defines."""
         assert self.atoms is not None
-        requests = tuple(RESPONSE_REQUESTS.get(name, name) for name in names)
+        requests = tuple(RESPONSES[name].request for name in names)
         values = self._output(self.atoms, forces=False, properties=requests)
         return responses(values, names, self.atoms, self.model)
 
@@ -359,10 +362,10 @@ class Calculator(ASECalculator):
         return Properties({name: value for name, value in self.results.items() if name in all_outputs})
 
     def _undefined(self, name: str) -> bool:
-        """Whether the boundary of the last calculation leaves nothing of a response."""
+        """True if the boundary of the last calculation leaves no component of a response."""
         assert self.atoms is not None
         has_normal = self.atoms.pbc.sum() == 2 and name != "dielectric_tensor"
-        return name in RESPONSES and not has_normal and self._refusal(name, self.atoms) is not None
+        return name in DERIVED and not has_normal and self._refusal(name, self.atoms) is not None
 
     def _refusal(self, name: str, atoms: Atoms) -> str | None:
         if name == "stress":
@@ -408,7 +411,7 @@ def _names(ignore: Iterable[str]) -> frozenset[str]:
 
 
 def _changes(atoms: Atoms, others: Atoms) -> list[str]:
-    """Which of positions, numbers, cell and periodic axes differ, in the last bit too."""
+    """Positions, numbers, cell and periodic axes that differ, in the last bit too."""
     pairs = {
         "positions": (atoms.positions, others.positions),
         "numbers": (atoms.numbers, others.numbers),

@@ -37,7 +37,7 @@ def select(info: Mapping[str, Any], ignore: Collection[str]) -> dict[str, Any]:
 
 
 def check(conditions: Mapping[str, Any], honours: Collection[str]) -> None:
-    """Refuse conditions that would be left without an answer because of their name, and a charge together
+    """Refuse conditions that would be left out because of their name, and a charge together
     with the Fermi level that fixes it.
 
     Raises:
@@ -76,7 +76,7 @@ def requested(conditions: Mapping[str, Any]) -> dict[str, Any]:
 
 def initial_charges_unread(atoms: Atoms, honours: Collection[str]) -> str | None:
     """Sentence on initial charges (`atoms.set_initial_charges`, or a column of a file) that add up to
-    another charge than the one that is calculated; None where they do not, or add up to nothing."""
+    another charge than the one that is calculated; None where they do not, or add up to zero."""
     total = float(atoms.get_initial_charges().sum())
     charge = requested(atoms.info).get("total_charge", total)
     if "total_charge" not in honours or min(abs(total), abs(total - charge)) < CHARGE_TOLERANCE:
@@ -105,14 +105,14 @@ def refuse_parameters(parameters: Mapping[str, Any]) -> None:
 
 
 def equal(conditions: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
-    """Whether two sets of conditions are the same."""
+    """True if two sets of conditions are equal."""
     return conditions.keys() == others.keys() and all(
         np.array_equal(value, others[key]) for key, value in conditions.items()
     )
 
 
 def _misnomer(key: Any) -> str | None:
-    """What to do about a key of `atoms.info` that only looks like a condition; None for one that does not."""
+    """Remedy for a key of `atoms.info` that only looks like a condition; None for others."""
     condition = None if key in CONDITIONS else meant(key)
     if condition == SPIN:
         return "the model has no spin"

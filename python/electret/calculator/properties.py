@@ -1,8 +1,9 @@
-"""Which properties a model defines for a system, the reason where one is not, and what `state` holds."""
+"""Properties that a model defines for a system, reasons where they are undefined, and entries of `state`."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from electret.cuda.plans import to_host
 from electret.models import Model
 
 __all__ = [
+    "DERIVED",
     "RESPONSES",
-    "RESPONSE_REQUESTS",
+    "Response",
     "array",
     "implemented",
     "on_host",
@@ -27,50 +29,52 @@ __all__ = [
 
 ALWAYS = ("energy", "free_energy", "energies", "forces", "stress")
 
-DENSITY_PROPERTIES: Mapping[str, tuple[str, ...]] = {
-    "mace": (),
-    "latent_ewald": (),
-    "split_charges": ("charges", "dipole", "polarization"),
+
+@dataclass(frozen=True)
+class Response:
+    """A derivative of the density or of the energy through it, which is calculated only on request.
+
+    Attributes:
+        request: name in `properties` of `Model.forward`.
+        per_atom: one row per atom, or one value per system.
+        is_property: a property of ASE's interface too, one of the dipole or its derivatives.
+    """
+
+    request: str
+    per_atom: bool = False
+    is_property: bool = False
+
+
+RESPONSES: Mapping[str, Response] = {
+    "energy_charge_derivative": Response("charge_stiffness"),
+    "polarizability": Response("polarizability", is_property=True),
+    "born_effective_charges": Response("born_effective_charges", per_atom=True, is_property=True),
+    "energy_charge_curvature": Response("energy_charge_curvature"),
+    "fukui": Response("fukui", per_atom=True),
+    "fukui_multipoles": Response("fukui_multipoles", per_atom=True),
+    "capacitance": Response("capacitance"),
+    "stability": Response("stability"),
+    "dielectric_tensor": Response("dielectric_tensor", is_property=True),
 }
-"""ASE properties of the density, where they are not charges and dipole. Latent charges are no observables:
-they are in `state` alone."""
+"""Results of `Calculator.response` by name."""
 
-RESPONSES = ("polarizability", "born_effective_charges", "dielectric_tensor")
-"""ASE properties that are derivatives of the dipole: calculated only when asked for."""
-
-
-RESPONSE_REQUESTS: Mapping[str, str] = {
-    "energy_charge_derivative": "charge_stiffness",
-    **{
-        name: name
-        for name in (
-            "polarizability",
-            "born_effective_charges",
-            "energy_charge_curvature",
-            "fukui",
-            "fukui_multipoles",
-            "capacitance",
-            "stability",
-            "dielectric_tensor",
-        )
-    },
-}
-"""What `Calculator.response` gives, with the name by which a model is asked for it."""
+DERIVED = tuple(name for name, response in RESPONSES.items() if response.is_property)
+"""Responses that are properties of ASE's interface."""
 
 
 def implemented(model: Model) -> list[str]:
     """ASE properties that the family defines, for some boundary at least."""
-    density = DENSITY_PROPERTIES.get(model.family, ("charges", "dipole"))
-    return [*ALWAYS, *density, *(name for name in RESPONSES if name in model.available_properties)]
+    derived = (name for name in DERIVED if RESPONSES[name].request in model.available_properties)
+    return [*ALWAYS, *model.description.properties, *derived]
 
 
 def refusal(name: str, atoms: Atoms, model: Model, defined: Collection[str]) -> str | None:
-    """Why `name` is not defined for `atoms`, or None where nothing is known against it."""
+    """Reason for which `name` is not defined for `atoms`, or None."""
     if name not in defined:
         reason = f"the model family {model.family!r} does not define it; it defines {', '.join(defined)}"
         if name == "dielectric_tensor":
             reason += (
-                ". It belongs to insulators whose dipoles answer the field and whose charges do not: "
+                ". It belongs to insulators whose dipoles respond to the field and whose charges do not: "
                 "'fixed_point' with responding: dipoles"
             )
         if name == "polarization" and model.self_consistent:
@@ -100,7 +104,7 @@ def stress_refusal(atoms: Atoms, of_open: bool) -> str | None:
 
 
 def on_host(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same on the CPU: one copy, and so one wait for a device."""
+    """Tensors on the CPU, by one copy, and so one wait for a device."""
     there = {name: value for name, value in values.items() if value.device.type != "cpu"}
     copies = map(torch.from_numpy, to_host(list(there.values())))
     return dict(values) | dict(zip(there, copies, strict=True))
@@ -135,9 +139,9 @@ def state(values: Mapping[str, torch.Tensor], atoms: Atoms, model: Model) -> dic
 
 
 def undefined_by_boundary(name: str, atoms: Atoms, model: Model) -> bool:
-    """Whether a property is a derivative of the dipole, or itself the dipole, with no polarisation in its
-    place, of atoms with a periodic axis."""
-    of_dipole = name == "dipole" or (name in _NORMALS and not model.field_couples_to_polarization)
+    """True for the dipole, and for its derivatives without a polarisation in its place, of atoms with a
+    periodic axis."""
+    of_dipole = name == "dipole" or (name in _NORMALS and not model.description.has_polarization)
     return of_dipole and bool(atoms.pbc.any())
 
 
@@ -148,8 +152,7 @@ def responses(
     found: dict[str, Any] = {}
     normal = slab_normal(atoms)
     for name in names:
-        per_atom = name in ("fukui", "fukui_multipoles", "born_effective_charges")
-        value = array(values[name] if per_atom else values[name][0])
+        value = array(values[name] if RESPONSES[name].per_atom else values[name][0])
         if undefined_by_boundary(name, atoms, model):
             if normal is not None and name == "polarizability":
                 found[_NORMALS[name]] = float(normal @ value @ normal)
@@ -174,7 +177,7 @@ _NORMALS: Mapping[str, str] = {
     "polarizability": "polarizability_normal",
     "born_effective_charges": "born_effective_charges_normal",
 }
-"""What stands for each dipole property in a slab."""
+"""Entry in place of each dipole property of a slab."""
 
 _NUMBERS = (
     "energy_short_range",

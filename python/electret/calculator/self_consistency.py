@@ -36,7 +36,7 @@ class SelfConsistency:
     _system: tuple[bytes, bytes] | None = None
 
     def check(self, model: Model) -> None:
-        """Refuse settings that the model has no use for.
+        """Refuse settings of the SCF for a model with an explicit density.
 
         Raises:
             InputError: names the option.
@@ -50,7 +50,7 @@ class SelfConsistency:
         self._request(None)
 
     def drop(self) -> None:
-        """Forget the density."""
+        """Drop the density."""
         self._density = self._system = None
 
     def evaluate(self, model: Model, graph: Graph, atoms: Atoms, notes: str = "", **options: Any) -> Output:
@@ -118,5 +118,5 @@ class SelfConsistency:
 
 
 def _identity(atoms: Atoms) -> tuple[bytes, bytes]:
-    """What must stay for a density to belong to the system."""
+    """Numbers and periodic axes, which must stay for a density to belong to the system."""
     return atoms.numbers.tobytes(), atoms.pbc.tobytes()

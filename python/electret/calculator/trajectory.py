@@ -23,7 +23,7 @@ SKIN = 1.0
 
 @dataclass
 class _Last:
-    """What the tensors of the last graph were made of."""
+    """Inputs of the tensors of the last graph."""
 
     numbers: bytes
     pbc: bytes

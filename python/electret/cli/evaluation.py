@@ -27,22 +27,16 @@ from electret.models import Model, load
 from electret.support.console import say
 from electret.support.outputs import writing
 from electret.training.summary import print_summary
+from electret.training.targets import TARGETS
 
 __all__ = ["PREFIX", "parse_keys", "parse_origin", "run_evaluation"]
 
 PREFIX = "electret_"
 """Before the names of predictions in the output, so that they stand beside the labels."""
 
-_PER_ATOM = (
-    "forces",
-    "charges",
-    "multipoles",
-    "latent_multipoles",
-    "potentials",
-    "born_effective_charges",
-)
+_PER_ATOM = {"latent_multipoles", *(name for name, target in TARGETS.items() if target.rows == "atom")}
 _NOT_STORED = ("scf_history", "grid_potentials", "stationarity")
-"""What is neither of an atom nor of a frame, or belongs to another density than the rest."""
+"""Results that belong to no atom and no frame, or to another density than the rest."""
 
 
 def run_evaluation(
@@ -148,7 +142,7 @@ def _calculator(model: Model, atoms: Atoms, found: dict[str, np.ndarray]) -> Sin
     if "energy" not in found:
         return None
     results = {name: found[name].astype(np.float64) for name in implemented(model) if name in found}
-    # As of the calculator: forces and stress are derivatives of the grand potential.
+    # Forces and stress are derivatives of the grand potential, as in the calculator.
     results["energy"] = results["free_energy"] = found.get("grand_potential", found["energy"])
     if "stress" in results:
         results["stress"] = full_3x3_to_voigt_6_stress(results["stress"])

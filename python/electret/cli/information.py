@@ -96,7 +96,7 @@ def cuda_report() -> str:
 
 
 def device_report() -> Iterator[tuple[str, str]]:
-    """What electret finds for its own kernels: driver, devices, compiler, FFT, folder of compiled kernels."""
+    """Driver, devices, compiler, FFT and folder of compiled kernels that electret's own kernels use."""
     tell_package_folders()
     try:
         count = _native.device_count()
@@ -141,7 +141,7 @@ def model_table(path: Path) -> PlainTable:
     """Family, options, elements and training of a model file, from its header alone."""
     from ase.data import chemical_symbols
 
-    from electret.models.config import SELF_CONSISTENT, ModelConfig
+    from electret.models.config import ModelConfig
     from electret.models.header import read_header
 
     header = read_header(path)
@@ -158,12 +158,12 @@ def model_table(path: Path) -> PlainTable:
     )
     table.add_row("shift, scale", f"{found['mean']:.6g} eV, {found['scale']:.6g} eV")
     table.add_row("backbone", _options(config.backbone.model_dump(exclude_defaults=True)))
-    if config.family != "mace":
+    if config.description.electrostatics != "none":
         table.add_row("electrostatics", _options(config.electrostatics.model_dump()))
     shown = {"family", "backbone", "electrostatics", "scf"}
     for name, value in config.model_dump(exclude_defaults=True, exclude=shown).items():
         table.add_row(name, _options(value) if isinstance(value, dict) else str(value))
-    if config.family in SELF_CONSISTENT:
+    if config.description.self_consistent:
         table.add_row("scf", _options(config.scf.model_dump()))
     table.add_row("written by", _options(header["versions"], " "))
     for name, value in header["metadata"].items():

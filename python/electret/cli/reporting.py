@@ -41,7 +41,7 @@ R = TypeVar("R")
 
 
 def show_tracebacks(wanted: bool) -> None:
-    """Whether errors of this process end with a traceback."""
+    """True if errors of this process end with a traceback."""
     global _tracebacks
     _tracebacks = wanted
 
@@ -104,7 +104,7 @@ def _message(error: Exception) -> tuple[str, int]:
 
 
 def _drop_output() -> None:
-    """Let nothing be written to the broken pipe when the interpreter flushes standard output at its end."""
+    """Prevent writes to the broken pipe when the interpreter flushes standard output at its end."""
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 

@@ -75,7 +75,7 @@ class GraphDataset:
         return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
     def fingerprint(self) -> str:
-        """SHA-256 of structures, conditions and labels, to tell whether data changed between runs."""
+        """SHA-256 of structures, conditions and labels, which changes with the data."""
         digest = hashlib.sha256()
         for graph in self.graphs:
             tensors = {

@@ -19,8 +19,9 @@ from ase.io.extxyz import SPECIAL_3_3_KEYS, UNPROCESSED_KEYS, key_val_str_to_dic
 from numpy.typing import NDArray
 
 from electret.conditions import UNITS, check_other_names
-from electret.data.keys import CONVERTED, LABELS, DataKeys, DipoleOrigin, Label, known_names
+from electret.data.keys import DataKeys, DipoleOrigin
 from electret.errors import InputError
+from electret.labels import CONVERTED, LABELS, Label
 
 __all__ = ["ISOLATED_ATOM", "Frame", "origin_of_dipole", "read_frames", "read_structures", "wrap_atoms"]
 
@@ -57,7 +58,7 @@ class Frame:
 
     @property
     def is_isolated_atom(self) -> bool:
-        """Whether the frame only holds an atomic energy."""
+        """True if the frame only holds an atomic energy."""
         return self.config_type == ISOLATED_ATOM
 
     @property
@@ -67,20 +68,20 @@ class Frame:
         return None if chain is None else str(chain)
 
     def has(self, name: str) -> bool:
-        """Whether the frame carries quantity `name` (a name of `DataKeys`)."""
-        key = known_names(name)
+        """True if the frame carries quantity `name` (a name of `DataKeys`)."""
+        key = LABELS[name].key
         return key in (self.atoms.arrays if LABELS[name].per_atom else self.atoms.info)
 
     def value(self, name: str) -> Any:
         """Quantity `name` of the frame."""
-        key = known_names(name)
+        key = LABELS[name].key
         return self.atoms.arrays[key] if LABELS[name].per_atom else self.atoms.info[key]
 
 
 def read_frames(
     path: str | Path, keys: DataKeys | None = None, dipole_origin: DipoleOrigin = "origin"
 ) -> list[Frame]:
-    """All frames of a file (extended XYZ, or any format ASE knows).
+    """All frames of a file (extended XYZ, or any format of ASE).
 
     Grand potentials become energies, virials stresses, and dipole labels of charged systems are moved from
     `dipole_origin` to the origin of the coordinates.
@@ -284,17 +285,17 @@ def _normalised(atoms: Atoms, keys: DataKeys, file: str, index: int, dipole_orig
         used.add(key)
         value = _checked(raw, label, len(atoms), f"{where}: key '{key}'")
         if label.per_atom:
-            clean.set_array(known_names(name), value)
+            clean.set_array(LABELS[name].key, value)
         else:
-            clean.info[known_names(name)] = value if value.ndim else float(value)
+            clean.info[LABELS[name].key] = value if value.ndim else float(value)
     condition_keys = {name: getattr(keys, name) for name in UNITS}
     check_other_names(atoms.info, condition_keys, clean.info, where)
     _check_grid(clean, keys, where)
     _convert(clean, keys, where)
-    if known_names("dipole") in clean.info and not clean.pbc.all():
-        charge = clean.info.get(known_names("total_charge"), 0.0)
-        moved = clean.info[known_names("dipole")] + charge * origin_of_dipole(atoms, dipole_origin)
-        clean.info[known_names("dipole")] = moved
+    if LABELS["dipole"].key in clean.info and not clean.pbc.all():
+        charge = clean.info.get(LABELS["total_charge"].key, 0.0)
+        moved = clean.info[LABELS["dipole"].key] + charge * origin_of_dipole(atoms, dipole_origin)
+        clean.info[LABELS["dipole"].key] = moved
     for key in ("config_type", "chain"):
         if key in atoms.info:
             clean.info[key] = str(atoms.info[key])
@@ -330,7 +331,7 @@ def _lookup(atoms: Atoms, key: str) -> Any:
 
 def _total_charge(atoms: Atoms, key: str, value: Any, where: str) -> Any:
     """The total charge, `charge` being accepted as a second name of the default key."""
-    if key != known_names("total_charge") or "charge" not in atoms.info:
+    if key != LABELS["total_charge"].key or "charge" not in atoms.info:
         return value
     other = atoms.info["charge"]
     if value is not None and not np.array_equal(np.ravel(other), np.ravel(value)):
@@ -383,7 +384,7 @@ def _grid_rows(value: NDArray[np.float64], label: Label) -> NDArray[np.float64]:
 
 def _check_grid(atoms: Atoms, keys: DataKeys, where: str) -> None:
     """Potentials on a grid need their points, one each."""
-    found = {name: atoms.info.get(known_names(name)) for name in ("grid_points", "grid_potentials")}
+    found = {name: atoms.info.get(LABELS[name].key) for name in ("grid_points", "grid_potentials")}
     lengths = {getattr(keys, name): len(value) for name, value in found.items() if value is not None}
     if len(lengths) == 1:
         (missing,) = {keys.grid_points, keys.grid_potentials} - set(lengths)
@@ -394,19 +395,19 @@ def _check_grid(atoms: Atoms, keys: DataKeys, where: str) -> None:
 
 def _convert(atoms: Atoms, keys: DataKeys, where: str) -> None:
     """Give the frame the energy of its grand potential and the stress of its virials."""
-    omega, virials = (atoms.info.get(known_names(name)) for name in ("grand_potential", "virials"))
+    omega, virials = (atoms.info.get(LABELS[name].key) for name in ("grand_potential", "virials"))
     if omega is not None:
         missing = [
             f"{name} (key '{getattr(keys, name)}')"
             for name in ("total_charge", "fermi_level")
-            if known_names(name) not in atoms.info
+            if LABELS[name].key not in atoms.info
         ]
         if missing:
             raise InputError(
                 f"{where}: key '{keys.grand_potential}' is the grand potential E + mu Q, of which the energy "
                 f"cannot be had without {' and '.join(missing)}; add it"
             )
-        energy = omega - atoms.info[known_names("fermi_level")] * atoms.info[known_names("total_charge")]
+        energy = omega - atoms.info[LABELS["fermi_level"].key] * atoms.info[LABELS["total_charge"].key]
         _put(atoms, "energy", energy, "grand_potential", keys, where)
     if virials is not None:
         if atoms.cell.rank < 3:
@@ -421,7 +422,7 @@ def _put(
     atoms: Atoms, name: str, value: NDArray[np.float64] | float, source: str, keys: DataKeys, where: str
 ) -> None:
     """Set a converted label; refuse it beside one that it contradicts."""
-    own = atoms.info.setdefault(known_names(name), value)
+    own = atoms.info.setdefault(LABELS[name].key, value)
     relative, absolute = (0.0, 1e-2) if name == "energy" else (1e-2, 1e-4)
     if not np.allclose(own, value, rtol=relative, atol=absolute):
         raise InputError(

@@ -14,7 +14,7 @@ from electret.errors import InputError
 __all__ = ["E0Source", "atomic_energies", "elements_of", "energy_warnings"]
 
 E0Source = Literal["auto", "isolated", "average"] | dict[str, float]
-"""Where E0s come from: `auto` is `isolated` if such frames exist, else `average`; or {symbol: eV}."""
+"""Source of the E0s: `auto` is `isolated` if such frames exist, else `average`; or {symbol: eV}."""
 
 
 def elements_of(frames: Sequence[Frame]) -> list[int]:
@@ -77,7 +77,7 @@ def energy_warnings(frames: Sequence[Frame], source: E0Source) -> list[str]:
         found.append(
             f"E0s by least squares: the compositions of {n_frames} frames determine {rank} of "
             f"{len(elements)} combinations of E0s; of all solutions the nearest to one energy for all atoms "
-            f"is taken ({values} eV). Energies of other compositions, as of fragments, mean nothing then: "
+            f"is taken ({values} eV). Energies of other compositions, as of fragments, have no meaning then: "
             f"give data.e0s as {{symbol: eV}}, or frames with config_type={ISOLATED_ATOM}"
         )
     return found

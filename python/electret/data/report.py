@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.text import Text
 
 from electret.data.consistency import data_warnings
-from electret.data.keys import CONVERTED, LABELS, DataKeys, DipoleOrigin
+from electret.data.keys import DataKeys, DipoleOrigin
 from electret.data.reading import Frame
 from electret.errors import InputError
+from electret.labels import CONVERTED, LABELS
 from electret.support.console import PlainTable, say
 
 __all__ = ["check_targets", "key_counts", "key_table", "print_report"]

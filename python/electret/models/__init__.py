@@ -49,28 +49,4 @@ __all__ = [
 ]
 
 # Options and headers of files are read without PyTorch.
-__getattr__ = names_from(
-    __name__,
-    {
-        **dict.fromkeys(("Call", "Density", "Model", "Structure"), "base"),
-        **dict.fromkeys(("MODEL_CLASSES", "build", "from_mace"), "construction"),
-        **dict.fromkeys(("load", "save"), "files"),
-        **dict.fromkeys(("ModelFileError", "read_header"), "header"),
-        "Statistics": "start.statistics",
-        **dict.fromkeys(
-            (
-                "FAMILIES",
-                "SELF_CONSISTENT",
-                "BackboneConfig",
-                "ElectrostaticsConfig",
-                "FixedPointConfig",
-                "FunctionalConfig",
-                "ModelConfig",
-                "QeqConfig",
-                "ScfConfig",
-                "SplitChargesConfig",
-            ),
-            "config",
-        ),
-    },
-)
+__getattr__ = names_from(__name__)

@@ -52,7 +52,7 @@ _GATES = {"abs": torch.abs, "tanh": torch.tanh, "silu": torch.nn.functional.silu
 
 
 class Allocations(TorchFunctionMode):
-    """Refuses a model by the size of the tensors that it asks for, before they are there."""
+    """Refuses a model by the size of its tensors, before they are allocated."""
 
     _MADE = (torch.empty, torch.ones, torch.rand, torch.randn, torch.zeros)
 
@@ -97,7 +97,7 @@ def construction_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 class BackboneOutput(NamedTuple):
-    """What the hosted MACE gives for a batch."""
+    """Energies and node features of the hosted MACE for a batch."""
 
     energies: torch.Tensor  # [n_atoms] float64, short-range energies with those of isolated atoms, eV
     features: list[torch.Tensor]  # per layer [n_atoms, irreps of the layer], e3nn order
@@ -155,7 +155,7 @@ class Backbone(torch.nn.Module):
             name = chemical_symbols[number] if 0 < number < len(chemical_symbols) else f"Z = {number}"
             known = ", ".join(chemical_symbols[element] for element in self.elements)
             raise InputError(
-                f"atom {atom} is {name}, which the model does not know; it was trained on {known}. "
+                f"atom {atom} is {name}, which is no element of the model; it was trained on {known}. "
                 "Use a model trained with this element"
             )
         return index

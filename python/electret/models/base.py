@@ -1,7 +1,7 @@
 """The skeleton of every model: short-range energy, density, electrostatics, field, forces and stress.
 
-E = E_SR + 1/2 p^T A p - F.D, with forces and stress as its derivatives by autograd. A family says only what
-its density is (`Model.density`), and which conditions it honours.
+E = E_SR + 1/2 p^T A p - F.D, with forces and stress as its derivatives by autograd. A family defines its
+density (`Model.density`) and the conditions that it honours.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from electret.errors import InputError
 from electret.graph import NEAREST, Graph, coinciding
 from electret.models.backbone import Backbone, load_tensors
 from electret.models.config import ModelConfig
+from electret.models.family import Family, family_named
 from electret.models.start.statistics import Statistics
 from electret.models.unchanged import Unchanged
 from electret.scf.electrostatics import Electrostatics
@@ -34,6 +35,7 @@ __all__ = [
     "Density",
     "Model",
     "Structure",
+    "assemble",
     "cartesian_dipoles",
     "per_element",
 ]
@@ -73,7 +75,7 @@ class Density:
 
 @dataclass(frozen=True)
 class Call:
-    """What one evaluation of a model is for."""
+    """Purpose of one evaluation of a model: training, options of the SCF, further results."""
 
     training: bool = False
     """Keep the graph, so that losses of derivatives have gradients."""
@@ -125,16 +127,13 @@ def per_element(values: dict[str, float], statistics: Statistics, option: str) -
 class Model(torch.nn.Module):
     """Base of all families. Positions in Å, energies in eV, charges in e.
 
-    Subclasses set `family`, `honours`, `labelled_density` and implement `density`.
+    Subclasses set `family`, the name of their description (`electret.models.family`), say which conditions
+    they honour and implement `density`.
     """
 
     family: ClassVar[str]
-    labelled_density: ClassVar[bool] = True
-    """Whether the multipoles stand for physical charges and dipoles, so that labels apply to them."""
-    field_couples_to_polarization: ClassVar[bool] = False
-    """Whether a field along a periodic axis is meaningful."""
     self_consistent: ClassVar[bool] = False
-    """Whether the density is the solution of equations."""
+    """True if the density is the solution of equations."""
     sigma: torch.Tensor
 
     def __init__(self, config: ModelConfig, statistics: Statistics) -> None:
@@ -166,7 +165,14 @@ class Model(torch.nn.Module):
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[Any, ...]]:
         """Pickles have options and tensors: e3nn generates its code anew, which cannot be pickled."""
         frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
-        return _unpickled, (self.config, self.statistics, self.state_dict(), frozen, self.training)
+        return _unpickled, (
+            type(self),
+            self.config,
+            self.statistics,
+            self.state_dict(),
+            frozen,
+            self.training,
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Model:
         """A model of its own memory, code included."""
@@ -184,6 +190,11 @@ class Model(torch.nn.Module):
     def dtype(self) -> torch.dtype:
         """Type of the backbone, and of the conditions and labels that the model takes."""
         return self.sigma.dtype  # that of the backbone, whose parameters take longer to reach
+
+    @property
+    def description(self) -> Family:
+        """Options, targets, modes and properties of the family."""
+        return family_named(self.family)
 
     @property
     def honours(self) -> frozenset[str]:
@@ -206,8 +217,8 @@ class Model(torch.nn.Module):
 
     @property
     def available_properties(self) -> frozenset[str]:
-        """What `properties` of a call may name."""
-        if not self.labelled_density or self.family == "mace":
+        """Names that `properties` of a call may have."""
+        if not self.description.properties:
             return frozenset({"energies"})
         return frozenset({"energies", "polarizability", "born_effective_charges", "potentials"})
 
@@ -325,7 +336,7 @@ class Model(torch.nn.Module):
             )
             if halves is not None:
                 parts.append(halves)
-        if density is not None and self.labelled_density:
+        if density is not None and self.description.properties:
             charges = multipoles[:, 0]  # [n_atoms]
             moments = charges[:, None] * structure.positions + cartesian_dipoles(multipoles)
             dipole = sum_over_atoms(moments, graph.batch, graph.n_systems)
@@ -430,7 +441,7 @@ class Model(torch.nn.Module):
         """Refuse what the family cannot honour instead of dropping it silently; True if there is a field."""
         given = (graph.total_charge, graph.external_field, graph.fermi_level)
         has_field = self._has_field.of(lambda: self._accepts(graph), *given)
-        if not has_field or "external_field" not in self.honours or self.field_couples_to_polarization:
+        if not has_field or "external_field" not in self.honours or self.description.has_polarization:
             return has_field
         # [n_systems, 3]: work of the field along each periodic cell vector
         along = torch.einsum("si,ski->sk", graph.external_field.double(), graph.cell).abs() * graph.pbc
@@ -528,13 +539,13 @@ def _volumes(graph: Graph, training: bool) -> torch.Tensor:
         system = int(torch.nonzero(flat)[0])
         raise InputError(
             f"stress is requested, but system {system} has no volume (pbc {graph.pbc[system].tolist()}, cell "
-            "of rank below 3); give slabs and wires a full cell with vacuum, and ask none of molecules"
+            "of rank below 3); give slabs and wires a full cell with vacuum, and no stress of molecules"
         )
     return torch.where(flat, torch.inf, volume)
 
 
 def _end_graph(result: dict[str, torch.Tensor]) -> None:
-    """Leaves the numbers; the graph ends here where nothing else holds it."""
+    """Detach all results, so that the graph is freed."""
     for name, value in result.items():
         result[name] = value.detach()
 
@@ -567,16 +578,33 @@ def _check_finite(result: dict[str, torch.Tensor], structure: Structure) -> None
     )
 
 
+def assemble(kind: type[Model], config: ModelConfig, statistics: Statistics, seed: int = 0) -> Model:
+    """A model of random parameters, drawn without a change of the global random state.
+
+    `build` adds the tensors of a fresh model; files and pickles load theirs.
+    """
+    with torch.random.fork_rng(devices=[]):  # parameters are drawn on the CPU
+        torch.default_generator.manual_seed(seed)
+        model = kind(config, statistics)
+    for module in model.modules():
+        if "__codegen__" in vars(module):
+            # e3nn scripts the modules of this list when a model is copied or pickled.
+            module.__codegen__ = []  # type: ignore[assignment]
+        for name, buffer in module.named_buffers(recurse=False):
+            if name.startswith("U_matrix"):
+                setattr(module, name, buffer.clone())  # layers may share a matrix that was computed once
+    return model
+
+
 def _unpickled(
+    kind: type[Model],
     config: ModelConfig,
     statistics: Statistics,
     tensors: dict[str, torch.Tensor],
     frozen: Collection[str],
     training: bool,
 ) -> Model:
-    from electret.models.construction import assemble
-
-    model = assemble(config, statistics).to(next(iter(tensors.values())).device)
+    model = assemble(kind, config, statistics).to(next(iter(tensors.values())).device)
     load_tensors(model, tensors)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)

@@ -1,14 +1,32 @@
-"""What a model is made of: its family, backbone and electrostatics, checked before anything is built."""
+"""Options of a model: family, backbone and electrostatics, checked before anything is built."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from electret.errors import InputError
+from electret.models.family import (
+    CHARGES_AND_DIPOLE,
+    LABELLED_DENSITY,
+    LABELLED_FORCES,
+    SOLVED_DENSITY,
+    Family,
+    family_named,
+    register,
+    registered,
+)
 
 __all__ = [
     "FAMILIES",
@@ -24,21 +42,6 @@ __all__ = [
     "StrictConfig",
 ]
 
-Family = Literal[
-    "mace",
-    "fixed_charges",
-    "local_charges",
-    "split_charges",
-    "latent_ewald",
-    "qeq",
-    "energy_functional",
-    "fixed_point",
-]
-
-FAMILIES: tuple[str, ...] = get_args(Family)
-
-SELF_CONSISTENT = ("qeq", "energy_functional", "fixed_point")
-"""Families whose density is the solution of equations, not an explicit function of the geometry."""
 LEAST_SINGLE = 1e-5
 """Least accuracy for which a GPU sums in float32; as the native planner has it."""
 Condition = Literal["total_charge", "external_field", "fermi_level"]
@@ -63,6 +66,9 @@ class StrictConfig(BaseModel):
     """A frozen set of options that refuses unknown names and names the nearest valid one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    other_names: ClassVar[Mapping[str, str]] = {}
+    """Names that files may use besides those of the options, with the place of the option."""
 
     @model_validator(mode="before")
     @classmethod
@@ -92,7 +98,7 @@ class StrictConfig(BaseModel):
         return data
 
     def refuse_without_effect(self, **has_effect: bool) -> None:
-        """Raise `ValueError` for an option that was changed although it does nothing beside the others."""
+        """Raise `ValueError` for an option that was changed although it has no effect beside the others."""
         for name, used in has_effect.items():
             if not used and getattr(self, name) != type(self).model_fields[name].get_default():
                 raise ValueError(
@@ -216,6 +222,9 @@ class BackboneConfig(StrictConfig):
 class ElectrostaticsConfig(StrictConfig):
     """The density of Gaussian multipoles and how its energy is summed."""
 
+    OF_FEATURES: ClassVar[tuple[str, ...]] = ("widths", "features_max_l")
+    """Options of the potential features, without effect in families that read none."""
+
     max_l: int = Field(default=1, ge=0, le=4)
     """Highest multipole on an atom: 0 charges, 1 dipoles, 2 quadrupoles, ..."""
     sigma: Length | dict[str, Length] = 1.5
@@ -227,7 +236,7 @@ class ElectrostaticsConfig(StrictConfig):
     """One of `electret.coulomb`: `auto`, `direct`, `reciprocal`, `ewald`, `mesh`, or `mesh-8` (order 8)."""
     accuracy: Relative = 1e-6
     precision: Literal["float64", "float32"] = "float64"
-    """Of long sums on a GPU; `float32` needs an `accuracy` of 1e-5 or more. The CPU sums in float64."""
+    """Precision of long sums on a GPU; `float32` needs an `accuracy` of 1e-5 or more. The CPU has float64."""
     boundary: str | None = None
     """None follows pbc; `slab_dipole_correction` and `molecule_in_box` are for parity with other codes."""
 
@@ -280,8 +289,8 @@ class FixedPointConfig(StrictConfig):
     """`one_body`: the potential at an atom changes its own multipoles; `many_body`: its neighbours' too,
     through one more interaction."""
     nonlinearity: Literal["none", "mlp", "residual_mlp"] = "none"
-    """What is done with the scalars s = <h, u>: nothing (then the update is affine in the potential, and
-    is solved without iteration), an MLP of them, or s + MLP(s)."""
+    """Function of the scalars s = <h, u>: the identity (the update is then affine in the potential, and is
+    solved without iteration), an MLP of them, or s + MLP(s)."""
     channels: int = Field(default=16, gt=0, le=4096)
     """Channels of the features and of the embedded potential."""
     hidden: int = Field(default=16, gt=0, le=4096)
@@ -289,21 +298,21 @@ class FixedPointConfig(StrictConfig):
     potential_embedding: Literal["linear", "features", "species"] = "linear"
     """`linear`: u = W v; `features`: + W' h; `species`: weights W of each element."""
     responding: Literal["all", "dipoles"] = "all"
-    """`all`: charges and higher multipoles answer the potential, so that charge can flow; `dipoles`: only
-    the latter, and only the field (no Fermi level, no transfer of charge: an insulator, whose dielectric
-    tensor is finite)."""
+    """`all`: charges and higher multipoles respond to the potential, so that charge can flow; `dipoles`:
+    only the latter, and only to the field (no Fermi level, no transfer of charge: an insulator, whose
+    dielectric tensor is finite)."""
     reference: Literal["flux", "local"] = "flux"
     """n0, the density without a potential. `flux`: charges that flow along edges, so that they add up to
     those of the elements and an insulator is neutral without a response; `local`: linear in the features."""
     charge_gate: bool = True
-    """Multiplies the potential that an atom sees and the charge with which it answers by a learned number
-    between 0 (insulating: dipoles answer the field, nothing else does) and 1 (conducting)."""
+    """Multiplies the potential at an atom and the charge of its response by a learned number between 0
+    (insulating: only dipoles respond, and only to the field) and 1 (conducting)."""
     isotropic_response: bool = True
     """Adds a response of each atom along the potential itself, with a coefficient of its features."""
     energy: Literal["none", "quadratic", "mlp"] = "quadratic"
     """Energy of the density beside its electrostatics: h·[A(p - n0) x B v], or an MLP of invariants."""
     self_interaction: bool = False
-    """Whether the potential features contain the atom's own density."""
+    """True if the potential features contain the atom's own density."""
 
 
 class ScfConfig(StrictConfig):
@@ -326,7 +335,7 @@ class ScfConfig(StrictConfig):
 class ModelConfig(StrictConfig):
     """A model: its family, backbone, electrostatics and the options of its family."""
 
-    family: Family
+    family: str
     backbone: BackboneConfig = BackboneConfig()
     electrostatics: ElectrostaticsConfig = ElectrostaticsConfig()
     conserve_charge: bool = True
@@ -361,29 +370,98 @@ class ModelConfig(StrictConfig):
             )
         return self
 
+    @field_validator("family")
+    @classmethod
+    def _known_family(cls, name: str) -> str:
+        try:
+            return family_named(name).name
+        except InputError as error:
+            raise ValueError(str(error)) from None
+
     @model_validator(mode="after")
     def _check_options_of_family(self) -> ModelConfig:
-        belongs = {
-            "conserve_charge": ("fixed_charges", "local_charges"),
-            "charges": ("fixed_charges", "split_charges", "energy_functional", "fixed_point"),
-            "latent_charges": ("latent_ewald",),
-            "split": ("split_charges", "latent_ewald", "energy_functional", "fixed_point"),
-            "qeq": ("qeq",),
-            "functional": ("energy_functional",),
-            "fixed_point": ("fixed_point",),
-            "scf": SELF_CONSISTENT,
-        }
-        for option, families in belongs.items():
-            if option in self.model_fields_set and self.family not in families:
-                default = type(self).model_fields[option].default
-                if getattr(self, option) != default:
-                    raise ValueError(
-                        f"option {option!r} does nothing in family {self.family!r} (it belongs to "
-                        f"{', '.join(families)}); remove it"
-                    )
+        families = [family_named(name) for name in registered()]
+        for option in type(self).model_fields:
+            owners = [family.name for family in families if option in family.options]
+            changed = getattr(self, option) != type(self).model_fields[option].default
+            if owners and self.family not in owners and option in self.model_fields_set and changed:
+                raise ValueError(
+                    f"option {option!r} does nothing in family {self.family!r} (it belongs to "
+                    f"{', '.join(owners)}); remove it"
+                )
         latent = self.family == "latent_ewald" and self.latent_charges == "free"
         if latent and self.split != SplitChargesConfig():
             raise ValueError(
                 "option 'split' does nothing with latent_charges = 'free'; remove it or use 'flux'"
             )
         return self
+
+    @property
+    def description(self) -> Family:
+        """The description of the family."""
+        return family_named(self.family)
+
+
+_PLACE = "electret.models.families"
+_SOLVED_MODES = ("implicit", "unrolled", "direct")
+_FAMILIES = (
+    Family(
+        "mace",
+        f"{_PLACE}.mace:ShortRange",
+        electrostatics="none",
+        properties={},
+        targets=LABELLED_FORCES,
+    ),
+    Family(
+        "fixed_charges",
+        f"{_PLACE}.fixed_charges:FixedCharges",
+        options=("conserve_charge", "charges"),
+        targets=LABELLED_FORCES,  # charges are constants, without a gradient
+    ),
+    Family(
+        "local_charges",
+        f"{_PLACE}.local_charges:LocalCharges",
+        options=("conserve_charge",),
+        targets=(*LABELLED_DENSITY, "total_charge"),
+    ),
+    Family(
+        "split_charges",
+        f"{_PLACE}.split_charges:SplitCharges",
+        options=("charges", "split"),
+        properties={**CHARGES_AND_DIPOLE, "polarization": "system"},
+    ),
+    Family(
+        "latent_ewald",
+        f"{_PLACE}.latent_ewald:LatentEwald",
+        options=("latent_charges", "split"),
+        properties={},  # latent charges are no observables
+        targets=LABELLED_FORCES,
+    ),
+    Family(
+        "qeq",
+        f"{_PLACE}.qeq:Qeq",
+        options=("qeq", "scf"),
+        targets=(*SOLVED_DENSITY, "stationarity"),
+        modes=_SOLVED_MODES,
+    ),
+    Family(
+        "energy_functional",
+        f"{_PLACE}.energy_functional:EnergyFunctional",
+        options=("charges", "split", "functional", "scf"),
+        targets=(*SOLVED_DENSITY, "stationarity"),
+        modes=_SOLVED_MODES,
+    ),
+    Family(
+        "fixed_point",
+        f"{_PLACE}.fixed_point:FixedPoint",
+        options=("charges", "split", "fixed_point", "scf"),
+        electrostatics="features",
+        # The total charge of a single evaluation of the map is not exact.
+        targets=(*SOLVED_DENSITY, "total_charge", "stability"),
+        modes=_SOLVED_MODES,
+    ),
+)
+FAMILIES: tuple[str, ...] = tuple(register(family).name for family in _FAMILIES)
+"""Families of this package."""
+SELF_CONSISTENT: tuple[str, ...] = tuple(family.name for family in _FAMILIES if family.self_consistent)
+"""Families whose density solves equations, in place of an explicit function of the geometry."""

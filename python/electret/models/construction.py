@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import torch
 
 from electret.errors import InputError
 from electret.graph import Graph
 from electret.models.backbone import Allocations, Backbone, describe_mace, load_tensors, mace_input
-from electret.models.base import Model
+from electret.models.base import Model, assemble
 from electret.models.config import ModelConfig
-from electret.models.families.energy_functional import EnergyFunctional
-from electret.models.families.fixed_charges import FixedCharges
-from electret.models.families.fixed_point import FixedPoint
-from electret.models.families.latent_ewald import LatentEwald
-from electret.models.families.local_charges import LocalCharges
-from electret.models.families.mace import ShortRange
-from electret.models.families.qeq import Qeq
-from electret.models.families.split_charges import SplitCharges
+from electret.models.family import family_named, registered
 from electret.models.start.statistics import Statistics
 
-__all__ = ["MODEL_CLASSES", "assemble", "build", "from_mace"]
+__all__ = ["MODEL_CLASSES", "build", "from_mace"]
 
-MODEL_CLASSES: dict[str, type[Model]] = {
-    model.family: model
-    for model in (
-        ShortRange,
-        FixedCharges,
-        LocalCharges,
-        SplitCharges,
-        LatentEwald,
-        Qeq,
-        EnergyFunctional,
-        FixedPoint,
-    )
-}
+
+class _ModelClasses(Mapping[str, type[Model]]):
+    """The class of each family, imported when it is read."""
+
+    def __getitem__(self, name: str) -> type[Model]:
+        if name not in registered():
+            raise KeyError(name)
+        return family_named(name).model_class
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(registered())
+
+    def __len__(self) -> int:
+        return len(registered())
+
+
+MODEL_CLASSES: Mapping[str, type[Model]] = _ModelClasses()
+"""The class of each family."""
 
 
 def build(config: ModelConfig, statistics: Statistics, seed: int = 0) -> Model:
@@ -43,22 +43,7 @@ def build(config: ModelConfig, statistics: Statistics, seed: int = 0) -> Model:
         InputError: options that MACE or the family cannot use.
     """
     with Allocations():
-        return assemble(config, statistics, seed)
-
-
-def assemble(config: ModelConfig, statistics: Statistics, seed: int = 0) -> Model:
-    """A model as of `build`, of options whose tensors exist already."""
-    with torch.random.fork_rng(devices=[]):  # parameters are drawn on the CPU
-        torch.default_generator.manual_seed(seed)
-        model = MODEL_CLASSES[config.family](config, statistics)
-    for module in model.modules():
-        if "__codegen__" in vars(module):
-            # e3nn scripts what it lists here when a module is copied or pickled.
-            module.__codegen__ = []  # type: ignore[assignment]
-        for name, buffer in module.named_buffers(recurse=False):
-            if name.startswith("U_matrix"):
-                setattr(module, name, buffer.clone())  # layers may share what was computed once
-    return model
+        return assemble(MODEL_CLASSES[config.family], config, statistics, seed)
 
 
 def from_mace(

@@ -18,9 +18,8 @@ from electret._native import __version__
 from electret.cuda.found_device import found_device
 from electret.errors import InputError
 from electret.models.backbone import load_tensors
-from electret.models.base import Model
+from electret.models.base import Model, assemble
 from electret.models.config import ModelConfig
-from electret.models.construction import assemble
 from electret.models.header import (
     CHECKSUM_KEY,
     FORMAT_VERSION,
@@ -132,7 +131,7 @@ def load(
         raise ModelFileError(f"{path}: the tensors cannot be read ({error}); copy the file again") from error
     if _checksum(tensors) != header["checksum"]:
         raise ModelFileError(f"{path}: the checksum does not match; the file is damaged, copy it again")
-    model = assemble(config, Statistics.parse(header["statistics"]))
+    model = assemble(config.description.model_class, config, Statistics.parse(header["statistics"]))
     try:
         load_tensors(model, tensors)
     except InputError as error:

@@ -12,7 +12,6 @@ import importlib
 import importlib.util
 import io
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -20,11 +19,13 @@ from typing import Any
 
 import torch
 
+from electret.support.locks import Lock
+
 __all__ = ["couplings_once", "mace_blocks", "mace_models", "mace_radial", "o3", "quiet", "torch_tools"]
 
 _waiting: dict[str, Callable[[], None]] = {}
 """Code of the modules that are put off."""
-_loading = threading.RLock()
+_loading = Lock()
 
 
 def _put_off(name: str, **names: Any) -> None:

@@ -1,4 +1,4 @@
-"""What stays from step to step of a trajectory is found once."""
+"""Values that stay from step to step of a trajectory, computed once."""
 
 from __future__ import annotations
 

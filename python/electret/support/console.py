@@ -89,6 +89,6 @@ class PlainTable(Table):
 
 
 def progress_bar(console: Console, *columns: ProgressColumn) -> Progress:
-    """Progress of tasks on a console; nothing of it stays."""
+    """Progress of tasks on a console, erased at the end."""
     shown = columns or (BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     return Progress(TextColumn("{task.description}", markup=False), *shown, console=console, transient=True)

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
-from collections.abc import Callable, Mapping
+import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["names_from"]
 
 
-def names_from(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """`__getattr__` of a package.
+def names_from(package: str) -> Callable[[str], Any]:
+    """`__getattr__` of a package. Its public names are the imports under `if TYPE_CHECKING:` of its
+    `__init__.py`, one list for type checkers and for Python."""
+    modules: dict[str, str] = {}
 
-    Args:
-        package: its name.
-        modules: module below the package that defines each public name.
-    """
+    def listed() -> dict[str, str]:
+        if not modules:
+            spec = importlib.util.find_spec(package)
+            source = spec.loader.get_source(package)  # type: ignore[union-attr]
+            for node in ast.walk(ast.parse(source)):
+                if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"{package}."):
+                    modules.update((alias.name, str(node.module)) for alias in node.names)
+        return modules
 
     def read(name: str) -> Any:
-        if name in modules:
-            value = getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
-        elif name.startswith("_"):
+        if name.startswith("_"):
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        if name in listed():
+            value = getattr(importlib.import_module(modules[name]), name)
         else:
             try:
                 value = importlib.import_module(f"{package}.{name}")
             except ModuleNotFoundError as error:
                 if error.name != f"{package}.{name}":
                     raise
-                raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
+                raise AttributeError(f"module {package!r} has no attribute {name!r} ({error})") from None
         setattr(importlib.import_module(package), name, value)
         return value
 

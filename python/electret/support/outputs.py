@@ -1,6 +1,6 @@
 """Files that commands write: refused before any work, written whole or not at all, one process in a folder.
 
-Imports nothing but the standard library and `electret.errors`.
+Imports the standard library and `electret.errors` only.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def check_not_in_use(folder: Path) -> None:
-    """Raise `OutputError` if another process holds the lock of a folder; touches nothing."""
+    """Raise `OutputError` if another process holds the lock of a folder; writes nothing."""
     with suppress(FileNotFoundError):
         os.close(_lock(folder / LOCK_FILE, 0))
 

@@ -83,7 +83,7 @@ def parse_yaml(content: str | bytes, where: str) -> Any:
     """Value of a text in YAML.
 
     Raises:
-        InputError: not YAML, or nothing that options can hold; begins with `where`.
+        InputError: not YAML, or values that options cannot hold; begins with `where`.
     """
     try:
         value = yaml.load(content, Loader=_Loader)

@@ -74,12 +74,12 @@ def check_model(model: Model, systems: Sequence[Atoms], tolerance: float = 1e-9)
         if has_volume(atoms):
             check_stress(model, atoms, 100 * tolerance)
             done.append(f"stress of {name}")
-        if model.labelled_density and "total_charge" in model.honours:
+        if model.description.properties and "total_charge" in model.honours:
             check_total_charge(model, atoms, tolerance)
             done.append(f"total charge of {name}")
         if model.self_consistent:
             done += check_self_consistency(model, atoms, name, tolerance)
-        if obeys_field and (not atoms.pbc.any() or model.field_couples_to_polarization):
+        if obeys_field and (not atoms.pbc.any() or model.description.has_polarization):
             check_field_response(model, atoms, 100 * tolerance)
             done.append(f"field response of {name}")
     check_batch(model, systems, tolerance)

@@ -1,18 +1,23 @@
 """Training of models from one YAML file: stages, losses, checkpoints with exact resume, reports."""
 
-from electret.training.config import (
-    DataConfig,
-    LearningRates,
-    LossConfig,
-    OptimizerConfig,
-    SchedulerConfig,
-    StageConfig,
-    TrainingConfig,
-)
-from electret.training.errors import CheckpointError, NonFiniteError, TrainingInterrupted
-from electret.training.evaluation import evaluate
-from electret.training.metrics import Metrics
-from electret.training.run import TrainingResult, train
+from typing import TYPE_CHECKING
+
+from electret.support.deferred import names_from
+
+if TYPE_CHECKING:
+    from electret.training.config import (
+        DataConfig,
+        LearningRates,
+        LossConfig,
+        OptimizerConfig,
+        SchedulerConfig,
+        StageConfig,
+        TrainingConfig,
+    )
+    from electret.training.errors import CheckpointError, NonFiniteError, TrainingInterrupted
+    from electret.training.evaluation import evaluate
+    from electret.training.metrics import Metrics
+    from electret.training.run import TrainingResult, train
 
 __all__ = [
     "CheckpointError",
@@ -30,3 +35,6 @@ __all__ = [
     "evaluate",
     "train",
 ]
+
+# Configurations are read and checked without the training loop.
+__getattr__ = names_from(__name__)

@@ -10,6 +10,28 @@ from electret.errors import InputError
 
 __all__ = ["STAGE_ALIASES", "TOP_LEVEL_ALIASES", "WITHOUT_COUNTERPART", "convert"]
 
+_DATA = (
+    "valid_fraction",
+    "batch_size",
+    "valid_batch_size",
+    "keep_isolated_atoms",
+    "scaling",
+    "config_type_weights",
+)
+_KEYS = ("energy", "forces", "stress", "virials", "charges", "dipole", "total_charge", "polarizability")
+_BACKBONE = (
+    *("r_max", "num_radial_basis", "num_cutoff_basis", "radial_type", "radial_MLP", "pair_repulsion"),
+    *(
+        "distance_transform",
+        "max_ell",
+        "interaction",
+        "interaction_first",
+        "num_interactions",
+        "hidden_irreps",
+    ),
+    *("num_channels", "max_L", "MLP_irreps", "correlation", "gate", "avg_num_neighbors"),
+)
+
 TOP_LEVEL_ALIASES: dict[str, str] = {
     "work_dir": "output",
     "default_dtype": "dtype",
@@ -17,39 +39,10 @@ TOP_LEVEL_ALIASES: dict[str, str] = {
     "train_file": "data.train",
     "valid_file": "data.valid",
     "test_file": "data.test",
-    "valid_fraction": "data.valid_fraction",
-    "batch_size": "data.batch_size",
-    "valid_batch_size": "data.valid_batch_size",
     "E0s": "data.e0s",
-    "keep_isolated_atoms": "data.keep_isolated_atoms",
-    "scaling": "data.scaling",
-    "config_type_weights": "data.config_type_weights",
-    "energy_key": "data.keys.energy",
-    "forces_key": "data.keys.forces",
-    "stress_key": "data.keys.stress",
-    "virials_key": "data.keys.virials",
-    "charges_key": "data.keys.charges",
-    "dipole_key": "data.keys.dipole",
-    "total_charge_key": "data.keys.total_charge",
-    "polarizability_key": "data.keys.polarizability",
-    "r_max": "model.backbone.r_max",
-    "num_radial_basis": "model.backbone.num_radial_basis",
-    "num_cutoff_basis": "model.backbone.num_cutoff_basis",
-    "radial_type": "model.backbone.radial_type",
-    "radial_MLP": "model.backbone.radial_MLP",
-    "pair_repulsion": "model.backbone.pair_repulsion",
-    "distance_transform": "model.backbone.distance_transform",
-    "max_ell": "model.backbone.max_ell",
-    "interaction": "model.backbone.interaction",
-    "interaction_first": "model.backbone.interaction_first",
-    "num_interactions": "model.backbone.num_interactions",
-    "hidden_irreps": "model.backbone.hidden_irreps",
-    "num_channels": "model.backbone.num_channels",
-    "max_L": "model.backbone.max_L",
-    "MLP_irreps": "model.backbone.MLP_irreps",
-    "correlation": "model.backbone.correlation",
-    "gate": "model.backbone.gate",
-    "avg_num_neighbors": "model.backbone.avg_num_neighbors",
+    **{name: f"data.{name}" for name in _DATA},
+    **{f"{name}_key": f"data.keys.{name}" for name in _KEYS},
+    **{name: f"model.backbone.{name}" for name in _BACKBONE},
     "atomic_multipoles_max_l": "model.electrostatics.max_l",
     "atomic_multipoles_smearing_width": "model.electrostatics.sigma",
 }

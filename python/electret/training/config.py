@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from electret.data.keys import DataKeys, DipoleOrigin
 from electret.data.reference import E0Source
 from electret.models.config import ElectrostaticsConfig, ModelConfig, ScfConfig, StrictConfig
 from electret.support.outputs import check_file_name
+from electret.training.aliases import STAGE_ALIASES, TOP_LEVEL_ALIASES
+from electret.training.config_file import parse_config, read_config
 from electret.training.targets import TARGETS, check_family, resolved_mode
 
 __all__ = [
@@ -27,7 +36,7 @@ __all__ = [
 
 def _zero_or(least: float, value: float) -> float:
     if 0 < value < least:
-        raise ValueError(f"a number this small does nothing; give 0, or {least:g} or more")
+        raise ValueError(f"a number this small has no effect; give 0, or {least:g} or more")
     return value
 
 
@@ -98,33 +107,21 @@ class LearningRates(StrictConfig):
     electrostatics: Rate = 0.01
 
 
-class LossConfig(StrictConfig):
-    """Weights of the loss terms (0: not in the loss) and their form.
+_Weights: Any = create_model(
+    "_Weights",
+    __base__=StrictConfig,
+    **{name: (Weight, Field(default=0.0, description=target.note)) for name, target in TARGETS.items()},
+)
+
+
+class LossConfig(_Weights):
+    """Weights of the loss terms, one option per name of `TARGETS` (0: not in the loss), and their form.
 
     Each term is the mean over the labelled components of the batch of the squared residual, or of the Huber
     function of it; residuals of energy, dipole, total charge and polarisability are per atom of their system.
     Systems whose density did not converge are left out.
     """
 
-    energy: Weight = 0.0
-    forces: Weight = 0.0
-    stress: Weight = 0.0
-    charges: Weight = 0.0
-    multipoles: Weight = 0.0
-    dipole: Weight = 0.0
-    total_charge: Weight = 0.0
-    fermi_level: Weight = 0.0
-    polarizability: Weight = 0.0
-    born_effective_charges: Weight = 0.0
-    potentials: Weight = 0.0
-    """Potential that a unit charge of the width of the atom feels at each atom."""
-    grid_potentials: Weight = 0.0
-    """Potential of the density at the points that each frame brings along; without its mean in crystals."""
-    stationarity: Weight = 0.0
-    """dE/dp + mu at the reference density, which is zero where that density minimises the energy; variational
-    families in mode `direct`."""
-    stability: Weight = 0.0
-    """What the spectral radius of the self-consistency exceeds `stability_limit` by; needs no label."""
     stability_limit: float = Field(default=0.9, ge=0, le=100, allow_inf_nan=False)
     form: Literal["mse", "huber"] = "mse"
     huber_delta: float = Field(default=0.01, ge=1e-9, le=1e6, allow_inf_nan=False)
@@ -202,6 +199,8 @@ def _rates(value: Any) -> Any:
 class StageConfig(StrictConfig):
     """A number of epochs with one loss and one optimiser."""
 
+    other_names: ClassVar[Mapping[str, str]] = STAGE_ALIASES
+
     name: str = "main"
     epochs: Count
     lr: Annotated[LearningRates, BeforeValidator(_rates)] = LearningRates()
@@ -238,6 +237,8 @@ class StageConfig(StrictConfig):
 class TrainingConfig(StrictConfig):
     """Everything that defines a training run. `from_yaml` also takes MACE's names
     (`electret.training.aliases`)."""
+
+    other_names: ClassVar[Mapping[str, str]] = TOP_LEVEL_ALIASES | STAGE_ALIASES
 
     name: str = "electret"
     output: Path | None = None
@@ -286,14 +287,13 @@ class TrainingConfig(StrictConfig):
     def _options_of_the_family(self) -> TrainingConfig:
         if self.output is None:
             check_file_name(self.name, "name")
-        family, electrostatics = self.model.family, self.model.electrostatics
-        for name in type(electrostatics).model_fields if family == "mace" else ("widths", "features_max_l"):
-            if family != "fixed_point" and getattr(electrostatics, name) != getattr(
-                ElectrostaticsConfig(), name
-            ):
+        family, electrostatics = self.model.description, self.model.electrostatics
+        idle = {"none": tuple(ElectrostaticsConfig.model_fields), "density": ElectrostaticsConfig.OF_FEATURES}
+        for name in idle.get(family.electrostatics, ()):
+            if getattr(electrostatics, name) != getattr(ElectrostaticsConfig(), name):
                 raise ValueError(
-                    f"model.electrostatics.{name} does nothing in family {family!r}; remove it or choose "
-                    "another family"
+                    f"model.electrostatics.{name} does nothing in family {family.name!r}; remove it or "
+                    "choose another family"
                 )
         if self.model.scf.solver != "anderson" and self.model.scf.depth != ScfConfig().depth:
             raise ValueError(f"model.scf.depth does nothing with solver {self.model.scf.solver!r}; remove it")
@@ -312,7 +312,7 @@ class TrainingConfig(StrictConfig):
                 )
             if (
                 stage.loss.total_charge > 0
-                and self.model.family == "local_charges"
+                and "conserve_charge" in self.model.description.options
                 and self.model.conserve_charge
             ):
                 raise ValueError(
@@ -343,14 +343,10 @@ class TrainingConfig(StrictConfig):
         Data files are relative to the folder of the YAML file. Raises `InputError` that names file, key path
         and, for unknown keys, the nearest valid name.
         """
-        from electret.training.config_file import read_config
-
-        return read_config(Path(path), overrides)
+        return read_config(cls, Path(path), overrides)
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], base: Path | None = None) -> TrainingConfig:
         """As `from_yaml` for a dictionary; `base` is the folder of relative data files (None: working
         directory)."""
-        from electret.training.config_file import parse_config
-
-        return parse_config(raw, base or Path.cwd(), source="config")
+        return parse_config(cls, raw, base or Path.cwd(), source="config")

@@ -1,5 +1,5 @@
-"""Reading a training config: YAML, MACE's names, overrides, and errors that name file, key path and nearest
-name."""
+"""Configurations of training from YAML: MACE's names, overrides, and errors that name file, key path and
+nearest name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import copy
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import AliasChoices, BaseModel, ValidationError
@@ -16,29 +16,30 @@ from electret.errors import InputError
 from electret.support.outputs import atomic_write
 from electret.support.yaml_files import check_values, parse_yaml, read_yaml
 from electret.training.aliases import STAGE_ALIASES, TOP_LEVEL_ALIASES, WITHOUT_COUNTERPART, convert
-from electret.training.config import StageConfig, TrainingConfig
 
 __all__ = ["parse_config", "read_config", "write_config"]
+
+Config = TypeVar("Config", bound=BaseModel)
 
 # Options that the config class of the backbone accepts before validation, besides its fields.
 _CHANNEL_OPTIONS = ("num_channels", "max_L")
 
 
-def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
+def read_config(kind: type[Config], path: Path, overrides: Sequence[str] = ()) -> Config:
     """See `TrainingConfig.from_yaml`."""
     raw = read_yaml(path, "config file")
-    return parse_config(raw, path.parent, str(path), overrides)
+    return parse_config(kind, raw, path.parent, str(path), overrides)
 
 
-def write_config(config: TrainingConfig, path: Path) -> None:
+def write_config(config: BaseModel, path: Path) -> None:
     """Write the complete config, defaults included, as YAML that `read_config` takes."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     atomic_write(path, text.encode())
 
 
 def parse_config(
-    raw: dict[str, Any], base: Path, source: str, overrides: Sequence[str] = ()
-) -> TrainingConfig:
+    kind: type[Config], raw: dict[str, Any], base: Path, source: str, overrides: Sequence[str] = ()
+) -> Config:
     """Checked config of a dictionary; `source` names it in errors, `base` is the folder of relative data
     files."""
     try:
@@ -46,9 +47,9 @@ def parse_config(
         options = _expand_aliases(copy.deepcopy(raw))
         for override in overrides:
             _apply_override(options, override)
-        _refuse_unknown(options, TrainingConfig, "")
+        _refuse_unknown(options, kind, "", kind)
         _make_absolute(options, base)
-        return TrainingConfig.model_validate(options)
+        return kind.model_validate(options)
     except ValidationError as error:
         problems = [_describe(item) for item in error.errors()]
         raise InputError(f"{source}: " + "; ".join(problems)) from None
@@ -177,21 +178,22 @@ def _index(items: list[Any], text: str, path: str) -> int:
     return int(text)
 
 
-def _refuse_unknown(options: Any, model: type[BaseModel], path: str) -> None:
-    """Raise for the first key that `model` does not define, at any depth."""
+def _refuse_unknown(options: Any, model: type[BaseModel], path: str, whole: type[BaseModel]) -> None:
+    """Raise for the first key that `model`, a part of `whole`, does not define, at any depth."""
     if not isinstance(options, dict):
         return
     names = _option_names(model)
     for key, value in options.items():
         place = f"{path}{key}"
         if key not in names:
-            raise InputError(f"unknown option '{place}'; {_suggestion(str(key), path, names, model)}")
+            valid = {*names, *getattr(model, "other_names", ())}
+            raise InputError(f"unknown option '{place}'; {_suggestion(str(key), path, valid, whole)}")
         for nested in _nested_models(names[key]):
             if isinstance(value, list):
                 for index, item in enumerate(value):
-                    _refuse_unknown(item, nested, f"{place}.{index}.")
+                    _refuse_unknown(item, nested, f"{place}.{index}.", whole)
             else:
-                _refuse_unknown(value, nested, f"{place}.")
+                _refuse_unknown(value, nested, f"{place}.", whole)
 
 
 def _option_names(model: type[BaseModel]) -> dict[str, Any]:
@@ -212,15 +214,10 @@ def _nested_models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _nested_models(argument)
 
 
-def _suggestion(key: str, path: str, names: dict[str, Any], model: type[BaseModel]) -> str:
+def _suggestion(key: str, path: str, valid: set[str], whole: type[BaseModel]) -> str:
     if key in WITHOUT_COUNTERPART:
         return f"instead of MACE's option, {WITHOUT_COUNTERPART[key]}"
-    valid = set(names)
-    if model is TrainingConfig:
-        valid |= {*TOP_LEVEL_ALIASES, *STAGE_ALIASES}
-    elif model is StageConfig:
-        valid |= set(STAGE_ALIASES)
-    elsewhere = [place for place in _all_paths(TrainingConfig, "") if place.rsplit(".", 1)[-1] == key]
+    elsewhere = [place for place in _all_paths(whole, "") if place.rsplit(".", 1)[-1] == key]
     if elsewhere:
         return f"'{key}' belongs at '{elsewhere[0]}'"
     by_lower = {name.lower(): name for name in sorted(valid)}

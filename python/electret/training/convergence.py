@@ -31,7 +31,7 @@ class Convergence:
     histories: list[NDArray[np.float64]] = field(default_factory=list)
 
     def add(self, predictions: Mapping[str, torch.Tensor], n_systems: int, keep_history: bool = False) -> int:
-        """Take in a batch, and give the number of its systems that count: all where nothing is iterated."""
+        """Take in a batch, and return the number of its systems that count: all for explicit densities."""
         if "scf_converged" not in predictions:
             return n_systems
         converged = predictions["scf_converged"].tolist()

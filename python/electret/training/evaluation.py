@@ -15,6 +15,7 @@ from electret.data.reading import Frame, read_frames, wrap_atoms
 from electret.errors import InputError
 from electret.graph import Graph
 from electret.models import Model
+from electret.models.family import LABELLED_FORCES
 from electret.training.config import LossConfig
 from electret.training.loss import Loss
 from electret.training.metrics import Metrics, MetricsAccumulator
@@ -144,10 +145,10 @@ def evaluate_dataset(
 
 
 def comparable(model: Model, output: Predictions) -> Predictions:
-    """Outputs that labels apply to: a density that is latent or fixed beforehand is compared with nothing."""
-    if model.labelled_density:
+    """Outputs that labels apply to; a latent density is compared with no label."""
+    if model.description.properties:
         return output
-    return {name: value for name, value in output.items() if name in ("energy", "forces", "stress")}
+    return {name: output[name] for name in LABELLED_FORCES if name in output}
 
 
 def as_dataset(

@@ -153,7 +153,7 @@ class Trainer:
             self._interrupt(self._stop_signal)
 
     def _diverged(self, loss: float, limit: float) -> None:
-        """Say so, or end the run where nothing points to a recovery."""
+        """Report the epoch, or end the run without a sign of recovery."""
         message = (
             f"epoch {self.progress.epoch} has diverged: its validation loss {loss:.3g} is "
             f"{loss / self.progress.start_loss:.1g} times that before the stage; lower the learning "

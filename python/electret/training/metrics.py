@@ -67,7 +67,7 @@ class Metrics:
         n_frames: frames evaluated.
         loss: mean loss per frame if a loss was given, over the converged frames, divided by their share of
             all frames; infinite where none converged.
-        parity: target -> (labels, predictions), flat, if asked for; energies per atom.
+        parity: target -> (labels, predictions), flat, on request; energies per atom.
         convergence: how the self-consistency went, for the families that have one.
     """
 

@@ -34,7 +34,7 @@ def parameter_groups(model: torch.nn.Module) -> dict[str, list[tuple[str, torch.
 def build_optimizer(model: torch.nn.Module, stage: StageConfig) -> torch.optim.Optimizer:
     """Optimiser of a stage. Parameters of a group with learning rate 0 are left out.
 
-    Raises `InputError` if every group is frozen, or if `schedulefree` is asked for and not installed.
+    Raises `InputError` if every group is frozen, or if `schedulefree` is chosen and not installed.
     """
     groups = [
         {"params": [parameter for _, parameter in members], "lr": rate, "name": name}

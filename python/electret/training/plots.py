@@ -92,7 +92,7 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: Path | None = None)
     """Losses and validation errors (MAE) against the epoch, stages separated by lines; written to `path` if
     given."""
     epochs = np.array([row["epoch"] for row in history], dtype=float)
-    # Exact quantities, as a conserved charge, have nothing but rounding errors to show.
+    # Exact quantities, as a conserved charge, have rounding errors only.
     names = [name for name in TARGETS if any(row.get(f"valid_{name}_mae", 0.0) > 1e-9 for row in history)]
     n_rows = (len(names) + 2) // 2
     figure = Figure(figsize=(8.0, 2.2 * n_rows), layout="constrained")

@@ -1,4 +1,4 @@
-"""Where a run stands, as plain numbers that a checkpoint holds."""
+"""Progress of a run, as plain numbers that a checkpoint holds."""
 
 from __future__ import annotations
 

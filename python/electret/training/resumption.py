@@ -1,4 +1,4 @@
-"""Whether a checkpoint belongs to the run that is to continue from it."""
+"""Checks that a checkpoint belongs to the run that continues from it."""
 
 from __future__ import annotations
 

@@ -31,8 +31,6 @@ from electret.data.reference import elements_of, energy_warnings
 from electret.errors import InputError
 from electret.graph import Graph
 from electret.models import Model, Statistics, build, save
-from electret.models.config import SELF_CONSISTENT
-from electret.models.construction import MODEL_CLASSES
 from electret.models.start.density import density_statistics
 from electret.models.start.ranges import training_ranges
 from electret.support.console import say, standard_console
@@ -91,7 +89,7 @@ class TrainingData:
 
 @dataclass
 class TrainingResult:
-    """What a run gives.
+    """Results of a run.
 
     Attributes:
         model: averaged weights of the best epoch of the last stage.
@@ -182,7 +180,7 @@ def train(
 
 
 def _check_folder(config: TrainingConfig, resume: bool, restart: bool) -> None:
-    """Refuse a folder that is in use, holds another run or files of the user; touches nothing."""
+    """Refuse a folder that is in use, holds another run or files of the user; writes nothing."""
     if resume and restart:
         raise InputError("resume and restart exclude each other; choose one")
     folder, data = config.run_folder, config.data
@@ -234,7 +232,7 @@ def _check_labels(config: TrainingConfig, data: TrainingData) -> None:
     counts = key_counts(data.valid)
     for index, stage in enumerate(config.stages):
         targets = list(stage.loss.weights)
-        own_label = [name for name in targets if TARGETS[name].labels == (name,)]
+        own_label = [name for name in targets if TARGETS[name].has_own_label]
         check_targets(data.train, own_label, config.data.keys, f"stages.{index}.loss")
         _check_periodic_responses(config, data.train, targets, f"stages.{index}.loss")
         if resolved_mode(config.model.family, stage.mode) == "direct":
@@ -262,7 +260,7 @@ def _check_periodic_responses(
     config: TrainingConfig, frames: Sequence[Frame], targets: Sequence[str], where: str
 ) -> None:
     """Derivatives of the dipole count along open axes only, but where the family has a polarisation."""
-    if MODEL_CLASSES[config.model.family].field_couples_to_polarization:
+    if config.model.description.has_polarization:
         return
     for name in DIPOLE_DERIVATIVES.intersection(targets):
         if all(frame.atoms.pbc.all() for frame in frames if frame.has(name)):
@@ -274,9 +272,9 @@ def _check_periodic_responses(
 
 
 def _counts(counts: Mapping[str, int], target: str) -> bool:
-    """Whether a set with these numbers of labels says anything about a target (frames without a total charge
-    are neutral by definition)."""
-    labels = TARGETS[target].labels
+    """True if a set with these numbers of labels has labels of a target (frames without a total charge are
+    neutral by definition)."""
+    labels = TARGETS[target].needs
     return target == "total_charge" or not labels or any(counts[name] for name in labels)
 
 
@@ -307,7 +305,7 @@ def _datasets(config: TrainingConfig, sets: dict[str, list[Frame]]) -> dict[str,
 
 
 def _check_sets(config: TrainingConfig, datasets: dict[str, GraphDataset], console: Console) -> None:
-    """Refuse data on which training means nothing: no edges, no weights, validation on the "
+    """Refuse data on which training has no meaning: no edges, no weights, validation on the "
     "training frames."""
     train, valid = datasets["train"], datasets["valid"]
     if not any(graph.n_edges for graph in train.graphs):
@@ -340,7 +338,7 @@ def _check_sets(config: TrainingConfig, datasets: dict[str, GraphDataset], conso
 
 def _counts_in(graph: Graph, target: str) -> bool:
     """True if a frame has a label and a weight for a target of the loss."""
-    labels = TARGETS[target].labels
+    labels = TARGETS[target].needs
     labelled = target == "total_charge" or not labels or any(name in graph.labels for name in labels)
     return labelled and bool((graph.weights["frame"] * graph.weights.get(target, 1.0) > 0).any())
 
@@ -368,7 +366,7 @@ def statistics(config: TrainingConfig, data: TrainingData, train_set: GraphDatas
             elements_of(data.train), 0.0
         )  # a run on forces or charges alone has no energy zero
     found = Statistics.from_graphs(train_set.graphs, e0s)
-    if config.model.family in SELF_CONSISTENT:
+    if config.model.description.self_consistent:
         found = density_statistics(found, config.model, train_set.graphs)
     if config.data.scaling == "none":
         return found.model_copy(update={"mean": 0.0, "scale": 1.0})

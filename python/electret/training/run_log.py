@@ -1,4 +1,4 @@
-"""What a run shows and records every epoch: progress bar or plain lines, CSV, TensorBoard."""
+"""Record of every epoch of a run: progress bar or plain lines, CSV, TensorBoard."""
 
 from __future__ import annotations
 

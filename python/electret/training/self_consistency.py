@@ -1,4 +1,4 @@
-"""What a stage asks of a model beside energy and forces: how its density is found, and which properties.
+"""Requests of a stage beside energy and forces: how the density is found, and further properties.
 
 Training never starts a self-consistency from the density of an earlier epoch: the result would depend on it
 within the tolerance, and a resumed run would not repeat bit for bit what the interrupted one would have done.
@@ -13,10 +13,11 @@ import torch
 
 from electret.graph import Graph
 from electret.models import Model
+from electret.models.family import family_named
 from electret.scf import ScfRequest
 from electret.torch import potential
 from electret.training.config import StageConfig
-from electret.training.targets import DENSITY_LABELS, FAMILY_TARGETS, RESPONSE_TARGETS, TARGETS, resolved_mode
+from electret.training.targets import DENSITY_LABELS, TARGETS, resolved_mode
 
 __all__ = [
     "add_grid_potentials",
@@ -47,7 +48,9 @@ def requested_properties(targets: Collection[str], graph: Graph) -> dict[str, An
     """Options of `Model.forward` for the response properties among the targets that the batch has labels of
     (`stability` needs none)."""
     names = tuple(
-        name for name in RESPONSE_TARGETS if name in targets and (name == "stability" or name in graph.labels)
+        name
+        for name, target in TARGETS.items()
+        if target.on_request and name in targets and (not target.has_own_label or name in graph.labels)
     )
     return {"properties": names} if names else {}
 
@@ -55,12 +58,12 @@ def requested_properties(targets: Collection[str], graph: Graph) -> dict[str, An
 def evaluated_targets(family: str, weighted: Iterable[str] = ()) -> set[str]:
     """Targets to compute in an evaluation: all of the family with a label, `stability` and `stationarity`
     only where the loss has them."""
-    labelled = {name for name in FAMILY_TARGETS[family] if TARGETS[name].labels == (name,)}
+    labelled = {name for name in family_named(family).targets if TARGETS[name].has_own_label}
     return labelled | set(weighted)
 
 
 def has_density(graph: Graph) -> bool:
-    """Whether every atom of the graph has a labelled charge."""
+    """True if every atom of the graph has a labelled charge."""
     return any(
         name in graph.labels and bool(torch.isfinite(graph.labels[name]).all()) for name in DENSITY_LABELS
     )

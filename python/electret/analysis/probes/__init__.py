@@ -1,4 +1,4 @@
-"""Probes: questions about the physics of models, asked on given structures by `electret compare`."""
+"""Probes: measurements of physical properties of models on given structures, made by `electret compare`."""
 
 from electret.analysis.probes.base import Probe, ProbeTable
 from electret.analysis.probes.kinds import PROBES, parse_probe

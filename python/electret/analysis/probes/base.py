@@ -1,4 +1,4 @@
-"""What a probe is: a question that every model of a comparison is asked on given structures."""
+"""Base of the probes: measurements of a physical property of several models on given structures."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from ase import Atoms
 from ase.io import read
 from matplotlib.figure import Figure
+from pydantic import Field
 
 from electret.calculator import Calculator
 from electret.errors import InputError
@@ -20,10 +21,12 @@ from electret.models.config import StrictConfig
 
 __all__ = [
     "Advance",
+    "Capability",
     "Colours",
     "Probe",
     "ProbeTable",
     "Results",
+    "Trajectory",
     "calculator",
     "curves_in_time",
     "labelled_groups",
@@ -31,10 +34,13 @@ __all__ = [
 ]
 
 Advance = Callable[[str], None]
-"""Told what has just been done, for the progress bar."""
+"""Receives a word on each finished part, for the progress bar."""
 
 Results = Mapping[str, Mapping[str, Any]]
 """Plain numbers (JSON) by model."""
+
+Capability = Literal["nothing", "density", "self_consistency", "fermi_level"]
+"""Part of a model that a probe cannot do without."""
 
 Colours = Mapping[str, str]
 """Colour of each model."""
@@ -59,21 +65,32 @@ class Probe(StrictConfig):
     """Options of a probe and what it does.
 
     Subclasses say what to `measure` for one model (plain numbers, so that they can be kept in a file) and how
-    to show the numbers of all models as `tables` and `plot`.
+    to show the numbers of all models as `tables` and `figure`.
     """
 
+    asks_for: ClassVar[Capability]
+    """Models without it are left out."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Keys of `info` or `arrays` of every structure."""
     title: ClassVar[str]
     note: ClassVar[str]
-    """What is measured and in which units; below the title in the report."""
+    """Explanation of the numbers with their units; below the title in the report."""
 
     data: Path
     """Structures, a file that ASE reads."""
     models: tuple[str, ...] | None = None
-    """Only these models; None takes every one that can answer."""
+    """Only these models; None takes every one that the probe applies to."""
 
     def refusal(self, model: Model) -> str | None:
-        """Why the model cannot be asked, or None."""
-        raise NotImplementedError
+        """Reason for which the probe leaves the model out, or None."""
+        explicit = f"the density of family '{model.family}' is explicit"
+        if self.asks_for == "density" and not model.description.properties:
+            return f"family '{model.family}' has no density"
+        if self.asks_for in ("self_consistency", "fermi_level") and not model.self_consistent:
+            return explicit
+        if self.asks_for == "fermi_level" and "fermi_level" not in model.honours:
+            return "its charges do not respond to a Fermi level"
+        return None
 
     def measure(self, model: Model, frames: Sequence[Atoms], advance: Advance) -> dict[str, Any]:
         """Numbers of one model on the structures of `data`."""
@@ -83,11 +100,9 @@ class Probe(StrictConfig):
         """The numbers of all models."""
         raise NotImplementedError
 
-    def plot(
-        self, results: Results, frames: Sequence[Atoms], colours: Colours, folder: Path, name: str
-    ) -> list[Path]:
-        """Pictures `<name>*.png` in `folder`; none where there is nothing to draw."""
-        return []
+    def figure(self, results: Results, frames: Sequence[Atoms], colours: Colours) -> Figure | None:
+        """A figure of the numbers of all models; None without numbers to draw."""
+        return None
 
     def structures(self) -> list[Atoms]:
         """Structures of `data`, checked for what the probe needs.
@@ -104,36 +119,39 @@ class Probe(StrictConfig):
         if not frames:
             raise InputError(f"{self.data}: the file holds no frame")
         for index, atoms in enumerate(frames):
-            lacking = [key for key in self.needs() if key not in atoms.info and key not in atoms.arrays]
+            lacking = [key for key in self.needs if key not in atoms.info and key not in atoms.arrays]
             if lacking:
                 raise InputError(
                     f"{self.data}, frame {index}: no {', '.join(lacking)}, which the probe needs"
                 )
         return frames
 
-    def needs(self) -> tuple[str, ...]:
-        """Keys of `info` or `arrays` that every structure must have."""
-        return ()
+
+class Trajectory(Probe):
+    """A probe that runs molecular dynamics from one structure."""
+
+    frame: int = 0
+    """Index of the structure in `data`."""
+    timestep: float = Field(default=1.0, gt=0)
+    """fs."""
+    temperature: float = Field(default=300.0, gt=0)
+    """K, of the first velocities and of thermostats."""
+    seed: int = 0
+
+    def structures(self) -> list[Atoms]:
+        """The structure."""
+        frames = super().structures()
+        if not -len(frames) <= self.frame < len(frames):
+            raise InputError(f"{self.data}: frame {self.frame} of {len(frames)} does not exist")
+        return [frames[self.frame]]
 
 
 def calculator(model: Model, **options: Any) -> Calculator:
-    """A calculator of the model that ignores the labels of a frame and the conditions that the model was
-    told to ignore."""
+    """A calculator of the model that ignores the labels of a frame and the conditions that the model
+    ignores by its configuration."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch, where the calculator copies the model
         return Calculator(model, ignore=("fermi_level", *model.config.ignored_conditions), **options)
-
-
-def without_density(model: Model) -> str | None:
-    """Refusal of models whose charges are no observables."""
-    if model.family in ("mace", "latent_ewald"):
-        return f"family '{model.family}' has no density"
-    return None
-
-
-def without_self_consistency(model: Model) -> str | None:
-    """Refusal of explicit densities."""
-    return None if model.self_consistent else f"the density of family '{model.family}' is explicit"
 
 
 def labelled_groups(frames: Sequence[Atoms], key: str) -> dict[str, list[int]]:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from ase import Atoms
 from matplotlib.figure import Figure
 
-from electret.analysis.plots import save_figure
 from electret.analysis.probes.base import (
     Advance,
+    Capability,
     Colours,
     Probe,
     ProbeTable,
     Results,
     calculator,
     number,
-    without_self_consistency,
 )
 from electret.errors import InputError
 from electret.models import Model
@@ -30,6 +28,7 @@ __all__ = ["Capacitance"]
 class Capacitance(Probe):
     """One structure at several charges, each labelled with its Fermi level."""
 
+    asks_for: ClassVar[Capability] = "fermi_level"
     title: ClassVar[str] = "Capacitance"
     note: ClassVar[str] = (
         "Charge at the Fermi levels of the labels, and the capacitance C = -dQ/dmu: from the slope of these "
@@ -37,9 +36,7 @@ class Capacitance(Probe):
         "slope."
     )
 
-    def needs(self) -> tuple[str, ...]:
-        """Charges and Fermi levels."""
-        return ("total_charge", "fermi_level")
+    needs: ClassVar[tuple[str, ...]] = ("total_charge", "fermi_level")
 
     def structures(self) -> list[Atoms]:
         """At least two charges."""
@@ -47,12 +44,6 @@ class Capacitance(Probe):
         if len({float(atoms.info["total_charge"]) for atoms in frames}) < 2:
             raise InputError(f"{self.data}: the frames have one charge only; a capacitance needs two")
         return sorted(frames, key=lambda atoms: float(atoms.info["total_charge"]))
-
-    def refusal(self, model: Model) -> str | None:
-        """Only models that answer a Fermi level."""
-        if "fermi_level" not in model.honours:
-            return without_self_consistency(model) or "its charges do not answer a Fermi level"
-        return None
 
     def measure(self, model: Model, frames: Sequence[Atoms], advance: Advance) -> dict[str, Any]:
         """`level [n]` eV at the charges of the labels, `charge [n]` e at their Fermi levels, `exact` e/V."""
@@ -93,9 +84,7 @@ class Capacitance(Probe):
         ]
         return [ProbeTable(headings, rows)]
 
-    def plot(
-        self, results: Results, frames: Sequence[Atoms], colours: Colours, folder: Path, name: str
-    ) -> list[Path]:
+    def figure(self, results: Results, frames: Sequence[Atoms], colours: Colours) -> Figure | None:
         """Charge against Fermi level."""
         charge, level = _labels(frames)
         figure = Figure(figsize=(5.5, 4.0), layout="constrained")
@@ -105,7 +94,7 @@ class Capacitance(Probe):
             axes.plot(level, entry["charge"], "o-", ms=4, color=colours[model], label=model)
         axes.set(xlabel="Fermi level / eV", ylabel="charge / e")
         axes.legend(frameon=False, fontsize=8)
-        return [save_figure(figure, folder / f"{name}.png")]
+        return figure
 
 
 def _labels(frames: Sequence[Atoms]) -> tuple[np.ndarray, np.ndarray]:

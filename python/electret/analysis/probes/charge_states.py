@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,9 +11,9 @@ from ase.geometry import get_distances
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from electret.analysis.plots import save_figure
 from electret.analysis.probes.base import (
     Advance,
+    Capability,
     Colours,
     Probe,
     ProbeTable,
@@ -32,6 +31,7 @@ class ChargeStates(Probe):
     """Frames of the same `structure`, each at another total charge, with the place of the defect in
     `vacancy`."""
 
+    asks_for: ClassVar[Capability] = "nothing"
     title: ClassVar[str] = "Charge states of the defect"
     note: ClassVar[str] = (
         "Same positions, other total charge; differences to the lowest charge. The last column is the part "
@@ -41,9 +41,7 @@ class ChargeStates(Probe):
     radius: float = Field(default=4.0, gt=0)
     """Around the defect, Å."""
 
-    def needs(self) -> tuple[str, ...]:
-        """Labels and the defect."""
-        return ("structure", "vacancy", "total_charge", "REF_energy", "REF_charges")
+    needs: ClassVar[tuple[str, ...]] = ("structure", "vacancy", "total_charge", "REF_energy", "REF_charges")
 
     def structures(self) -> list[Atoms]:
         """Each structure at two charges or more."""
@@ -54,10 +52,6 @@ class ChargeStates(Probe):
                     f"{self.data}: structure {name} has one charge only; give each at two or more"
                 )
         return frames
-
-    def refusal(self, model: Model) -> str | None:
-        """Every model may answer; without a density there is no place of the charge."""
-        return None
 
     def measure(self, model: Model, frames: Sequence[Atoms], advance: Advance) -> dict[str, Any]:
         """Energy (eV), Fermi level (eV), and charge near the defect (e) of each frame; null where the model
@@ -74,7 +68,7 @@ class ChargeStates(Probe):
         return found
 
     def reference(self, frames: Sequence[Atoms]) -> dict[str, Any]:
-        """The same numbers of the labels."""
+        """Numbers of the labels, as of `measure`."""
         return {
             "energy": [float(atoms.info["REF_energy"]) for atoms in frames],
             "level": [atoms.info.get("fermi_level") for atoms in frames],
@@ -82,7 +76,7 @@ class ChargeStates(Probe):
         }
 
     def _near(self, atoms: Atoms) -> np.ndarray:
-        """Which atoms are within the radius, `[n_atoms]`."""
+        """True for atoms within the radius, `[n_atoms]`."""
         centre = np.asarray(atoms.info["vacancy"], dtype=float)[None]
         distances = get_distances(centre, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)[1][0]
         return np.asarray(distances < self.radius)
@@ -144,9 +138,7 @@ class ChargeStates(Probe):
         ]
         return [ProbeTable(headings, rows)]
 
-    def plot(
-        self, results: Results, frames: Sequence[Atoms], colours: Colours, folder: Path, name: str
-    ) -> list[Path]:
+    def figure(self, results: Results, frames: Sequence[Atoms], colours: Colours) -> Figure | None:
         """Energy differences against the labels, Fermi level against charge, part of the charge near the
         defect."""
         reference = self.reference(frames)
@@ -186,7 +178,7 @@ class ChargeStates(Probe):
         right.axhline(even, color="0.5", linestyle=":")
         right.set(ylabel=f"part of the added charge within {self.radius:g} Å")
         figure.legend(*right.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
-        return [save_figure(figure, folder / f"{name}.png")]
+        return figure
 
 
 def _value(entry: float | None) -> float:

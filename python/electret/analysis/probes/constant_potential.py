@@ -10,19 +10,19 @@ from typing import Any, ClassVar
 import numpy as np
 from ase import Atoms, units
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from matplotlib.figure import Figure
 from pydantic import Field
 
-from electret.analysis.plots import save_figure
 from electret.analysis.probes.base import (
     Advance,
+    Capability,
     Colours,
-    Probe,
     ProbeTable,
     Results,
+    Trajectory,
     calculator,
     curves_in_time,
     number,
-    without_self_consistency,
 )
 from electret.analysis.probes.dynamics import conditions_only
 from electret.dynamics import ChargeRangeError, ConstantFermiLevel
@@ -35,38 +35,17 @@ _FEWEST = 20
 """Steps below which no mean is given."""
 
 
-class ConstantPotential(Probe):
+class ConstantPotential(Trajectory):
     """`electret.dynamics.ConstantFermiLevel` with thermostats on atoms and charge."""
 
+    asks_for: ClassVar[Capability] = "fermi_level"
     title: ClassVar[str] = "Dynamics at constant Fermi level"
     note: ClassVar[str] = (
         "Mean and standard deviation of the charge after the first fifth of the run. `sqrt(C kT)` is the "
         "deviation to expect with the atoms fixed, C = 1/(d²E/dQ²) of the first structure."
     )
 
-    frame: int = 0
-    """Index of the structure in `data`."""
-    fermi_level: float | None = Field(default=None, allow_inf_nan=False)
-    """eV; None takes -dE/dQ of the model at the charge of the structure."""
     picoseconds: float = Field(default=2.0, gt=0)
-    timestep: float = Field(default=1.0, gt=0)
-    """fs."""
-    temperature: float = Field(default=300.0, gt=0)
-    """K."""
-    seed: int = 0
-
-    def structures(self) -> list[Atoms]:
-        """The structure."""
-        frames = super().structures()
-        if not -len(frames) <= self.frame < len(frames):
-            raise InputError(f"{self.data}: frame {self.frame} of {len(frames)} does not exist")
-        return [frames[self.frame]]
-
-    def refusal(self, model: Model) -> str | None:
-        """Only models that answer a Fermi level."""
-        if "fermi_level" not in model.honours:
-            return without_self_consistency(model) or "its charges do not answer a Fermi level"
-        return None
 
     def measure(self, model: Model, frames: Sequence[Atoms], advance: Advance) -> dict[str, Any]:
         """Charge and Fermi level along the run."""
@@ -146,7 +125,7 @@ class ConstantPotential(Probe):
             )
         headings = [
             "model",
-            "Fermi level asked for / eV",
+            "target Fermi level / eV",
             "C / e/V",
             "charge / e",
             "sqrt(C kT) / e",
@@ -156,16 +135,13 @@ class ConstantPotential(Probe):
         ]
         return [ProbeTable(headings, rows)]
 
-    def plot(
-        self, results: Results, frames: Sequence[Atoms], colours: Colours, folder: Path, name: str
-    ) -> list[Path]:
+    def figure(self, results: Results, frames: Sequence[Atoms], colours: Colours) -> Figure | None:
         """Charge against time."""
-        figure = curves_in_time(results, "charge", "charge of the slab / e", colours, height=3.4)
-        return [save_figure(figure, folder / f"{name}.png")]
+        return curves_in_time(results, "charge", "charge of the slab / e", colours, height=3.4)
 
 
 def _read(log: Path) -> dict[str, np.ndarray]:
-    """Columns of the log of charges; empty ones where the run wrote nothing."""
+    """Columns of the log of charges; empty ones without a log."""
     if not log.exists():
         return {"time_ps": np.empty(0)}
     names = log.read_text(encoding="utf-8").partition("\n")[0].split(",")

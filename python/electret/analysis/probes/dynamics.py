@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,19 +11,19 @@ from ase import Atoms, units
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
+from matplotlib.figure import Figure
 from pydantic import Field
 
-from electret.analysis.plots import save_figure
 from electret.analysis.probes.base import (
     Advance,
+    Capability,
     Colours,
-    Probe,
     ProbeTable,
     Results,
+    Trajectory,
     calculator,
     curves_in_time,
     number,
-    without_self_consistency,
 )
 from electret.errors import ConvergenceError, InputError
 from electret.models import Model
@@ -34,39 +33,22 @@ __all__ = ["Dynamics"]
 _SHOWN = 400
 """Points of a trajectory that are kept."""
 _HOT = 20.0
-"""Times the temperature asked for at which a trajectory counts as lost."""
+"""Multiple of the requested temperature at which a trajectory counts as lost."""
 
 
-class Dynamics(Probe):
+class Dynamics(Trajectory):
     """One frame, thermalised with a Langevin thermostat, then velocity Verlet."""
 
+    asks_for: ClassVar[Capability] = "self_consistency"
     title: ClassVar[str] = "Dynamics at constant energy"
     note: ClassVar[str] = (
         "`drift` is the slope of the conserved energy, its error half the difference between the slopes of "
         "the two halves of the run; `fluctuation` the standard deviation about the slope."
     )
 
-    frame: int = 0
-    """Index of the structure in `data`."""
     picoseconds: float = Field(default=10.0, gt=0)
     thermalisation: float = Field(default=0.5, ge=0)
     """Time with the thermostat, ps."""
-    timestep: float = Field(default=1.0, gt=0)
-    """fs."""
-    temperature: float = Field(default=300.0, gt=0)
-    """K, at which velocities are drawn and the thermostat works."""
-    seed: int = 0
-
-    def structures(self) -> list[Atoms]:
-        """The structure."""
-        frames = super().structures()
-        if not -len(frames) <= self.frame < len(frames):
-            raise InputError(f"{self.data}: frame {self.frame} of {len(frames)} does not exist")
-        return [frames[self.frame]]
-
-    def refusal(self, model: Model) -> str | None:
-        """Only self-consistent families, whose forces hang on the convergence of the density."""
-        return without_self_consistency(model)
 
     def measure(self, model: Model, frames: Sequence[Atoms], advance: Advance) -> dict[str, Any]:
         """Energies of the run; what stopped it in `failure`."""
@@ -173,14 +155,10 @@ class Dynamics(Probe):
         ]
         return [ProbeTable(headings, rows)]
 
-    def plot(
-        self, results: Results, frames: Sequence[Atoms], colours: Colours, folder: Path, name: str
-    ) -> list[Path]:
+    def figure(self, results: Results, frames: Sequence[Atoms], colours: Colours) -> Figure | None:
         """Conserved energy against time."""
-        figure = curves_in_time(
-            results, "energy", "change of the conserved energy / meV/atom", colours, height=3.6
-        )
-        return [save_figure(figure, folder / f"{name}.png")]
+        label = "change of the conserved energy / meV/atom"
+        return curves_in_time(results, "energy", label, colours, height=3.6)
 
 
 class _Lost(Exception):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,9 +10,9 @@ from ase import Atoms
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from electret.analysis.plots import save_figure
 from electret.analysis.probes.base import (
     Advance,
+    Capability,
     Colours,
     Probe,
     ProbeTable,
@@ -21,7 +20,6 @@ from electret.analysis.probes.base import (
     calculator,
     labelled_groups,
     number,
-    without_density,
 )
 from electret.errors import InputError
 from electret.models import Model
@@ -37,19 +35,14 @@ class FieldScan(Probe):
     `layer` numbers the layers of the atoms. Induced is what differs from the frame without a field.
     """
 
+    asks_for: ClassVar[Capability] = "density"
     title: ClassVar[str] = "Charge and dipole induced by a field"
     note: ClassVar[str] = (
         "Induced dipole D(F) - D(0) along the field and charge of each layer Q(F) - Q(0). `slope` is the "
-        "regression of the induced dipole on the field relative to the labels (1 is right, 0 no answer)."
+        "regression of the induced dipole on the field relative to the labels (1 is right, 0 no response)."
     )
 
-    def needs(self) -> tuple[str, ...]:
-        """Labels and layers."""
-        return ("config_type", "external_field", "layer", "REF_charges", "REF_dipole")
-
-    def refusal(self, model: Model) -> str | None:
-        """Models without charges."""
-        return without_density(model)
+    needs: ClassVar[tuple[str, ...]] = ("config_type", "external_field", "layer", "REF_charges", "REF_dipole")
 
     def measure(self, model: Model, frames: Sequence[Atoms], advance: Advance) -> dict[str, Any]:
         """Induced dipoles `[n_fields]` (e·Å) and layer charges `[n_fields, n_layers]` (e) of each group."""
@@ -63,7 +56,7 @@ class FieldScan(Probe):
         return _induced(frames, charges, dipoles)
 
     def reference(self, frames: Sequence[Atoms]) -> dict[str, Any]:
-        """The same numbers of the labels."""
+        """Numbers of the labels, as of `measure`."""
         return _induced(
             frames,
             [atoms.arrays["REF_charges"] for atoms in frames],
@@ -101,9 +94,7 @@ class FieldScan(Probe):
         ]
         return [ProbeTable(headings, rows)]
 
-    def plot(
-        self, results: Results, frames: Sequence[Atoms], colours: Colours, folder: Path, name: str
-    ) -> list[Path]:
+    def figure(self, results: Results, frames: Sequence[Atoms], colours: Colours) -> Figure | None:
         """A column per group: dipole against field, and charge per layer in the strongest field."""
         reference = self.reference(frames)
         figure = Figure(figsize=(4.2 * len(reference), 6.4), layout="constrained")
@@ -126,7 +117,7 @@ class FieldScan(Probe):
         figure.legend(
             *grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False
         )
-        return [save_figure(figure, folder / f"{name}.png")]
+        return figure
 
 
 def _slope(entry: dict[str, Any]) -> float:

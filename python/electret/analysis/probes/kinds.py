@@ -1,4 +1,4 @@
-"""The probes that a comparison may ask for, by name."""
+"""Kinds of probes of a comparison, by name."""
 
 from __future__ import annotations
 

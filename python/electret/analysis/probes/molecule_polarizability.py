@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,16 +10,15 @@ from ase import Atoms
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from electret.analysis.plots import save_figure
 from electret.analysis.probes.base import (
     Advance,
+    Capability,
     Colours,
     Probe,
     ProbeTable,
     Results,
     calculator,
     number,
-    without_density,
 )
 from electret.models import Model
 
@@ -30,39 +28,34 @@ __all__ = ["MoleculePolarizability"]
 class MoleculePolarizability(Probe):
     """Clusters of one molecule in growing numbers, each with its polarisability."""
 
+    asks_for: ClassVar[Capability] = "density"
     title: ClassVar[str] = "Polarisability per molecule against size"
     note: ClassVar[str] = (
         "Component along the axis per molecule, e·Å²/V. `growth` is the exponent k in alpha ~ n^k between "
-        "the two largest clusters: 1 where the molecules answer one by one, up to 3 where charge flows "
-        "through the row. An explicit density does not answer the field, its polarisability is zero."
+        "the two largest clusters: 1 where the molecules respond one by one, up to 3 where charge flows "
+        "through the row. An explicit density has no response to the field, its polarisability is zero."
     )
 
     axis: Literal["x", "y", "z"] = "z"
     """Direction of the row."""
     atoms_per_molecule: int = Field(default=3, ge=1)
 
-    def needs(self) -> tuple[str, ...]:
-        """Labels."""
-        return ("REF_polarizability",)
-
-    def refusal(self, model: Model) -> str | None:
-        """Models without charges."""
-        return without_density(model)
+    needs: ClassVar[tuple[str, ...]] = ("REF_polarizability",)
 
     def measure(self, model: Model, frames: Sequence[Atoms], advance: Advance) -> dict[str, Any]:
         """`size [n]` molecules, `along [n]` and `mean [n]` per molecule, e·Å²/V."""
         calc = calculator(model)
         tensors = []
         for index, atoms in enumerate(frames):
-            answers = "polarizability" in model.available_properties and model.self_consistent
+            responds = "polarizability" in model.available_properties and model.self_consistent
             tensors.append(
-                np.array(calc.get_property("polarizability", atoms)) if answers else np.zeros((3, 3))
+                np.array(calc.get_property("polarizability", atoms)) if responds else np.zeros((3, 3))
             )
             advance(f"cluster {index + 1} of {len(frames)}")
         return self._per_molecule(frames, tensors)
 
     def reference(self, frames: Sequence[Atoms]) -> dict[str, Any]:
-        """The same numbers of the labels."""
+        """Numbers of the labels, as of `measure`."""
         tensors = [np.reshape(atoms.info["REF_polarizability"], (3, 3)) for atoms in frames]
         return self._per_molecule(frames, tensors)
 
@@ -89,9 +82,7 @@ class MoleculePolarizability(Probe):
         sizes = self.reference(frames)["size"]
         return [ProbeTable(["model", *(f"n = {size}" for size in sizes), "growth"], rows)]
 
-    def plot(
-        self, results: Results, frames: Sequence[Atoms], colours: Colours, folder: Path, name: str
-    ) -> list[Path]:
+    def figure(self, results: Results, frames: Sequence[Atoms], colours: Colours) -> Figure | None:
         """Component along the row, and relative to a single molecule."""
         true = self.reference(frames)
         figure = Figure(figsize=(9.0, 4.0), layout="constrained")
@@ -112,7 +103,7 @@ class MoleculePolarizability(Probe):
         left.set_yscale("symlog", linthresh=0.01)
         right.set(xlabel="molecules", ylabel="relative to one molecule", xscale="log", yscale="log")
         left.legend(frameon=False, fontsize=7)
-        return [save_figure(figure, folder / f"{name}.png")]
+        return figure
 
 
 def _growth(entry: Mapping[str, Any]) -> float:

@@ -1,4 +1,4 @@
-"""What the probes found, as Markdown, CSV and plots."""
+"""Results of the probes as Markdown, CSV and plots."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from electret.analysis.plots import COLOURS
 from electret.analysis.probes.base import ProbeTable
 from electret.analysis.probes.run import ProbeReport
 from electret.support.outputs import atomic_write
+from electret.training.plots import drawn
 
 __all__ = ["plot_probes", "probe_sections", "write_probe_tables"]
 
 
-def plot_probes(reports: Sequence[ProbeReport], models: Sequence[str], folder: Path) -> dict[str, list[Path]]:
-    """Pictures of each probe."""
+def plot_probes(reports: Sequence[ProbeReport], models: Sequence[str], folder: Path) -> dict[str, Path]:
+    """Picture of each probe with numbers to draw, `<folder>/<probe>.png`."""
     colours = dict(zip(models, COLOURS * len(models), strict=False))
-    return {
-        report.name: report.probe.plot(
-            report.results, report.frames, colours, folder, report.name.replace(" ", "_")
-        )
-        for report in reports
-        if report.results
-    }
+    pictures = {}
+    for report in reports:
+        figure = report.probe.figure(report.results, report.frames, colours) if report.results else None
+        if figure is not None:
+            pictures[report.name] = folder / f"{report.name.replace(' ', '_')}.png"
+            drawn(figure, pictures[report.name])
+    return pictures
 
 
-def probe_sections(reports: Sequence[ProbeReport], pictures: dict[str, list[Path]]) -> list[str]:
+def probe_sections(reports: Sequence[ProbeReport], pictures: dict[str, Path]) -> list[str]:
     """Lines of Markdown; pictures by their place below the folder of the report."""
     lines: list[str] = []
     for report in reports:
@@ -43,14 +44,12 @@ def probe_sections(reports: Sequence[ProbeReport], pictures: dict[str, list[Path
             for name, reason in report.refused.items():
                 reasons.setdefault(reason, []).append(f"`{name}`")
             lines += [
-                "Not asked: " + "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items()),
+                "Left out: " + "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items()),
                 "",
             ]
-        lines += [
-            line
-            for picture in pictures.get(report.name, [])
-            for line in (f"![{picture.stem.replace('_', ' ')}]({picture.parent.name}/{picture.name})", "")
-        ]
+        if report.name in pictures:
+            picture = pictures[report.name]
+            lines += [f"![{picture.stem.replace('_', ' ')}]({picture.parent.name}/{picture.name})", ""]
     return lines
 
 

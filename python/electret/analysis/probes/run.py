@@ -21,14 +21,14 @@ __all__ = ["ProbeReport", "check_probes", "run_probes"]
 
 @dataclass
 class ProbeReport:
-    """What a probe found.
+    """Results of a probe.
 
     Attributes:
         name: of the entry in the comparison.
         probe: its options.
         frames: its structures.
         results: numbers by model.
-        refused: why a model was not asked, by model.
+        refused: reason for which a model was left out, by model.
     """
 
     name: str
@@ -55,7 +55,7 @@ def run_probes(
     device: str = "cpu",
     dtype: str | None = None,
 ) -> list[ProbeReport]:
-    """Ask every model every question.
+    """Measure every model with every probe.
 
     Args:
         probes: by name.

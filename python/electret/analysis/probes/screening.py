@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,16 +12,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 import electret
-from electret.analysis.plots import save_figure
 from electret.analysis.probes.base import (
     Advance,
+    Capability,
     Colours,
     Probe,
     ProbeTable,
     Results,
     calculator,
     number,
-    without_density,
 )
 from electret.errors import InputError
 from electret.models import Model
@@ -34,10 +32,11 @@ __all__ = ["Screening"]
 class Screening(Probe):
     """One slab, periodic along x and y only, without and with a field along z."""
 
+    asks_for: ClassVar[Capability] = "density"
     title: ClassVar[str] = "Screening inside a slab"
     note: ClassVar[str] = (
         "Change of the plane-averaged potential when the field is put on. `field inside` is its slope over "
-        "the middle third of the slab relative to the applied field: 0 in a conductor, 1 without an answer. "
+        "the middle third of the slab relative to the applied field: 0 in a conductor, 1 without a response. "
         "`surface charge` is that of the upper half relative to F A/(4 pi K), which screens the field fully."
     )
 
@@ -59,10 +58,6 @@ class Screening(Probe):
                 "a slab that is periodic along its first two cell vectors only, and a field that is not zero"
             )
         return frames
-
-    def refusal(self, model: Model) -> str | None:
-        """Models without charges, and those whose field acts on a polarisation of the cell."""
-        return without_density(model)
 
     def measure(self, model: Model, frames: Sequence[Atoms], advance: Advance) -> dict[str, Any]:
         """`z [n]` Å, `potential [n]` V (total change), `inside`, `surface_charge` (relative)."""
@@ -130,9 +125,7 @@ class Screening(Probe):
             )
         ]
 
-    def plot(
-        self, results: Results, frames: Sequence[Atoms], colours: Colours, folder: Path, name: str
-    ) -> list[Path]:
+    def figure(self, results: Results, frames: Sequence[Atoms], colours: Colours) -> Figure | None:
         """Change of the potential against height."""
         figure = Figure(figsize=(6.5, 4.2), layout="constrained")
         axes = figure.subplots()
@@ -148,4 +141,4 @@ class Screening(Probe):
             ylabel=f"change of the potential at {self.field:g} V/Å / V",
         )
         axes.legend(frameon=False, fontsize=8)
-        return [save_figure(figure, folder / f"{name}.png")]
+        return figure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,16 +10,15 @@ from ase import Atoms
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from electret.analysis.plots import save_figure
 from electret.analysis.probes.base import (
     Advance,
+    Capability,
     Colours,
     Probe,
     ProbeTable,
     Results,
     calculator,
     number,
-    without_self_consistency,
 )
 from electret.analysis.scf_convergence import run_solvers
 from electret.data.reading import wrap_atoms
@@ -32,6 +30,7 @@ __all__ = ["Stability"]
 class Stability(Probe):
     """Frames spread evenly over the file."""
 
+    asks_for: ClassVar[Capability] = "self_consistency"
     title: ClassVar[str] = "Stability of the self-consistency"
     note: ClassVar[str] = (
         "Spectral radius of the map of the density onto itself at the solution (fixed points only; below 1 "
@@ -42,17 +41,13 @@ class Stability(Probe):
     frames: int = Field(default=24, ge=1)
     """Frames that are looked at."""
     max_iterations: int = Field(default=200, ge=1)
-    """Of linear mixing."""
+    """Largest number of iterations of linear mixing."""
 
     def structures(self) -> list[Atoms]:
-        """Those frames."""
+        """Frames spread evenly over the file."""
         found = super().structures()
         places = np.unique(np.linspace(0, len(found) - 1, min(self.frames, len(found))).round().astype(int))
         return [found[place] for place in places]
-
-    def refusal(self, model: Model) -> str | None:
-        """Explicit densities."""
-        return without_self_consistency(model)
 
     def measure(self, model: Model, frames: Sequence[Atoms], advance: Advance) -> dict[str, Any]:
         """`radius [n]` (empty where not defined), `solver` and `mixing`: iterations `[n]`, null where not
@@ -94,13 +89,11 @@ class Stability(Probe):
         headings = ["model", "radius, mean", "largest", "below 1", "own solver", "linear mixing"]
         return [ProbeTable(headings, rows)]
 
-    def plot(
-        self, results: Results, frames: Sequence[Atoms], colours: Colours, folder: Path, name: str
-    ) -> list[Path]:
+    def figure(self, results: Results, frames: Sequence[Atoms], colours: Colours) -> Figure | None:
         """Distribution of the radius of each fixed-point model."""
         shown = {model: entry["radius"] for model, entry in results.items() if entry["radius"]}
         if not shown:
-            return []
+            return None
         figure = Figure(figsize=(5.5, 3.6), layout="constrained")
         axes = figure.subplots()
         for model, radius in shown.items():
@@ -115,7 +108,7 @@ class Stability(Probe):
         axes.axvline(1.0, color="0.5", linestyle=":")
         axes.set(xlabel="spectral radius", ylabel="part of the frames below", xscale="log")
         axes.legend(frameon=False, fontsize=8)
-        return [save_figure(figure, folder / f"{name}.png")]
+        return figure
 
 
 def _iterations(counts: Sequence[int | None]) -> str:

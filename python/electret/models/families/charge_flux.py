@@ -105,7 +105,7 @@ class FluxDensity(torch.nn.Module):
     Charges are those of `config.charges` (0 without it) with the flux of all edges into the atom, so that
     they add up exactly; higher multipoles are linear in the features. A molecule beyond the cutoff of others
     is neutral by itself, as an insulator has to be: what is missing to the total charge of the system must
-    come from atoms that answer the potential.
+    come from atoms that respond to the potential.
     """
 
     element_charges: torch.Tensor

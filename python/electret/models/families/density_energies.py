@@ -84,7 +84,7 @@ class QuadraticEnergy(torch.nn.Module):
         return self.scale * (change * slope.squeeze(2)).sum(dim=1)
 
     def _matrix(self) -> torch.Tensor:
-        """Of h to the coefficients of (p - n0) x v, `[irreps, n_lm * n_widths * n_features_lm]`."""
+        """Matrix from h to the coefficients of (p - n0) x v, `[irreps, n_lm * n_widths * n_features_lm]`."""
         density, potential = (
             [path.path_weight * weight for _, path, weight in linear.weight_views(yield_instruction=True)]
             for linear in (self.density, self.potential)

@@ -6,21 +6,21 @@ import torch
 from ase.data import chemical_symbols
 
 from electret.errors import InputError
-from electret.models.base import Density, Model, Structure, per_element
+from electret.models.base import Density, Structure, per_element
 from electret.models.config import ModelConfig
-from electret.models.families.charge_conservation import shift_to_total_charge
+from electret.models.families.charge_conservation import ShiftedCharges
 from electret.models.start.statistics import Statistics
 
 __all__ = ["FixedCharges"]
 
 
-class FixedCharges(Model):
+class FixedCharges(ShiftedCharges):
     """Charges from `config.charges` or, without it, the mean labelled charge of each element.
 
     With `conserve_charge` a system whose charges do not add up to its total charge is shifted uniformly.
 
     Raises:
-        InputError: an element without a charge, or a configuration that asks for dipoles.
+        InputError: an element without a charge, or a configuration with dipoles.
     """
 
     family = "fixed_charges"
@@ -39,19 +39,6 @@ class FixedCharges(Model):
         values = per_element(charges, statistics, "charges")
         self.register_buffer("element_charges", torch.tensor(values, dtype=self.dtype))
 
-    @property
-    def honours(self) -> frozenset[str]:
-        """The field always; the total charge with `conserve_charge`."""
-        return frozenset({"external_field"} | ({"total_charge"} if self.config.conserve_charge else set()))
-
-    @property
-    def predicts(self) -> frozenset[str]:
-        """The total charge without `conserve_charge`."""
-        return frozenset() if self.config.conserve_charge else frozenset({"total_charge"})
-
     def density(self, structure: Structure, features: list[torch.Tensor]) -> Density:
         """Charges of the elements, `[n_atoms, 1]`."""
-        charges = self.element_charges[structure.elements]
-        if self.config.conserve_charge:
-            charges = shift_to_total_charge(charges, structure.graph)
-        return Density(charges[:, None])
+        return Density(self.conserved(self.element_charges[structure.elements], structure.graph)[:, None])

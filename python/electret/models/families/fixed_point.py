@@ -31,8 +31,8 @@ from electret.scf.state import State
 __all__ = ["FixedPoint", "FixedPointProblem"]
 
 LEVEL_BOUND = 10.0
-"""Farthest that an unlabelled Fermi level may lie from its guess in direct evaluation, eV: an update that
-hardly answers would put it anywhere."""
+"""Farthest that an unlabelled Fermi level may lie from its guess in direct evaluation, eV: an update with
+almost no response would put it anywhere."""
 
 
 class FixedPointProblem:
@@ -335,13 +335,13 @@ class FixedPoint(SelfConsistent):
 
     @property
     def honours(self) -> frozenset[str]:
-        """Without responding charges there is no Fermi level to ask for."""
+        """Total charge and field; the Fermi level where charges respond."""
         found = super().honours
         return found if self.config.fixed_point.responding == "all" else found - {"fermi_level"}
 
     @property
     def available_properties(self) -> frozenset[str]:
-        """Those of charges that respond, or those of an insulator."""
+        """Responses of a conductor, or of an insulator where charges do not respond."""
         found = super().available_properties
         if self.config.fixed_point.responding == "all":
             return found
@@ -414,8 +414,8 @@ class FixedPoint(SelfConsistent):
     ) -> tuple[Evaluation, dict[str, torch.Tensor]]:
         """F at the reference density and Fermi level.
 
-        An unlabelled Fermi level is the one at which the charges of F add up (one Newton step, exact for
-        affine updates).
+        Without a labelled Fermi level, the one at which the charges of F add up stands for it (one Newton
+        step, exact for affine updates).
         """
         labelled, systems = cast(FixedPointAt, problem.at(state)), problem.systems
         charges, response = labelled.density.detach()[:, 0], labelled.local_response.detach()[:, 0]
@@ -429,7 +429,7 @@ class FixedPoint(SelfConsistent):
 
 
 def _norms(config: ModelConfig, statistics: Statistics) -> torch.Tensor:
-    """What features are divided by, `[n_widths, n_features_lm]`."""
+    """Divisors of the features, `[n_widths, n_features_lm]`."""
     widths, max_l = config.electrostatics.widths, config.electrostatics.features_max_l
     given = statistics.feature_norms
     rows = []

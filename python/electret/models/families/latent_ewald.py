@@ -17,8 +17,8 @@ __all__ = ["LatentEwald"]
 class LatentEwald(Model):
     """Charges (and dipoles, with `electrostatics.max_l = 1`) that no label constrains.
 
-    They are not physical charges: the energy knows them up to sign and, in a screening medium, up to a
-    factor, so they couple to no field, answer no total charge, and are given as `latent_multipoles`.
+    They are not physical charges: the energy defines them up to sign and, in a screening medium, up to a
+    factor, so they couple to no field, have no total charge, and are given as `latent_multipoles`.
     Source: B. Cheng, npj Comput. Mater. 11, 80 (2025).
 
     With `latent_charges = "free"`, as published, the charges of a fragment add up to any number, so that two
@@ -27,7 +27,6 @@ class LatentEwald(Model):
     """
 
     family = "latent_ewald"
-    labelled_density = False
 
     def __init__(self, config: ModelConfig, statistics: Statistics) -> None:
         super().__init__(config, statistics)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 
 from electret.models.backbone import construction_dtype
-from electret.models.base import Density, Model, Structure
+from electret.models.base import Density, Structure
 from electret.models.config import ModelConfig
-from electret.models.families.charge_conservation import shift_to_total_charge
+from electret.models.families.charge_conservation import ShiftedCharges
 from electret.models.readouts import MultipoleReadout
 from electret.models.start.statistics import Statistics
 
 __all__ = ["LocalCharges"]
 
 
-class LocalCharges(Model):
+class LocalCharges(ShiftedCharges):
     """Multipoles predicted from the local environment.
 
     With `conserve_charge` (the default) the charges of a system are shifted uniformly to the requested total
@@ -29,20 +29,10 @@ class LocalCharges(Model):
         with construction_dtype(self.dtype):
             self.readout = MultipoleReadout(self.backbone.layer_irreps, config.electrostatics.max_l)
 
-    @property
-    def honours(self) -> frozenset[str]:
-        """The field always; the total charge with `conserve_charge`."""
-        return frozenset({"external_field"} | ({"total_charge"} if self.config.conserve_charge else set()))
-
-    @property
-    def predicts(self) -> frozenset[str]:
-        """The total charge without `conserve_charge`."""
-        return frozenset() if self.config.conserve_charge else frozenset({"total_charge"})
-
     def density(self, structure: Structure, features: list[torch.Tensor]) -> Density:
         """Multipoles `[n_atoms, (max_l+1)^2]`."""
         multipoles = self.readout(features)
         if self.config.conserve_charge:
-            charges = shift_to_total_charge(multipoles[:, 0], structure.graph)
+            charges = self.conserved(multipoles[:, 0], structure.graph)
             multipoles = torch.cat([charges[:, None], multipoles[:, 1:]], dim=1)
         return Density(multipoles)

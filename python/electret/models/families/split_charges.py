@@ -24,7 +24,6 @@ class SplitCharges(Model):
     """
 
     family = "split_charges"
-    field_couples_to_polarization = True
     element_charges: torch.Tensor
 
     def __init__(self, config: ModelConfig, statistics: Statistics) -> None:

@@ -1,4 +1,4 @@
-"""How the density of an atom answers the potential: the updates Delta(h, v) of `fixed_point`."""
+"""Response of the density of an atom to the potential: the updates Delta(h, v) of `fixed_point`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CLOSED = -8.0
 """Smallest logit of the charge gate: with none at all the Fermi level would be undefined."""
 
 NOMINAL_SUSCEPTIBILITY = -0.05
-"""Where charges do not answer the potential, all of them follow the Fermi level by this (e/eV) so that
+"""Change of every charge with the Fermi level (e/eV) where charges do not respond to the potential, so that
 they add up to the total charge; the Fermi level is then a multiplier without physical meaning."""
 
 Parameters = dict[str, torch.Tensor]
@@ -262,7 +262,7 @@ class OneBodyUpdate(torch.nn.Module):
         if self.isotropic is not None:
             raw = self.isotropic(features) + self.isotropic_bias[structure.elements]
             n_widths = self.embedding.weights.shape[3]
-            # A higher potential draws electrons: charges and dipoles answer against it.
+            # A higher potential draws electrons: charges and dipoles respond against it.
             response = -INITIAL_RESPONSE * torch.nn.functional.softplus(raw)
             found["isotropic"] = response.reshape(len(raw), -1, n_widths)
         return found
@@ -279,7 +279,7 @@ class OneBodyUpdate(torch.nn.Module):
 
     def _gated(self, parameters: Parameters, values: torch.Tensor, dim: int) -> torch.Tensor:
         """Potentials or multipoles, components on dimension `dim`, with the part of the charge that the gate
-        lets through; none where charges do not respond, and a constant potential is nothing to dipoles."""
+        lets through; zero where charges do not respond, as a constant potential does not act on dipoles."""
         gate = parameters.get("gate")
         if self.charges_respond and gate is None:
             return values
@@ -304,7 +304,7 @@ class OneBodyUpdate(torch.nn.Module):
         return self(parameters, nothing) if constant else torch.zeros_like(derivative[:, :, 0, 0]), derivative
 
     def _completed(self, parameters: Parameters, derivative: torch.Tensor) -> torch.Tensor:
-        """That of the response with the isotropic one and the charge gate."""
+        """Derivative of the whole update: of the response, the isotropic one, and the charge gate."""
         if "isotropic" in parameters:
             alpha = parameters["isotropic"].transpose(1, 2) @ self._diagonals.flatten(start_dim=1)
             derivative = derivative + alpha.unflatten(2, self._diagonals.shape[1:]).transpose(1, 2)
@@ -402,7 +402,7 @@ class ManyBodyUpdate(OneBodyUpdate):
         )
 
     def parameters_of(self, structure: Structure, features: Sequence[torch.Tensor]) -> Parameters:
-        """Those of the one-body update, and `edge_harmonics`, `edge_radial` and `edge_index` of the
+        """Parameters of the one-body update, and `edge_harmonics`, `edge_radial` and `edge_index` of the
         batch."""
         found = super().parameters_of(structure, features)
         vectors = structure.edge_vectors

@@ -1,4 +1,4 @@
-"""What self-consistent models take from the labelled densities: scales of potential, Fermi level, charges.
+"""Statistics of labelled densities for self-consistent models: scales of potential, Fermi level, charges.
 
 The map of a fixed-point model reads the potential features v = B p + v_ext + mu of its own density, divided
 by one number per (l, width), so that its inputs are of order one. These norms are taken over the labelled

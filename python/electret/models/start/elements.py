@@ -29,10 +29,10 @@ INITIAL_HARDNESS = 5.0
 """Curvature of the local energy of a fresh model in the charge, eV/e²."""
 
 LARGEST_LOGARITHM = 12.0
-"""Of a hardness in eV/(e Å^l)²."""
+"""Scale of a hardness in eV/(e Å^l)²."""
 
 INITIAL_STIFFNESS = 20.0
-"""The same in higher multipoles, eV/(e Å^l)²: a polarisability of about 0.7 Å³ per atom."""
+"""Scale of the stiffness of higher multipoles, eV/(e Å^l)²: a polarisability of about 0.7 Å³ per atom."""
 
 
 def orders(max_l: int) -> list[int]:
@@ -74,7 +74,7 @@ POLARIZABILITIES = (2e-3, 2.0)
 
 def flow_scales(statistics: Statistics) -> torch.Tensor:
     """How readily charge flows to the atoms of each element relative to a conductor, between `SMALLEST_FLOW`
-    and 1; 1 where the data says nothing. `[n_elements]`.
+    and 1; 1 without labels. `[n_elements]`.
 
     The square of the fitted susceptibility over `CONDUCTING`: dipoles that help each other along a row look
     like a little flow, and an insulator is better started without.
@@ -85,7 +85,7 @@ def flow_scales(statistics: Statistics) -> torch.Tensor:
 
 def polarizabilities(statistics: Statistics) -> torch.Tensor:
     """Initial polarisability of the atoms of each element in e·Å²/V, `[n_elements]`; `1 /
-    INITIAL_STIFFNESS` where the data says nothing."""
+    INITIAL_STIFFNESS` without labels."""
     found = _of_elements(statistics, statistics.polarizability, 1.0 / INITIAL_STIFFNESS)
     return found.clamp(*POLARIZABILITIES)
 

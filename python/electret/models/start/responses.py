@@ -1,4 +1,4 @@
-"""How strongly each element answers a field, from labelled polarisabilities: where the responses of fresh
+"""Response of each element to a field, from labelled polarisabilities: where the responses of fresh
 models start.
 
 Atoms that do not see each other's densities have the polarisability

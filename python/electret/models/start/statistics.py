@@ -1,4 +1,4 @@
-"""What a model takes from its training data: elements, atomic energies, scales."""
+"""Statistics of the training data that a model contains: elements, atomic energies, scales."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Statistics(StrictConfig):
     """Numbers from the training data that a model is built with."""
 
     elements: tuple[int, ...]
-    """Atomic numbers the model knows, ascending."""
+    """Atomic numbers of the model's elements, ascending."""
     e0s: dict[int, float]
     """Energy of the isolated atom of each element in eV."""
     mean: float = 0.0
