@@ -7,8 +7,7 @@
 #include "harmonics.cuh"
 #include "batch.cuh"
 
-// Mesh points along the edge of a brick.
-#define BRICK 8
+// BRICK, mesh points along the edge of a brick, is defined by the unit.
 
 struct MeshGrid {
     int points[3];
@@ -43,7 +42,7 @@ struct MeshField {
 // A channel of a site.
 struct Member {
     int place;   // of the site, among the sites of this size
-    int target;  // site * n_channels + channel
+    int receiver;  // site * n_channels + channel
 };
 
 struct MeshSite {

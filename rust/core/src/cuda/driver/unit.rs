@@ -1,5 +1,6 @@
 //! The kernels' sources and what they are compiled with.
 
+use crate::units::COULOMB_CONSTANT;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -13,7 +14,10 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("reduce.cuh", include_str!("../../../cuda/reduce.cuh")),
     ("harmonics.cuh", include_str!("../../../cuda/harmonics.cuh")),
     ("batch.cuh", include_str!("../../../cuda/batch.cuh")),
-    ("modes.cuh", include_str!("../../../cuda/modes.cuh")),
+    (
+        "reciprocal.cuh",
+        include_str!("../../../cuda/reciprocal.cuh"),
+    ),
     ("mesh.cuh", include_str!("../../../cuda/mesh.cuh")),
     ("lattice.cuh", include_str!("../../../cuda/lattice.cuh")),
     (
@@ -23,7 +27,10 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("scan.cuh", include_str!("../../../cuda/scan.cuh")),
     ("bins.cuh", include_str!("../../../cuda/bins.cuh")),
     ("rounded.cuh", include_str!("../../../cuda/rounded.cuh")),
-    ("partners.cuh", include_str!("../../../cuda/partners.cuh")),
+    (
+        "real_sources.cuh",
+        include_str!("../../../cuda/real_sources.cuh"),
+    ),
     ("boys.cuh", include_str!("../../../cuda/boys.cuh")),
     ("radial.cuh", include_str!("../../../cuda/radial.cuh")),
     (
@@ -41,7 +48,7 @@ type Generator = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// One module to compile: a file with its definitions, and headers generated for it.
 #[derive(Clone)]
-pub struct Source {
+pub struct Unit {
     /// For people.
     pub name: &'static str,
     pub code: &'static str,
@@ -49,31 +56,34 @@ pub struct Source {
     pub definitions: Vec<(&'static str, String)>,
     /// Headers made for this module from its definitions when it is compiled, by the name that the file includes.
     generated: Vec<(&'static str, Generator)>,
+    /// Structures that Rust lays out or allocates, and their sizes in bytes.
+    sizes: Vec<(&'static str, usize)>,
 }
 
 /// Within one process the name and the definitions tell modules apart.
-impl PartialEq for Source {
+impl PartialEq for Unit {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name && self.definitions == other.definitions
     }
 }
 
-impl Eq for Source {}
+impl Eq for Unit {}
 
-impl Hash for Source {
+impl Hash for Unit {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.name.hash(state);
         self.definitions.hash(state);
     }
 }
 
-impl Source {
+impl Unit {
     pub fn new(name: &'static str, code: &'static str) -> Self {
         Self {
             name,
             code,
             definitions: Vec::new(),
             generated: Vec::new(),
+            sizes: Vec::new(),
         }
     }
 
@@ -91,14 +101,32 @@ impl Source {
         self
     }
 
-    /// The file with its definitions in front.
+    /// The compiler asserts that structure `name` is as large as `M`, which mirrors it.
+    pub fn mirror<M>(self, name: &'static str) -> Self {
+        self.size(name, size_of::<M>())
+    }
+
+    /// The compiler asserts that structure `name` takes so many bytes.
+    pub fn size(mut self, name: &'static str, bytes: usize) -> Self {
+        self.sizes.push((name, bytes));
+        self
+    }
+
+    /// The file with its definitions and Coulomb's constant in front, and the assertions on sizes at the end.
     pub fn unit(&self) -> String {
         let mut out = String::new();
         for (name, value) in &self.definitions {
             let _ = writeln!(out, "#define {name} {value}");
         }
+        let _ = writeln!(out, "#define COULOMB_CONSTANT {COULOMB_CONSTANT:?}");
         let _ = writeln!(out, "#line 1 \"{}\"", self.name);
         out.push_str(self.code);
+        for (name, bytes) in &self.sizes {
+            let _ = writeln!(
+                out,
+                "static_assert(sizeof({name}) == {bytes}, \"{name}: another size in Rust\");"
+            );
+        }
         out
     }
 
