@@ -14,8 +14,8 @@ from electret.models import SELF_CONSISTENT, build
 from electret.models.base import Structure
 from electret.scf import ScfRequest
 from electret.scf.implicit import linear_solve
-from electret.scf.krylov import gmres
-from electret.scf.linear import NativeJacobian
+from electret.scf.linear.blocks import NativeJacobian
+from electret.scf.linear.gmres import gmres
 from electret.scf.problem import Residual, Systems
 from electret.scf.solvers import Anderson, Mixing
 from electret.scf.state import State

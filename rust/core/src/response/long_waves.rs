@@ -1,8 +1,8 @@
 //! The long waves of M inside an approximate inverse of L + R M.
 //!
-//! P = L + R Ψ Φᵀ with M ≈ Ψ Φᵀ at small k, where polarisation screens itself most; short waves hardly count against L
-//! for Gaussians. In plane-wave codes the same is known as Kerker's preconditioner (Phys. Rev. B 23, 3082); here the
-//! response R of each atom enters instead of that of an electron gas. Inverses by Woodbury's formula.
+//! P = L + R Ψ Φᵀ with M ≈ Ψ Φᵀ at small k, where screening by the polarisation is strongest; for Gaussians short waves are
+//! small compared with L. The analogue in plane-wave codes is Kerker's preconditioner (Phys. Rev. B 23, 3082), with the
+//! response of an electron gas in place of the response R of each atom. The inverse is given by Woodbury's formula.
 
 use super::dense::{Factors, add_scaled, multiply, multiply_transpose};
 use super::system::{BlockDiagonal, System};
@@ -11,20 +11,20 @@ use crate::ewald::Waves;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
-/// Pairs ±k at most that a system of so many unknowns takes. At a residual of 1e-10 water of 192 atoms takes 6 products in place of 16, of 768 atoms 10 in place
-/// of 17 (23 with the transpose); making them costs as much as two products.
+/// Largest number of pairs ±k for a system of so many unknowns. At a residual of 1e-10 water of 192 atoms takes 6 products in
+/// place of 16, of 768 atoms 10 in place of 17 (23 with the transpose); setting them up costs as much as two products.
 pub fn most_waves(unknowns: usize) -> usize {
     (unknowns / 16).min(40)
 }
 
-/// What takes P⁻¹ from L⁻¹.
+/// Correction from L⁻¹ to P⁻¹.
 pub struct LongWaves {
     n_modes: usize,
     /// Φ by rows, `[atom][lm][mode]`.
     sources: Workspace<f64>,
     /// U = L⁻¹ R Ψ by rows.
     answers: Workspace<f64>,
-    /// Of 1 + Φᵀ U.
+    /// Factors of 1 + Φᵀ U.
     factors: Factors,
 }
 
@@ -66,7 +66,7 @@ impl LongWaves {
         add_scaled(z, &multiply(&self.answers, &weights), -1.0);
     }
 
-    /// v - Φ (1 + Φᵀ U)⁻ᵀ Uᵀ v, of which L⁻ᵀ is P⁻ᵀ v.
+    /// z = v - Φ (1 + Φᵀ U)⁻ᵀ Uᵀ v, with P⁻ᵀ v = L⁻ᵀ z.
     pub fn before(&self, v: &mut [f64]) {
         let along = multiply_transpose(&self.answers, self.n_modes, v);
         let weights = self.factors.substitute(&along, true);

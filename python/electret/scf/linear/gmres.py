@@ -1,21 +1,17 @@
-"""GMRES for a batch of systems at once, over an operator that is known through its products."""
+"""GMRES for a batch of systems at once; as `krylov.rs` of the native layer, which also has the limits."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from electret.scf.problem import Systems
+from electret import _native
+from electret.scf.linear.border import Product
+from electret.scf.problem import Batch
 
-__all__ = ["Product", "gmres"]
-
-Product = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Of a pair x `[n_atoms, n_lm]`, y `[n_systems]`; keeps systems apart."""
-
-MOST_ITERATIONS = 1000
+__all__ = ["gmres"]
 
 
 def _unchanged(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,11 +22,10 @@ def gmres(
     apply: Product,
     multipoles: Tensor,
     condition: Tensor,
-    systems: Systems,
-    tolerance: float = 1e-12,
+    systems: Batch,
+    tolerance: float = _native.KRYLOV_TOLERANCE,
     max_iterations: int | None = None,
     precondition: Product = _unchanged,
-    restart: int = 300,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Solution of K (x, y) = (multipoles, condition) in every system, each with its own Krylov space.
 
@@ -40,9 +35,8 @@ def gmres(
         condition: `[n_systems]`.
         systems: of the batch.
         tolerance: relative residual at which a system counts as solved.
-        max_iterations: most products; None takes the number of unknowns of the largest system, 20 to 1000.
+        max_iterations: most products; None chooses by the unknowns of the largest system.
         precondition: an approximate inverse of K, applied on the right.
-        restart: vectors kept before starting again from the best solution.
 
     Returns:
         x `[n_atoms, n_lm]`, y `[n_systems]`, both zero where not converged, and `converged [n_systems]`.
@@ -52,7 +46,7 @@ def gmres(
     target = tolerance * space.norm(multipoles, condition)
     atoms = torch.bincount(systems.batch, minlength=systems.n_systems)
     unknowns = int(atoms.max()) * multipoles.shape[1] + 1 if len(atoms) else 1
-    limit = max_iterations or min(max(unknowns, 20), MOST_ITERATIONS)
+    limit = max_iterations or _native.most_products(unknowns)
     x, y = torch.zeros_like(multipoles), torch.zeros_like(condition)
     residual = multipoles, condition
     last = torch.full_like(target, math.inf)
@@ -60,12 +54,11 @@ def gmres(
     while True:
         size = space.norm(*residual)
         converged = size <= target
-        # a restart that gains nothing has met rounding or a singular matrix
-        active = ~converged & (size <= 0.9 * last)
+        active = ~converged & (size <= (1.0 - _native.KRYLOV_LEAST_GAIN) * last)
         if products >= limit or not bool(active.any()):
             break
         last = size
-        length = min(restart, unknowns, limit - products)
+        length = min(_native.KRYLOV_RESTART, unknowns, limit - products)
         step, used = _cycle(apply, precondition, space, residual, size, target, active, length)
         products += used + 1
         # what is not finite would spoil its system for good, and is left out
@@ -81,7 +74,7 @@ def gmres(
 class _Space:
     """Inner products and sums of pairs (x `[n_atoms, n_lm]`, y `[n_systems]`) per system."""
 
-    def __init__(self, systems: Systems, n_lm: int) -> None:
+    def __init__(self, systems: Batch, n_lm: int) -> None:
         self.systems, self.n_lm = systems, n_lm
 
     def norm(self, x: Tensor, y: Tensor) -> Tensor:
