@@ -73,7 +73,8 @@ def case(generator: Generator) -> tuple[str, Callable[[], Any]]:
             "accuracy": pick(generator, (1e-2, 1e-4, 1e-8, 1e-12, 1e-15)),
         }
         if function in ("features", "Geometry"):
-            values |= {"widths": pick(generator, ([0.02, 1.0], [1.0, 2.0])), "max_l": max_l}
+            order = "max_l" if function == "Geometry" else "features_max_l"
+            values |= {"widths": pick(generator, ([0.02, 1.0], [1.0, 2.0])), order: max_l}
         values["multipoles"] = generator.normal(size=(n, (max_l + 1) ** 2))
         if function == "potential":
             values["points"] = generator.uniform(-5.0, 5.0, (10, 3))
@@ -96,7 +97,7 @@ def call(function: str, values: dict[str, Any]) -> Any:
         multipoles = values.pop("multipoles")
         geometry = electret.Geometry(**values)
         found = [*geometry.energy_and_potential(multipoles), geometry.features(multipoles)]
-        return [*found, geometry.coulomb_matrix(), geometry.matrix()]
+        return [*found, geometry.coulomb_matrix(), geometry.features_matrix()]
     result = getattr(electret, function)(**values)
     if function == "coulomb":
         return [result.energy, result.potential, result.forces, result.virial, result.dipole]

@@ -109,8 +109,8 @@ def test_potential_at_points_gives_the_force_on_a_probe(axes):
     system = random_system(34, axes, n=4, max_l=1)
     width = 1e-3
     smeared = electret.features(
-        **system, widths=[width], max_l=1, normalization="multipoles", self_interaction=True, accuracy=TIGHT,
-        method="ewald" if axes else "direct",
+        **system, widths=[width], features_max_l=1, normalization="multipoles", self_interaction=True,
+        accuracy=TIGHT, method="ewald" if axes else "direct",
     )[:, 0]  # fmt: skip
     step = 1e-3
     for axis in range(3):
@@ -139,7 +139,7 @@ def test_field_energy_and_features(field):
     x = np.linspace(0, 12 * width, 4001)
     weight = np.exp(-0.5 * (x / width) ** 2)
     for normalization in ("multipoles", "receiver"):
-        settings = {"widths": [width], "max_l": 2, "normalization": normalization}
+        settings = {"widths": [width], "features_max_l": 2, "normalization": normalization}
         change = electret.features(**system, **settings, external_field=field) - electret.features(
             **system, **settings
         )

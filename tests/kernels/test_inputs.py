@@ -1,4 +1,4 @@
-"""Arguments of the numpy layer: what is accepted, and the named error for what is not."""
+"""Arguments of the numpy layer: accepted forms, and the named errors of all others."""
 
 from __future__ import annotations
 
@@ -95,8 +95,9 @@ def test_bad_input_is_named(name):
         ({"widths": []}, ["widths"]),
         ({"widths": [1.0, 0.0]}, ["widths[1]", "0.0"]),
         ({"widths": [[1.0]]}, ["widths", "[1, 1]"]),
-        ({"max_l": -1}, ["max_l", "-1"]),
-        ({"max_l": 1.0}, ["max_l", "1.0"]),
+        ({"features_max_l": -1}, ["features_max_l", "-1"]),
+        ({"features_max_l": 1.0}, ["features_max_l", "1.0"]),
+        ({"max_l": 1}, ["max_l = 1", "features_max_l"]),
         ({"normalization": "unit"}, ["normalization", "unit", "receiver", "multipoles"]),
         ({"normalization": "unit", "external_field": [0, 0, 1]}, ["normalization", "unit"]),
     ],
@@ -106,6 +107,22 @@ def test_bad_features_are_named(arguments, fragments):
         electret.features(R, Q, **arguments)
     for fragment in fragments:
         assert fragment in str(error.value), str(error.value)
+
+
+@pytest.mark.parametrize("keyword", ["device", "precision"])
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (electret.coulomb, (R, Q)),
+        (electret.features, (R, Q)),
+        (electret.potential, (R, R, Q)),
+        (electret.Geometry, (R,)),
+        (electret.neighbor_list, ("ij", R)),
+    ],
+)
+def test_calls_for_a_gpu_are_sent_to_electret_torch(function, arguments, keyword):
+    with pytest.raises(electret.InputError, match=rf"{keyword} = 'cuda'.*electret\.torch"):
+        function(*arguments, **{keyword: "cuda"})
 
 
 def test_bad_points_are_named():
@@ -173,7 +190,7 @@ def test_stress_without_volume_has_a_remedy():
 
 
 def instructions(value):
-    """What an import with the variable ELECTRET_INSTRUCTIONS prints, or its last line of error."""
+    """Output of an import with the variable ELECTRET_INSTRUCTIONS, or its last line of error."""
     import os
     import subprocess
     import sys

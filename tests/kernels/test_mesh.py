@@ -1,4 +1,4 @@
-"""The particle mesh: forces as accurate as asked for, gradients of the interpolated energy, shapes of cells.
+"""The particle mesh: forces as accurate as requested, gradients of the interpolated energy, shapes of cells.
 
 Exact values, Madelung constants, invariances, `Geometry` and torch with ``method="mesh"`` are in the tests of
 those.
@@ -37,7 +37,7 @@ def assert_same_as_the_sum(system: dict, axes: str, bar: float = BAR, method: st
     expected = electret.coulomb(**system, method=other_method(axes), **settings)
     for name in VALUES:
         assert relative(getattr(found, name), getattr(expected, name)) < bar, name
-    settings = {"widths": [0.7, 1.4], "max_l": 1, **settings}
+    settings = {"widths": [0.7, 1.4], "features_max_l": 1, **settings}
     found = electret.features(**system, method=method, **settings)
     expected = electret.features(**system, method=other_method(axes), **settings)
     assert relative(found, expected) < bar
@@ -92,7 +92,7 @@ def test_every_order_of_splines_is_as_accurate_as_asked_for(order):
 
 
 def test_the_estimate_is_not_wasteful():
-    """Errors are mostly ten to a hundred times smaller than what is asked for, not thousands of times."""
+    """Errors are mostly ten to a hundred times smaller than requested, not thousands of times."""
     ratios = []
     for max_l in (0, 1):
         for sigma in (0.3, 1.0):
@@ -138,7 +138,7 @@ def test_orders(axes, order):
 
 @pytest.mark.parametrize("sigma", [0.05, 0.25, 3.0])
 def test_narrow_and_wide(sigma):
-    """Narrow Gaussians leave most to the real-space part, wide ones nothing."""
+    """Narrow Gaussians leave most to the real-space part, wide ones none."""
     system = {**random_system(84, "xyz", n=6, max_l=1), "sigma": sigma}
     if sigma == 3.0:
         system["cell"] = 4 * system["cell"]
@@ -351,7 +351,7 @@ def test_operators_of_a_coarse_mesh_are_each_others_transposes(corners):
     settings = {"max_l": 2, "widths": [0.8, 1.5], "features_max_l": 1, "method": "mesh", "accuracy": LOW}
     g = electret.Geometry(**system, **settings)
     assert g.methods == [("mesh", "mesh")]
-    a, b = g.coulomb_matrix(), g.matrix()
+    a, b = g.coulomb_matrix(), g.features_matrix()
     assert np.abs(a - a.T).max() < 1e-12 * np.abs(a).max()
     assert relative((a @ p.ravel()).reshape(p.shape), g.potential(p)) < LOW
     values = g.features(p)
@@ -448,8 +448,8 @@ def test_unusable_orders_are_named(method, max_l, fragments):
 def test_orders_must_suit_the_receivers_too():
     system = random_system(98, "xyz", n=3, max_l=0)
     with pytest.raises(electret.InputError, match=r"degree 3.*mesh-7"):
-        electret.features(**system, max_l=3, method="mesh-6")
-    assert electret.features(**system, max_l=3, method="mesh-7").shape == (3, 2, 16)
+        electret.features(**system, features_max_l=3, method="mesh-6")
+    assert electret.features(**system, features_max_l=3, method="mesh-7").shape == (3, 2, 16)
 
 
 def test_meshes_that_exhaust_memory_are_refused():

@@ -100,7 +100,7 @@ def test_agrees_with_ase(pbc, left_handed):
 def test_agrees_with_matscipy(pbc):
     neighbours = pytest.importorskip("matscipy.neighbours", reason="matscipy is not installed")
     for seed, cutoff in enumerate([2.0, 6.0]):
-        # matscipy wants atoms inside the cell along open axes.
+        # matscipy requires atoms inside the cell along open axes.
         positions, cell = random_system(10 + seed, n_atoms=40, length=7.0)
         fractions = np.linalg.solve(cell.T, positions.T).T
         positions = np.where(pbc, fractions, (fractions + 1.0) / 3.0) @ cell
@@ -202,7 +202,7 @@ def test_self_interaction_adds_each_atom_once():
     np.testing.assert_array_equal(d[~own], electret.neighbor_list("d", positions, cell, True, 4.0))
 
 
-# Of several cells in one example each has to be far enough from singular, so many examples are filtered out.
+# Every cell of an example has to be far enough from singular, so many examples are filtered out.
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(
     st.lists(st.tuples(atoms, cells(), boundaries), min_size=1, max_size=4), st.floats(0.5, 5.0), st.data()
@@ -385,10 +385,10 @@ TWO = [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
         (("ij", TWO, None, False, [1.0, -2.0]), r"cutoff = -2.0"),
         (("ij", TWO, None, False, [1.0] * 3), r"cutoff has shape \[3\]; .*\[n_atoms = 2\]"),
         (("ij", TWO, None, False, {("H", "H"): 1.0}), "numbers is missing"),
-        (("ij", TWO, None, False, {("H", "H"): -1.0}, None, False, False, "cpu", [1, 1]), "cutoff.*= -1.0"),
-        (("ij", TWO, None, False, {("H", "Q"): 1.0}, None, False, False, "cpu", [1, 1]), "'Q' is no element"),
-        (("ij", TWO, None, False, {"HH": 1.0}, None, False, False, "cpu", [1, 1]), "key 'HH'; give pairs"),
-        (("ij", TWO, None, False, {(1, 1): 1.0}, None, False, False, "cpu", [1]), "numbers has 1 entries"),
+        (("ij", TWO, None, False, {("H", "H"): -1.0}, None, False, False, [1, 1]), "cutoff.*= -1.0"),
+        (("ij", TWO, None, False, {("H", "Q"): 1.0}, None, False, False, [1, 1]), "'Q' is not an element"),
+        (("ij", TWO, None, False, {"HH": 1.0}, None, False, False, [1, 1]), "key 'HH'; give pairs"),
+        (("ij", TWO, None, False, {(1, 1): 1.0}, None, False, False, [1]), "numbers has 1 entries"),
         (("ix", ONE, None, False, 1.0), '"ix".*letters i, j'),
         (("", ONE, None, False, 1.0), "letters i, j"),
         (("ij", [[0.0, 0.0]], None, False, 1.0), r"positions has shape \[1, 2\]; expected \[n, 3\]"),

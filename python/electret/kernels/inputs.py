@@ -1,4 +1,4 @@
-"""Turns what users pass (numbers, lists, any numeric dtype, one system or a batch) into the arrays of the
+"""Conversion of arguments (numbers, lists, any numeric dtype, one system or a batch) into the arrays of the
 native layer.
 
 Every function here either returns C-contiguous arrays of the native dtype or raises
@@ -8,57 +8,60 @@ is clipped or repaired silently.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from types import FunctionType
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from electret.errors import InputError
+from electret.kernels.arguments import Options, Receivers, Sources, Systems
 
 FloatArray = NDArray[np.float64]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MAX_IMPLIED_SYSTEMS = 2**20
-"""Most systems that `batch` alone may imply, so that a stray label cannot ask for terabytes of cells."""
+"""Most systems that `batch` alone may imply, so that a stray label cannot require terabytes of cells."""
 
 COEFFICIENTS = tuple((l + 1) ** 2 for l in range(17))
-"""Coefficients per atom of each order that is looked for in the shape of `multipoles`."""
+"""Coefficients per atom of each order that the shape of `multipoles` may have."""
 
 PRECISIONS = ("float64", "float32")
 """Precisions accepted for sums over pairs, k-vectors and mesh points on a GPU."""
 
 
-@dataclass(frozen=True)
-class Systems:
-    """Atoms of one or more systems with their cells, ready for the native layer.
+ON_THE_CPU = dict.fromkeys(
+    ("device", "precision"),
+    "functions of numpy arrays run on the CPU in float64; for a GPU pass tensors of it to electret.torch",
+)
+"""Remedies for keywords that the numpy layer has no more, for :func:`refuses`."""
 
-    Attributes:
-        positions: ``[n_atoms, 3]`` in Å.
-        cell: ``[n_systems, 3, 3]`` in Å, rows are vectors; zero where no cell was given.
-        pbc: ``[n_systems, 3]``, whether each axis is periodic.
-        batch: ``[n_atoms]``, the system of each atom.
-    """
 
-    positions: FloatArray
-    cell: FloatArray
-    pbc: NDArray[np.bool_]
-    batch: NDArray[np.int64]
+RECEIVER_ORDER = "the highest order of the receivers is called features_max_l"
+"""Remedy for the keyword max_l of functions of features."""
 
-    @property
-    def n_atoms(self) -> int:
-        return self.positions.shape[0]
 
-    @property
-    def n_systems(self) -> int:
-        return self.cell.shape[0]
+def refuses(**remedies: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorator: calls with one of these keywords raise an InputError with its remedy."""
 
-    def sum(self, values: FloatArray) -> FloatArray:
-        """Sum of per-atom values ``[n_atoms, n]`` over the atoms of each system, ``[n_systems, n]``."""
-        if self.n_systems == 1:
-            return values.sum(axis=0)[None]
-        columns = [np.bincount(self.batch, column, self.n_systems) for column in values.T]
-        return np.stack(columns, axis=1)
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        error = InputError
+
+        def checked(*arguments: P.args, **keywords: P.kwargs) -> R:
+            for name in remedies:
+                if name in keywords:
+                    raise error(f"{name} = {keywords[name]!r}: {remedies[name]}")
+            return function(*arguments, **keywords)
+
+        # with the globals of the function, by which doctest recognises the functions of a module
+        namespace = function.__globals__  # type: ignore[attr-defined]
+        found = FunctionType(checked.__code__, namespace, checked.__name__, None, checked.__closure__)
+        return functools.wraps(function)(found)
+
+    return decorate
 
 
 def array_of(name: str, values: ArrayLike) -> NDArray[Any]:
@@ -122,7 +125,7 @@ def systems(
     pbc: ArrayLike = False,
     batch: ArrayLike | None = None,
 ) -> Systems:
-    """Checks and broadcasts the geometry of one or more systems.
+    """Check and broadcast the geometry of one or more systems.
 
     Args:
         positions: ``[n_atoms, 3]`` in Å.
@@ -162,11 +165,9 @@ def lattices(
     missing = full_pbc & ~full_cell.any(axis=2)
     if missing.any():
         system, axis = (int(i) for i in np.argwhere(missing)[0])
-        given = "no cell was given" if cells is None else f"cell[{system}, {axis}] is zero"
-        raise InputError(
-            f"pbc[{system}, {axis}] is True but {given}; "
-            "give the cell vector of every periodic axis or set pbc=False"
-        )
+        if cells is None:
+            require_open(full_pbc)
+        raise InputError(f"pbc[{system}, {axis}] is True but cell[{system}, {axis}] is zero; {EVERY_PERIOD}")
     return full_cell, full_pbc, index
 
 
@@ -189,6 +190,19 @@ def max_order(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 2**31:
         raise InputError(f"{name} = {value!r}; give an integer from 0 to 6")
     return int(value)
+
+
+def sources(multipoles_: ArrayLike, sigma: ArrayLike, n_atoms: int) -> Sources:
+    """Multipoles ``[n_atoms, (max_l + 1)**2]`` and widths, one or ``[n_atoms]`` in Å."""
+    return Sources(multipoles(multipoles_, n_atoms), widths("sigma", sigma, n_atoms))
+
+
+def receivers(widths_: ArrayLike, max_l: Any, normalization: object, may_be_empty: bool = False) -> Receivers:
+    """Receivers of one or more widths in Å, or of none where there `may_be_empty`."""
+    require_normalization(normalization)
+    order = max_order("features_max_l", max_l)
+    found = np.empty(0) if may_be_empty and np.size(widths_) == 0 else widths("widths", widths_)
+    return Receivers(found, order, str(normalization))
 
 
 def widths(name: str, values: ArrayLike, n: int | None = None) -> FloatArray:
@@ -239,7 +253,7 @@ def tolerance(value: Any, name: str = "accuracy") -> float:
 
 
 def require_finite(quantity: str, values: FloatArray) -> None:
-    """Refuses a result that overflowed: valid inputs can still be too large or too small together."""
+    """Refuse a result that overflowed: valid inputs can still be too large or too small together."""
     if not np.isfinite(values).all():
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
         raise InputError(
@@ -295,14 +309,14 @@ Shape = Sequence[int]
 
 
 def require_points(name: str, shape: Shape) -> None:
-    """Refuses what is not ``[n, 3]``."""
+    """Refuse what is not ``[n, 3]``."""
     if len(shape) != 2 or shape[1] != 3:
         remedy = "; for one point add an axis: [[x, y, z]]" if len(shape) == 1 and shape[0] == 3 else ""
         raise InputError(f"{name} has shape {list(shape)}; expected [n, 3]{remedy}")
 
 
 def require_multipoles(shape: Shape, n_atoms: int) -> None:
-    """Refuses what is not ``[n_atoms, (max_l + 1)**2]``."""
+    """Refuse what is not ``[n_atoms, (max_l + 1)**2]``."""
     if len(shape) != 2 or shape[0] != n_atoms:
         remedy = "; for charges alone pass charges[:, None]" if len(shape) == 1 else ""
         raise InputError(
@@ -316,7 +330,7 @@ def require_multipoles(shape: Shape, n_atoms: int) -> None:
 
 
 def require_cell(shape: Shape) -> None:
-    """Refuses what is neither ``[3]`` nor ``[3, 3]`` nor ``[n_systems, 3, 3]``."""
+    """Refuse what is neither ``[3]`` nor ``[3, 3]`` nor ``[n_systems, 3, 3]``."""
     if len(shape) not in (1, 2, 3) or shape[-1] != 3 or (len(shape) > 1 and shape[-2] != 3):
         raise InputError(
             f"cell has shape {list(shape)}; expected [3] (orthorhombic lengths), [3, 3] (rows are vectors) "
@@ -325,29 +339,42 @@ def require_cell(shape: Shape) -> None:
 
 
 def require_flags(shape: Shape) -> None:
-    """Refuses what is neither one flag nor ``[3]`` nor ``[n_systems, 3]``."""
+    """Refuse what is neither one flag nor ``[3]`` nor ``[n_systems, 3]``."""
     if len(shape) > 2 or (len(shape) > 0 and shape[-1] != 3):
         raise InputError(f"pbc has shape {list(shape)}; expected one flag, [3], [1, 3] or [n_systems, 3]")
 
 
 def require_per(name: str, shape: Shape, n: int, unit: str) -> None:
-    """Refuses what is neither one number nor ``[n]``; `unit` says what n counts."""
+    """Refuse what is neither one number nor ``[n]``; `unit` says what n counts."""
     if len(shape) > 1 or (len(shape) == 1 and shape[0] != n):
         raise InputError(f"{name} has shape {list(shape)}; expected one number or [{unit} = {n}]")
 
 
 def require_list(name: str, shape: Shape) -> None:
-    """Refuses what is neither one number nor a list of at least one."""
+    """Refuse what is neither one number nor a list of at least one."""
     if len(shape) > 1 or (len(shape) == 1 and shape[0] == 0):
         raise InputError(f"{name} has shape {list(shape)}; expected one number or a list of numbers")
 
 
 def require_field(shape: Shape, n_systems: int) -> None:
-    """Refuses what is neither ``[3]`` nor ``[n_systems, 3]``."""
+    """Refuse what is neither ``[3]`` nor ``[n_systems, 3]``."""
     if len(shape) not in (1, 2) or shape[-1] != 3 or (len(shape) == 2 and shape[0] != n_systems):
         raise InputError(
             f"external_field has shape {list(shape)}; expected [3] or [n_systems = {n_systems}, 3] in V/Å"
         )
+
+
+EVERY_PERIOD = "give the cell vector of every periodic axis or set pbc=False"
+"""Remedy for periodic axes without a vector."""
+
+
+def require_open(pbc: NDArray[np.bool_]) -> None:
+    """Refuse periodic axes where no cell was given."""
+    rows = np.atleast_2d(pbc)
+    periodic = np.argwhere(np.broadcast_to(rows, (len(rows), 3)))
+    if len(periodic):
+        system, axis = periodic[0]
+        raise InputError(f"pbc[{system}, {axis}] is True but no cell was given; {EVERY_PERIOD}")
 
 
 def stated_systems(cell: Shape | None, pbc: Shape) -> tuple[str, int] | None:
@@ -367,7 +394,7 @@ def stated_systems(cell: Shape | None, pbc: Shape) -> tuple[str, int] | None:
 
 
 def require_labels(name: str, shape: Shape | None, n: int, stated: tuple[str, int] | None) -> None:
-    """Refuses labels that are not ``[n]``, or none (shape None) where there are several systems."""
+    """Refuse labels that are not ``[n]``, or none (shape None) where there are several systems."""
     if shape is None:
         if stated is not None and stated[1] != 1:
             raise InputError(
@@ -399,12 +426,14 @@ def switch(name: str, value: Any) -> bool:
     raise InputError(f"{name} = {value!r}; give True or False")
 
 
-def settings(
-    boundary: object, method: object, accuracy: Any, precision: object = "float64", normalization: object = ""
-) -> float:
-    """The requested accuracy as a float, after a look at the kinds of the other settings.
-
-    Names of boundaries, methods and normalisations are known to the native layer.
+def options(
+    boundary: object,
+    method: object,
+    accuracy: Any,
+    precision: object = "float64",
+    self_interaction: object = True,
+) -> Options:
+    """Settings of the sums. The native layer holds the names of boundaries and methods, and refuses others.
 
     Raises:
         InputError: a setting is of another kind, or the accuracy no number between 0 and 1.
@@ -416,13 +445,18 @@ def settings(
         )
     if not isinstance(method, str):
         raise InputError(f"method = {method!r}; give a name, as 'auto', 'ewald' or 'mesh'")
-    if not isinstance(normalization, str):
-        raise InputError(f"normalization = {normalization!r}; give 'receiver' or 'multipoles'")
     require_precision(precision)
-    return tolerance(accuracy)
+    own = switch("self_interaction", self_interaction)
+    return Options(boundary, method, tolerance(accuracy), str(precision), own)
+
+
+def require_normalization(name: object) -> None:
+    """Refuse what is no name. The native layer holds the names of normalisations."""
+    if not isinstance(name, str):
+        raise InputError(f"normalization = {name!r}; give 'receiver' or 'multipoles'")
 
 
 def require_precision(name: object) -> None:
-    """Refuses what is none of :data:`PRECISIONS`."""
+    """Refuse what is none of :data:`PRECISIONS`."""
     if name not in PRECISIONS:
         raise InputError(f"precision = {name!r}; use 'float64' or 'float32'")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -14,6 +16,30 @@ from electret.kernels.inputs import FloatArray
 ComplexArray = NDArray[np.complex128]
 
 
+class JacobianSolution(NamedTuple):
+    """Result of :meth:`Jacobian.solve`. A system that failed has x = 0 and y = 0 and does not affect the
+    others.
+    """
+
+    x: FloatArray
+    """``[n_atoms, n_lm]``."""
+    y: FloatArray
+    """``[n_systems]``."""
+    status: NDArray[np.int64]
+    """``[n_systems]``: 0 solved, 1 singular, 2 not converged."""
+
+
+class Eigenpairs(NamedTuple):
+    """Result of :meth:`Jacobian.eigenpair`, of T = -R M. Then dλ = u^H dT w."""
+
+    values: ComplexArray
+    """λ ``[n_systems]``."""
+    right: ComplexArray
+    """w ``[n_atoms, n_lm]`` with T w = λ w and w of norm 1."""
+    left: ComplexArray
+    """u ``[n_atoms, n_lm]`` with u^H T = λ u^H and u^H w = 1; zero where w and u are orthogonal."""
+
+
 class Jacobian:
     """Jacobian of a self-consistent residual in multipoles and Fermi level, one bordered matrix per system::
 
@@ -21,9 +47,9 @@ class Jacobian:
         K = [[L + R M, c], [0,     1]]     constant Fermi level
 
     with block-diagonal L and R, a column c, and 1_q one at each atom's charge (lm = 0). M is an operator of
-    `geometry`: A of ``geometry.coulomb_matrix`` or B of ``geometry.matrix``. Variational families have L the
-    Hessian of the local energies and M = A; fixed points p = F(B p + mu m) have L = 1, R = -D, M = B and
-    c = -D m with D = dF/dv.
+    `geometry`: A of ``geometry.coulomb_matrix`` or B of ``geometry.features_matrix``. Variational families
+    have L the Hessian of the local energies and M = A; fixed points p = F(B p + mu m) have L = 1, R = -D,
+    M = B and c = -D m with D = dF/dv.
 
     Matrices are factored once, at the first solve; small systems are solved by LU, large ones by Krylov
     iterations.
@@ -36,7 +62,7 @@ class Jacobian:
         right: R ``[n_atoms, n_lm, n_rows]``, rows ordered as ``features[i].ravel()``; None is the identity,
             for "coulomb" only.
         column: c ``[n_atoms, n_lm]``; None is 1_q.
-        constrained: whether the charge is constant, one flag or ``[n_systems]``.
+        constrained: True where the charge is constant, one flag or ``[n_systems]``.
         method: "auto", "dense" or "krylov".
         tolerance: relative residual at which Krylov iterations end (1e-12).
         max_iterations: most products with K per Krylov solve; None chooses. A solve that fails with the
@@ -72,21 +98,21 @@ class Jacobian:
         if operator not in ("coulomb", "features"):
             raise InputError(f'operator {operator!r} is unknown; use "coulomb" or "features"')
         n_atoms, n_lm = geometry.n_atoms, (geometry.max_l + 1) ** 2
-        n_rows = n_lm if operator == "coulomb" else geometry.widths.size * (geometry.features_max_l + 1) ** 2
+        n_rows = n_lm if operator == "coulomb" else geometry.widths.size * geometry._receivers.n_lm
         if max_iterations is not None and inputs.max_order("max_iterations", max_iterations) == 0:
             raise InputError("max_iterations = 0; give a positive integer or None")
         self._shape = (n_atoms, n_lm)
         self._n_systems = geometry.n_systems
-        self._native = geometry._functions.Jacobian(
+        self._native = _native.Jacobian(
             geometry._native,
             operator,
             _optional("left", left, (n_atoms, n_lm, n_lm)),
             _optional("right", right, (n_atoms, n_lm, n_rows)),
             _optional("column", column, (n_atoms, n_lm)),
             _flags(constrained, geometry.n_systems),
-            method=method,
-            tolerance=inputs.tolerance(tolerance, "tolerance"),
-            max_iterations=max_iterations,
+            method,
+            inputs.tolerance(tolerance, "tolerance"),
+            max_iterations,
         )
 
     def solve(
@@ -95,26 +121,23 @@ class Jacobian:
         constraint: ArrayLike | None = None,
         transpose: bool = False,
         tolerance: float | None = None,
-    ) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
-        """Solves ``K (x, y) = (residual, constraint)``, or with the transpose of K.
+    ) -> JacobianSolution:
+        """Solve ``K (x, y) = (residual, constraint)``, or with the transpose of K.
 
         Args:
             residual: ``[n_atoms, n_lm]``.
             constraint: ``[n_systems]``; None is zero.
             transpose: solve with K^T.
             tolerance: relative residual at which Krylov iterations end; None is that of the Jacobian.
-
-        Returns:
-            x ``[n_atoms, n_lm]``, y ``[n_systems]`` and the status of each system: 0 solved, 1 singular,
-            2 not converged. A system that failed has x = 0 and y = 0 and does not affect the others.
         """
         s = np.zeros(self._n_systems) if constraint is None else constraint
-        return self._native.solve(
+        found = self._native.solve(
             inputs.array("residual", residual, self._shape),
             inputs.array("constraint", s, (self._n_systems,)),
             transpose=bool(transpose),
             tolerance=None if tolerance is None else inputs.tolerance(tolerance, "tolerance"),
         )
+        return JacobianSolution(*found)
 
     def apply(self, x: ArrayLike, y: ArrayLike, transpose: bool = False) -> tuple[FloatArray, FloatArray]:
         """``K (x, y)``, or K^T (x, y), as arrays ``[n_atoms, n_lm]`` and ``[n_systems]``."""
@@ -124,19 +147,14 @@ class Jacobian:
             transpose=bool(transpose),
         )
 
-    def eigenpair(self) -> tuple[ComplexArray, ComplexArray, ComplexArray]:
+    def eigenpair(self) -> Eigenpairs:
         """Eigenvalue of largest modulus of T = -R M of each system, with its eigenvectors.
 
-        For a fixed point T = D B, and J = 1 - T without the border. Of a complex pair the eigenvalue with
-        positive imaginary part is given.
-
-        Returns:
-            values ``[n_systems]``, right ``[n_atoms, n_lm]`` with T w = λ w and w of norm 1, and left
-            ``[n_atoms, n_lm]`` with u^H T = λ u^H and u^H w = 1 (zero where w and u are orthogonal). Then
-            dλ = u^H dT w.
+        For a fixed point T = D B, and J = 1 - T without the border. The eigenvalue of a complex pair is the
+        one with positive imaginary part.
         """
         values, right, left = self._native.eigenpair()
-        return (
+        return Eigenpairs(
             _complex(values).reshape(self._n_systems),
             _complex(right).reshape(self._shape),
             _complex(left).reshape(self._shape),

@@ -14,7 +14,7 @@ create_exception!(
     "Base class of every error that electret raises."
 );
 
-/// A class that derives from `ElectretError` and a builtin, made in Python terms once.
+/// A class that derives from `ElectretError` and a builtin, created once.
 fn derived<'py>(
     py: Python<'py>,
     class: &'py PyOnceLock<Py<PyType>>,
@@ -54,7 +54,7 @@ pub fn device_error(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
         &CLASS,
         "DeviceError",
         py.get_type::<PyRuntimeError>(),
-        "A graphics processor, its driver or a library of it is missing or failed: the message says which and why.",
+        "A graphics processor, its driver or a library of it is missing or failed; the message names it and the reason.",
     )
 }
 
@@ -68,4 +68,14 @@ pub fn to_python(py: Python<'_>, error: &Error) -> PyErr {
         Ok(class) => PyErr::from_type(class.clone(), error.to_string()),
         Err(failure) => failure,
     }
+}
+
+/// The error of an array whose shape is not the `expected` one.
+pub fn shape_error(py: Python<'_>, array: &'static str, found: &[usize], expected: &str) -> PyErr {
+    let error = Error::Shape {
+        array,
+        found: format!("{found:?}"),
+        expected: expected.into(),
+    };
+    to_python(py, &error)
 }
