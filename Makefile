@@ -88,7 +88,7 @@ docs: build $(STAMPS)/extra-docs  ## HTML documentation in site/
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -b html docs site
 
 wheel: build $(STAMPS)/extra-wheel  ## abi3 manylinux2014 wheel and sdist in dist/, tried in an empty environment
-	$(BIN)/maturin build --profile wheel --zig --compatibility manylinux2014 --out dist
+	$(BIN)/maturin build --profile wheel --no-default-features --zig --compatibility manylinux2014 --out dist
 	$(BIN)/maturin sdist --out dist
 	$(BIN)/python tests/wheel_check.py dist
 

@@ -14,8 +14,8 @@ DEVICE void scale3(const T *v, T factor, T *out) {
     for (int i = 0; i < 3; i++) out[i] = v[i] * factor;
 }
 
-DEVICE void add_scaled3(T *target, const T *v, T factor) {
-    for (int i = 0; i < 3; i++) target[i] += v[i] * factor;
+DEVICE void add_scaled3(T *receiver, const T *v, T factor) {
+    for (int i = 0; i < 3; i++) receiver[i] += v[i] * factor;
 }
 
 DEVICE T absolute(T x) { return value_of(x) < 0.0 ? -x : x; }

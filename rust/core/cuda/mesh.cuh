@@ -43,7 +43,7 @@ struct MeshField {
 // A channel of a site.
 struct Member {
     int place;   // of the site, among the sites of this size
-    int target;  // site * n_channels + channel
+    int receiver;  // site * n_channels + channel
 };
 
 struct MeshSite {

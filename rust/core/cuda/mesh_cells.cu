@@ -1,4 +1,4 @@
-// Derivatives in the reciprocal vectors that come through the targets alone: through their phases and through the
+// Derivatives in the reciprocal vectors that come through the receivers alone: through their phases and through the
 // expansions of their multipoles.
 #include "mesh.cuh"
 #include "reduce.cuh"

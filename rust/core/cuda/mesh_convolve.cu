@@ -5,12 +5,12 @@
 #include "reduce.cuh"
 
 struct ConvolveArguments {
-    const R *partners;
-    R *targets;  // may be the partners
-    const MeshField *partner_fields;
-    const MeshField *target_fields;
-    const int *first_partner;  // [local system + 1]
-    const int *first_target;
+    const R *sources;
+    R *receivers;  // may be the sources
+    const MeshField *source_fields;
+    const MeshField *receiver_fields;
+    const int *first_source;  // [local system + 1]
+    const int *first_receiver;
     const Lattice *lattices;
     const int *systems;         // [local system]
     const R *moduli[3];         // of the splines along each axis
@@ -105,8 +105,8 @@ KERNEL(convolve, ConvolveArguments) {
         for (int i = 0; i < 9; i++) reciprocal[i / 3][i % 3] = convert<W>(lattice.reciprocal[i / 3][i % 3]);
     __syncthreads();
     W scale = convert<W>(reciprocal_of(lattice.volume) * COULOMB_CONSTANT);
-    int first_partner = args.first_partner[blockIdx.y], end_partner = args.first_partner[blockIdx.y + 1];
-    int first_target = args.first_target[blockIdx.y], end_target = args.first_target[blockIdx.y + 1];
+    int first_source = args.first_source[blockIdx.y], end_source = args.first_source[blockIdx.y + 1];
+    int first_receiver = args.first_receiver[blockIdx.y], end_receiver = args.first_receiver[blockIdx.y + 1];
     bool with_sums = args.reciprocal != 0;
     // The value and its derivatives in the metric b_i·b_j: 00, 11, 22, 01, 02, 12.
     W sums[7];
@@ -130,12 +130,12 @@ KERNEL(convolve, ConvolveArguments) {
             slope = slope * scale * (spline * spline);
         }
         Complex s, by_width;
-        add_fields(args, args.partners, args.partner_fields, first_partner, end_partner, mode, square, with_sums, &s,
+        add_fields(args, args.sources, args.source_fields, first_source, end_source, mode, square, with_sums, &s,
                    &by_width);
         if (with_sums) {
             Complex own = s, own_by_width = by_width;
-            if (args.targets != args.partners)
-                add_fields(args, args.targets, args.target_fields, first_target, end_target, mode, square, true, &own,
+            if (args.receivers != args.sources)
+                add_fields(args, args.receivers, args.receiver_fields, first_receiver, end_receiver, mode, square, true, &own,
                            &own_by_width);
             // Modes of the other half of the spectrum count too.
             R count = modes[2] == 0 || 2 * modes[2] == grid.points[2] ? 1 : 2;
@@ -151,9 +151,9 @@ KERNEL(convolve, ConvolveArguments) {
                 sums[4 + i] += (lattice.pbc[j] && lattice.pbc[l] ? gaussians + kernel : gaussians) * (n[j] * n[l]);
             }
         }
-        for (int f = first_target; f < end_target; f++) {
-            W factor = weight * exp_of(square * exponent_of(args.target_fields[f]));
-            R *out = args.targets + f * Parts<W>::N * stride + 2 * mode;
+        for (int f = first_receiver; f < end_receiver; f++) {
+            W factor = weight * exp_of(square * exponent_of(args.receiver_fields[f]));
+            R *out = args.receivers + f * Parts<W>::N * stride + 2 * mode;
             Parts<W>::store(out, stride, factor * s.re);
             Parts<W>::store(out + 1, stride, factor * s.im);
         }

@@ -1,7 +1,7 @@
 // Mesh to sites: a warp interpolates the derivatives of the potentials at one site, along the mesh, for all of its
 // channels.
 //
-// ORDER of the splines, the targets' DEGREE, GRADIENTS (0 or 1), WARPS_OF_BLOCK and BLOCKS_AT_ONCE are defined by the
+// ORDER of the splines, the receivers' DEGREE, GRADIENTS (0 or 1), WARPS_OF_BLOCK and BLOCKS_AT_ONCE are defined by the
 // module.
 #include "mesh.cuh"
 #include "reduce.cuh"
@@ -113,12 +113,12 @@ BOUNDED_KERNEL(gather, GatherArguments, 32 * WARPS, BLOCKS_AT_ONCE) {
         for (int i = 0; i < 3; i++) bases[a][i] = zero<W>();
     }
     for (int channel = 0; channel < side.n_channels; channel++) {
-        long long target = (long long)site.site * side.n_channels + channel;
+        long long receiver = (long long)site.site * side.n_channels + channel;
         W sums[PAIRS];  // Σ_xy X^(a) Y^(b) φ
 #pragma unroll
         for (int i = 0; i < PAIRS; i++) sums[i] = zero<W>();
         if (inside) {
-            const R *field = args.fields + side.field_of[target] * Parts<W>::N * stride + offsets[warp][2][jz];
+            const R *field = args.fields + side.field_of[receiver] * Parts<W>::N * stride + offsets[warp][2][jz];
 #pragma unroll 1
             for (int jx = lane / LANES; jx < ORDER; jx += PLANES) {
                 const R *rows = as_it_is(field + offsets[warp][0][jx] * plane);
@@ -182,7 +182,7 @@ BOUNDED_KERNEL(gather, GatherArguments, 32 * WARPS, BLOCKS_AT_ONCE) {
                 }
         }
         WARP_BARRIER();
-        const W *p = side.coefficients + target * COUNT(L);
+        const W *p = side.coefficients + receiver * COUNT(L);
         for (int lm = lane; here && lm < COUNT(L); lm += 32) {
             int l = L == 0 ? 0 : (L == 1 ? lm > 0 : degree_of(lm)), n = (l + 1) * (l + 2) / 2;
             const W *coefficients = expansion + expansion_place(l) + (lm - l * l) * n;
@@ -195,7 +195,7 @@ BOUNDED_KERNEL(gather, GatherArguments, 32 * WARPS, BLOCKS_AT_ONCE) {
                         for (int axis = 0; axis < 3; axis++)
                             slopes[axis] += coefficients[k] * derivatives[warp][raised(l, a, b, axis)];
                 }
-            side.potentials[target * COUNT(L) + lm] += convert<T>(potential);
+            side.potentials[receiver * COUNT(L) + lm] += convert<T>(potential);
             if (!GRADIENTS) continue;
             for (int a = 0; a < 3; a++) along[a] += p[lm] * slopes[a];
             if (L == 0 || !args.site_bases) continue;

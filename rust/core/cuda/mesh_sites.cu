@@ -98,9 +98,9 @@ KERNEL(enlist, SitesArguments) {
     Member member = side.members[number];
     int brick = brick_of(args.grid, side.places[member.place].start, along, step);
     if (brick < 0) return;
-    long long list = (long long)side.field_of[member.target] * args.grid.n_bricks + brick;
+    long long list = (long long)side.field_of[member.receiver] * args.grid.n_bricks + brick;
     side.entries[side.offsets[list] + atomicAdd(&side.cursors[list], 1)] = number;
-    if (step > 0 || member.target % side.n_channels != 0) return;
+    if (step > 0 || member.receiver % side.n_channels != 0) return;
     long long n_lists = (long long)side.n_fields * args.grid.n_bricks;
     int slot = atomicAdd(&side.homes[n_lists + list], 1);
     side.order[side.offsets[n_lists + list] + slot] = member.place;

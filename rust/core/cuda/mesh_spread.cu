@@ -137,7 +137,7 @@ KERNEL(spread, SpreadArguments) {
             for (int task = thread; task < MONOMIALS(L) * size; task += THREADS) {
                 int slot = task / MONOMIALS(L), k = task % MONOMIALS(L), l = L == 1 ? k > 0 : 0;
                 while (L > 1 && k >= MONOMIALS(l)) l++;
-                const W *p = side.coefficients + (long long)list[start + slot].target * COUNT(L);
+                const W *p = side.coefficients + (long long)list[start + slot].receiver * COUNT(L);
                 int count = (l + 1) * (l + 2) / 2, column = k - (MONOMIALS(l) - count);
                 W sum = zero<W>();
                 for (int m = 0; m < 2 * l + 1; m++)

@@ -1,11 +1,11 @@
-// Multipoles of any degrees: the interaction of a target with a partner, as src/ewald/pair.rs has it.
+// Multipoles of any degrees: the interaction of a receiver with a source, as src/ewald/pair.rs has it.
 #pragma once
 #include "batch.cuh"
 #include "harmonics.cuh"
 #include "radial.cuh"
 
-const int TOP = TARGET_L + PARTNER_L + GRADIENTS;
-const int POWERS = TARGET_L < PARTNER_L ? TARGET_L : PARTNER_L;
+const int TOP = RECEIVER_L + SOURCE_L + GRADIENTS;
+const int POWERS = RECEIVER_L < SOURCE_L ? RECEIVER_L : SOURCE_L;
 
 // add_terms(d, h, f, p, q, v, g), or the tables for it; written by src/cuda/pair_terms.rs.
 #include "terms.cuh"
@@ -20,9 +20,9 @@ DEVICE void add_terms(const W *d, const W *h, const W (*f)[TOP + 1], const W *p,
         W tensor = harmonic * function, weight = zero<W>();
         for (int n = component.first; n < COMPONENTS[k + 1].first; n++) {
             Term term = TERMS[n];
-            W value = p[term.partner] * term.coefficient;
-            v[term.target] += tensor * value;
-            if (GRADIENTS) weight += value * q[term.target];
+            W value = p[term.source] * term.coefficient;
+            v[term.receiver] += tensor * value;
+            if (GRADIENTS) weight += value * q[term.receiver];
         }
 #if GRADIENTS
         // ∇(C F) = F ∇C + C d (1/r dF/dr)
@@ -38,11 +38,11 @@ DEVICE void add_terms(const W *d, const W *h, const W (*f)[TOP + 1], const W *p,
 }
 #endif
 
-// Adds the potentials at the target and, with GRADIENTS, dU/dd; d is from the partner to the target.
+// Adds the potentials at the receiver and, with GRADIENTS, dU/dd; d is from the source to the receiver.
 DEVICE void interact(const W *d, WidthsOf<R> widths, const BoysRowOf<R> *table, const W *p, const W *q, W *v, W *g) {
     W r2 = dot3(d, d);
-    W h[COUNT(TARGET_L + PARTNER_L)], f[POWERS + 1][TOP + 1];
-    solid_harmonics<TARGET_L + PARTNER_L>(d[0], d[1], d[2], h);
+    W h[COUNT(RECEIVER_L + SOURCE_L)], f[POWERS + 1][TOP + 1];
+    solid_harmonics<RECEIVER_L + SOURCE_L>(d[0], d[1], d[2], h);
 #pragma unroll
     for (int n = 0; n <= POWERS; n++)
 #pragma unroll

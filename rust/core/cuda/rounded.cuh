@@ -34,8 +34,8 @@ struct RoundedSite {
     int site;
 };
 
-// The same of a target, and the part of the bins' period that it is at.
-struct RoundedTarget {
+// The same of a receiver, and the part of the bins' period that it is at.
+struct RoundedReceiver {
     RoundedSite site;
     float part[3];
     int padding;

@@ -14,15 +14,15 @@ KERNEL(round_coefficients, CoefficientArguments) {
 }
 
 struct RoundingArguments {
-    Side targets;
-    Side partners;
+    Side receivers;
+    Side sources;
     const Lattice *lattices;
     const Grid *grids;
-    const Binned *sorted;            // [slot]: partners of systems that are binned
-    RoundedTarget *rounded_targets;  // [site]
-    RoundedSite *binned_partners;    // [slot]
-    RoundedSite *partner_sites;      // [site]: as they are
-    R *partner_tangents;             // [site][3], or null
+    const Binned *sorted;            // [slot]: sources of systems that are binned
+    RoundedReceiver *rounded_receivers;  // [site]
+    RoundedSite *binned_sources;    // [slot]
+    RoundedSite *source_sites;      // [site]: as they are
+    R *source_tangents;             // [site][3], or null
     int n_slots;
     int padding;
 };
@@ -33,13 +33,13 @@ DEVICE RoundedSite as_it_is(const Side &side, int site) {
     return rounded(binned);
 }
 
-DEVICE RoundedTarget rounded_target(const RoundingArguments &args, int site) {
-    int system = args.targets.system[site];
+DEVICE RoundedReceiver rounded_receiver(const RoundingArguments &args, int site) {
+    int system = args.receivers.system[site];
     const Grid &grid = args.grids[system];
-    RoundedTarget out = {as_it_is(args.targets, site), {0.0f, 0.0f, 0.0f}, 0};
+    RoundedReceiver out = {as_it_is(args.receivers, site), {0.0f, 0.0f, 0.0f}, 0};
     if (grid.n_bins == 0) return out;
     double position[3], coordinates[3];
-    for (int k = 0; k < 3; k++) position[k] = value_of(args.targets.positions[3LL * site + k]);
+    for (int k = 0; k < 3; k++) position[k] = value_of(args.receivers.positions[3LL * site + k]);
     Binned binned;
     binned.site = site;
     wrap(frame_of(args.lattices[system]), position, &binned, coordinates);
@@ -51,14 +51,14 @@ DEVICE RoundedTarget rounded_target(const RoundingArguments &args, int site) {
     return out;
 }
 
-// One thread for each target, partner and slot of a partner.
+// One thread for each receiver, source and slot of a source.
 KERNEL(round_sites, RoundingArguments) {
     int number = blockIdx.x * blockDim.x + threadIdx.x;
-    if (number < args.targets.n_sites) args.rounded_targets[number] = rounded_target(args, number);
-    if (number < args.n_slots) args.binned_partners[number] = rounded(args.sorted[number]);
-    if (number >= args.partners.n_sites) return;
-    args.partner_sites[number] = as_it_is(args.partners, number);
-    if (args.partner_tangents)
+    if (number < args.receivers.n_sites) args.rounded_receivers[number] = rounded_receiver(args, number);
+    if (number < args.n_slots) args.binned_sources[number] = rounded(args.sorted[number]);
+    if (number >= args.sources.n_sites) return;
+    args.source_sites[number] = as_it_is(args.sources, number);
+    if (args.source_tangents)
         for (int k = 0; k < 3; k++)
-            args.partner_tangents[3LL * number + k] = (R)tangent_of(args.partners.positions[3LL * number + k]);
+            args.source_tangents[3LL * number + k] = (R)tangent_of(args.sources.positions[3LL * number + k]);
 }

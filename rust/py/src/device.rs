@@ -4,7 +4,7 @@ use crate::arrays::{Flags, Floats, Integers, detached, slice};
 use crate::electrostatics::{options, receivers};
 use crate::errors::to_python;
 use electret_core::cuda::evaluator::{Evaluator, Inputs, Outputs};
-use electret_core::cuda::neighbors::{Atoms, DeviceSearch, Targets};
+use electret_core::cuda::neighbors::{Atoms, DeviceSearch, Outputs as ListOutputs};
 use electret_core::cuda::planning::{self, Request};
 use electret_core::cuda::{self, Device, Queue};
 use pyo3::prelude::*;
@@ -282,7 +282,7 @@ impl DeviceNeighborSearch {
         distances: u64,
         vectors: u64,
     ) -> PyResult<()> {
-        let targets = Targets {
+        let targets = ListOutputs {
             i,
             j,
             shifts,

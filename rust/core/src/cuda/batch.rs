@@ -1,6 +1,6 @@
 //! The arrays of a batch as the kernels see them: structures of the same layout as in `cuda/batch.cuh`.
 
-use super::driver::source::Source;
+use super::driver::unit::Unit;
 use super::{Buffer, Queue};
 use crate::error::{Error, Result};
 use bytemuck::{Pod, Zeroable};
@@ -114,7 +114,7 @@ impl Scalars {
     }
 
     /// Tells a module its scalars.
-    pub fn define(self, source: Source) -> Source {
+    pub fn define(self, source: Unit) -> Unit {
         let source = source.define("SCALAR", self.kind.name());
         match (self.precision, self.kind) {
             (Precision::Double, _) => source,

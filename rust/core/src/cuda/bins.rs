@@ -1,7 +1,7 @@
 //! Sites sorted into bins on the device, for whatever looks for sites within a cutoff.
 
 use super::batch::{Address, ScalarKind};
-use super::driver::source::Source;
+use super::driver::unit::Unit;
 use super::{Buffer, Queue, blocks};
 use crate::error::Result;
 use crate::neighbors::{UnitCell, squared_limit};
@@ -261,7 +261,7 @@ impl Bins {
             n_slots: self.n_slots as i32,
             padding: 0,
         };
-        let module = queue.module(source(scalar))?;
+        let module = queue.module(unit(scalar))?;
         let launch = |name, n_blocks: u32, threads| {
             queue.launch(&module.kernel(name)?, [n_blocks, 1, 1], threads, &arguments)
         };
@@ -278,11 +278,11 @@ impl Bins {
     }
 }
 
-fn source(scalar: ScalarKind) -> Source {
-    Source::new("bins.cu", include_str!("../../cuda/bins.cu")).define("SCALAR", scalar.name())
+fn unit(scalar: ScalarKind) -> Unit {
+    Unit::new("bins.cu", include_str!("../../cuda/bins.cu")).define("SCALAR", scalar.name())
 }
 
 /// The modules of this file, for checks that they compile.
-pub fn sources() -> Vec<Source> {
-    [ScalarKind::Real, ScalarKind::Dual].map(source).into()
+pub fn units() -> Vec<Unit> {
+    [ScalarKind::Real, ScalarKind::Dual].map(unit).into()
 }

@@ -2,11 +2,11 @@
 
 use super::lattices::Lattices;
 use super::mesh::Mesh;
-use super::modes::Modes;
-use super::pairs::Pairs;
 use super::planning::{Request, order_of, plan};
+use super::real::RealSpace;
+use super::reciprocal::Reciprocal;
 use super::rounding;
-use super::sites::{Rows, Sites, pack, unpack};
+use super::site_terms::{Rows, SiteTerms, pack, unpack};
 use super::terms::{Batch, Direction, Layout, Pass, Tables};
 use super::{Address, Buffer, CellGradients, Queue, ScalarKind, Scalars, Side};
 use crate::error::{Error, Result};
@@ -69,9 +69,9 @@ pub struct Evaluator {
     /// Of the features' columns.
     factors: Option<Buffer>,
     lattices: Lattices,
-    sites: Sites,
-    pairs: Option<Pairs>,
-    modes: Option<Modes>,
+    site_terms: SiteTerms,
+    real: Option<RealSpace>,
+    reciprocal: Option<Reciprocal>,
     mesh: Option<Mesh>,
 }
 
@@ -107,15 +107,15 @@ impl Evaluator {
                 Some(queue.table(&factors)?)
             },
             lattices: Lattices::new(queue, &batch)?,
-            sites: Sites::new(
+            site_terms: SiteTerms::new(
                 queue,
                 &batch,
                 request.pbc,
                 request.options.correction,
                 request.options.self_interaction,
             )?,
-            pairs: Pairs::new(queue, &batch)?,
-            modes: Modes::new(queue, &batch)?,
+            real: RealSpace::new(queue, &batch)?,
+            reciprocal: Reciprocal::new(queue, &batch)?,
             mesh: Mesh::new(queue, &batch)?,
             batch,
         })
@@ -177,7 +177,7 @@ impl Evaluator {
             reciprocal: column(9),
             volume: column(18),
         };
-        let moments = self.sites.moments(
+        let moments = self.site_terms.moments(
             queue,
             scalar,
             &source.side,
@@ -191,9 +191,9 @@ impl Evaluator {
             queue,
             scalar,
             precision: self.batch.precision,
-            direction: Direction::ToReceivers,
-            targets: receiving.side,
-            partners: source.side,
+            direction: Direction::Forward,
+            receivers: receiving.side,
+            sources: source.side,
             lattices: lattices.address(),
             gradients,
             cell,
@@ -206,9 +206,9 @@ impl Evaluator {
         }
         if let (Some(receiver), true) = (&receiver, gradients || output.multipoles != 0) {
             let pass = Pass {
-                direction: Direction::ToSources,
-                targets: source.side,
-                partners: receiver.side,
+                direction: Direction::Transposed,
+                receivers: source.side,
+                sources: receiver.side,
                 once: 0.0,
                 ..pass
             };
@@ -216,7 +216,7 @@ impl Evaluator {
         }
         if output.value != 0 {
             let factor = if energies { 0.5 } else { 1.0 };
-            self.sites
+            self.site_terms
                 .value(queue, scalar, &receiving.side, factor, column(19))?;
             let rows = rows(n_systems, 1, 0);
             unpack(queue, scalar, rows, column(19), output.value)?;
@@ -285,16 +285,16 @@ impl Evaluator {
 
     /// Every term of one pass.
     fn apply(&self, pass: &Pass, moments: Option<(Address, Address)>) -> Result<()> {
-        if let Some(modes) = &self.modes {
-            modes.apply(pass)?;
+        if let Some(reciprocal) = &self.reciprocal {
+            reciprocal.apply(pass)?;
         }
         if let Some(mesh) = &self.mesh {
             mesh.apply(pass)?;
         }
-        if let Some(pairs) = &self.pairs {
-            pairs.apply(pass)?;
+        if let Some(real) = &self.real {
+            real.apply(pass)?;
         }
-        self.sites.apply(pass, moments)
+        self.site_terms.apply(pass, moments)
     }
 
     fn sources(

@@ -1,6 +1,6 @@
 //! The lattices of a batch on the device, and derivatives back to the cells.
 
-use super::driver::source::Source;
+use super::driver::unit::Unit;
 use super::terms::Batch;
 use super::{Address, Buffer, CellGradients, Queue, ScalarKind, blocks};
 use crate::error::Result;
@@ -67,10 +67,8 @@ impl Lattices {
     }
 
     /// The modules of this file, for checks that they compile.
-    pub fn sources() -> Vec<Source> {
-        [ScalarKind::Real, ScalarKind::Dual]
-            .map(Self::source)
-            .into()
+    pub fn units() -> Vec<Unit> {
+        [ScalarKind::Real, ScalarKind::Dual].map(Self::unit).into()
     }
 
     /// Bytes of one `Lattice`.
@@ -78,8 +76,8 @@ impl Lattices {
         19 * scalar.size() + 24
     }
 
-    fn source(scalar: ScalarKind) -> Source {
-        Source::new("lattices.cu", include_str!("../../cuda/lattices.cu"))
+    fn unit(scalar: ScalarKind) -> Unit {
+        Unit::new("lattices.cu", include_str!("../../cuda/lattices.cu"))
             .define("SCALAR", scalar.name())
     }
 
@@ -93,9 +91,7 @@ impl Lattices {
         tangents: Address,
         out: Address,
     ) -> Result<()> {
-        let kernel = queue
-            .module(Self::source(scalar))?
-            .kernel("fill_lattices")?;
+        let kernel = queue.module(Self::unit(scalar))?.kernel("fill_lattices")?;
         let arguments = FillArguments {
             cells,
             tangents,
@@ -117,7 +113,7 @@ impl Lattices {
         gradients: CellGradients,
         out: Address,
     ) -> Result<()> {
-        let kernel = queue.module(Self::source(scalar))?.kernel("pull_back")?;
+        let kernel = queue.module(Self::unit(scalar))?.kernel("pull_back")?;
         let arguments = PullBackArguments {
             lattices,
             gradients,
@@ -279,7 +275,7 @@ mod tests {
 
     #[test]
     fn compiles_for_devices() {
-        let sources = [ScalarKind::Real, ScalarKind::Dual].map(Lattices::source);
-        crate::cuda::driver::nvrtc::tests::compile_all(&sources);
+        let units = [ScalarKind::Real, ScalarKind::Dual].map(Lattices::unit);
+        crate::cuda::driver::nvrtc::tests::compile_all(&units);
     }
 }

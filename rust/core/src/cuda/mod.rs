@@ -10,13 +10,12 @@ pub mod driver;
 pub mod evaluator;
 pub mod lattices;
 pub mod mesh;
-pub mod modes;
 pub mod neighbors;
-mod pair_terms;
-pub mod pairs;
 pub mod planning;
+pub mod real;
+pub mod reciprocal;
 mod rounding;
-mod sites;
+mod site_terms;
 pub mod sums;
 pub mod terms;
 
@@ -25,22 +24,24 @@ use rayon::prelude::*;
 
 pub use batch::{Address, CellGradients, Precision, ScalarKind, Scalars, Side, Tile, tiles};
 pub use driver::{
-    Buffer, Device, EMULATED, Kernel, Module, Nvrtc, Order, Properties, Queue, add_packages,
-    after_fork, blocks, cache_directory, count, cufft_candidates, in_order, nvrtc_candidates,
+    Buffer, Device, EMULATED, Kernel, Module, Nvrtc, Properties, Queue, add_packages, after_fork,
+    blocks, cache_directory, count, cufft_candidates, nvrtc_candidates,
 };
+#[cfg(feature = "emulation")]
+pub use driver::{Order, in_order};
 
 /// Every module in the variants that models use most, for checks that all of them compile.
-pub fn modules() -> Vec<driver::source::Source> {
+pub fn modules() -> Vec<driver::unit::Unit> {
     [
-        sums::sources(),
-        sites::sources(),
-        lattices::Lattices::sources(),
-        bins::sources(),
-        pairs::sources(),
-        neighbors::sources(),
-        rounding::sources(),
-        modes::sources(),
-        mesh::sources(),
+        sums::units(),
+        site_terms::units(),
+        lattices::Lattices::units(),
+        bins::units(),
+        real::units(),
+        neighbors::units(),
+        rounding::units(),
+        reciprocal::units(),
+        mesh::units(),
     ]
     .concat()
 }

@@ -2,7 +2,7 @@
 
 use super::batch::{Address, ScalarKind};
 use super::bins::{Bins, Cells, Frame, Sorted};
-use super::driver::source::Source;
+use super::driver::unit::Unit;
 use super::{Buffer, Module, Queue};
 use crate::arithmetic::vector::Matrix;
 use crate::error::{Error, Result};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 /// Where to write pairs, sorted by (i, j, S); 0 for what is not wanted.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Targets {
+pub struct Outputs {
     /// i64 `[pair]`.
     pub i: Address,
     pub j: Address,
@@ -24,7 +24,7 @@ pub struct Targets {
     pub vectors: Address,
 }
 
-/// All quantities of a list, laid out as [`Targets`].
+/// All quantities of a list, laid out as [`Outputs`].
 pub struct List {
     pub n: usize,
     pub i: Buffer,
@@ -88,14 +88,14 @@ pub struct Atoms<'a> {
     pub first: &'a [usize],
 }
 
-fn source() -> Source {
-    Source::new("neighbors.cu", include_str!("../../cuda/neighbors.cu"))
+fn unit() -> Unit {
+    Unit::new("neighbors.cu", include_str!("../../cuda/neighbors.cu"))
         .define("SCALAR", ScalarKind::Real.name())
 }
 
 /// The modules of this file, for checks that they compile.
-pub fn sources() -> Vec<Source> {
-    vec![source()]
+pub fn units() -> Vec<Unit> {
+    vec![unit()]
 }
 
 fn check_reach(cell: &UnitCell, cutoff: f64) -> Result<()> {
@@ -156,7 +156,7 @@ impl DeviceSearch {
             total + 8,
         )?;
         let mut out = Self {
-            module: queue.module(source())?,
+            module: queue.module(unit())?,
             n_atoms,
             n_pairs: 0,
             frames,
@@ -195,7 +195,7 @@ impl DeviceSearch {
     }
 
     /// Writes the pairs.
-    pub fn write(&self, queue: &Queue, targets: &Targets) -> Result<()> {
+    pub fn write(&self, queue: &Queue, targets: &Outputs) -> Result<()> {
         if self.is_empty() {
             return Ok(());
         }
@@ -272,7 +272,7 @@ pub fn neighbor_list(queue: &Queue, atoms: Atoms, cutoff: f64) -> Result<List> {
         distances: queue.allocate(8 * n)?,
         vectors: queue.allocate(24 * n)?,
     };
-    let targets = Targets {
+    let targets = Outputs {
         i: list.i.address(),
         j: list.j.address(),
         shifts: list.shifts.address(),

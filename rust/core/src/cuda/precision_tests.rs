@@ -3,9 +3,9 @@
 
 use super::batch::{ScalarKind, Scalars};
 use super::driver::nvrtc::tests::{find, ptx};
-use super::driver::source::Source;
+use super::driver::unit::Unit;
 use super::mesh;
-use super::{Precision, modes, pairs};
+use super::{Precision, real, reciprocal};
 use std::collections::HashMap;
 
 /// Arithmetic instructions of float64 and of float32 inside at least `depth` nested loops of a kernel.
@@ -23,10 +23,10 @@ fn arithmetic(text: &str, kernel: &str, depth: usize) -> [usize; 2] {
     // First and last line of each loop: a branch back.
     let mut loops: HashMap<usize, usize> = HashMap::new();
     for (k, line) in lines.iter().enumerate() {
-        let target = line.split_once("bra").and_then(|(_, rest)| {
+        let receiver = line.split_once("bra").and_then(|(_, rest)| {
             labels.get(rest.split_whitespace().last()?.trim_end_matches(';'))
         });
-        if let Some(&first) = target.filter(|&&first| first <= k) {
+        if let Some(&first) = receiver.filter(|&&first| first <= k) {
             let last = loops.entry(first).or_insert(k);
             *last = k.max(*last);
         }
@@ -51,10 +51,10 @@ fn arithmetic(text: &str, kernel: &str, depth: usize) -> [usize; 2] {
 }
 
 /// The kernels that take the time, and from how many nested loops on they do.
-fn hot(scalars: Scalars) -> Vec<(Source, &'static str, usize)> {
-    let mut out = vec![(pairs::hot_source(scalars), "pair_sums", 2)];
-    out.extend(modes::hot_sources(scalars));
-    out.extend(mesh::hot_sources(scalars));
+fn hot(scalars: Scalars) -> Vec<(Unit, &'static str, usize)> {
+    let mut out = vec![(real::hot_unit(scalars), "pair_sums", 2)];
+    out.extend(reciprocal::hot_units(scalars));
+    out.extend(mesh::hot_units(scalars));
     out
 }
 
@@ -72,7 +72,7 @@ fn loops_of_single_precision_have_no_double() {
                 );
                 match precision {
                     Precision::Double => assert!(double > 10 * single && double >= 40, "{kernel}"),
-                    // What is left is done once per target, not for each of its terms.
+                    // What is left is done once per receiver, not for each of its terms.
                     Precision::Single => assert!(single > 20 * double && single > 40, "{kernel}"),
                 }
             }

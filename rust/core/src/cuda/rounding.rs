@@ -2,7 +2,7 @@
 //! are exact to single precision.
 
 use super::batch::{Address, Precision, ScalarKind, Scalars, Side};
-use super::driver::source::Source;
+use super::driver::unit::Unit;
 use super::{Buffer, Queue, blocks};
 use crate::error::Result;
 use bytemuck::{Pod, Zeroable};
@@ -18,35 +18,35 @@ struct CoefficientArguments {
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct SiteArguments {
-    targets: Side,
-    partners: Side,
+    receivers: Side,
+    sources: Side,
     lattices: Address,
     grids: Address,
     sorted: Address,
-    rounded_targets: Address,
-    binned_partners: Address,
-    partner_sites: Address,
-    partner_tangents: Address,
+    rounded_receivers: Address,
+    binned_sources: Address,
+    source_sites: Address,
+    source_tangents: Address,
     n_slots: i32,
     padding: i32,
 }
 
-/// Bytes of a `RoundedSite` and of a `RoundedTarget`.
+/// Bytes of a `RoundedSite` and of a `RoundedReceiver`.
 const SITE: usize = 40;
 const TARGET: usize = 56;
 const THREADS: u32 = 128;
 
-fn source(scalars: Scalars) -> Source {
-    scalars.define(Source::new(
+fn unit(scalars: Scalars) -> Unit {
+    scalars.define(Unit::new(
         "rounding.cu",
         include_str!("../../cuda/rounding.cu"),
     ))
 }
 
 /// The modules of this file, for checks that they compile.
-pub fn sources() -> Vec<Source> {
+pub fn units() -> Vec<Unit> {
     let rounded = Scalars::all().filter(|scalars| scalars.is_single());
-    rounded.map(source).collect()
+    rounded.map(unit).collect()
 }
 
 /// `n` coefficients in the precision of sums: those at `address` themselves where that is double. The buffer must
@@ -66,29 +66,27 @@ pub fn coefficients(
         out: out.address(),
         n: n as i64,
     };
-    let kernel = queue
-        .module(source(scalars))?
-        .kernel("round_coefficients")?;
+    let kernel = queue.module(unit(scalars))?.kernel("round_coefficients")?;
     queue.launch(&kernel, [blocks(n, THREADS), 1, 1], THREADS, &arguments)?;
     Ok((out.address(), out))
 }
 
-/// Targets and partners of a sum over pairs, as `partners.cuh` has them; zeros where sums are of double precision.
+/// Targets and sources of a sum over pairs, as `real_sources.cuh` has them; zeros where sums are of double precision.
 #[derive(Clone, Copy, Default)]
 pub struct Sites {
-    pub targets: Address,
-    pub binned_partners: Address,
-    pub partners: Address,
+    pub receivers: Address,
+    pub binned_sources: Address,
+    pub sources: Address,
     pub tangents: Address,
 }
 
 /// Where the sites of a sum over pairs are.
 pub struct Given {
-    pub targets: Side,
-    pub partners: Side,
+    pub receivers: Side,
+    pub sources: Side,
     pub lattices: Address,
     pub grids: Address,
-    /// `Binned[slot]` of the partners that are binned.
+    /// `Binned[slot]` of the sources that are binned.
     pub sorted: Address,
     pub n_slots: usize,
 }
@@ -98,47 +96,47 @@ pub fn sites(queue: &Queue, scalars: Scalars, given: &Given) -> Result<(Sites, B
     if scalars.precision == Precision::Double {
         return Ok((Sites::default(), queue.allocate(0)?));
     }
-    let (n_targets, n_partners) = (
-        given.targets.n_sites as usize,
-        given.partners.n_sites as usize,
+    let (n_receivers, n_sources) = (
+        given.receivers.n_sites as usize,
+        given.sources.n_sites as usize,
     );
     let tangents = match scalars.kind {
         ScalarKind::Real => 0,
-        ScalarKind::Dual => 3 * n_partners * Precision::Single.size(),
+        ScalarKind::Dual => 3 * n_sources * Precision::Single.size(),
     };
     let sizes = [
-        TARGET * n_targets,
+        TARGET * n_receivers,
         SITE * given.n_slots,
-        SITE * n_partners,
+        SITE * n_sources,
         tangents,
     ];
     let memory = queue.allocate(sizes.iter().sum())?;
     let mut end = memory.address();
-    let [targets, binned_partners, partners, tangents] = sizes.map(|bytes| {
+    let [receivers, binned_sources, sources, tangents] = sizes.map(|bytes| {
         let address = if bytes == 0 { 0 } else { end };
         end += bytes as u64;
         address
     });
     let arguments = SiteArguments {
-        targets: given.targets,
-        partners: given.partners,
+        receivers: given.receivers,
+        sources: given.sources,
         lattices: given.lattices,
         grids: given.grids,
         sorted: given.sorted,
-        rounded_targets: targets,
-        binned_partners,
-        partner_sites: partners,
-        partner_tangents: tangents,
+        rounded_receivers: receivers,
+        binned_sources,
+        source_sites: sources,
+        source_tangents: tangents,
         n_slots: given.n_slots as i32,
         padding: 0,
     };
-    let n = n_targets.max(n_partners).max(given.n_slots);
-    let kernel = queue.module(source(scalars))?.kernel("round_sites")?;
+    let n = n_receivers.max(n_sources).max(given.n_slots);
+    let kernel = queue.module(unit(scalars))?.kernel("round_sites")?;
     queue.launch(&kernel, [blocks(n, THREADS), 1, 1], THREADS, &arguments)?;
     let sites = Sites {
-        targets,
-        binned_partners,
-        partners,
+        receivers,
+        binned_sources,
+        sources,
         tangents,
     };
     Ok((sites, memory))

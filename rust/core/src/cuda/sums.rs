@@ -1,6 +1,6 @@
 //! Sums over the tiles of each system.
 
-use super::driver::source::Source;
+use super::driver::unit::Unit;
 use super::{Address, Queue, ScalarKind, Tile};
 use crate::error::Result;
 use bytemuck::{Pod, Zeroable};
@@ -18,13 +18,13 @@ struct Arguments {
 /// Threads of a block, which share a sum.
 const THREADS: u32 = 64;
 
-fn source(scalar: ScalarKind) -> Source {
-    Source::new("tiles.cu", include_str!("../../cuda/tiles.cu")).define("SCALAR", scalar.name())
+fn unit(scalar: ScalarKind) -> Unit {
+    Unit::new("tiles.cu", include_str!("../../cuda/tiles.cu")).define("SCALAR", scalar.name())
 }
 
 /// The modules of this file, for checks that they compile.
-pub fn sources() -> Vec<Source> {
-    [ScalarKind::Real, ScalarKind::Dual].map(source).into()
+pub fn units() -> Vec<Unit> {
+    [ScalarKind::Real, ScalarKind::Dual].map(unit).into()
 }
 
 /// First tile of each system, for tiles sorted by system.
@@ -50,7 +50,7 @@ pub fn sum_tiles(
     n_columns: usize,
     out: Address,
 ) -> Result<()> {
-    let kernel = queue.module(source(scalar))?.kernel("sum_tiles")?;
+    let kernel = queue.module(unit(scalar))?.kernel("sum_tiles")?;
     let arguments = Arguments {
         partials,
         first,

@@ -1,4 +1,4 @@
-//! What every term of the sum on a device works on. A term is applied to targets in the field of partners; energies
+//! What every term of the sum on a device works on. A term is applied to receivers in the field of sources; energies
 //! take one pass (sources on sources), forms two (receivers in the field of sources, and the other way round).
 
 use super::{Address, Buffer, CellGradients, Precision, Queue, ScalarKind, Scalars, Side};
@@ -116,27 +116,27 @@ impl Tables {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// Sources (or, for energies, the sources themselves) act on the receivers.
-    ToReceivers,
+    Forward,
     /// Receivers act on the sources.
-    ToSources,
+    Transposed,
 }
 
-/// One application of a term: `targets.potentials` += the partners' potentials at the targets and, with `gradients`,
-/// `targets.gradients` += dU/d(target position), U being Σ target coefficient × potential.
+/// One application of a term: `receivers.potentials` += the sources' potentials at the receivers and, with `gradients`,
+/// `receivers.gradients` += dU/d(receiver position), U being Σ receiver coefficient × potential.
 pub struct Pass<'a> {
     pub queue: &'a Queue,
     pub scalar: ScalarKind,
     pub precision: Precision,
     pub direction: Direction,
-    pub targets: Side,
-    pub partners: Side,
+    pub receivers: Side,
+    pub sources: Side,
     /// `Lattice[system]` of `batch.cuh`.
     pub lattices: Address,
     pub gradients: bool,
     /// Whether to add to `cells`; only together with `gradients`.
     pub cell: bool,
     /// Factor on derivatives in the cell that belong to both sides and are counted once: ½ for energies, 1 in a form's
-    /// pass to the receivers, 0 in its pass to the sources. Derivatives through the targets alone (their phases
+    /// pass to the receivers, 0 in its pass to the sources. Derivatives through the receivers alone (their phases
     /// b·r, their harmonics C_lm(k)) are added whole in each pass.
     pub once: f64,
     pub cells: CellGradients,

@@ -4,7 +4,7 @@ use super::cache;
 use super::emulation;
 use super::module::{Code, Module};
 use super::nvrtc::Nvrtc;
-use super::source::Source;
+use super::unit::Unit;
 use crate::error::{Error, Result};
 use cudarc::driver::{DriverError, result, sys};
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 /// A device that kernels run on.
 pub struct Device {
     kind: Kind,
-    modules: Mutex<HashMap<Source, Arc<Module>>>,
+    modules: Mutex<HashMap<Unit, Arc<Module>>>,
 }
 
 enum Kind {
@@ -115,6 +115,7 @@ impl Device {
             return Ok(device.clone());
         }
         let kind = if ordinal == EMULATED {
+            emulation::check()?;
             Kind::Emulated
         } else {
             Kind::cuda(ordinal)?
@@ -129,7 +130,7 @@ impl Device {
 
     /// The device on which tests run kernels without a GPU.
     pub fn emulated() -> Arc<Self> {
-        Self::get(EMULATED).expect("the emulated device needs nothing")
+        Self::get(EMULATED).expect("tests are built with the feature `emulation`")
     }
 
     pub fn is_emulated(&self) -> bool {
@@ -180,7 +181,7 @@ impl Device {
     }
 
     /// The compiled module of a source: loaded before, from the cache on disk, or compiled now.
-    pub fn module(&self, source: Source) -> Result<Arc<Module>> {
+    pub fn module(&self, source: Unit) -> Result<Arc<Module>> {
         let mut modules = self
             .modules
             .lock()
@@ -204,7 +205,7 @@ impl Device {
 }
 
 /// The cubin of a source, from the cache where it is there.
-fn machine_code(source: &Source, architecture: i32) -> Result<Vec<u8>> {
+fn machine_code(source: &Unit, architecture: i32) -> Result<Vec<u8>> {
     let nvrtc = Nvrtc::find()?;
     let (major, minor) = nvrtc.version()?;
     let file = format!(
@@ -349,7 +350,7 @@ impl Queue {
     }
 
     /// The compiled module of a source.
-    pub fn module(&self, source: Source) -> Result<Arc<Module>> {
+    pub fn module(&self, source: Unit) -> Result<Arc<Module>> {
         self.device.module(source)
     }
 

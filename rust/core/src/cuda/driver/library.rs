@@ -64,7 +64,7 @@ fn candidates(stem: &str, sonames: &[&str]) -> Vec<PathBuf> {
     }
     // The system's loader: LD_LIBRARY_PATH, ld.so.cache.
     out.extend(sonames.iter().map(PathBuf::from));
-    for lib in ["lib64", "targets/x86_64-linux/lib"] {
+    for lib in ["lib64", "receivers/x86_64-linux/lib"] {
         out.extend(versions(&Path::new("/usr/local/cuda").join(lib), stem));
     }
     out

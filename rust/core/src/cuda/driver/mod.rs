@@ -4,16 +4,21 @@
 
 mod cache;
 mod device;
+#[cfg(feature = "emulation")]
+pub mod emulation;
+#[cfg(not(feature = "emulation"))]
+#[path = "emulation/absent.rs"]
 pub mod emulation;
 mod launch;
 pub(super) mod library;
 mod memory;
 mod module;
 pub(crate) mod nvrtc;
-pub mod source;
+pub mod unit;
 
 pub use cache::directory as cache_directory;
 pub use device::{Device, EMULATED, Properties, Queue, after_fork, count};
+#[cfg(feature = "emulation")]
 pub use emulation::{Order, in_order};
 pub use launch::blocks;
 pub use library::{add_packages, cufft_candidates, nvrtc_candidates};

@@ -1,7 +1,7 @@
 //! NVIDIA's run-time compiler.
 
 use super::library::{Loaded, Once, load, nvrtc_candidates};
-use super::source::Source;
+use super::unit::Unit;
 use crate::error::{Error, Result};
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::Path;
@@ -59,13 +59,13 @@ impl Nvrtc {
     }
 
     /// Compiles a module to machine code of one architecture (90 for sm_90).
-    pub fn compile(&self, source: &Source, architecture: i32) -> Result<Vec<u8>> {
+    pub fn compile(&self, source: &Unit, architecture: i32) -> Result<Vec<u8>> {
         let getters = ["nvrtcGetCUBINSize", "nvrtcGetCUBIN"];
         self.make(source, &format!("sm_{architecture}"), getters)
     }
 
     /// What NVRTC makes of a module for a real ("sm_90") or virtual ("compute_90") architecture.
-    fn make(&self, source: &Source, architecture: &str, getters: [&str; 2]) -> Result<Vec<u8>> {
+    fn make(&self, source: &Unit, architecture: &str, getters: [&str; 2]) -> Result<Vec<u8>> {
         let strings = |texts: &[&str]| -> Vec<CString> {
             let c = |text: &&str| CString::new(*text).expect("sources have no zero bytes");
             texts.iter().map(c).collect()
@@ -77,9 +77,9 @@ impl Nvrtc {
         let pointers = |strings: &[CString]| -> Vec<*const c_char> {
             strings.iter().map(|text| text.as_ptr()).collect()
         };
-        let target = format!("--gpu-architecture={architecture}");
+        let receiver = format!("--gpu-architecture={architecture}");
         let options = strings(&[
-            &target,
+            &receiver,
             "--std=c++17",
             "--device-as-default-execution-space",
         ]);
@@ -184,14 +184,14 @@ pub(in crate::cuda) mod tests {
     }
 
     /// A module's PTX for compute_90.
-    pub fn ptx(nvrtc: &Nvrtc, source: &Source) -> String {
+    pub fn ptx(nvrtc: &Nvrtc, source: &Unit) -> String {
         let text = nvrtc.make(source, "compute_90", ["nvrtcGetPTXSize", "nvrtcGetPTX"]);
         String::from_utf8(text.unwrap()).unwrap()
     }
 
     /// Checks that modules compile for sm_90, where there is an NVRTC: `ELECTRET_SITE_PACKAGES` tells where Python
     /// packages are. With `ELECTRET_CUBINS` set to a folder, the code is left there.
-    pub fn compile_all(sources: &[Source]) {
+    pub fn compile_all(sources: &[Unit]) {
         let Some(nvrtc) = find() else {
             return;
         };

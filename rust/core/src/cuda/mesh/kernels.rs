@@ -1,6 +1,6 @@
 //! The kernels' arguments, structures of the same layout as in `cuda/mesh*.cu`, and their modules.
 
-use crate::cuda::driver::source::Source;
+use crate::cuda::driver::unit::Unit;
 use crate::cuda::{Address, Kernel, Queue, Scalars};
 use crate::error::Result;
 use crate::ewald::mesh::Size;
@@ -71,7 +71,7 @@ pub struct MeshField {
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub struct Member {
     pub place: i32,
-    pub target: i32,
+    pub receiver: i32,
 }
 
 #[repr(C)]
@@ -147,12 +147,12 @@ pub struct SpreadArguments {
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub struct ConvolveArguments {
-    pub partners: Address,
-    pub targets: Address,
-    pub partner_fields: Address,
-    pub target_fields: Address,
-    pub first_partner: Address,
-    pub first_target: Address,
+    pub sources: Address,
+    pub receivers: Address,
+    pub source_fields: Address,
+    pub receiver_fields: Address,
+    pub first_source: Address,
+    pub first_receiver: Address,
     pub lattices: Address,
     pub systems: Address,
     pub moduli: [Address; 3],
@@ -209,21 +209,21 @@ pub fn gather_sites(scalars: Scalars, max_l: usize) -> [usize; 2] {
 
 /// Modules for charges and dipoles at the orders in most use, for checks that they compile; those of single precision at
 /// one order.
-pub fn sources() -> Vec<Source> {
+pub fn units() -> Vec<Unit> {
     let mut out = Vec::new();
     for scalars in Scalars::all() {
-        out.extend([convolve_source(scalars), cells_source(scalars)]);
+        out.extend([convolve_unit(scalars), cells_unit(scalars)]);
         let orders: &[usize] = if scalars.is_single() {
             &[8]
         } else {
             &[6, 8, 12]
         };
         for &order in orders {
-            out.push(sites_source(scalars, order));
+            out.push(sites_unit(scalars, order));
             for max_l in [0, 1] {
-                out.push(spread_source(scalars, order, max_l));
+                out.push(spread_unit(scalars, order, max_l));
                 out.extend(
-                    [false, true].map(|gradients| gather_source(scalars, order, max_l, gradients)),
+                    [false, true].map(|gradients| gather_unit(scalars, order, max_l, gradients)),
                 );
             }
         }
@@ -233,26 +233,26 @@ pub fn sources() -> Vec<Source> {
 
 /// The modules of most arithmetic for dipoles, and from how many nested loops on it is done.
 #[cfg(test)]
-pub fn hot_sources(scalars: Scalars) -> [(Source, &'static str, usize); 3] {
+pub fn hot_units(scalars: Scalars) -> [(Unit, &'static str, usize); 3] {
     [
-        (spread_source(scalars, 8, 1), "spread", 1),
-        (convolve_source(scalars), "convolve", 1),
-        (gather_source(scalars, 8, 1, true), "gather", 1),
+        (spread_unit(scalars, 8, 1), "spread", 1),
+        (convolve_unit(scalars), "convolve", 1),
+        (gather_unit(scalars, 8, 1, true), "gather", 1),
     ]
 }
 
-pub fn sites_source(scalars: Scalars, order: usize) -> Source {
+pub fn sites_unit(scalars: Scalars, order: usize) -> Unit {
     scalars
-        .define(Source::new(
+        .define(Unit::new(
             "mesh_sites.cu",
             include_str!("../../../cuda/mesh_sites.cu"),
         ))
         .define("ORDER", order)
 }
 
-pub fn spread_source(scalars: Scalars, order: usize, max_l: usize) -> Source {
+pub fn spread_unit(scalars: Scalars, order: usize, max_l: usize) -> Unit {
     scalars
-        .define(Source::new(
+        .define(Unit::new(
             "mesh_spread.cu",
             include_str!("../../../cuda/mesh_spread.cu"),
         ))
@@ -260,17 +260,17 @@ pub fn spread_source(scalars: Scalars, order: usize, max_l: usize) -> Source {
         .define("DEGREE", max_l)
 }
 
-pub fn convolve_source(scalars: Scalars) -> Source {
-    scalars.define(Source::new(
+pub fn convolve_unit(scalars: Scalars) -> Unit {
+    scalars.define(Unit::new(
         "mesh_convolve.cu",
         include_str!("../../../cuda/mesh_convolve.cu"),
     ))
 }
 
-pub fn gather_source(scalars: Scalars, order: usize, max_l: usize, gradients: bool) -> Source {
+pub fn gather_unit(scalars: Scalars, order: usize, max_l: usize, gradients: bool) -> Unit {
     let [warps, blocks] = gather_sites(scalars, max_l);
     scalars
-        .define(Source::new(
+        .define(Unit::new(
             "mesh_gather.cu",
             include_str!("../../../cuda/mesh_gather.cu"),
         ))
@@ -281,8 +281,8 @@ pub fn gather_source(scalars: Scalars, order: usize, max_l: usize, gradients: bo
         .define("BLOCKS_AT_ONCE", blocks)
 }
 
-pub fn cells_source(scalars: Scalars) -> Source {
-    scalars.define(Source::new(
+pub fn cells_unit(scalars: Scalars) -> Unit {
+    scalars.define(Unit::new(
         "mesh_cells.cu",
         include_str!("../../../cuda/mesh_cells.cu"),
     ))
@@ -295,9 +295,7 @@ pub fn sites_kernel(
     size: Size,
     name: &'static str,
 ) -> Result<Kernel> {
-    queue
-        .module(sites_source(scalars, size.order))?
-        .kernel(name)
+    queue.module(sites_unit(scalars, size.order))?.kernel(name)
 }
 
 #[cfg(test)]
@@ -309,16 +307,16 @@ mod tests {
     fn kernels_compile_for_a_gpu() {
         let mut sources = Vec::new();
         for scalars in Scalars::all() {
-            sources.push(convolve_source(scalars));
-            sources.push(cells_source(scalars));
+            sources.push(convolve_unit(scalars));
+            sources.push(cells_unit(scalars));
             for (order, max_l) in [(4, 0), (8, 0), (8, 1), (8, 2), (10, 1), (12, 3), (16, 6)] {
                 if scalars.is_single() && max_l > 2 {
                     continue;
                 }
-                sources.push(sites_source(scalars, order));
-                sources.push(spread_source(scalars, order, max_l));
-                sources.push(gather_source(scalars, order, max_l, false));
-                sources.push(gather_source(scalars, order, max_l, true));
+                sources.push(sites_unit(scalars, order));
+                sources.push(spread_unit(scalars, order, max_l));
+                sources.push(gather_unit(scalars, order, max_l, false));
+                sources.push(gather_unit(scalars, order, max_l, true));
             }
         }
         compile_all(&sources);

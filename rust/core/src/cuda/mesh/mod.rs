@@ -16,8 +16,8 @@ use crate::error::Result;
 use bytemuck::Zeroable;
 use fft::{Fields, Way};
 #[cfg(test)]
-pub use kernels::hot_sources;
-pub use kernels::sources;
+pub use kernels::hot_units;
+pub use kernels::units;
 use kernels::{
     CellsArguments, ConvolveArguments, GatherArguments, MeshSide, SitesArguments, SpreadArguments,
 };
@@ -103,44 +103,44 @@ impl Mesh {
         for chunk in &self.chunks {
             let source = (&self.source, &chunk.source);
             let receiver = self.receiver.as_ref().zip(chunk.receiver.as_ref());
-            let (partners, targets) = match (pass.direction, receiver) {
+            let (sources, receivers) = match (pass.direction, receiver) {
                 (_, None) => (source, None),
-                (Direction::ToReceivers, Some(receiver)) => (source, Some(receiver)),
-                (Direction::ToSources, Some(receiver)) => (receiver, Some(source)),
+                (Direction::Forward, Some(receiver)) => (source, Some(receiver)),
+                (Direction::Transposed, Some(receiver)) => (receiver, Some(source)),
             };
-            self.apply_chunk(pass, chunk, partners, targets)?;
+            self.apply_chunk(pass, chunk, sources, receivers)?;
         }
         Ok(())
     }
 
-    /// Without targets the partners are the targets.
+    /// Without receivers the sources are the receivers.
     fn apply_chunk(
         &self,
         pass: &Pass,
         chunk: &Chunk,
-        partners: (&Channels, &SideTables),
-        targets: Option<(&Channels, &SideTables)>,
+        sources: (&Channels, &SideTables),
+        receivers: Option<(&Channels, &SideTables)>,
     ) -> Result<()> {
         let queue = pass.queue;
         let with_sums = pass.cell && pass.once != 0.0;
-        let partners = Work::new(pass, chunk, partners, true)?;
-        let targets = targets
-            .map(|targets| Work::new(pass, chunk, targets, with_sums))
+        let sources = Work::new(pass, chunk, sources, true)?;
+        let receivers = receivers
+            .map(|receivers| Work::new(pass, chunk, receivers, with_sums))
             .transpose()?;
-        let kernel_parts = self.prepare(pass, chunk, &partners, targets.as_ref())?;
-        let partner_fields = partners.fields(pass, chunk);
-        let spectra = queue.allocate(partner_fields.bytes())?;
-        partners.spread(pass, chunk, &pass.partners, spectra.address())?;
-        partner_fields.transform(queue, spectra.address(), Way::Forward)?;
-        let receiving = targets.as_ref().unwrap_or(&partners);
-        let target_fields = receiving.fields(pass, chunk);
-        let potentials = match &targets {
+        let kernel_parts = self.prepare(pass, chunk, &sources, receivers.as_ref())?;
+        let source_fields = sources.fields(pass, chunk);
+        let spectra = queue.allocate(source_fields.bytes())?;
+        sources.spread(pass, chunk, &pass.sources, spectra.address())?;
+        source_fields.transform(queue, spectra.address(), Way::Forward)?;
+        let receiving = receivers.as_ref().unwrap_or(&sources);
+        let receiver_fields = receiving.fields(pass, chunk);
+        let potentials = match &receivers {
             None => None,
-            Some(targets) => {
-                let area = queue.allocate(target_fields.bytes())?;
+            Some(receivers) => {
+                let area = queue.allocate(receiver_fields.bytes())?;
                 if with_sums {
-                    targets.spread(pass, chunk, &pass.targets, area.address())?;
-                    target_fields.transform(queue, area.address(), Way::Forward)?;
+                    receivers.spread(pass, chunk, &pass.receivers, area.address())?;
+                    receiver_fields.transform(queue, area.address(), Way::Forward)?;
                 }
                 Some(area)
             }
@@ -152,13 +152,13 @@ impl Mesh {
         self.convolve(
             pass,
             chunk,
-            [partners.tables, receiving.tables],
+            [sources.tables, receiving.tables],
             addresses,
             &kernel_parts,
         )?;
-        // Where the targets have fields of their own, the partners' are not needed any more.
+        // Where the receivers have fields of their own, the sources' are not needed any more.
         let potentials = potentials.unwrap_or(spectra);
-        target_fields.transform(queue, potentials.address(), Way::Backward)?;
+        receiver_fields.transform(queue, potentials.address(), Way::Backward)?;
         self.interpolate(pass, chunk, receiving, potentials.address())
     }
 
@@ -167,8 +167,8 @@ impl Mesh {
         &self,
         pass: &Pass,
         chunk: &Chunk,
-        partners: &Work,
-        targets: Option<&Work>,
+        sources: &Work,
+        receivers: Option<&Work>,
     ) -> Result<[Buffer; 2]> {
         let (queue, scalars) = (pass.queue, pass.scalars());
         let n = chunk.n_systems;
@@ -178,9 +178,9 @@ impl Mesh {
             queue.allocate(n * chunk.parts[1] * 4 * scalars.precision.size())?,
         ];
         let mut sides = [MeshSide::zeroed(); 2];
-        sides[0] = partners.side(&pass.partners);
-        if let Some(targets) = targets {
-            sides[1] = targets.side(&pass.targets);
+        sides[0] = sources.side(&pass.sources);
+        if let Some(receivers) = receivers {
+            sides[1] = receivers.side(&pass.receivers);
         }
         let arguments = SitesArguments {
             lattices: pass.lattices,
@@ -192,8 +192,8 @@ impl Mesh {
             grid: chunk.grid,
             sides,
         };
-        let works = [Some(partners), targets];
-        let n_sides = 1 + targets.is_some() as u32;
+        let works = [Some(sources), receivers];
+        let n_sides = 1 + receivers.is_some() as u32;
         let most = |count: &dyn Fn(&Work) -> usize| -> usize {
             works
                 .iter()
@@ -229,13 +229,13 @@ impl Mesh {
         Ok(kernel_parts)
     }
 
-    /// Turns the partners' spectra into potentials at the targets' widths.
+    /// Turns the sources' spectra into potentials at the receivers' widths.
     fn convolve(
         &self,
         pass: &Pass,
         chunk: &Chunk,
-        [partners, targets]: [&SideTables; 2],
-        [partner_fields, target_fields]: [Address; 2],
+        [sources, receivers]: [&SideTables; 2],
+        [source_fields, receiver_fields]: [Address; 2],
         kernel_parts: &[Buffer; 2],
     ) -> Result<()> {
         let (queue, scalar) = (pass.queue, pass.scalar);
@@ -248,12 +248,12 @@ impl Mesh {
         let reciprocal = queue.allocate(n_sums * 9 * scalar.size())?;
         let volume = queue.allocate(n_sums * scalar.size())?;
         let arguments = ConvolveArguments {
-            partners: partner_fields,
-            targets: target_fields,
-            partner_fields: partners.fields.address(),
-            target_fields: targets.fields.address(),
-            first_partner: partners.first_field.address(),
-            first_target: targets.first_field.address(),
+            sources: source_fields,
+            receivers: receiver_fields,
+            source_fields: sources.fields.address(),
+            receiver_fields: receivers.fields.address(),
+            first_source: sources.first_field.address(),
+            first_receiver: receivers.first_field.address(),
             lattices: pass.lattices,
             systems: chunk.systems.address(),
             moduli: [0, 1, 2].map(|axis: usize| chunk.moduli[axis].address()),
@@ -267,7 +267,7 @@ impl Mesh {
             grid: chunk.grid,
         };
         let kernel = queue
-            .module(kernels::convolve_source(pass.scalars()))?
+            .module(kernels::convolve_unit(pass.scalars()))?
             .kernel("convolve")?;
         let grid = [chunk.mode_blocks as u32, chunk.n_systems as u32, 1];
         queue.launch(&kernel, grid, kernels::CONVOLVE_THREADS, &arguments)?;
@@ -292,23 +292,23 @@ impl Mesh {
         Ok(())
     }
 
-    /// Adds potentials and gradients at the targets.
+    /// Adds potentials and gradients at the receivers.
     fn interpolate(
         &self,
         pass: &Pass,
         chunk: &Chunk,
-        targets: &Work,
+        receivers: &Work,
         fields: Address,
     ) -> Result<()> {
         let (queue, scalar) = (pass.queue, pass.scalar);
-        let (channels, tables) = (targets.channels, targets.tables);
+        let (channels, tables) = (receivers.channels, receivers.tables);
         let kept = |wanted: bool, n: usize| {
             let n = if wanted { tables.n_sites * n } else { 0 };
             queue.allocate(n * scalar.size())
         };
         let site_gradients = kept(pass.cell, 3)?;
         let site_bases = kept(pass.cell && channels.max_l > 0, 9)?;
-        let side = targets.side(&pass.targets);
+        let side = receivers.side(&pass.receivers);
         let arguments = GatherArguments {
             fields,
             lattices: pass.lattices,
@@ -320,7 +320,7 @@ impl Mesh {
             side,
         };
         let order = chunk.size.order;
-        let source = kernels::gather_source(pass.scalars(), order, channels.max_l, pass.gradients);
+        let source = kernels::gather_unit(pass.scalars(), order, channels.max_l, pass.gradients);
         let kernel = queue.module(source)?.kernel("gather")?;
         let [warps, _] = kernels::gather_sites(pass.scalars(), channels.max_l);
         let grid = [blocks(tables.n_sites, warps as u32), 1, 1];
@@ -339,7 +339,7 @@ impl Mesh {
             side,
         };
         let kernel = queue
-            .module(kernels::cells_source(pass.scalars()))?
+            .module(kernels::cells_unit(pass.scalars()))?
             .kernel("cells")?;
         let grid = [tables.n_tiles as u32, 1, 1];
         queue.launch(&kernel, grid, kernels::THREADS, &arguments)?;
@@ -431,7 +431,7 @@ impl<'a> Work<'a> {
             grid: chunk.grid,
             side: self.side(side),
         };
-        let source = kernels::spread_source(pass.scalars(), chunk.size.order, self.channels.max_l);
+        let source = kernels::spread_unit(pass.scalars(), chunk.size.order, self.channels.max_l);
         let kernel = pass.queue.module(source)?.kernel("spread")?;
         let grid = [chunk.grid.n_bricks as u32, self.tables.n_fields as u32, 1];
         pass.queue

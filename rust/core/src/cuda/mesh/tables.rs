@@ -203,12 +203,12 @@ impl SideTables {
             }));
             for width in distinct_widths(layout.widths_of(system).iter().copied(), floor) {
                 let first_member = members.len();
-                for target in own.start * n_channels..own.end * n_channels {
-                    if layout.widths[target].max(floor) == width {
-                        field_of[target] = fields.len() as i32;
+                for receiver in own.start * n_channels..own.end * n_channels {
+                    if layout.widths[receiver].max(floor) == width {
+                        field_of[receiver] = fields.len() as i32;
                         members.push(Member {
-                            place: (first_place + target / n_channels - own.start) as i32,
-                            target: target as i32,
+                            place: (first_place + receiver / n_channels - own.start) as i32,
+                            receiver: receiver as i32,
                         });
                     }
                 }

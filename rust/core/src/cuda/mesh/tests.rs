@@ -311,20 +311,20 @@ impl<T: Number> Case<T> {
             _ => None,
         };
         let passes = match receiver {
-            None => vec![(Direction::ToReceivers, source, source, 0.5)],
+            None => vec![(Direction::Forward, source, source, 0.5)],
             Some(receiver) => vec![
-                (Direction::ToReceivers, receiver, source, 1.0),
-                (Direction::ToSources, source, receiver, 0.0),
+                (Direction::Forward, receiver, source, 1.0),
+                (Direction::Transposed, source, receiver, 0.0),
             ],
         };
-        for (direction, targets, partners, once) in passes {
+        for (direction, receivers, sources, once) in passes {
             let mut pass = Pass {
                 queue: &queue,
                 scalar: T::KIND,
                 precision: Precision::Double,
                 direction,
-                targets,
-                partners,
+                receivers,
+                sources,
                 lattices: lattices.address(),
                 gradients: true,
                 cell: true,
@@ -334,11 +334,11 @@ impl<T: Number> Case<T> {
             mesh.apply(&pass).unwrap();
             // Potentials alone are the same.
             let n = match direction {
-                Direction::ToReceivers => self.receiving().coefficients.len(),
-                Direction::ToSources => self.source.coefficients.len(),
+                Direction::Forward => self.receiving().coefficients.len(),
+                Direction::Transposed => self.source.coefficients.len(),
             };
             let again = queue.zeros(n * T::KIND.size()).unwrap();
-            let with_gradients = std::mem::replace(&mut pass.targets.potentials, again.address());
+            let with_gradients = std::mem::replace(&mut pass.receivers.potentials, again.address());
             (pass.gradients, pass.cell) = (false, false);
             mesh.apply(&pass).unwrap();
             let read = |address: Address| -> Vec<T> {

@@ -1,9 +1,11 @@
-//! Kernels compiled by the host's C++ compiler: every kernel runs in tests without a device.
+//! The emulated device: kernels compiled by the host's C++ compiler, run in tests without a GPU.
+//!
+//! In builds with the feature `emulation` only.
 
 pub(super) mod memory;
 
 use super::cache;
-use super::source::Source;
+use super::unit::Unit;
 use crate::error::{Error, Result};
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -80,6 +82,14 @@ fn order() -> Result<Order> {
     }
 }
 
+/// Succeeds: this build has the emulated device.
+///
+/// # Errors
+/// None here.
+pub fn check() -> Result<()> {
+    Ok(())
+}
+
 /// A module compiled for the host.
 pub struct Library {
     library: libloading::Library,
@@ -125,7 +135,7 @@ fn error(what: String) -> Error {
 
 impl Library {
     /// Compiles a module, or takes it from the cache.
-    pub fn new(source: &Source) -> Result<Self> {
+    pub fn new(source: &Unit) -> Result<Self> {
         let compiler = compiler();
         let key = source.key(&format!("{compiler} {OPTIONS:?} {CHECKS:?}"));
         let folder = cache::directory()
@@ -194,7 +204,7 @@ impl Library {
 /// Compiles in a folder of its own, so that other processes see the whole library or none.
 fn build(
     compiler: &str,
-    source: &Source,
+    source: &Unit,
     folder: &Path,
     path: &PathBuf,
 ) -> std::result::Result<(), String> {
@@ -274,7 +284,7 @@ KERNEL(take, Arguments) {
     /// What the threads of the first block took, and the total, in one order.
     fn taken(order: Order, threads: u32, apart: i32, barrier: i32) -> (Vec<f64>, f64) {
         let queue = Queue::emulated();
-        let module = queue.device().module(Source::new("take.cu", CODE)).unwrap();
+        let module = queue.device().module(Unit::new("take.cu", CODE)).unwrap();
         let kernel: Kernel = module.kernel("take").unwrap();
         let out = queue.upload(&vec![f64::NAN; threads as usize]).unwrap();
         let total = queue.upload(&[0.0]).unwrap();

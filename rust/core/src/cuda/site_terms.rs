@@ -1,7 +1,7 @@
 //! What needs each site and each system once: a site's interaction with itself, the background, corrections, the
 //! value of a form, and the way of arrays in and out.
 
-use super::driver::source::Source;
+use super::driver::unit::Unit;
 use super::sums::{first_tiles, sum_tiles};
 use super::terms::{Batch, Layout, Pass};
 use super::{Address, Buffer, Queue, ScalarKind, Side, Tile, blocks, tiles};
@@ -11,7 +11,7 @@ use crate::special::harmonics::count;
 use bytemuck::{Pod, Zeroable};
 
 const N_MOMENTS: usize = 11;
-/// Sites of one block's sums.
+/// SiteTerms of one block's sums.
 const TILE: usize = 64;
 const THREADS: u32 = 64;
 
@@ -41,13 +41,13 @@ struct MomentArguments {
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct SiteArguments {
-    targets: Side,
-    partners: Side,
+    receivers: Side,
+    sources: Side,
     systems: Address,
     lattices: Address,
     moments: Address,
-    target_lm: i32,
-    partner_lm: i32,
+    receiver_lm: i32,
+    source_lm: i32,
     same_sites: i32,
     gradients: i32,
 }
@@ -57,8 +57,8 @@ struct SiteArguments {
 struct CellArguments {
     systems: Address,
     lattices: Address,
-    targets: Address,
-    partners: Address,
+    receivers: Address,
+    sources: Address,
     cell: Address,
     once: f64,
     n_systems: i32,
@@ -101,13 +101,14 @@ struct UnpackArguments {
     padding: i32,
 }
 
-fn source(scalar: ScalarKind) -> Source {
-    Source::new("sites.cu", include_str!("../../cuda/sites.cu")).define("SCALAR", scalar.name())
+fn unit(scalar: ScalarKind) -> Unit {
+    Unit::new("site_terms.cu", include_str!("../../cuda/site_terms.cu"))
+        .define("SCALAR", scalar.name())
 }
 
 /// The modules of this file, for checks that they compile.
-pub fn sources() -> Vec<Source> {
-    [ScalarKind::Real, ScalarKind::Dual].map(source).into()
+pub fn units() -> Vec<Unit> {
+    [ScalarKind::Real, ScalarKind::Dual].map(unit).into()
 }
 
 /// Tiles of one side, on the device.
@@ -133,7 +134,7 @@ impl Tiling {
 }
 
 /// The terms of sites and systems of one batch.
-pub struct Sites {
+pub struct SiteTerms {
     systems: Buffer,
     n_systems: usize,
     source: Tiling,
@@ -151,7 +152,7 @@ pub struct Moments {
     pub receiver: Option<Buffer>,
 }
 
-impl Sites {
+impl SiteTerms {
     /// `pbc` are the axes periodic in truth.
     pub fn new(
         queue: &Queue,
@@ -222,7 +223,7 @@ impl Sites {
         let of = |side: &Side, tiling: &Tiling| -> Result<Buffer> {
             let out = queue.zeros(self.n_systems * N_MOMENTS * scalar.size())?;
             let partials = queue.allocate(tiling.n * N_MOMENTS * scalar.size())?;
-            let kernel = queue.module(self::source(scalar))?.kernel("moments")?;
+            let kernel = queue.module(self::unit(scalar))?.kernel("moments")?;
             let arguments = MomentArguments {
                 side: *side,
                 systems: self.systems.address(),
@@ -252,42 +253,42 @@ impl Sites {
         }))
     }
 
-    /// Adds the terms of one pass; the moments are those of the pass's targets and partners.
+    /// Adds the terms of one pass; the moments are those of the pass's receivers and sources.
     pub fn apply(&self, pass: &Pass, moments: Option<(Address, Address)>) -> Result<()> {
         if !self.own && moments.is_none() {
             return Ok(());
         }
-        let (target, partner) = match pass.direction {
-            super::terms::Direction::ToReceivers => (self.receiving(), &self.source),
-            super::terms::Direction::ToSources => (&self.source, self.receiving()),
+        let (receiver, source) = match pass.direction {
+            super::terms::Direction::Forward => (self.receiving(), &self.source),
+            super::terms::Direction::Transposed => (&self.source, self.receiving()),
         };
-        let module = pass.queue.module(source(pass.scalar))?;
+        let module = pass.queue.module(unit(pass.scalar))?;
         let arguments = SiteArguments {
-            targets: pass.targets,
-            partners: pass.partners,
+            receivers: pass.receivers,
+            sources: pass.sources,
             systems: self.systems.address(),
             lattices: pass.lattices,
-            moments: moments.map_or(0, |(_, partners)| partners),
-            target_lm: target.n_lm as i32,
-            partner_lm: partner.n_lm as i32,
+            moments: moments.map_or(0, |(_, sources)| sources),
+            receiver_lm: receiver.n_lm as i32,
+            source_lm: source.n_lm as i32,
             same_sites: i32::from(self.same_sites),
             gradients: i32::from(pass.gradients),
         };
-        let n = pass.targets.n_sites as usize;
+        let n = pass.receivers.n_sites as usize;
         pass.queue.launch(
             &module.kernel("sites")?,
             [blocks(n, 128), 1, 1],
             128,
             &arguments,
         )?;
-        let Some((targets, partners)) = moments.filter(|_| pass.cell && pass.once != 0.0) else {
+        let Some((receivers, sources)) = moments.filter(|_| pass.cell && pass.once != 0.0) else {
             return Ok(());
         };
         let arguments = CellArguments {
             systems: self.systems.address(),
             lattices: pass.lattices,
-            targets,
-            partners,
+            receivers,
+            sources,
             cell: pass.cells.cell,
             once: pass.once,
             n_systems: self.n_systems as i32,
@@ -320,7 +321,7 @@ impl Sites {
             n_row: tiling.n_row as i32,
             padding: 0,
         };
-        let kernel = queue.module(source(scalar))?.kernel("products")?;
+        let kernel = queue.module(unit(scalar))?.kernel("products")?;
         queue.launch(&kernel, [tiling.n as u32, 1, 1], THREADS, &arguments)?;
         sum_tiles(
             queue,
@@ -363,7 +364,7 @@ pub fn pack(
         n_rows: rows.n_rows as i32,
         n_columns: rows.n_columns as i32,
     };
-    let kernel = queue.module(source(scalar))?.kernel("pack")?;
+    let kernel = queue.module(unit(scalar))?.kernel("pack")?;
     queue.launch(
         &kernel,
         [blocks(rows.n_rows * rows.n_columns, 256), 1, 1],
@@ -390,7 +391,7 @@ pub fn unpack(
         tangents: i32::from(scalar == ScalarKind::Dual),
         padding: 0,
     };
-    let kernel = queue.module(source(scalar))?.kernel("unpack")?;
+    let kernel = queue.module(unit(scalar))?.kernel("unpack")?;
     queue.launch(
         &kernel,
         [blocks(rows.n_rows * rows.n_columns, 256), 1, 1],

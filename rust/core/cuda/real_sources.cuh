@@ -1,19 +1,19 @@
-// The partners that count for a target: those within the cutoff in every image, or all of an open system.
+// The sources that count for a receiver: those within the cutoff in every image, or all of an open system.
 #pragma once
 #include "rounded.cuh"
 
 // How one system is summed.
 struct PairSystem {
     double floor;     // width that the reciprocal sum raises narrower ones to; 0 for a sum over all pairs
-    double narrowest; // width among the partners
-    int first;        // partners
+    double narrowest; // width among the sources
+    int first;        // sources
     int last;
 };
 
 struct PairArguments {
-    Side targets;
-    Side partners;
-    const R *partner_widths;  // [site][channel], Å
+    Side receivers;
+    Side sources;
+    const R *source_widths;  // [site][channel], Å
     const Lattice *lattices;
     const PairSystem *systems;
     const Tile *tiles;
@@ -21,10 +21,10 @@ struct PairArguments {
     const int *start;      // [bin], and the end
     const Binned *sorted;  // [slot]
     // For single precision.
-    const RoundedTarget *rounded_targets;  // [site]
-    const RoundedSite *binned_partners;    // [slot]
-    const RoundedSite *partner_sites;      // [site]
-    const R *partner_tangents;             // [site][3], or null
+    const RoundedReceiver *rounded_receivers;  // [site]
+    const RoundedSite *binned_sources;    // [slot]
+    const RoundedSite *source_sites;      // [site]
+    const R *source_tangents;             // [site][3], or null
     const BoysRowOf<R> *boys;
     T *cells;  // [tile][3][3]
     double once;
@@ -32,17 +32,17 @@ struct PairArguments {
     int padding;
 };
 
-// One warp's way through the partners of its targets, with real numbers R.
-template <class R> struct Partners;
+// One warp's way through the sources of its receivers, with real numbers R.
+template <class R> struct Sources;
 
-template <> struct Partners<double> {
+template <> struct SourceWalk<double> {
     // What the threads share.
     struct Shared {
         Frame frame;
         Binned own;
         double coordinates[3];
     };
-    // A partner, and the cell shift of its image.
+    // A source, and the cell shift of its image.
     struct Hit {
         int site;
         int shift[3];
@@ -57,9 +57,9 @@ template <> struct Partners<double> {
         if (threadIdx.x == 0) shared->frame = frame_of(args.lattices[system]);
     }
 
-    DEVICE void approach(const PairArguments &args, int target, bool split, Shared *shared) {
+    DEVICE void approach(const PairArguments &args, int receiver, bool split, Shared *shared) {
 #pragma unroll
-        for (int k = 0; k < 3; k++) position[k] = args.targets.positions[3 * target + k];
+        for (int k = 0; k < 3; k++) position[k] = args.receivers.positions[3 * receiver + k];
         if (split && threadIdx.x == 0) {
             double values[3] = {value_of(position[0]), value_of(position[1]), value_of(position[2])};
             wrap(shared->frame, values, &shared->own, shared->coordinates);
@@ -88,10 +88,10 @@ template <> struct Partners<double> {
         return dot3(d, d) < limit;
     }
 
-    // The vector from a partner to the target.
+    // The vector from a source to the receiver.
     DEVICE void separate(const PairArguments &args, const Lattice &lattice, const Hit &hit, const Shared &, T *d) {
 #pragma unroll
-        for (int k = 0; k < 3; k++) d[k] = position[k] - args.partners.positions[3 * hit.site + k];
+        for (int k = 0; k < 3; k++) d[k] = position[k] - args.sources.positions[3 * hit.site + k];
         if (hit.shift[0] | hit.shift[1] | hit.shift[2]) {
 #pragma unroll
             for (int k = 0; k < 3; k++)
@@ -101,7 +101,7 @@ template <> struct Partners<double> {
     }
 };
 
-template <> struct Partners<float> {
+template <> struct SourceWalk<float> {
     struct Shared {
         Fine vectors[3][3];
         float tangents[3][3];
@@ -117,7 +117,7 @@ template <> struct Partners<float> {
     Walk walk;
     RoundedSite own;
     float part[3], tangent[3];
-    // The target in the image that is looked at.
+    // The receiver in the image that is looked at.
     Fine near[3];
     int image[3];
 
@@ -144,12 +144,12 @@ template <> struct Partners<float> {
         }
     }
 
-    DEVICE void approach(const PairArguments &args, int target, bool, Shared *) {
-        own = args.rounded_targets[target].site;
+    DEVICE void approach(const PairArguments &args, int receiver, bool, Shared *) {
+        own = args.rounded_receivers[receiver].site;
 #pragma unroll
         for (int k = 0; k < 3; k++) {
-            part[k] = args.rounded_targets[target].part[k];
-            if (Tangents<W>::n) tangent[k] = (float)tangent_of(args.targets.positions[3 * target + k]);
+            part[k] = args.rounded_receivers[receiver].part[k];
+            if (Tangents<W>::n) tangent[k] = (float)tangent_of(args.receivers.positions[3 * receiver + k]);
         }
         __syncthreads();
     }
@@ -179,7 +179,7 @@ template <> struct Partners<float> {
         }
         *hit = {slot, {0, 0, 0}, {0.0f, 0.0f, 0.0f}};
         if (slot < 0) return false;
-        RoundedSite other = (split ? args.binned_partners : args.partner_sites)[slot];
+        RoundedSite other = (split ? args.binned_sources : args.source_sites)[slot];
         hit->site = other.site;
 #pragma unroll
         for (int a = 0; a < 3; a++) {
@@ -194,7 +194,7 @@ template <> struct Partners<float> {
         for (int k = 0; k < 3; k++) {
             float change = 0.0f;
             if (Tangents<W>::n) {
-                change = tangent[k] - args.partner_tangents[3LL * hit.site + k];
+                change = tangent[k] - args.source_tangents[3LL * hit.site + k];
 #pragma unroll
                 for (int a = 0; a < 3; a++) change -= shared.tangents[a][k] * hit.shift[a];
             }

@@ -33,7 +33,7 @@ struct ModeArrays {
     T *weights;            // w(k); twice that where -k is left out
     T *slopes;             // its derivative in the square of k's part along periodic axes
     W *gaussians;          // per system [width][mode of the system]
-    Complex *field;        // w(k) S(k) of the partners
+    Complex *field;        // w(k) S(k) of the sources
     int n_modes;
     int padding;
 };

@@ -1,21 +1,21 @@
 // Sums over pairs in real space: all pairs of an open system, or the short-range part of an Ewald sum over the
-// neighbours within its cutoff. One warp per target, which collects the partners that count, 32 at a time, and then
-// adds their fields, a partner per thread.
+// neighbours within its cutoff. One warp per receiver, which collects the sources that count, 32 at a time, and then
+// adds their fields, a source per thread.
 //
-// TARGET_L and PARTNER_L are the degrees; GRADIENTS says whether to add dU/dr of the targets, CELL whether to collect
+// RECEIVER_L and SOURCE_L are the degrees; GRADIENTS says whether to add dU/dr of the receivers, CELL whether to collect
 // the derivative in the cell.
 #include "harmonics.cuh"
-#if TARGET_L <= 1 && PARTNER_L <= 1
+#if RECEIVER_L <= 1 && SOURCE_L <= 1
 #include "charges_dipoles.cuh"
 #else
 #include "multipoles.cuh"
 #endif
-#include "partners.cuh"
+#include "real_sources.cuh"
 
 // Registers for 16 warps of real numbers on a multiprocessor: a sixth faster on an H200 than without the bound.
 BOUNDED_KERNEL(pair_sums, PairArguments, 32, (sizeof(W) <= 8 ? 16 : 8)) {
-    typedef Partners<R> Found;
-    const int N_TARGET = COUNT(TARGET_L), N_PARTNER = COUNT(PARTNER_L);
+    typedef SourceWalk<R> Found;
+    const int N_RECEIVER = COUNT(RECEIVER_L), N_SOURCE = COUNT(SOURCE_L);
     SHARED Found::Hit hits[64];
     SHARED Found::Shared shared;
     Found found;
@@ -31,23 +31,23 @@ BOUNDED_KERNEL(pair_sums, PairArguments, 32, (sizeof(W) <= 8 ? 16 : 8)) {
 #pragma unroll
     for (int k = 0; k < 9; k++) cell[k].clear();
 #endif
-    for (int target = tile.first; target < tile.first + tile.count; target++) {
-        found.approach(args, target, split, &shared);
+    for (int receiver = tile.first; receiver < tile.first + tile.count; receiver++) {
+        found.approach(args, receiver, split, &shared);
 #if GRADIENTS
         Sum<W> gradient[3];
 #pragma unroll
         for (int k = 0; k < 3; k++) gradient[k].clear();
 #endif
-        for (int channel = 0; channel < args.targets.n_channels; channel++) {
-            int row = target * args.targets.n_channels + channel;
-            R width = (R)args.targets.widths[row];
+        for (int channel = 0; channel < args.receivers.n_channels; channel++) {
+            int row = receiver * args.receivers.n_channels + channel;
+            R width = (R)args.receivers.widths[row];
             // The reciprocal sum has all of it.
             if (split && width >= floor && narrowest >= floor) continue;
             R s2 = width * width;
-            W q[N_TARGET];
-            Sums<N_TARGET, W> potential;
+            W q[N_RECEIVER];
+            Sums<N_RECEIVER, W> potential;
 #pragma unroll
-            for (int k = 0; k < N_TARGET; k++) q[k] = args.targets.rounded[row * N_TARGET + k];
+            for (int k = 0; k < N_RECEIVER; k++) q[k] = args.receivers.rounded[row * N_RECEIVER + k];
             potential.clear();
             found.begin(args, tile.system, split, shared);
             int waiting = 0;
@@ -56,7 +56,7 @@ BOUNDED_KERNEL(pair_sums, PairArguments, 32, (sizeof(W) <= 8 ? 16 : 8)) {
                 while (waiting < 32 && (more = found.walk.next(&slot))) {
                     Found::Hit hit;
                     bool counts = found.look(args, slot, split, shared, &hit);
-                    if (args.same_sites && hit.site == target && !(hit.shift[0] | hit.shift[1] | hit.shift[2])) counts = false;
+                    if (args.same_sites && hit.site == receiver && !(hit.shift[0] | hit.shift[1] | hit.shift[2])) counts = false;
                     int n_new, rank = warp_rank(counts, &n_new);
                     if (counts) hits[waiting + rank] = hit;
                     waiting += n_new;
@@ -72,13 +72,13 @@ BOUNDED_KERNEL(pair_sums, PairArguments, 32, (sizeof(W) <= 8 ? 16 : 8)) {
                     W *slope = nullptr;
 #endif
                     W *fields = potential.open();
-                    for (int c = 0; c < args.partners.n_channels; c++) {
-                        int partner = hit.site * args.partners.n_channels + c;
-                        R sigma = args.partner_widths[partner];
+                    for (int c = 0; c < args.sources.n_channels; c++) {
+                        int source = hit.site * args.sources.n_channels + c;
+                        R sigma = args.source_widths[source];
                         if (split && fmin(width, sigma) >= floor) continue;
-                        W p[N_PARTNER];
+                        W p[N_SOURCE];
 #pragma unroll
-                        for (int k = 0; k < N_PARTNER; k++) p[k] = args.partners.rounded[partner * N_PARTNER + k];
+                        for (int k = 0; k < N_SOURCE; k++) p[k] = args.sources.rounded[source * N_SOURCE + k];
                         interact(d, widths_of(sigma * sigma, s2, floor), args.boys, p, q, fields, slope);
                     }
                     potential.close();
@@ -98,16 +98,16 @@ BOUNDED_KERNEL(pair_sums, PairArguments, 32, (sizeof(W) <= 8 ? 16 : 8)) {
                 __syncthreads();
             }
 #pragma unroll
-            for (int k = 0; k < N_TARGET; k++) {
+            for (int k = 0; k < N_RECEIVER; k++) {
                 W sum = warp_sum(potential.value(k));
-                if (lane == 0) args.targets.potentials[row * N_TARGET + k] += convert<T>(sum);
+                if (lane == 0) args.receivers.potentials[row * N_RECEIVER + k] += convert<T>(sum);
             }
         }
 #if GRADIENTS
 #pragma unroll
         for (int k = 0; k < 3; k++) {
             W sum = warp_sum(gradient[k].value());
-            if (lane == 0) args.targets.gradients[3 * target + k] += convert<T>(sum);
+            if (lane == 0) args.receivers.gradients[3 * receiver + k] += convert<T>(sum);
         }
 #endif
         __syncthreads();

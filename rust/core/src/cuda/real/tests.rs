@@ -264,7 +264,7 @@ impl<T: Scalar> Sample<T> {
         let lattices = queue.upload(&lattices).unwrap();
         let n_cells = 9 * self.cells.len();
         let cells = zeros(n_cells);
-        let Some(term) = Pairs::new(&queue, &self.batch).unwrap() else {
+        let Some(term) = super::RealSpace::new(&queue, &self.batch).unwrap() else {
             panic!("there are pairs");
         };
         // Nothing but pairs adds to the other derivatives.
@@ -290,14 +290,14 @@ impl<T: Scalar> Sample<T> {
             .receiver
             .as_ref()
             .map(|sites| side(sites, self.receiver_positions()));
-        let apply = |direction, targets: Side, partners: Side, once| {
+        let apply = |direction, receivers: Side, sources: Side, once| {
             let pass = Pass {
                 queue: &queue,
                 scalar,
                 precision: Precision::Double,
                 direction,
-                targets,
-                partners,
+                receivers,
+                sources,
                 lattices: lattices.address(),
                 gradients,
                 cell: gradients,
@@ -307,10 +307,10 @@ impl<T: Scalar> Sample<T> {
             term.apply(&pass).unwrap();
         };
         match &receiver {
-            None => apply(Direction::ToReceivers, source.0, source.0, 0.5),
+            None => apply(Direction::Forward, source.0, source.0, 0.5),
             Some(receiver) => {
-                apply(Direction::ToReceivers, receiver.0, source.0, 1.0);
-                apply(Direction::ToSources, source.0, receiver.0, 0.0);
+                apply(Direction::Forward, receiver.0, source.0, 1.0);
+                apply(Direction::Transposed, source.0, receiver.0, 0.0);
             }
         }
         let download = |address: Address, n: usize| -> Vec<T> {
@@ -489,7 +489,7 @@ fn no_pairs() {
     };
     let sample = Sample::<f64>::new(case, &[1, 0, 1], |value, _| value);
     assert!(
-        Pairs::new(&Queue::emulated(), &sample.batch)
+        super::RealSpace::new(&Queue::emulated(), &sample.batch)
             .unwrap()
             .is_none()
     );

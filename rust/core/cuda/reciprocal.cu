@@ -1,6 +1,6 @@
 // What goes on over modes: their weights and Gaussians, the sites' phases, fields, and derivatives in the cell.
 #include "coulomb_kernel.cuh"
-#include "modes.cuh"
+#include "reciprocal.cuh"
 #include "reduce.cuh"
 
 struct PrepareArguments {
@@ -102,8 +102,8 @@ KERNEL(prepare_modes, PrepareArguments) {
 
 struct FieldArguments {
     ModeArrays modes;
-    SiteArrays partners;
-    SiteArrays targets;
+    SiteArrays sources;
+    SiteArrays receivers;
     const Tile *blocks;  // of modes
     const Lattice *lattices;
     T *reciprocal_partials;  // [block][9]: derivatives in the cell that belong to both sides
@@ -138,12 +138,12 @@ KERNEL(mode_fields, FieldArguments) {
         int m = number - system.first_mode;
         T a[4], b[4], weight = modes.weights[number];
         if (args.n_components == 4)
-            sum_chunks<4>(args.partners, system, block.system, m, a);
+            sum_chunks<4>(args.sources, system, block.system, m, a);
         else
-            sum_chunks<2>(args.partners, system, block.system, m, a);
+            sum_chunks<2>(args.sources, system, block.system, m, a);
         modes.field[number] = {convert<W>(a[0] * weight), convert<W>(a[1] * weight)};
         if (args.contract) {
-            sum_chunks<4>(args.targets, system, block.system, m, b);
+            sum_chunks<4>(args.receivers, system, block.system, m, b);
             const Lattice &lattice = args.lattices[block.system];
             Mode mode = modes.modes[number];
             T product = a[0] * b[0] + a[1] * b[1];

@@ -6,7 +6,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use super::driver::source::Source;
+use super::driver::unit::Unit;
 use super::sums::{first_tiles, sum_tiles};
 use super::terms::{Batch, Direction, Layout, Pass};
 use super::{Address, Buffer, Kernel, Queue, Scalars, Side, blocks};
@@ -66,8 +66,8 @@ struct StructureArguments {
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct FieldArguments {
     modes: ModeArrays,
-    partners: SiteArrays,
-    targets: SiteArrays,
+    sources: SiteArrays,
+    receivers: SiteArrays,
     blocks: Address,
     lattices: Address,
     reciprocal_partials: Address,
@@ -136,7 +136,7 @@ impl Sites {
 
     /// Sums the structure factors of chunks of sites.
     fn structure(&self, pass: &Pass, modes: ModeArrays, sites: SiteArrays) -> Result<()> {
-        let source = structure_source(pass.scalars(), self.max_l, pass.cell);
+        let source = structure_unit(pass.scalars(), self.max_l, pass.cell);
         let kernel = pass.queue.module(source)?.kernel("structure_factors")?;
         let arguments = StructureArguments {
             modes,
@@ -149,11 +149,11 @@ impl Sites {
 
     /// Adds the potentials and gradients of the field over modes.
     fn potentials(&self, pass: &Pass, areas: &Areas) -> Result<()> {
-        let source = potentials_source(pass.scalars(), self.shape(), gradient_level(pass));
+        let source = potentials_unit(pass.scalars(), self.shape(), gradient_level(pass));
         let kernel = pass.queue.module(source)?.kernel("mode_potentials")?;
         let arguments = PotentialArguments {
             modes: areas.modes,
-            sites: areas.targets,
+            sites: areas.receivers,
             tiles: self.tiles.address(),
             lattices: pass.lattices,
             cell_partials: areas.tile_partials,
@@ -167,7 +167,7 @@ impl Sites {
 }
 
 /// The term on a device.
-pub struct Modes {
+pub struct Reciprocal {
     plan: ModePlan,
     modes: Buffer,
     systems: Buffer,
@@ -184,8 +184,8 @@ pub struct Modes {
 /// Where the work areas of a pass are.
 struct Areas {
     modes: ModeArrays,
-    partners: SiteArrays,
-    targets: SiteArrays,
+    sources: SiteArrays,
+    receivers: SiteArrays,
     tile_partials: Address,
     block_reciprocals: Address,
     block_volumes: Address,
@@ -196,7 +196,7 @@ struct Areas {
     _buffer: Buffer,
 }
 
-impl Modes {
+impl Reciprocal {
     /// None where no system is summed over k-vectors.
     pub fn new(queue: &Queue, batch: &Batch) -> Result<Option<Self>> {
         let plan = ModePlan::new(batch);
@@ -221,35 +221,35 @@ impl Modes {
         }))
     }
 
-    /// Targets and partners of a pass.
+    /// Targets and sources of a pass.
     fn sides(&self, direction: Direction) -> (&Sites, &Sites) {
         match (direction, &self.receiver) {
             (_, None) => (&self.source, &self.source),
-            (Direction::ToReceivers, Some(receiver)) => (receiver, &self.source),
-            (Direction::ToSources, Some(receiver)) => (&self.source, receiver),
+            (Direction::Forward, Some(receiver)) => (receiver, &self.source),
+            (Direction::Transposed, Some(receiver)) => (&self.source, receiver),
         }
     }
 
     /// Adds this term's potentials and gradients.
     pub fn apply(&self, pass: &Pass) -> Result<()> {
-        let (targets, partners) = self.sides(pass.direction);
+        let (receivers, sources) = self.sides(pass.direction);
         let areas = self.areas(pass)?;
         self.prepare(pass, &areas)?;
-        partners.structure(pass, areas.modes, areas.partners)?;
+        sources.structure(pass, areas.modes, areas.sources)?;
         if areas.contract && self.receiver.is_some() {
-            targets.structure(pass, areas.modes, areas.targets)?;
+            receivers.structure(pass, areas.modes, areas.receivers)?;
         }
         self.fields(pass, &areas)?;
-        targets.potentials(pass, &areas)?;
+        receivers.potentials(pass, &areas)?;
         if pass.cell {
-            self.collect(pass, &areas, targets)?;
+            self.collect(pass, &areas, receivers)?;
         }
         Ok(())
     }
 
     /// Work areas for a pass.
     fn areas(&self, pass: &Pass) -> Result<Areas> {
-        let (targets, partners) = self.sides(pass.direction);
+        let (receivers, sources) = self.sides(pass.direction);
         let contract = pass.cell && pass.once != 0.0;
         let (size, sum_size) = (pass.scalar.size(), pass.scalars().size());
         let n_modes = self.plan.modes.len();
@@ -265,17 +265,17 @@ impl Modes {
         let slopes = take(n_modes, size);
         let gaussians = take(self.plan.n_gaussians, sum_size);
         let field = take(2 * n_modes, sum_size);
-        let phases = take(2 * partners.plan.n_phases, sum_size);
-        let target_phases = match self.same_sites {
+        let phases = take(2 * sources.plan.n_phases, sum_size);
+        let receiver_phases = match self.same_sites {
             true => phases,
-            false => take(2 * targets.plan.n_phases, sum_size),
+            false => take(2 * receivers.plan.n_phases, sum_size),
         };
-        let partials = take(n_components * partners.plan.n_partials, sum_size);
-        let target_partials = match contract && self.receiver.is_some() {
-            true => take(n_components * targets.plan.n_partials, sum_size),
+        let partials = take(n_components * sources.plan.n_partials, sum_size);
+        let receiver_partials = match contract && self.receiver.is_some() {
+            true => take(n_components * receivers.plan.n_partials, sum_size),
             false => partials,
         };
-        let tile_partials = take(9 * targets.plan.tiles.len(), size);
+        let tile_partials = take(9 * receivers.plan.tiles.len(), size);
         let block_reciprocals = take(9 * self.n_blocks, size);
         let block_volumes = take(self.n_blocks, size);
         let buffer = pass.queue.allocate(bytes)?;
@@ -293,8 +293,8 @@ impl Modes {
                 n_modes: n_modes as i32,
                 padding: 0,
             },
-            partners: partners.arrays(pass.partners, at(phases), at(partials)),
-            targets: targets.arrays(pass.targets, at(target_phases), at(target_partials)),
+            sources: sources.arrays(pass.sources, at(phases), at(partials)),
+            receivers: receivers.arrays(pass.receivers, at(receiver_phases), at(receiver_partials)),
             tile_partials: at(tile_partials),
             block_reciprocals: at(block_reciprocals),
             block_volumes: at(block_volumes),
@@ -304,22 +304,22 @@ impl Modes {
         })
     }
 
-    /// Modes' weights and Gaussians, and sites' phases.
+    /// Reciprocal' weights and Gaussians, and sites' phases.
     fn prepare(&self, pass: &Pass, areas: &Areas) -> Result<()> {
-        let (targets, partners) = self.sides(pass.direction);
+        let (receivers, sources) = self.sides(pass.direction);
         let n_modes = self.plan.modes.len();
-        let n_first = partners.plan.sites.len();
+        let n_first = sources.plan.sites.len();
         let n_second = match self.same_sites {
             true => 0,
-            false => targets.plan.sites.len(),
+            false => receivers.plan.sites.len(),
         };
         let mode_blocks = blocks(n_modes, PREPARE);
         let arguments = PrepareArguments {
             modes: areas.modes,
-            first: areas.partners,
-            second: areas.targets,
-            first_sites: partners.sites.address(),
-            second_sites: targets.sites.address(),
+            first: areas.sources,
+            second: areas.receivers,
+            first_sites: sources.sites.address(),
+            second_sites: receivers.sites.address(),
             lattices: pass.lattices,
             n_first: n_first as i32,
             mode_blocks: mode_blocks as i32,
@@ -329,12 +329,12 @@ impl Modes {
         pass.queue.launch(&kernel, grid, PREPARE, &arguments)
     }
 
-    /// The partners' field, and what the cell's derivative has from both sides together.
+    /// The sources' field, and what the cell's derivative has from both sides together.
     fn fields(&self, pass: &Pass, areas: &Areas) -> Result<()> {
         let arguments = FieldArguments {
             modes: areas.modes,
-            partners: areas.partners,
-            targets: areas.targets,
+            sources: areas.sources,
+            receivers: areas.receivers,
             blocks: self.blocks.address(),
             lattices: pass.lattices,
             reciprocal_partials: areas.block_reciprocals,
@@ -349,7 +349,7 @@ impl Modes {
     }
 
     /// Adds up derivatives in the cells.
-    fn collect(&self, pass: &Pass, areas: &Areas, targets: &Sites) -> Result<()> {
+    fn collect(&self, pass: &Pass, areas: &Areas, receivers: &Sites) -> Result<()> {
         let add = |partials: Address, first: &Buffer, n_columns: usize, out: Address| {
             let n_systems = self.plan.systems.len();
             let first = first.address();
@@ -359,7 +359,7 @@ impl Modes {
         let cells = &pass.cells;
         add(
             areas.tile_partials,
-            &targets.first_tiles,
+            &receivers.first_tiles,
             9,
             cells.reciprocal,
         )?;
@@ -377,12 +377,10 @@ impl Modes {
 }
 
 fn modes_kernel(pass: &Pass, name: &'static str) -> Result<Kernel> {
-    pass.queue
-        .module(modes_source(pass.scalars()))?
-        .kernel(name)
+    pass.queue.module(modes_unit(pass.scalars()))?.kernel(name)
 }
 
-/// What `mode_potentials.cu` calls GRADIENTS.
+/// What `reciprocal_potentials.cu` calls GRADIENTS.
 fn gradient_level(pass: &Pass) -> u32 {
     match (pass.gradients, pass.cell) {
         (false, _) => 0,
@@ -402,47 +400,47 @@ struct Shape {
 }
 
 /// Modules for charges and dipoles, for checks that they compile; those of single precision for dipoles.
-pub fn sources() -> Vec<Source> {
+pub fn units() -> Vec<Unit> {
     let mut out = Vec::new();
     for scalars in Scalars::all() {
-        out.push(modes_source(scalars));
+        out.push(modes_unit(scalars));
         for max_l in usize::from(scalars.is_single())..=1 {
-            out.extend([false, true].map(|by_width| structure_source(scalars, max_l, by_width)));
+            out.extend([false, true].map(|by_width| structure_unit(scalars, max_l, by_width)));
             for together in [1, 2] {
                 let shape = Shape {
                     max_l,
                     tile_size: 1,
                     together,
                 };
-                out.extend([0, 1, 2].map(|level| potentials_source(scalars, shape, level)));
+                out.extend([0, 1, 2].map(|level| potentials_unit(scalars, shape, level)));
             }
         }
     }
     out
 }
 
-fn modes_source(scalars: Scalars) -> Source {
-    scalars.define(Source::new(
-        "modes.cu",
-        include_str!("../../../cuda/modes.cu"),
+fn modes_unit(scalars: Scalars) -> Unit {
+    scalars.define(Unit::new(
+        "reciprocal.cu",
+        include_str!("../../../cuda/reciprocal.cu"),
     ))
 }
 
-fn structure_source(scalars: Scalars, max_l: usize, by_width: bool) -> Source {
+fn structure_unit(scalars: Scalars, max_l: usize, by_width: bool) -> Unit {
     scalars
-        .define(Source::new(
-            "structure.cu",
-            include_str!("../../../cuda/structure.cu"),
+        .define(Unit::new(
+            "reciprocal_structure.cu",
+            include_str!("../../../cuda/reciprocal_structure.cu"),
         ))
         .define("SITE_L", max_l)
         .define("BY_WIDTH", u32::from(by_width))
 }
 
-fn potentials_source(scalars: Scalars, shape: Shape, level: u32) -> Source {
+fn potentials_unit(scalars: Scalars, shape: Shape, level: u32) -> Unit {
     scalars
-        .define(Source::new(
-            "mode_potentials.cu",
-            include_str!("../../../cuda/mode_potentials.cu"),
+        .define(Unit::new(
+            "reciprocal_potentials.cu",
+            include_str!("../../../cuda/reciprocal_potentials.cu"),
         ))
         .define("SITE_L", shape.max_l)
         .define("SITES", shape.tile_size)
@@ -455,15 +453,15 @@ fn potentials_source(scalars: Scalars, shape: Shape, level: u32) -> Source {
 
 /// The modules of most arithmetic for dipoles, and from how many nested loops on it is done.
 #[cfg(test)]
-pub fn hot_sources(scalars: Scalars) -> [(Source, &'static str, usize); 2] {
+pub fn hot_units(scalars: Scalars) -> [(Unit, &'static str, usize); 2] {
     let shape = Shape {
         max_l: 1,
         tile_size: 2,
         together: 1,
     };
     [
-        (structure_source(scalars, 1, true), "structure_factors", 1),
-        (potentials_source(scalars, shape, 2), "mode_potentials", 2),
+        (structure_unit(scalars, 1, true), "structure_factors", 1),
+        (potentials_unit(scalars, shape, 2), "mode_potentials", 2),
     ]
 }
 

@@ -12,7 +12,7 @@ use crate::cuda::terms::SystemPlan;
 use crate::cuda::{CellGradients, Precision, ScalarKind};
 use crate::ewald::density::{Gradient, Want};
 use crate::ewald::plan::{Plan, Split};
-use crate::ewald::reciprocal::{Reciprocal, Settings};
+use crate::ewald::reciprocal::{Reciprocal as Exact, Settings};
 use crate::lattice::Lattice;
 use values::{DeviceSide, Found, Random, Values};
 
@@ -70,15 +70,15 @@ impl<T: Scalar> Case<T> {
             .receiver
             .as_ref()
             .map(|values| DeviceSide::new(&queue, values));
-        let modes = Modes::new(&queue, &self.batch).unwrap().unwrap();
+        let modes = Reciprocal::new(&queue, &self.batch).unwrap().unwrap();
         let source_side = source.side(&self.source.layout);
-        let pass = |direction, targets, partners, once| Pass {
+        let pass = |direction, receivers, sources, once| Pass {
             queue: &queue,
             scalar: kind,
             precision: Precision::Double,
             direction,
-            targets,
-            partners,
+            receivers,
+            sources,
             lattices: on_device.address(),
             gradients,
             cell,
@@ -89,11 +89,11 @@ impl<T: Scalar> Case<T> {
             (Some(device), Some(values)) => {
                 let receiver_side = device.side(&values.layout);
                 vec![
-                    pass(Direction::ToReceivers, receiver_side, source_side, 1.0),
-                    pass(Direction::ToSources, source_side, receiver_side, 0.0),
+                    pass(Direction::Forward, receiver_side, source_side, 1.0),
+                    pass(Direction::Transposed, source_side, receiver_side, 0.0),
                 ]
             }
-            _ => vec![pass(Direction::ToReceivers, source_side, source_side, 0.5)],
+            _ => vec![pass(Direction::Forward, source_side, source_side, 0.5)],
         };
         for pass in &passes {
             modes.apply(pass).unwrap();
@@ -138,7 +138,7 @@ impl<T: Scalar> Case<T> {
             floor: split.floor,
             exponent: split.exponent,
         };
-        let sum = Reciprocal::new(lattice, &source, receiver.as_ref(), settings);
+        let sum = Exact::new(lattice, &source, receiver.as_ref(), settings);
         Some(sum.evaluate(&source, receiver.as_ref(), Want::ALL))
     }
 
@@ -377,7 +377,7 @@ fn nothing_to_sum() {
         system.plan = Plan::Direct;
     }
     assert!(
-        Modes::new(&Queue::emulated(), &case.batch)
+        Reciprocal::new(&Queue::emulated(), &case.batch)
             .unwrap()
             .is_none()
     );
@@ -387,11 +387,10 @@ fn nothing_to_sum() {
 fn compiles_for_devices() {
     let mut sources = Vec::new();
     for scalars in Scalars::all() {
-        sources.push(modes_source(scalars));
+        sources.push(modes_unit(scalars));
         let by_width = [false, true];
-        sources.extend(
-            (0..4).flat_map(|max_l| by_width.map(|by| structure_source(scalars, max_l, by))),
-        );
+        sources
+            .extend((0..4).flat_map(|max_l| by_width.map(|by| structure_unit(scalars, max_l, by))));
         let highest = if scalars.is_single() { 2 } else { 6 };
         for (max_l, tile_size, together) in [
             (0, 1, 1),
@@ -409,7 +408,7 @@ fn compiles_for_devices() {
                 tile_size,
                 together,
             };
-            sources.extend((0..3).map(|level| potentials_source(scalars, shape, level)));
+            sources.extend((0..3).map(|level| potentials_unit(scalars, shape, level)));
         }
     }
     compile_all(&sources);

@@ -13,7 +13,10 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("reduce.cuh", include_str!("../../../cuda/reduce.cuh")),
     ("harmonics.cuh", include_str!("../../../cuda/harmonics.cuh")),
     ("batch.cuh", include_str!("../../../cuda/batch.cuh")),
-    ("modes.cuh", include_str!("../../../cuda/modes.cuh")),
+    (
+        "reciprocal.cuh",
+        include_str!("../../../cuda/reciprocal.cuh"),
+    ),
     ("mesh.cuh", include_str!("../../../cuda/mesh.cuh")),
     ("lattice.cuh", include_str!("../../../cuda/lattice.cuh")),
     (
@@ -23,7 +26,10 @@ pub const HEADERS: &[(&str, &str)] = &[
     ("scan.cuh", include_str!("../../../cuda/scan.cuh")),
     ("bins.cuh", include_str!("../../../cuda/bins.cuh")),
     ("rounded.cuh", include_str!("../../../cuda/rounded.cuh")),
-    ("partners.cuh", include_str!("../../../cuda/partners.cuh")),
+    (
+        "real_sources.cuh",
+        include_str!("../../../cuda/real_sources.cuh"),
+    ),
     ("boys.cuh", include_str!("../../../cuda/boys.cuh")),
     ("radial.cuh", include_str!("../../../cuda/radial.cuh")),
     (
@@ -41,7 +47,7 @@ type Generator = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// One module to compile: a file with its definitions, and headers generated for it.
 #[derive(Clone)]
-pub struct Source {
+pub struct Unit {
     /// For people.
     pub name: &'static str,
     pub code: &'static str,
@@ -52,22 +58,22 @@ pub struct Source {
 }
 
 /// Within one process the name and the definitions tell modules apart.
-impl PartialEq for Source {
+impl PartialEq for Unit {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name && self.definitions == other.definitions
     }
 }
 
-impl Eq for Source {}
+impl Eq for Unit {}
 
-impl Hash for Source {
+impl Hash for Unit {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.name.hash(state);
         self.definitions.hash(state);
     }
 }
 
-impl Source {
+impl Unit {
     pub fn new(name: &'static str, code: &'static str) -> Self {
         Self {
             name,

@@ -10,7 +10,7 @@ use crate::special::harmonics::count;
 use bytemuck::{Pod, Zeroable};
 use std::f64::consts::PI;
 
-/// Modes of one block where blocks go over modes, and threads of that block.
+/// Reciprocal of one block where blocks go over modes, and threads of that block.
 pub const BLOCK: usize = 128;
 
 /// k = Σ_j n_j b_j; of each pair ±k one.

@@ -120,7 +120,7 @@ DEVICE T box_length(T volume) {
     return chain(volume, root, root / (3.0 * value_of(volume)));
 }
 
-// The moments that act on a side, from those of its partner.
+// The moments that act on a side, from those of its source.
 DEVICE void response(const SystemTerms &system, const Lattice &lattice, const Moments &m, T *charge, T *dipole, T *second) {
     *charge = zero<T>();
     for (int axis = 0; axis < 3; axis++) dipole[axis] = zero<T>();
@@ -147,13 +147,13 @@ DEVICE void response(const SystemTerms &system, const Lattice &lattice, const Mo
 }
 
 struct SiteArguments {
-    Side targets;
-    Side partners;
+    Side receivers;
+    Side sources;
     const SystemTerms *systems;
     const Lattice *lattices;
-    const Moments *moments;  // [system], of the partners
-    int target_lm;
-    int partner_lm;
+    const Moments *moments;  // [system], of the sources
+    int receiver_lm;
+    int source_lm;
     int same_sites;
     int gradients;
 };
@@ -161,21 +161,21 @@ struct SiteArguments {
 // Interaction of a Gaussian with itself for l = 0; K √(2/π)/γ.
 DEVICE double own_weight(double inverse2) { return COULOMB_CONSTANT * sqrt(2.0 / PI * inverse2); }
 
-// Adds to every target what it has of itself, of the background and of the boundary's correction.
+// Adds to every receiver what it has of itself, of the background and of the boundary's correction.
 KERNEL(sites, SiteArguments) {
     int site = blockIdx.x * blockDim.x + threadIdx.x;
-    const Side &targets = args.targets, &partners = args.partners;
-    if (site >= targets.n_sites) return;
-    int number = targets.system[site];
+    const Side &receivers = args.receivers, &sources = args.sources;
+    if (site >= receivers.n_sites) return;
+    int number = receivers.system[site];
     SystemTerms system = args.systems[number];
     if (args.same_sites && (system.own != 0.0 || system.own_raised != 0.0)) {
-        int n = args.target_lm < args.partner_lm ? args.target_lm : args.partner_lm;
-        for (int b = 0; b < targets.n_channels; b++) {
-            int to = site * targets.n_channels + b;
-            double s = targets.widths[to];
-            for (int a = 0; a < partners.n_channels; a++) {
-                int from = site * partners.n_channels + a;
-                double sigma = partners.widths[from];
+        int n = args.receiver_lm < args.source_lm ? args.receiver_lm : args.source_lm;
+        for (int b = 0; b < receivers.n_channels; b++) {
+            int to = site * receivers.n_channels + b;
+            double s = receivers.widths[to];
+            for (int a = 0; a < sources.n_channels; a++) {
+                int from = site * sources.n_channels + a;
+                double sigma = sources.widths[from];
                 double inverse = 1.0 / (sigma * sigma + s * s);
                 double weight = system.own == 0.0 ? 0.0 : system.own * own_weight(inverse);
                 double raised_inverse = 0.0, raised_weight = 0.0;
@@ -188,8 +188,8 @@ KERNEL(sites, SiteArguments) {
                 for (int l = 0; lm < n; l++) {
                     double total = weight + raised_weight;
                     for (; lm < (l + 1) * (l + 1) && lm < n; lm++)
-                        targets.potentials[(size_t)to * args.target_lm + lm] +=
-                            partners.coefficients[(size_t)from * args.partner_lm + lm] * total;
+                        receivers.potentials[(size_t)to * args.receiver_lm + lm] +=
+                            sources.coefficients[(size_t)from * args.source_lm + lm] * total;
                     weight *= inverse / (2 * l + 3);
                     raised_weight *= raised_inverse / (2 * l + 3);
                 }
@@ -201,33 +201,33 @@ KERNEL(sites, SiteArguments) {
     const Lattice &lattice = args.lattices[number];
     if (system.background) {
         T factor = reciprocal_of(lattice.volume) * (-2.0 * PI * COULOMB_CONSTANT);
-        for (int b = 0; b < targets.n_channels; b++) {
-            int to = site * targets.n_channels + b;
-            T sum = moments.excess + moments.charge * raised_by(targets.widths[to], system.floor);
-            targets.potentials[(size_t)to * args.target_lm] += factor * sum;
+        for (int b = 0; b < receivers.n_channels; b++) {
+            int to = site * receivers.n_channels + b;
+            T sum = moments.excess + moments.charge * raised_by(receivers.widths[to], system.floor);
+            receivers.potentials[(size_t)to * args.receiver_lm] += factor * sum;
         }
     }
     if (!system.correction) return;
     T charge, dipole[3], second[6];
     response(system, lattice, moments, &charge, dipole, second);
-    const T *r = targets.positions + 3 * (size_t)site;
+    const T *r = receivers.positions + 3 * (size_t)site;
     T slope[3], field[3];
     apply(second, r, slope);
     for (int axis = 0; axis < 3; axis++) field[axis] = dipole[axis] + slope[axis] * 2.0;
     T potential = charge + dot3(dipole, r) + dot3(slope, r);
     T gradient[3] = {zero<T>(), zero<T>(), zero<T>()};
-    for (int b = 0; b < targets.n_channels; b++) {
-        int place = site * targets.n_channels + b;
-        size_t to = (size_t)place * args.target_lm;
-        T *out = targets.potentials + to;
-        const T *q = targets.coefficients + to;
-        out[0] += potential + trace(second) * (targets.widths[place] * targets.widths[place]);
-        if (args.target_lm > 1) {
+    for (int b = 0; b < receivers.n_channels; b++) {
+        int place = site * receivers.n_channels + b;
+        size_t to = (size_t)place * args.receiver_lm;
+        T *out = receivers.potentials + to;
+        const T *q = receivers.coefficients + to;
+        out[0] += potential + trace(second) * (receivers.widths[place] * receivers.widths[place]);
+        if (args.receiver_lm > 1) {
             out[3] += field[0];
             out[1] += field[1];
             out[2] += field[2];
         }
-        if (args.target_lm > 4) {
+        if (args.receiver_lm > 4) {
             out[4] += second[5] * (2.0 * ROOT_THIRD);
             out[5] += second[3] * (2.0 * ROOT_THIRD);
             out[6] += second[2] * (2.0 / 3.0) - (second[0] + second[1]) * (1.0 / 3.0);
@@ -236,21 +236,21 @@ KERNEL(sites, SiteArguments) {
         }
         if (!args.gradients) continue;
         for (int axis = 0; axis < 3; axis++) gradient[axis] += field[axis] * q[0];
-        if (args.target_lm > 1) {
+        if (args.receiver_lm > 1) {
             T local[3] = {q[3], q[1], q[2]}, product[3];
             apply(second, local, product);
             for (int axis = 0; axis < 3; axis++) gradient[axis] += product[axis] * 2.0;
         }
     }
     if (args.gradients)
-        for (int axis = 0; axis < 3; axis++) targets.gradients[3 * (size_t)site + axis] += gradient[axis];
+        for (int axis = 0; axis < 3; axis++) receivers.gradients[3 * (size_t)site + axis] += gradient[axis];
 }
 
 struct CellArguments {
     const SystemTerms *systems;
     const Lattice *lattices;
-    const Moments *targets;
-    const Moments *partners;
+    const Moments *receivers;
+    const Moments *sources;
     T *cell;  // [system][3][3], added to
     double once;
     int n_systems;
@@ -264,7 +264,7 @@ KERNEL(cell_terms, CellArguments) {
     SystemTerms system = args.systems[number];
     if (!system.background && !system.correction) return;
     const Lattice &lattice = args.lattices[number];
-    const Moments &t = args.targets[number], &p = args.partners[number];
+    const Moments &t = args.receivers[number], &p = args.sources[number];
     T *cell = args.cell + 9 * (size_t)number;
     T inverse = reciprocal_of(lattice.volume);
     T by_volume = zero<T>();  // V dU/dV

@@ -2,7 +2,7 @@
 //
 // SCALAR, WORK, SITE_L: degree of the sites' multipoles, SITES: largest count of a tile, TOGETHER: channels summed in one
 // pass over the modes, GRADIENTS: 0 for potentials only, 1 for gradients in positions, 2 for those in the cell too.
-#include "modes.cuh"
+#include "reciprocal.cuh"
 #include "reduce.cuh"
 #include "harmonic_gradients.cuh"  // generated
 

@@ -2,7 +2,7 @@
 //
 // SCALAR, WORK, SITE_L: degree of the sites' multipoles, BY_WIDTH: 1 to write the structure factor weighted by widths
 // squared too (its derivative in -k²/2).
-#include "modes.cuh"
+#include "reciprocal.cuh"
 
 // Some modes and some sites of one system.
 struct Work {

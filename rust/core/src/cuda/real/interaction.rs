@@ -7,12 +7,12 @@ use std::fmt::Write;
 /// Up to this sum of degrees the terms are written out: some hundred lines.
 const WRITTEN_OUT: usize = 4;
 
-/// `terms.cuh` for targets and partners of these degrees.
-pub fn header(target_l: usize, partner_l: usize) -> String {
-    let table = PairTable::of(partner_l, target_l);
+/// `terms.cuh` for receivers and sources of these degrees.
+pub fn header(receiver_l: usize, source_l: usize) -> String {
+    let table = PairTable::of(source_l, receiver_l);
     let components = table.components();
     let slopes = |component: &Component| table.gradients_of(component.product);
-    if target_l + partner_l <= WRITTEN_OUT {
+    if receiver_l + source_l <= WRITTEN_OUT {
         written_out(components, slopes)
     } else {
         tables(components, slopes)
@@ -35,17 +35,17 @@ fn written_out<'a>(
         let (product, power, degree) = (component.product, component.power, component.degree);
         line(format_args!("t = h[{product}] * f[{power}][{degree}];"));
         line(format_args!("w = zero<W>();"));
-        let mut targets: Vec<u16> = component.terms.iter().map(|term| term.receiver).collect();
-        targets.sort_unstable();
-        targets.dedup();
-        for target in targets {
-            let own = component.terms.iter().filter(|t| t.receiver == target);
+        let mut receivers: Vec<u16> = component.terms.iter().map(|term| term.receiver).collect();
+        receivers.sort_unstable();
+        receivers.dedup();
+        for receiver in receivers {
+            let own = component.terms.iter().filter(|t| t.receiver == receiver);
             let sum: Vec<String> = own
                 .map(|term| format!("p[{}] * {:?}", term.source, term.coefficient))
                 .collect();
             line(format_args!("s = {};", sum.join(" + ")));
-            line(format_args!("v[{target}] += t * s;"));
-            line(format_args!("if (GRADIENTS) w += s * q[{target}];"));
+            line(format_args!("v[{receiver}] += t * s;"));
+            line(format_args!("if (GRADIENTS) w += s * q[{receiver}];"));
         }
         line(format_args!("#if GRADIENTS"));
         line(format_args!(
@@ -109,7 +109,7 @@ fn tables<'a>(
          #define TABLE static __device__ const\n\
          #endif\n\
          struct Component {{ int product, power, degree, first, first_slope, last_slope; }};\n\
-         struct Term {{ R coefficient; int partner, target; }};\n\
+         struct Term {{ R coefficient; int source, receiver; }};\n\
          struct Slope {{ R coefficient; int axis, lower; }};\n\
          const int N_COMPONENTS = {};\n\
          TABLE Component COMPONENTS[] = {{\n{heads}}};\n\
