@@ -7,8 +7,7 @@
 #include "harmonics.cuh"
 #include "batch.cuh"
 
-// Mesh points along the edge of a brick.
-#define BRICK 8
+// BRICK, mesh points along the edge of a brick, is defined by the unit.
 
 struct MeshGrid {
     int points[3];

@@ -24,7 +24,6 @@ struct ConvolveArguments {
     MeshGrid grid;
 };
 
-const int THREADS = 256;
 
 // A complex number of scalars.
 struct Complex {

@@ -12,7 +12,6 @@ struct SpreadArguments {
 };
 
 const int L = DEGREE;
-const int THREADS = 128;
 // Members whose order is worked out at a time.
 const int CAPACITY = 1024;
 // Points along z that a member reaches or does not.

@@ -13,7 +13,7 @@
 #include "real_sources.cuh"
 
 // Registers for 16 warps of real numbers on a multiprocessor: a sixth faster on an H200 than without the bound.
-BOUNDED_KERNEL(pair_sums, PairArguments, 32, (sizeof(W) <= 8 ? 16 : 8)) {
+BOUNDED_KERNEL(pair_sums, PairArguments, THREADS, (sizeof(W) <= 8 ? 16 : 8)) {
     typedef SourceWalk<R> Found;
     const int N_RECEIVER = COUNT(RECEIVER_L), N_SOURCE = COUNT(SOURCE_L);
     SHARED Found::Hit hits[64];

@@ -4,7 +4,7 @@
 #include "host.cuh"
 
 const double PI = 3.14159265358979323846;
-const double COULOMB_CONSTANT = 14.3996454784255;  // eV Å / e²
+// COULOMB_CONSTANT, eV Å / e², is defined by every unit (src/cuda/driver/unit.rs).
 
 // A dual number over real numbers R.
 template <class R> struct DualOf {

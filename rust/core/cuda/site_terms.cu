@@ -21,7 +21,6 @@ struct Moments {
     T dipole[3];
     T second[6];  // ∫ρ r rᵀ: xx, yy, zz, yz, xz, xy
 };
-#define N_MOMENTS 11
 
 const double ROOT_THIRD = 0.57735026918962576451;
 

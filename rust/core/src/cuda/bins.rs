@@ -279,7 +279,11 @@ impl Bins {
 }
 
 fn unit(scalar: ScalarKind) -> Unit {
-    Unit::new("bins.cu", include_str!("../../cuda/bins.cu")).define("SCALAR", scalar.name())
+    Unit::new("bins.cu", include_str!("../../cuda/bins.cu"))
+        .define("SCALAR", scalar.name())
+        .mirror::<Arguments>("BinArguments")
+        .mirror::<Grid>("Grid")
+        .mirror::<Frame>("Frame")
 }
 
 /// The modules of this file, for checks that they compile.

@@ -71,7 +71,7 @@ impl Lattices {
         [ScalarKind::Real, ScalarKind::Dual].map(Self::unit).into()
     }
 
-    /// Bytes of one `Lattice`.
+    /// Bytes of one `Lattice`: vectors, reciprocal vectors and volume, the open length, axes and padding.
     pub fn size(scalar: ScalarKind) -> usize {
         19 * scalar.size() + 24
     }
@@ -79,6 +79,10 @@ impl Lattices {
     fn unit(scalar: ScalarKind) -> Unit {
         Unit::new("lattices.cu", include_str!("../../cuda/lattices.cu"))
             .define("SCALAR", scalar.name())
+            .mirror::<LatticePlan>("LatticePlan")
+            .mirror::<FillArguments>("FillArguments")
+            .mirror::<PullBackArguments>("PullBackArguments")
+            .size("Lattice", Self::size(scalar))
     }
 
     /// Writes `out`, `Lattice[system]`, from cells and their tangents, both `[system][3][3]` of real numbers. The

@@ -91,6 +91,7 @@ pub struct Atoms<'a> {
 fn unit() -> Unit {
     Unit::new("neighbors.cu", include_str!("../../cuda/neighbors.cu"))
         .define("SCALAR", ScalarKind::Real.name())
+        .mirror::<Arguments>("ListArguments")
 }
 
 /// The modules of this file, for checks that they compile.

@@ -33,14 +33,19 @@ struct SiteArguments {
 
 /// Bytes of a `RoundedSite` and of a `RoundedReceiver`.
 const SITE: usize = 40;
-const TARGET: usize = 56;
+const RECEIVER: usize = 56;
 const THREADS: u32 = 128;
 
 fn unit(scalars: Scalars) -> Unit {
-    scalars.define(Unit::new(
-        "rounding.cu",
-        include_str!("../../cuda/rounding.cu"),
-    ))
+    scalars
+        .define(Unit::new(
+            "rounding.cu",
+            include_str!("../../cuda/rounding.cu"),
+        ))
+        .mirror::<CoefficientArguments>("CoefficientArguments")
+        .mirror::<SiteArguments>("RoundingArguments")
+        .size("RoundedSite", SITE)
+        .size("RoundedReceiver", RECEIVER)
 }
 
 /// The modules of this file, for checks that they compile.
@@ -105,7 +110,7 @@ pub fn sites(queue: &Queue, scalars: Scalars, given: &Given) -> Result<(Sites, B
         ScalarKind::Dual => 3 * n_sources * Precision::Single.size(),
     };
     let sizes = [
-        TARGET * n_receivers,
+        RECEIVER * n_receivers,
         SITE * given.n_slots,
         SITE * n_sources,
         tangents,

@@ -104,6 +104,15 @@ struct UnpackArguments {
 fn unit(scalar: ScalarKind) -> Unit {
     Unit::new("site_terms.cu", include_str!("../../cuda/site_terms.cu"))
         .define("SCALAR", scalar.name())
+        .define("N_MOMENTS", N_MOMENTS)
+        .size("Moments", N_MOMENTS * scalar.size())
+        .mirror::<SystemTerms>("SystemTerms")
+        .mirror::<MomentArguments>("MomentArguments")
+        .mirror::<SiteArguments>("SiteArguments")
+        .mirror::<CellArguments>("CellArguments")
+        .mirror::<ProductArguments>("ProductArguments")
+        .mirror::<PackArguments>("PackArguments")
+        .mirror::<UnpackArguments>("UnpackArguments")
 }
 
 /// The modules of this file, for checks that they compile.

@@ -19,7 +19,9 @@ struct Arguments {
 const THREADS: u32 = 64;
 
 fn unit(scalar: ScalarKind) -> Unit {
-    Unit::new("tiles.cu", include_str!("../../cuda/tiles.cu")).define("SCALAR", scalar.name())
+    Unit::new("tiles.cu", include_str!("../../cuda/tiles.cu"))
+        .define("SCALAR", scalar.name())
+        .mirror::<Arguments>("SumArguments")
 }
 
 /// The modules of this file, for checks that they compile.

@@ -1,5 +1,6 @@
 //! The kernels' sources and what they are compiled with.
 
+use crate::units::COULOMB_CONSTANT;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -55,6 +56,8 @@ pub struct Unit {
     pub definitions: Vec<(&'static str, String)>,
     /// Headers made for this module from its definitions when it is compiled, by the name that the file includes.
     generated: Vec<(&'static str, Generator)>,
+    /// Structures that Rust lays out or allocates, and their sizes in bytes.
+    sizes: Vec<(&'static str, usize)>,
 }
 
 /// Within one process the name and the definitions tell modules apart.
@@ -80,6 +83,7 @@ impl Unit {
             code,
             definitions: Vec::new(),
             generated: Vec::new(),
+            sizes: Vec::new(),
         }
     }
 
@@ -97,14 +101,32 @@ impl Unit {
         self
     }
 
-    /// The file with its definitions in front.
+    /// The compiler asserts that structure `name` is as large as `M`, which mirrors it.
+    pub fn mirror<M>(self, name: &'static str) -> Self {
+        self.size(name, size_of::<M>())
+    }
+
+    /// The compiler asserts that structure `name` takes so many bytes.
+    pub fn size(mut self, name: &'static str, bytes: usize) -> Self {
+        self.sizes.push((name, bytes));
+        self
+    }
+
+    /// The file with its definitions and Coulomb's constant in front, and the assertions on sizes at the end.
     pub fn unit(&self) -> String {
         let mut out = String::new();
         for (name, value) in &self.definitions {
             let _ = writeln!(out, "#define {name} {value}");
         }
+        let _ = writeln!(out, "#define COULOMB_CONSTANT {COULOMB_CONSTANT:?}");
         let _ = writeln!(out, "#line 1 \"{}\"", self.name);
         out.push_str(self.code);
+        for (name, bytes) in &self.sizes {
+            let _ = writeln!(
+                out,
+                "static_assert(sizeof({name}) == {bytes}, \"{name}: another size in Rust\");"
+            );
+        }
         out
     }
 

@@ -248,6 +248,14 @@ pub fn sites_unit(scalars: Scalars, order: usize) -> Unit {
             include_str!("../../../cuda/mesh_sites.cu"),
         ))
         .define("ORDER", order)
+        .define("BRICK", BRICK)
+        .mirror::<MeshGrid>("MeshGrid")
+        .mirror::<MeshField>("MeshField")
+        .mirror::<Member>("Member")
+        .mirror::<MeshSite>("MeshSite")
+        .mirror::<MeshSide>("MeshSide")
+        .mirror::<SitesArguments>("SitesArguments")
+        .size("Place", place_bytes(scalars))
 }
 
 pub fn spread_unit(scalars: Scalars, order: usize, max_l: usize) -> Unit {
@@ -258,13 +266,20 @@ pub fn spread_unit(scalars: Scalars, order: usize, max_l: usize) -> Unit {
         ))
         .define("ORDER", order)
         .define("DEGREE", max_l)
+        .define("BRICK", BRICK)
+        .define("THREADS", SPREAD_THREADS)
+        .mirror::<SpreadArguments>("SpreadArguments")
 }
 
 pub fn convolve_unit(scalars: Scalars) -> Unit {
-    scalars.define(Unit::new(
-        "mesh_convolve.cu",
-        include_str!("../../../cuda/mesh_convolve.cu"),
-    ))
+    scalars
+        .define(Unit::new(
+            "mesh_convolve.cu",
+            include_str!("../../../cuda/mesh_convolve.cu"),
+        ))
+        .define("BRICK", BRICK)
+        .define("THREADS", CONVOLVE_THREADS)
+        .mirror::<ConvolveArguments>("ConvolveArguments")
 }
 
 pub fn gather_unit(scalars: Scalars, order: usize, max_l: usize, gradients: bool) -> Unit {
@@ -279,13 +294,19 @@ pub fn gather_unit(scalars: Scalars, order: usize, max_l: usize, gradients: bool
         .define("GRADIENTS", i32::from(gradients))
         .define("WARPS_OF_BLOCK", warps)
         .define("BLOCKS_AT_ONCE", blocks)
+        .define("BRICK", BRICK)
+        .mirror::<GradientTerm>("GradientTerm")
+        .mirror::<GatherArguments>("GatherArguments")
 }
 
 pub fn cells_unit(scalars: Scalars) -> Unit {
-    scalars.define(Unit::new(
-        "mesh_cells.cu",
-        include_str!("../../../cuda/mesh_cells.cu"),
-    ))
+    scalars
+        .define(Unit::new(
+            "mesh_cells.cu",
+            include_str!("../../../cuda/mesh_cells.cu"),
+        ))
+        .define("BRICK", BRICK)
+        .mirror::<CellsArguments>("CellsArguments")
 }
 
 /// A kernel about sites of a size.

@@ -75,7 +75,7 @@ struct Arguments {
 
 /// Tiles hold more than one receiver beyond this many receivers.
 const MOST_TILES: usize = 16_384;
-/// One warp: see `real.cu`.
+/// Threads of a block: one warp.
 const THREADS: u32 = 32;
 
 /// What a module is made for.
@@ -97,7 +97,12 @@ impl Variant {
             .define("RECEIVER_L", self.receiver_l)
             .define("SOURCE_L", self.source_l)
             .define("GRADIENTS", i32::from(self.gradients))
-            .define("CELL", i32::from(self.cell));
+            .define("CELL", i32::from(self.cell))
+            .define("THREADS", THREADS)
+            .mirror::<Arguments>("PairArguments")
+            .mirror::<System>("PairSystem")
+            .mirror::<Side>("Side")
+            .mirror::<Tile>("Tile");
         if self.receiver_l.max(self.source_l) <= 1 {
             return unit;
         }

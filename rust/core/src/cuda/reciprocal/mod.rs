@@ -9,11 +9,11 @@ mod tests;
 use super::driver::unit::Unit;
 use super::sums::{first_tiles, sum_tiles};
 use super::terms::{Batch, Direction, Layout, Pass};
-use super::{Address, Buffer, Kernel, Queue, Scalars, Side, blocks};
+use super::{Address, Buffer, CellGradients, Kernel, Queue, Scalars, Side, blocks};
 use crate::error::Result;
 use crate::special::harmonics::gradients;
 use bytemuck::{Pod, Zeroable};
-use plan::{BLOCK, ModePlan, SidePlan};
+use plan::{BLOCK, Mode, ModePlan, ModeSystem, SidePlan, SideSystem, Work};
 use std::fmt::Write;
 
 #[repr(C)]
@@ -420,10 +420,19 @@ pub fn units() -> Vec<Unit> {
 }
 
 fn modes_unit(scalars: Scalars) -> Unit {
-    scalars.define(Unit::new(
-        "reciprocal.cu",
-        include_str!("../../../cuda/reciprocal.cu"),
-    ))
+    scalars
+        .define(Unit::new(
+            "reciprocal.cu",
+            include_str!("../../../cuda/reciprocal.cu"),
+        ))
+        .mirror::<Mode>("Mode")
+        .mirror::<ModeSystem>("ModeSystem")
+        .mirror::<ModeArrays>("ModeArrays")
+        .mirror::<SideSystem>("SideSystem")
+        .mirror::<SiteArrays>("SiteArrays")
+        .mirror::<CellGradients>("CellGradients")
+        .mirror::<PrepareArguments>("PrepareArguments")
+        .mirror::<FieldArguments>("FieldArguments")
 }
 
 fn structure_unit(scalars: Scalars, max_l: usize, by_width: bool) -> Unit {
@@ -434,6 +443,8 @@ fn structure_unit(scalars: Scalars, max_l: usize, by_width: bool) -> Unit {
         ))
         .define("SITE_L", max_l)
         .define("BY_WIDTH", u32::from(by_width))
+        .mirror::<Work>("Work")
+        .mirror::<StructureArguments>("StructureArguments")
 }
 
 fn potentials_unit(scalars: Scalars, shape: Shape, level: u32) -> Unit {
@@ -446,6 +457,7 @@ fn potentials_unit(scalars: Scalars, shape: Shape, level: u32) -> Unit {
         .define("SITES", shape.tile_size)
         .define("TOGETHER", shape.together)
         .define("GRADIENTS", level)
+        .mirror::<PotentialArguments>("PotentialArguments")
         .generate("harmonic_gradients.cuh", move || {
             harmonic_gradients(shape.max_l)
         })
