@@ -33,7 +33,7 @@ struct PairArguments {
 };
 
 // One warp's way through the sources of its receivers, with real numbers R.
-template <class R> struct Sources;
+template <class R> struct SourceWalk;
 
 template <> struct SourceWalk<double> {
     // What the threads share.
