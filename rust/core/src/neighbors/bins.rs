@@ -1,6 +1,6 @@
 //! Linked cells: the atoms of every system, wrapped and sorted by the bin they lie in.
 
-use super::Systems;
+use super::systems::Systems;
 use super::unit_cell::UnitCell;
 use crate::error::{Error, Result, check_row};
 use crate::lattice::periodic_measure;

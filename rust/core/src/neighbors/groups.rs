@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::bins::{self, BinnedAtom, Grid};
 use super::candidates::Block;
 use super::selection::{self, Selection, check_pairs};
-use super::{Criteria, Systems};
+use super::systems::{Criteria, Systems};
 use crate::error::Result;
 
 /// The atoms of one system in bins.

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use super::Criteria;
 use super::bins::{BinnedAtom, Grid};
 use super::candidates::{self, Block, Candidate};
+use super::systems::Criteria;
 use super::unit_cell::UnitCell;
 use crate::arithmetic::dispatch::{Instructions, instructions};
 use crate::error::{Error, Result};

@@ -5,9 +5,11 @@ use rayon::prelude::*;
 
 use super::bins::{self, BinnedAtom};
 use super::quantities::Quantities;
+use super::rows::Pairs;
 use super::selection::PARALLEL_ATOMS;
+use super::systems::{Criteria, Systems};
 use super::unit_cell::UnitCell;
-use super::{Arrangement, Criteria, Pairs, Selected, Systems};
+use super::{Arrangement, Selected};
 use crate::arithmetic::vector::{Matrix, dot, norm};
 use crate::error::{Error, Result};
 

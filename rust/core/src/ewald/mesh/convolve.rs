@@ -1,8 +1,7 @@
 //! From structure factors on the mesh to potentials on it, column by column along x: the last transform, the product
 //! with the influence function and the first transform back, in one pass through memory.
 
-use super::Field;
-use super::grid::{Shared, TOGETHER, Transforms, resized};
+use super::grid::{Field, Shared, TOGETHER, Transforms, resized};
 use super::influence::{Columns, Factors, Influence, wave};
 use crate::arithmetic::dispatch::{ANY_DEGREE, dispatch};
 use crate::arithmetic::{LANES, Scalar};
@@ -70,7 +69,7 @@ struct Buffers {
     scratch: Vec<Complex<f64>>,
 }
 
-pub struct Workspace<T> {
+pub struct Scratch<T> {
     buffers: Buffers,
     source: Spectrum<T>,
     receiver: Spectrum<T>,
@@ -115,7 +114,7 @@ pub fn convolve<T: Scalar>(
     let rows: Vec<Sums<T>> = (0..transforms.points[1])
         .into_par_iter()
         .map_init(
-            || Workspace {
+            || Scratch {
                 buffers: Buffers::default(),
                 source: Spectrum::new(),
                 receiver: Spectrum::new(),
@@ -151,7 +150,7 @@ pub struct Row<'a, T> {
     source: Shares<'a>,
     receiver: Option<Shares<'a>>,
     y: usize,
-    work: &'a mut Workspace<T>,
+    work: &'a mut Scratch<T>,
 }
 
 dispatch! {

@@ -4,10 +4,14 @@
 //! the transform the half spectrum in the same place.
 
 use super::splines::MAX_ORDER;
+use crate::arithmetic::workspace::Workspace;
 use rayon::prelude::*;
 use realfft::{ComplexToReal, RealFftPlanner, RealToComplex};
 use rustfft::{Fft, FftPlanner, num_complex::Complex};
 use std::sync::{Arc, LazyLock, Mutex};
+
+/// One real field for each part of the scalar.
+pub type Field = Vec<Workspace<Complex<f64>>>;
 
 /// Columns transformed together: two cache lines of complex numbers.
 pub const TOGETHER: usize = 8;
@@ -68,7 +72,7 @@ impl Transforms {
         let [_, ny, nz] = self.points;
         planes
             .par_chunks_mut(self.plane)
-            .for_each_init(Workspace::default, |work, plane| {
+            .for_each_init(Scratch::default, |work, plane| {
                 let scratch = resized(&mut work.scratch, self.forward_z.get_scratch_len());
                 let input = resized(&mut work.real, nz);
                 for row in plane[..ny * self.stride].chunks_mut(self.stride) {
@@ -90,7 +94,7 @@ impl Transforms {
     pub fn backward_planes(&self, grid: &mut [Complex<f64>]) {
         let [_, ny, nz] = self.points;
         grid.par_chunks_mut(self.plane)
-            .for_each_init(Workspace::default, |work, plane| {
+            .for_each_init(Scratch::default, |work, plane| {
                 self.columns(&*self.backward_y, plane, ny, work);
                 let scratch = resized(&mut work.scratch, self.backward_z.get_scratch_len());
                 let input = resized(&mut work.complex, nz / 2 + 1);
@@ -118,7 +122,7 @@ impl Transforms {
         fft: &dyn Fft<f64>,
         plane: &mut [Complex<f64>],
         ny: usize,
-        work: &mut Workspace,
+        work: &mut Scratch,
     ) {
         let half = self.half();
         let scratch = resized(&mut work.scratch, fft.get_inplace_scratch_len());
@@ -143,7 +147,7 @@ impl Transforms {
 }
 
 #[derive(Default)]
-struct Workspace {
+struct Scratch {
     real: Vec<f64>,
     complex: Vec<Complex<f64>>,
     scratch: Vec<Complex<f64>>,

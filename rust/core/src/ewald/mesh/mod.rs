@@ -21,12 +21,12 @@ use crate::arithmetic::vector::{Matrix, Vector, add_scaled, scale, zero_matrix};
 use crate::arithmetic::workspace::Workspace;
 use crate::lattice::Lattice;
 use convolve::{Side, Sums, convolve};
+use grid::Field;
 use grid::Transforms;
 use influence::Influence;
 pub(crate) use influence::deconvolution;
 use monomials::{Expansion, Monomials, n_monomials};
 use rayon::prelude::*;
-use rustfft::num_complex::Complex;
 use sites::Group;
 pub use splines::MAX_ORDER;
 use splines::Splines;
@@ -40,9 +40,6 @@ pub struct Size {
     /// Mesh points along the three axes of the lattice.
     pub points: [usize; 3],
 }
-
-/// One real field for each part of the scalar.
-type Field = Vec<Workspace<Complex<f64>>>;
 
 /// Precomputation of one geometry.
 pub struct Mesh<T: Scalar> {

@@ -1,6 +1,7 @@
 //! Sums over pairs in real space: all pairs of an open system, or the short-range part of an Ewald sum.
 
 mod block;
+mod cached;
 mod charges_dipoles;
 mod list;
 mod tensors;
