@@ -58,7 +58,7 @@ template <class R> DEVICE R kernel_at_zero(CoulombKernel kernel) {
     }
 }
 
-// What the kernel needs of the part of k along the periodic axes, from its square.
+// Factors of the kernel that depend on the part of k along the periodic axes, from its square.
 DEVICE Parallel parallel_part(CoulombKernel kernel, T square) {
     Parallel out = {square, zero<T>(), {zero<T>(), zero<T>()}};
     if (value_of(square) == 0.0 || (kernel.dimensions != 1 && kernel.dimensions != 2)) return out;
@@ -75,7 +75,8 @@ DEVICE Parallel parallel_part(CoulombKernel kernel, T square) {
     return out;
 }
 
-// What the kernel needs of the part of k along the open axes, from its square.
+// Factors of the truncated kernel that depend on k⊥ only: cos(k⊥R) for slabs, J0 and J1 of k⊥R for wires, from its
+// square.
 DEVICE Open open_part(CoulombKernel kernel, double square) {
     double x = sqrt(square) * kernel.radius;
     Open out = {square, x, {0.0, 0.0}};
@@ -107,7 +108,7 @@ DEVICE void combine(CoulombKernel kernel, ParallelOf<S> parallel, OpenOf<R> open
         return;
     }
     S inverse = reciprocal_of(parallel.square + constant<S>(open.square));
-    // What multiplies 4π/k², and its derivative in the square.
+    // Factor of 4π/k², and its derivative in the square.
     S bracket = constant<S>(1), derivative = zero<S>();
     if (kernel.dimensions == 2) {
         S decay = parallel.functions[0] * open.functions[0];

@@ -1,4 +1,4 @@
-// What kernels need of the platform: the CUDA compiler's, or an emulation by the host's C++ compiler with which tests
+// Platform of the kernels: the CUDA compiler's, or an emulation by the host's C++ compiler with which tests
 // run every kernel without a GPU.
 //
 // A kernel takes one structure by value:
@@ -6,9 +6,9 @@
 //     KERNEL(scale, ScaleArguments) { ... args.n ... }
 //
 // Emulated, the threads of a block are fibers that take turns at barriers: threads of a warp at its own, warps at those
-// of the block. A barrier that only some threads reach stops the program with a message. Blocks run one after the other.
-// Blocks, warps of a block and threads of a warp go in the order asked for (forward, backward, shuffled): what a missing
-// barrier leaves open differs between two of them. Shared memory is NaN (or -1) when a block begins.
+// of the block. A barrier that only some threads reach stops the program with a message. Blocks run one after the
+// other. Blocks, warps of a block and threads of a warp go in the order asked for (forward, backward, shuffled): what a
+// missing barrier leaves open differs between two of them. Shared memory is NaN (or -1) when a block begins.
 #pragma once
 
 #ifndef ELECTRET_HOST
@@ -44,8 +44,8 @@ struct Dim3 {
 };
 static Dim3 blockIdx, threadIdx, blockDim, gridDim;
 
-// Where the linker puts what is SHARED; a module may have nothing of the kind. Other formats of libraries have no names
-// for the ends of a section, and there shared memory is what the block before has left.
+// Section of the linker for SHARED variables; a module may have nothing of the kind. Other formats of libraries have no
+// names for the ends of a section, and there shared memory is what the block before has left.
 #ifdef __ELF__
 #define SHARED static __attribute__((section("shared_memory")))
 extern "C" char __start_shared_memory[] __attribute__((weak, visibility("hidden")));

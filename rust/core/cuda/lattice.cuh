@@ -3,7 +3,7 @@
 #pragma once
 #include "batch.cuh"
 
-// What of a system's lattice is fixed when it is planned.
+// Plan of a system's lattice: axes and length along open ones.
 struct LatticePlan {
     double open_length;  // given to the vectors along open axes, Å
     int pbc[3];          // axes summed periodically

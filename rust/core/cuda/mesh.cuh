@@ -1,4 +1,4 @@
-// What the kernels of the particle mesh share: its arrays, B-splines, and monomials in the derivatives along the mesh.
+// Common to the kernels of the particle mesh: its arrays, B-splines, and monomials in the derivatives along the mesh.
 //
 // Systems of one mesh size go together. Each raised width of a system has a field; the sites' channels that have it
 // are the field's members. A field is one real array for each part of the scalar, with rows along z that have room
@@ -51,7 +51,7 @@ struct MeshSite {
     int local;
 };
 
-// Where a site lies on the mesh: its splines cover start ... start + ORDER - 1, wrapped.
+// Position of a site on the mesh: its splines cover start ... start + ORDER - 1, wrapped.
 struct Place {
     W rest[3];  // mesh coordinate less start
     int start[3];
@@ -96,7 +96,7 @@ DEVICE long long field_stride(const MeshGrid &grid) { return row_stride(grid) * 
 template <class S> struct Parts {
     static const int N = 1;
     static DEVICE S load(const R *p, long long) { return constant<S>(*p); }
-    // Of what no kernel writes meanwhile.
+    // Loads of arrays that no kernel writes meanwhile.
     static DEVICE S fetch(const R *p, long long) { return constant<S>(__ldg(p)); }
     static DEVICE void store(R *p, long long, S value) { *p = value_of(value); }
 };
@@ -129,7 +129,7 @@ DEVICE constexpr int expansion_place(int l) {
 // Weights of the points of a spline and N - 1 derivatives, out[derivative][point], from the mesh coordinate beyond the
 // first point.
 template <int N> DEVICE void spline(W rest, W (*out)[ORDER]) {
-    // Of order n, times (n - 1)!.
+    // Splines of order n, times (n - 1)!.
     W row[ORDER];
     row[0] = constant<W>(1.0);
     R factorial = 1;

@@ -36,7 +36,7 @@ struct PairArguments {
 template <class R> struct SourceWalk;
 
 template <> struct SourceWalk<double> {
-    // What the threads share.
+    // Shared by the threads.
     struct Shared {
         Frame frame;
         Binned own;
@@ -74,7 +74,7 @@ template <> struct SourceWalk<double> {
             walk.all(args.systems[system].first, args.systems[system].last);
     }
 
-    // Whether what is in a slot counts.
+    // True if the site in a slot is within the cutoff.
     DEVICE bool look(const PairArguments &args, int slot, bool split, const Shared &shared, Hit *hit) {
         *hit = {slot, {0, 0, 0}};
         if (slot < 0 || !split) return slot >= 0;

@@ -1,4 +1,4 @@
-// What goes on over modes: their weights and Gaussians, the sites' phases, fields, and derivatives in the cell.
+// Loops over k-vectors: their weights and Gaussians, the sites' phases, fields, and derivatives in the cell.
 #include "coulomb_kernel.cuh"
 #include "reciprocal.cuh"
 #include "reduce.cuh"

@@ -72,7 +72,7 @@ DEVICE Complex phase(const Complex *table, const ModeSystem &system, Mode mode) 
     return multiply(multiply(first, second), third);
 }
 
-// Where a site's table of phases begins.
+// Start of a site's table of phases.
 DEVICE const Complex *phases_of(const SiteArrays &sites, const ModeSystem &system, int number, int site) {
     long long row = site - sites.side.first[number];
     return sites.phases + sites.systems[number].first_phase + row * n_phases_of(system);

@@ -34,7 +34,7 @@ struct RoundedSite {
     int site;
 };
 
-// The same of a receiver, and the part of the bins' period that it is at.
+// A rounded receiver, and the part of the bins' period that it is at.
 struct RoundedReceiver {
     RoundedSite site;
     float part[3];

@@ -1,4 +1,4 @@
-// What sums of single precision take instead of arrays of double precision.
+// Single-precision copies of the arrays of a sum.
 #include "rounded.cuh"
 
 struct CoefficientArguments {

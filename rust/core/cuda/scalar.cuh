@@ -1,5 +1,6 @@
 // The scalar types that every kernel is written over: real numbers, and dual numbers a + b t with t² = 0, on which a
-// kernel gives values and directional derivatives; of double precision, or of single precision for what is summed in it.
+// kernel gives values and directional derivatives; of double precision, or of single precision for what is summed in
+// it.
 #pragma once
 #include "host.cuh"
 
@@ -62,7 +63,7 @@ template <class R> struct Maker<DualOf<R>> {
 };
 template <class T> DEVICE T constant(typename Real<T>::type value) { return Maker<T>::make(value, 0); }
 template <class T> DEVICE T zero() { return constant<T>(0); }
-// The same number in another precision.
+// A number converted to another precision.
 template <class To, class From> DEVICE To convert(From x) {
     typedef typename Real<To>::type R;
     return Maker<To>::make((R)value_of(x), (R)tangent_of(x));
@@ -110,7 +111,7 @@ template <class T> DEVICE void sin_cos_of(T x, T *s, T *c) {
     *s = chain(x, sv, cv);
     *c = chain(x, cv, -sv);
 }
-// Of 2π times x, which is reduced to one turn before it is rounded.
+// Sine and cosine of 2π times x, which is reduced to one turn before it is rounded.
 template <class To, class From> DEVICE void sin_cos_of_turns(From x, To *s, To *c) {
     typedef typename Real<To>::type R;
     To turn = convert<To>(x - constant<From>(rint(value_of(x))));

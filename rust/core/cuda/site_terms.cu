@@ -1,4 +1,4 @@
-// What needs each site and each system once: a site's interaction with itself, the background of a split sum, boundary
+// Terms of single sites and systems: a site's interaction with itself, the background of a split sum, boundary
 // corrections, and the way of arrays in and out.
 #include "batch.cuh"
 #include "reduce.cuh"

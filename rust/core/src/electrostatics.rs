@@ -192,7 +192,7 @@ fn features_over<T: Scalar>(
                 max_l: receivers.max_l,
                 coefficients: &coefficients,
             };
-            // The same sum with and without a cotangent, so that one is the derivative of the other.
+            // One plan with and without a cotangent, so that one is the derivative of the other.
             let (boundary, purpose) = (systems.boundary(system), Purpose::Forms);
             let rec = Some(&receiver);
             let prepared =

@@ -1,6 +1,6 @@
 //! The one error type of the numeric crate. Every variant carries what a user needs to mend the input.
 
-/// What went wrong, with the offending place and value.
+/// Errors with the offending place and value.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
     /// An array entry is NaN or infinite.
@@ -53,8 +53,8 @@ pub fn check_finite(array: &'static str, values: &[f64]) -> Result<()> {
     }
 }
 
-/// Lengths beyond this, in Å, are refused: neighbouring numbers are a tenth of an Å apart there, and powers of distances
-/// soon are none at all.
+/// Lengths beyond this, in Å, are refused: neighbouring numbers are a tenth of an Å apart there, and powers of
+/// distances soon are none at all.
 pub const MAX_LENGTH: f64 = 1e15;
 
 /// Fails at the first coordinate that is not finite or beyond [`MAX_LENGTH`].

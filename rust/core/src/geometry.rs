@@ -163,7 +163,7 @@ impl Geometry {
             .collect()
     }
 
-    /// The same with parameters, for people.
+    /// Methods with parameters, for people.
     pub fn plans(&self) -> Vec<(String, Option<String>)> {
         self.operators
             .iter()
@@ -270,8 +270,8 @@ impl Geometry {
         .map(Vec::as_slice)
     }
 
-    /// The operator of one system from multipoles (columns `[atom][lm]`) to features (rows `[atom][width][lm]`). Workspace
-    /// for later calls.
+    /// The operator of one system from multipoles (columns `[atom][lm]`) to features (rows `[atom][width][lm]`).
+    /// Workspace for later calls.
     pub fn features_matrix(&self, system: usize) -> Result<&[f64]> {
         self.check_system(system)?;
         let operators = &self.operators[system];
@@ -310,7 +310,7 @@ impl Geometry {
         waves.ok()?.as_ref()
     }
 
-    /// The same of the operator to features.
+    /// Matrix of the operator to features.
     pub(crate) fn features_waves(&self, system: usize, limit: usize) -> Option<&Waves> {
         let operators = &self.operators[system];
         let make = || {
@@ -431,7 +431,7 @@ impl Geometry {
     }
 }
 
-/// What the slot holds, computed first where it is empty.
+/// Content of a slot, computed if it is empty.
 ///
 /// Two threads may compute it at the same time, with the same result: waiting for one another inside the thread pool
 /// could lock up, since a waiting thread takes up other work.

@@ -1,4 +1,4 @@
-//! What a call may take: its work and memory are estimated before any of it is done, and refused above a bound.
+//! Bounds of a call: its work and memory are estimated first, and refused above a bound.
 
 use crate::error::{Error, Result};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 /// Work and memory of a call or of a part of it, to within a small factor.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Estimate {
-    /// Of one core.
+    /// Seconds of one core.
     pub seconds: f64,
     pub bytes: f64,
 }
@@ -19,7 +19,7 @@ impl Estimate {
         }
     }
 
-    /// Whether a call with so many sites may take this.
+    /// True if this is within the bounds of a call with so many sites.
     pub fn fits(&self, n_sites: usize) -> bool {
         let [seconds, bytes] = bounds(n_sites);
         self.seconds <= seconds && self.bytes <= bytes
@@ -56,7 +56,7 @@ impl std::ops::AddAssign for Estimate {
     }
 }
 
-/// What the systems of a batch take together.
+/// Work and memory of the systems of a batch together.
 #[derive(Debug)]
 pub struct Budget {
     n_sites: usize,

@@ -97,7 +97,7 @@ pub fn instructions() -> Instructions {
     *IN_USE.get_or_init(|| chosen().unwrap_or_else(|error| panic!("{error}")))
 }
 
-/// Whether AVX-512 is in use, as found by [`Avx512::detect`] and nobody else.
+/// True if AVX-512 is in use; made by [`Avx512::detect`] only.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx512(bool);
 

@@ -34,7 +34,7 @@ pub trait Scalar:
     /// Applies a function known by its value and derivative at `self.value()`.
     fn chain(self, value: f64, derivative: f64) -> Self;
 
-    /// Whether value and tangent are zero.
+    /// True if value and tangent are zero.
     fn is_zero(self) -> bool;
 
     /// Real numbers in one scalar: the value, and the tangent of a dual number.

@@ -1,7 +1,8 @@
 //! Large arrays that stay allocated from one call to the next.
 //!
-//! Steps of a trajectory ask for the same grids and tables again and again. Fresh memory has to be cleared, by the kernel
-//! and by the allocator, which takes longer than much of what is then done with it; these arrays come as they were left.
+//! Steps of a trajectory ask for the same grids and tables again and again. Fresh memory has to be cleared, by the
+//! kernel and by the allocator, which takes longer than much of what is then done with it; these arrays come as they
+//! were left.
 
 use bytemuck::Pod;
 use std::any::{Any, TypeId};
@@ -13,7 +14,7 @@ const LARGE: usize = 1 << 16;
 /// Bytes that are kept at most.
 const LIMIT: usize = 1 << 28;
 
-/// What an array may hold.
+/// Entries of an array.
 pub trait Entry: Pod + Default + Send {}
 impl<V: Pod + Default + Send> Entry for V {}
 

@@ -35,7 +35,7 @@ impl ScalarKind {
     }
 }
 
-/// What long sums over pairs, k-vectors and mesh points are done in. Positions, cells, results and everything that
+/// Precision of long sums over pairs, k-vectors and mesh points. Positions, cells, results and everything that
 /// is needed once per atom or system are double always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
@@ -88,7 +88,7 @@ pub struct Scalars {
 }
 
 impl Scalars {
-    /// Of sums in double precision.
+    /// Scalars of sums in double precision.
     pub fn double(kind: ScalarKind) -> Self {
         Self {
             kind,

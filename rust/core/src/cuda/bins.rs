@@ -94,7 +94,7 @@ impl Grid {
     }
 }
 
-/// What is fixed about the bins of a batch.
+/// Bins of a batch, fixed when it is planned.
 pub struct Bins {
     grids: Buffer,
     listed: Buffer,
@@ -146,7 +146,7 @@ struct Arguments {
     padding: i32,
 }
 
-/// Where cells come from.
+/// Origin of the cells.
 #[derive(Clone, Copy)]
 pub enum Cells {
     /// `Lattice[system]`.
@@ -201,7 +201,7 @@ impl Bins {
         self.grids.address()
     }
 
-    /// Whether no system is binned.
+    /// True if no system is binned.
     pub fn is_empty(&self) -> bool {
         self.n_listed == 0
     }

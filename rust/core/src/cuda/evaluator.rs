@@ -25,7 +25,7 @@ pub struct Inputs {
     pub cotangent: Address,
     /// `[n_points, 3]` Å.
     pub points: Address,
-    /// Whether directional derivatives are wanted, along the tangents below.
+    /// True for directional derivatives along the tangents below.
     pub tangents: bool,
     pub positions_tangent: Address,
     pub multipoles_tangent: Address,
@@ -66,7 +66,7 @@ pub struct Evaluator {
     /// Rows of atoms (and points) in the order of systems, where that is not the given one.
     order: Option<Buffer>,
     points_order: Option<Buffer>,
-    /// Of the features' columns.
+    /// Factors of the features' columns.
     factors: Option<Buffer>,
     lattices: Lattices,
     site_terms: SiteTerms,
@@ -130,7 +130,7 @@ impl Evaluator {
             .collect()
     }
 
-    /// The same with parameters, for people.
+    /// Methods with parameters, for people.
     pub fn plans(&self) -> Vec<String> {
         self.batch
             .systems
@@ -169,7 +169,7 @@ impl Evaluator {
         let receiving = receiver.as_ref().unwrap_or(&source);
         let n_systems = self.batch.systems.len();
         let cell = output.cell != 0;
-        // What each system collects: derivatives in the cell, in the reciprocal vectors and in the volume; the value.
+        // Sums of each system: derivatives in the cell, in the reciprocal vectors and in the volume; the value.
         let collected = queue.zeros(n_systems * 20 * scalar.size())?;
         let column = |n: usize| collected.address() + (n_systems * n * scalar.size()) as u64;
         let cells = CellGradients {

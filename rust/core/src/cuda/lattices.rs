@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::ewald::plan::Plan;
 use bytemuck::{Pod, Zeroable};
 
-/// What of a system's lattice is fixed when it is planned.
+/// Plan of a system's lattice: axes and length along open ones.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct LatticePlan {

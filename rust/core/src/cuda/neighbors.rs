@@ -10,7 +10,7 @@ use crate::neighbors::{Criteria, Search, Systems, UnitCell, check_pairs};
 use bytemuck::{Pod, Zeroable};
 use std::sync::Arc;
 
-/// Where to write pairs, sorted by (i, j, S); 0 for what is not wanted.
+/// Addresses of the quantities of pairs, sorted by (i, j, S); 0 for those not written.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outputs {
     /// i64 `[pair]`.
@@ -190,7 +190,7 @@ impl DeviceSearch {
         self.n_pairs
     }
 
-    /// Whether there are no pairs.
+    /// True if there are no pairs.
     pub fn is_empty(&self) -> bool {
         self.n_pairs == 0
     }
@@ -234,7 +234,7 @@ impl DeviceSearch {
     }
 }
 
-/// What the search on the host says of positions that no cell holds.
+/// Error of the search on the host for positions that no cell holds.
 fn refused(queue: &Queue, atoms: Atoms, criteria: &Criteria) -> Error {
     let n_atoms = atoms.first[atoms.cells.len()];
     let positions = match queue.download::<[f64; 3]>(atoms.positions, n_atoms) {

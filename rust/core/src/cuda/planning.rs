@@ -1,4 +1,4 @@
-//! What a device sums for a batch: the plan of each system, and the layout of its sites.
+//! Plans of a batch on a device: the plan of each system, and the layout of its sites.
 
 use super::batch::Precision;
 use super::terms::{Batch, Layout, SystemPlan};
@@ -49,7 +49,7 @@ pub fn order_of(batch: &[i64], n_systems: usize) -> Result<Option<Vec<i32>>> {
     ))
 }
 
-/// Whether planning depends on where the sites are: sums over k-vectors or meshes of systems with an open axis.
+/// True if planning depends on the positions of the sites: sums over k-vectors or meshes of systems with an open axis.
 pub fn needs_spans(pbc: &[[bool; 3]], batch: &[i64], options: &Options) -> bool {
     let summed_by_pairs = |n: usize| {
         options.method == Method::Direct

@@ -1,5 +1,5 @@
-//! Whether what is meant to be single precision is: counted in the PTX of the kernels that take the time. On GPUs with
-//! few float64 units a stray double costs more than all the rest.
+//! Float64 instructions in the loops of single precision, counted in the PTX of the kernels that take the time. On GPUs
+//! with few float64 units a stray double costs more than all the rest.
 
 use super::batch::{ScalarKind, Scalars};
 use super::driver::nvrtc::tests::{find, ptx};
@@ -72,7 +72,7 @@ fn loops_of_single_precision_have_no_double() {
                 );
                 match precision {
                     Precision::Double => assert!(double > 10 * single && double >= 40, "{kernel}"),
-                    // What is left is done once per receiver, not for each of its terms.
+                    // The rest is done once per receiver, not for each of its terms.
                     Precision::Single => assert!(single > 20 * double && single > 40, "{kernel}"),
                 }
             }

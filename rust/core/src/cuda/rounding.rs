@@ -1,4 +1,4 @@
-//! What sums of single precision take instead of arrays of double precision: coefficients, and sites whose differences
+//! Single-precision copies of the arrays of a sum: coefficients, and sites whose differences
 //! are exact to single precision.
 
 use super::batch::{Address, Precision, ScalarKind, Scalars, Side};
@@ -85,7 +85,7 @@ pub struct Sites {
     pub tangents: Address,
 }
 
-/// Where the sites of a sum over pairs are.
+/// Sites of a sum over pairs.
 pub struct Given {
     pub receivers: Side,
     pub sources: Side,

@@ -1,4 +1,4 @@
-//! What needs each site and each system once: a site's interaction with itself, the background, corrections, the
+//! Terms of single sites and systems: a site's interaction with itself, the background, corrections, the
 //! value of a form, and the way of arrays in and out.
 
 use super::driver::unit::Unit;
@@ -149,7 +149,7 @@ pub struct SiteTerms {
     source: Tiling,
     receiver: Option<Tiling>,
     same_sites: bool,
-    /// Whether any system has a term here.
+    /// True if any system has an own term.
     own: bool,
     moments: bool,
 }

@@ -1,4 +1,4 @@
-//! What every term of the sum on a device works on. A term is applied to receivers in the field of sources; energies
+//! Batches, and passes over them. A term is applied to receivers in the field of sources; energies
 //! take one pass (sources on sources), forms two (receivers in the field of sources, and the other way round).
 
 use super::{Address, Buffer, CellGradients, Precision, Queue, ScalarKind, Scalars, Side};
@@ -55,7 +55,7 @@ pub struct Batch {
     pub source: Layout,
     /// None when the sources receive (energies).
     pub receiver: Option<Layout>,
-    /// Whether receivers sit on the sources' sites, in the same order. True for energies.
+    /// True if receivers sit on the sources' sites, in the same order. True for energies.
     pub same_sites: bool,
     pub precision: Precision,
 }
@@ -112,7 +112,7 @@ impl Tables {
     }
 }
 
-/// Which way a pass goes.
+/// Direction of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// Sources (or, for energies, the sources themselves) act on the receivers.
@@ -133,7 +133,7 @@ pub struct Pass<'a> {
     /// `Lattice[system]` of `batch.cuh`.
     pub lattices: Address,
     pub gradients: bool,
-    /// Whether to add to `cells`; only together with `gradients`.
+    /// True to add to `cells`; only together with `gradients`.
     pub cell: bool,
     /// Factor on derivatives in the cell that belong to both sides and are counted once: ½ for energies, 1 in a form's
     /// pass to the receivers, 0 in its pass to the sources. Derivatives through the receivers alone (their phases
@@ -143,7 +143,7 @@ pub struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// What modules that sum are made for.
+    /// Scalars of the modules of long sums.
     pub fn scalars(&self) -> Scalars {
         Scalars {
             kind: self.scalar,

@@ -41,7 +41,7 @@ pub fn add_background<T: Scalar>(
     }
 }
 
-/// What raising a width to the split adds to its square.
+/// Increase of a squared width that is raised to the split.
 fn raised(width: f64, split: f64) -> f64 {
     width.max(split).powi(2) - width * width
 }

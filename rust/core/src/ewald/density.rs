@@ -1,4 +1,4 @@
-//! What the terms of the sum work on: Gaussian multipoles on sites, as sources or as receivers.
+//! Densities: Gaussian multipoles on sites, as sources or as receivers.
 
 use crate::arithmetic::Scalar;
 use crate::arithmetic::vector::Vector;
@@ -180,7 +180,7 @@ fn add_vectors<T: Scalar>(target: &mut [Vector<T>], other: &[Vector<T>]) {
     }
 }
 
-/// Which gradients are asked for; terms may leave the others at zero.
+/// Gradients to compute; terms may leave the others at zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Want {
     pub source: bool,

@@ -40,7 +40,7 @@ impl Kernel {
         self.combine(&self.parallel(parallel2), &self.open(open2))
     }
 
-    /// What the kernel needs of the part of k along the periodic axes.
+    /// Factors of the kernel that depend on the part of k along the periodic axes.
     pub fn parallel<T: Scalar>(&self, square: T) -> Parallel<T> {
         let zero = T::zero();
         let mut out = Parallel {
@@ -63,7 +63,7 @@ impl Kernel {
         out
     }
 
-    /// What the kernel needs of the part of k along the open axes.
+    /// Factors of the truncated kernel that depend on k⊥ only: cos(k⊥R) for slabs, J0 and J1 of k⊥R for wires.
     pub fn open(&self, square: f64) -> Open {
         let x = square.sqrt() * self.radius;
         let functions = match self.dimensions {
@@ -96,7 +96,7 @@ impl Kernel {
             return (T::constant(4.0 * PI / open.square * value), T::zero());
         }
         let inverse = (parallel.square + T::constant(open.square)).recip();
-        // What multiplies 4π/k², and its derivative in k∥².
+        // Factor of 4π/k², and its derivative in k∥².
         let (bracket, slope) = match self.dimensions {
             3 => (one, T::zero()),
             2 => {

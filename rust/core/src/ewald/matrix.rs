@@ -181,7 +181,7 @@ impl Prepared<f64> {
         estimate.fits(source.n_sites())
     }
 
-    /// The same operator as a sum, whose matrix elements come one by one.
+    /// Equal operator as a sum, whose matrix elements are computed one by one.
     fn without_mesh(&self, source: &Density<f64>, receiver: Option<&Density<f64>>) -> Result<Self> {
         let options = Options {
             method: Method::Sums,
@@ -199,7 +199,7 @@ struct Kinds {
     of: Vec<usize>,
     /// A site of each kind.
     representatives: Vec<usize>,
-    /// Whether receivers are the sources, so that widths can be swapped.
+    /// True if receivers are the sources, so that widths can be swapped.
     symmetric: bool,
 }
 
@@ -237,7 +237,7 @@ struct PairSums {
     n_receiver: usize,
     /// Tensors `[pair][slot][component]` of each pair of kinds, for receiver i and source j.
     values: Vec<Vec<f64>>,
-    /// Which list of `values` a pair (i, j) of sites is in, its place there, and whether it is stored as (j, i).
+    /// List of `values` that holds a pair (i, j) of sites, its place there, and true if it is stored as (j, i).
     places: Vec<(u32, u32, bool)>,
     /// For each list the slots of the receivers' channels, as stored and for the pair reversed.
     slots: Vec<[Vec<usize>; 2]>,

@@ -53,7 +53,7 @@ impl std::str::FromStr for Method {
 /// Orders that users can ask for.
 pub(super) const MIN_ORDER: usize = 4;
 
-/// What the user chooses.
+/// Options of a user.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     pub method: Method,

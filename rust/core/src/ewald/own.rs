@@ -10,11 +10,11 @@ use crate::units::COULOMB_CONSTANT;
 
 /// Interactions by degree, as a function of the two widths.
 pub struct OwnWeights {
-    /// What is added: the whole interaction times this,
+    /// Factor on the whole interaction,
     factor: f64,
     /// and less that of widths raised to this.
     floor: Option<f64>,
-    /// Those found last, by widths.
+    /// Terms computed last, by widths.
     known: Vec<([f64; 2], [f64; MAX_L + 1])>,
 }
 
@@ -22,7 +22,7 @@ impl OwnWeights {
     /// Widths that are remembered.
     const MAX_KNOWN: usize = 8;
 
-    /// What the reciprocal sum lacks.
+    /// Weights of the part that the reciprocal sum lacks.
     pub fn short_range(split: Option<f64>) -> Self {
         Self {
             factor: 1.0,

@@ -38,7 +38,7 @@ pub struct PairTable {
     gradients: Vec<Vec<GradientTerm>>,
 }
 
-/// What the results of eight pairs are added to, one pair per lane.
+/// Accumulators of eight pairs, one pair per lane.
 pub struct PairOutput<'a, P> {
     pub source: &'a mut [P],
     pub receiver: &'a mut [P],

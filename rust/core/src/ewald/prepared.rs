@@ -32,7 +32,7 @@ pub struct Prepared<T: Scalar> {
     pub(super) options: Options,
     pub(super) purpose: Purpose,
     pub(super) plan: Plan,
-    /// What it takes to prepare and to evaluate once.
+    /// Estimated time and memory of preparing and one evaluation.
     pub(super) estimate: Estimate,
     pub(super) long_range: Option<LongRange<T>>,
     pub(super) real: Option<RealSpace<T>>,

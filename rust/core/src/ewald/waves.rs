@@ -22,7 +22,7 @@ pub struct Waves {
     pub n_modes: usize,
     /// `[site][channel][lm][mode]`.
     pub source: Workspace<f64>,
-    /// The same of the receivers; empty where the sources receive.
+    /// Those waves of the receivers; empty where the sources receive.
     pub receiver: Workspace<f64>,
 }
 
@@ -38,8 +38,8 @@ impl Waves {
 }
 
 impl Prepared<f64> {
-    /// At most `limit` pairs ±k, by whole shells of length. None where the cell is not periodic along every axis, or not
-    /// even the first shell fits.
+    /// At most `limit` pairs ±k, by whole shells of length. None where the cell is not periodic along every axis, or
+    /// not even the first shell fits.
     pub fn waves(
         &self,
         source: &Density<f64>,
@@ -89,7 +89,7 @@ struct Mode {
     square: f64,
 }
 
-/// Of cells so oblique that more combinations of vectors must be tried there are none.
+/// No waves are returned for cells so oblique that more combinations of vectors would be tried.
 const MAX_TRIED: f64 = 1e7;
 
 /// The shortest k-vectors, one of each pair ±k.

@@ -287,7 +287,7 @@ fn n_pairs(cell: &UnitCell, extent: [f64; 3], n_atoms: usize, reach: f64) -> f64
     n * (n * images * share).max(images)
 }
 
-/// What is refused, and the remedy.
+/// Description of the refused search, and the remedy.
 fn words(system: usize, reach: f64, images: f64, pairs: f64) -> [String; 2] {
     [
         format!(

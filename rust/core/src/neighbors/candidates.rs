@@ -1,4 +1,4 @@
-//! What may lie near the atoms of one bin.
+//! Candidates: images of atoms that may lie near the atoms of one bin.
 
 use std::ops::Range;
 
@@ -23,7 +23,7 @@ pub(super) struct Block {
     pub candidates: Vec<Candidate>,
     /// Images of the cell that hold candidates, when no atom has crossed a face of the cell.
     pub images: Vec<[i32; 3]>,
-    /// Where each atom of the bin stands, unshifted, among the candidates.
+    /// Place of each atom of the bin, unshifted, among the candidates.
     pub own: Vec<u32>,
 }
 
@@ -118,7 +118,7 @@ fn collect(
                 if gap > near * near {
                     continue;
                 }
-                // Of an oblique cell most images are far.
+                // Most images of an oblique cell are far.
                 if images.last() != Some(&cells) {
                     images.push(cells);
                 }
@@ -153,7 +153,8 @@ fn collect(
     (candidates, images)
 }
 
-/// The larger of two numbers, and not below zero. Unlike `f64::max` it has no rule for NaN, which costs more than the rest.
+/// The larger of two numbers, and not below zero. Unlike `f64::max` it has no rule for NaN, which costs more than the
+/// rest.
 #[inline(always)]
 fn outside(before: f64, behind: f64) -> f64 {
     let most = if before > behind { before } else { behind };

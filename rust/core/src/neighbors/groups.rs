@@ -89,7 +89,7 @@ impl Bins {
         out
     }
 
-    /// What lies near the atoms of a bin, of which there must be some.
+    /// Candidates near the atoms of a bin that is not empty.
     ///
     /// # Errors
     /// More pairs than a list may have, those of all bins so far together.

@@ -122,7 +122,7 @@ impl Search {
         self.selected.len()
     }
 
-    /// Whether there are no pairs.
+    /// True if there are no pairs.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -148,7 +148,7 @@ impl Search {
 /// A full list of one system in rows: the neighbours of atom i are `first[i]..first[i + 1]`, sorted by (j, S).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NeighborList {
-    /// Where each atom's row starts, and the number of pairs: `[n_atoms + 1]`.
+    /// Start of each atom's row, and the number of pairs: `[n_atoms + 1]`.
     pub first: Vec<usize>,
     /// The neighbour.
     pub j: Vec<u32>,

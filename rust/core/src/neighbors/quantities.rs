@@ -1,4 +1,4 @@
-//! What a neighbour list can tell about a pair, and the letters that stand for it.
+//! Quantities of a pair in a neighbour list, and the letters that stand for them.
 
 use crate::error::{Error, Result};
 
@@ -44,7 +44,7 @@ impl Quantity {
     }
 }
 
-/// Which quantities to compute.
+/// Quantities to compute.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Quantities {
     pub i: bool,
@@ -55,7 +55,7 @@ pub struct Quantities {
 }
 
 impl Quantities {
-    /// Those of a list.
+    /// Quantities of a list.
     pub fn of(quantities: &[Quantity]) -> Self {
         Self {
             i: quantities.contains(&Quantity::I),

@@ -132,7 +132,7 @@ struct Neighbor {
 struct Scratch {
     images: Images,
     neighbors: Vec<Neighbor>,
-    /// Those of an atom, as places in `neighbors`.
+    /// Pairs of an atom, as places in `neighbors`.
     hits: Vec<u32>,
 }
 
@@ -306,7 +306,7 @@ fn write_triples<'a, T: Copy>(
     }
 }
 
-/// What a list is that does not fit, and the remedy.
+/// Description of a list that does not fit, and the remedy.
 fn exhausted(pairs: usize) -> [String; 2] {
     [
         format!("a list of {pairs} pairs does not fit into memory"),
@@ -344,7 +344,7 @@ impl<T> Output<T> {
     }
 }
 
-/// Where the rows of an array go; threads write to different rows of it at the same time.
+/// Destinations of the rows of an array; threads write to different rows of it at the same time.
 #[derive(Clone, Copy)]
 struct Target<T>(Option<*mut T>);
 

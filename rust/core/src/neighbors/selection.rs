@@ -1,4 +1,4 @@
-//! Which candidates of a bin are neighbours of which of its atoms.
+//! Selection of the pairs within the cutoff among the candidates of each bin.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -299,7 +299,7 @@ pub(super) fn find(
         selection,
     } = scratch;
     let block = Block::new(system, grid, bin, atoms, reach, most, candidates);
-    // Of so many comparisons more than the allowed pairs would be near; their masks would fill the memory.
+    // So many comparisons would give more pairs than allowed; their masks would fill the memory.
     let compared = block.atoms().len().saturating_mul(block.candidates.len());
     if block.candidates.len() >= most || compared > 4 * MAX_PAIRS {
         return Err(too_many_pairs(atoms.len(), criteria.cutoff));

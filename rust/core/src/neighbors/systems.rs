@@ -15,7 +15,7 @@ pub struct Systems<'a> {
     pub batch: Option<&'a [i64]>,
 }
 
-/// Which pairs to list.
+/// Pairs to list.
 #[derive(Debug, Clone, Copy)]
 pub struct Criteria {
     /// Pairs at a smaller distance are listed, Å.

@@ -14,7 +14,7 @@ pub struct UnitCell {
     pub vectors: Matrix<f64>,
     /// Dual vectors as rows: `dual[a] · vectors[b] = (a == b)`, 1/Å.
     pub dual: Matrix<f64>,
-    /// Which axes are periodic.
+    /// Periodic axes.
     pub pbc: [bool; 3],
 }
 

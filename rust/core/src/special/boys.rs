@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 /// Highest order: a product of two harmonics, a gradient and a tangent.
 pub const MAX_ORDER: usize = crate::special::harmonics::MAX_DEGREE + 1;
-/// Where the table ends.
+/// End of the table.
 const LARGE: f64 = 40.0;
 /// Beyond this t^m e^-t is nothing at any order.
 const NO_DECAY: f64 = 128.0;

@@ -31,7 +31,7 @@ enum Kind {
 unsafe impl Send for Device {}
 unsafe impl Sync for Device {}
 
-/// What a device says of itself.
+/// Properties of a device.
 #[derive(Clone, Debug)]
 pub struct Properties {
     pub name: String,
@@ -308,12 +308,12 @@ impl Drop for Bound {
     }
 }
 
-/// A stream of a device, which is current on this thread while this lives. The stream is the caller's (PyTorch's) and is
-/// never destroyed here.
+/// A stream of a device, which is current on this thread while this lives. The stream is the caller's (PyTorch's) and
+/// is never destroyed here.
 pub struct Queue {
     device: Arc<Device>,
     stream: u64,
-    /// Of one thread, and with its pointer not to be sent to another.
+    /// Belongs to one thread; its pointer keeps it from being sent to another.
     _bound: Bound,
 }
 

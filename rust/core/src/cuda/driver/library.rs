@@ -70,7 +70,7 @@ fn candidates(stem: &str, sonames: &[&str]) -> Vec<PathBuf> {
     out
 }
 
-/// Where NVRTC is looked for.
+/// Candidate paths of NVRTC.
 pub fn nvrtc_candidates() -> Vec<PathBuf> {
     candidates(
         "libnvrtc",
@@ -78,7 +78,7 @@ pub fn nvrtc_candidates() -> Vec<PathBuf> {
     )
 }
 
-/// Where cuFFT is looked for.
+/// Candidate paths of cuFFT.
 pub fn cufft_candidates() -> Vec<PathBuf> {
     candidates(
         "libcufft",

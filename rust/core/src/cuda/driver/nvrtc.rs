@@ -24,7 +24,7 @@ impl Nvrtc {
         Ok(Self { loaded })
     }
 
-    /// Where it was found.
+    /// Path of the library.
     pub fn path(&self) -> &Path {
         &self.loaded.path
     }
@@ -64,7 +64,7 @@ impl Nvrtc {
         self.make(source, &format!("sm_{architecture}"), getters)
     }
 
-    /// What NVRTC makes of a module for a real ("sm_90") or virtual ("compute_90") architecture.
+    /// Machine code or PTX of a module for a real ("sm_90") or virtual ("compute_90") architecture.
     fn make(&self, source: &Unit, architecture: &str, getters: [&str; 2]) -> Result<Vec<u8>> {
         let strings = |texts: &[&str]| -> Vec<CString> {
             let c = |text: &&str| CString::new(*text).expect("sources have no zero bytes");
@@ -128,7 +128,7 @@ impl Nvrtc {
         }
     }
 
-    /// What a pair of size and content functions gives.
+    /// Text from a pair of size and content functions.
     ///
     /// # Safety
     /// The names must be those of such a pair, and the program alive.

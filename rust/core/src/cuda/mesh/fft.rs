@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::sync::{LazyLock, Mutex};
 
-/// Which way a transform goes.
+/// Direction of a transform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Way {
     /// Σ f exp(-2πi k·x/n)
@@ -163,7 +163,7 @@ static PLANS: LazyLock<Mutex<Plans>> = LazyLock::new(Default::default);
 
 static LIBRARY: Once = Once::new();
 
-/// Where cuFFT was found.
+/// Path of cuFFT.
 pub fn library() -> Result<std::path::PathBuf> {
     Ok(Cufft::find()?.loaded.path.clone())
 }

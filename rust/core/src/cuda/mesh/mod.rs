@@ -31,7 +31,7 @@ pub struct Mesh {
     n_systems: usize,
 }
 
-/// What of one side does not depend on the mesh's size.
+/// Tables of one side that do not depend on the mesh's size.
 struct Channels {
     /// The field of each channel of each site.
     field_of: Buffer,

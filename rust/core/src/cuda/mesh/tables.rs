@@ -1,4 +1,4 @@
-//! What is fixed when a batch is planned: which systems share a mesh size, their fields, members and tiles.
+//! Tables made when a batch is planned: systems by mesh size, their fields, members and tiles.
 
 use super::fft::Fields;
 use super::kernels::{
@@ -50,7 +50,7 @@ pub struct SideTables {
     pub n_fields: usize,
     pub n_members: usize,
     pub n_sites: usize,
-    /// Whether bricks have lists of members.
+    /// True if bricks have lists of members.
     pub listed: bool,
     /// Tiles of places, and the first of each system of the batch.
     pub tiles: Buffer,

@@ -24,7 +24,7 @@ pub struct RealSpace {
     same_sites: bool,
 }
 
-/// What is fixed about the receivers and sources of one direction.
+/// Tables of the receivers and sources of one direction.
 struct OneWay {
     receiver_l: usize,
     source_l: usize,
@@ -36,7 +36,7 @@ struct OneWay {
     n_systems: usize,
     /// Boys functions of three orders from `lowest_order` on.
     boys: Buffer,
-    /// Of the sources, `[site][channel]`, in the precision of the sums.
+    /// Widths of the sources, `[site][channel]`, in the precision of the sums.
     source_widths: Buffer,
 }
 
@@ -78,7 +78,7 @@ const MOST_TILES: usize = 16_384;
 /// Threads of a block: one warp.
 const THREADS: u32 = 32;
 
-/// What a module is made for.
+/// Parameters of a module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Variant {
     scalars: Scalars,

@@ -181,7 +181,7 @@ pub struct Reciprocal {
     same_sites: bool,
 }
 
-/// Where the work areas of a pass are.
+/// Addresses of the work areas of a pass.
 struct Areas {
     modes: ModeArrays,
     sources: SiteArrays,
@@ -189,9 +189,9 @@ struct Areas {
     tile_partials: Address,
     block_reciprocals: Address,
     block_volumes: Address,
-    /// Of structure factors: real and imaginary part, and the same weighted by widths squared.
+    /// Components of structure factors: real and imaginary part, and the same weighted by widths squared.
     n_components: usize,
-    /// Whether derivatives in the cell that belong to both sides are wanted.
+    /// True if derivatives in the cell that belong to both sides are computed.
     contract: bool,
     _buffer: Buffer,
 }
@@ -380,7 +380,7 @@ fn modes_kernel(pass: &Pass, name: &'static str) -> Result<Kernel> {
     pass.queue.module(modes_unit(pass.scalars()))?.kernel(name)
 }
 
-/// What `reciprocal_potentials.cu` calls GRADIENTS.
+/// Value of GRADIENTS in `reciprocal_potentials.cu`.
 fn gradient_level(pass: &Pass) -> u32 {
     match (pass.gradients, pass.cell) {
         (false, _) => 0,
@@ -389,7 +389,7 @@ fn gradient_level(pass: &Pass) -> u32 {
     }
 }
 
-/// What the kernel of potentials is compiled for.
+/// Parameters that the kernel of potentials is compiled for.
 #[derive(Clone, Copy)]
 struct Shape {
     max_l: usize,

@@ -1,4 +1,4 @@
-//! What is fixed when a sum over k-vectors is planned: which vectors, distinct widths, and how the work is cut up.
+//! Tables made when a sum over k-vectors is planned: vectors, distinct widths, and units of work.
 
 use crate::arithmetic::vector::{add_scaled, dot, zero_vector};
 use crate::cuda::terms::{Batch, Layout, SystemPlan};
@@ -108,7 +108,7 @@ impl ModePlan {
         out
     }
 
-    /// Whether a system has modes.
+    /// True if a system has k-vectors.
     pub fn has(&self, system: usize) -> bool {
         self.systems[system].n_modes > 0
     }
@@ -120,7 +120,7 @@ impl ModePlan {
         tiles(&first, |_| true, BLOCK)
     }
 
-    /// Where a raised width is among its system's.
+    /// Place of a raised width among its system's.
     fn kind(&self, system: usize, width: f64) -> i32 {
         let place = &self.systems[system];
         let first = place.first_width as usize;

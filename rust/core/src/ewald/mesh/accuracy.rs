@@ -8,13 +8,13 @@
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex};
 
-/// What the interaction of the narrowest Gaussians looks like.
+/// Interaction of the narrowest Gaussians: order of splines, degrees, purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Interaction {
     pub order: usize,
     pub source_l: usize,
     pub receiver_l: usize,
-    /// Whether forces are wanted, or potentials only.
+    /// True if forces are computed, not potentials only.
     pub forces: bool,
 }
 

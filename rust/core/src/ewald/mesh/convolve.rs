@@ -13,9 +13,9 @@ pub struct Side<'a> {
     pub fields: &'a mut [Field],
     /// Width of each field, as a place in the influence function's list.
     pub widths: &'a [usize],
-    /// Whether the fields hold densities.
+    /// True if the fields hold densities.
     pub given: bool,
-    /// Whether the fields shall receive potentials.
+    /// True if the fields receive potentials.
     pub wanted: bool,
 }
 

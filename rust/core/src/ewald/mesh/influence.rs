@@ -1,5 +1,5 @@
-//! What the mesh's Fourier modes are multiplied with: the Coulomb kernel without the splines' own transform, and the
-//! Gaussians.
+//! Influence function, by which the mesh's Fourier coefficients are multiplied: the Coulomb kernel without the splines'
+//! own transform, and the Gaussians.
 
 use super::grid::resized;
 use crate::arithmetic::Scalar;
@@ -20,7 +20,7 @@ pub fn wave(i: usize, n: usize) -> f64 {
     }
 }
 
-/// What the modes are multiplied with.
+/// Factors of the Fourier coefficients.
 pub struct Influence<T> {
     points: [usize; 3],
     widths: Vec<f64>,
@@ -35,7 +35,7 @@ pub struct Influence<T> {
     kept: Option<Vec<T>>,
 }
 
-/// Where factors are computed that are not kept.
+/// Work area for factors that are not stored.
 pub struct Factors<T> {
     values: Vec<T>,
     squares: Vec<T>,
@@ -298,7 +298,7 @@ impl<T: Scalar> Influence<T> {
         }
     }
 
-    /// Whether all axes are periodic, so that G = 4π/k².
+    /// True if all axes are periodic, so that G = 4π/k².
     pub fn periodic(&self) -> bool {
         self.kernel.dimensions == 3
     }

@@ -347,7 +347,7 @@ impl<T: Scalar> Mesh<T> {
     }
 }
 
-/// Where the results at one side go.
+/// Destinations of the results at one side.
 struct Target<'a, T> {
     density: &'a Density<'a, T>,
     coefficients: &'a [Vec<T>],

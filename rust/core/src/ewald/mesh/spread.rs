@@ -128,7 +128,7 @@ fn body<T: Scalar, const L: usize, const FMA: bool>(slab: &mut Slab<'_, T>) {
     }
 }
 
-/// Whether a start lies in a bin after the one that holds `end - 1`.
+/// True if a start lies in a bin after the one that holds `end - 1`.
 fn first_of_later_bin(start: usize, end: usize) -> bool {
     start / super::splines::BIN > (end - 1) / super::splines::BIN
 }
@@ -211,7 +211,7 @@ fn add<T: Scalar, const L: usize, const N: usize, const FMA: bool, const PACKS: 
     }
 }
 
-/// Where the points of a spline from `start` on lie along an axis of `n` points, `stride` apart; a spline may be wider
+/// Offsets of the points of a spline from `start` on along an axis of `n` points, `stride` apart; a spline may be wider
 /// than a small mesh.
 #[inline(always)]
 pub fn offsets(start: usize, order: usize, n: usize, stride: usize) -> [usize; MAX_ORDER] {

@@ -5,7 +5,7 @@ use crate::arithmetic::vector::{Matrix, Vector, dot};
 use crate::lattice::Lattice;
 use crate::limits::Budget;
 
-/// What a sum is for, so that a plan can be as accurate as needed and no slower than it must be.
+/// Purpose of a sum, which sets the accuracy that its plan needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// Energies of sources with all gradients.
@@ -16,7 +16,7 @@ pub enum Purpose {
     Potentials,
 }
 
-/// Where sites are, as far as open axes need it.
+/// Positions of sites, or their span along open axes.
 #[derive(Clone, Copy, Debug)]
 pub enum Place<'a> {
     At(&'a [Vector<f64>]),
@@ -33,13 +33,13 @@ impl Place<'_> {
     }
 }
 
-/// What the plan looks at: widths and degrees of sources and receivers, and where the sites are.
+/// Sizes that a plan depends on: widths and degrees of sources and receivers, and where the sites are.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent<'a> {
     pub place: Place<'a>,
-    /// What operations cost where the sum is done.
+    /// Rates of the machine that sums.
     pub rates: &'static Rates,
-    /// What the call may take, less what other systems of the batch take.
+    /// Bounds of the call, less the parts of other systems of the batch.
     pub budget: &'a Budget,
     pub purpose: Purpose,
     /// Sites of sources, and of receivers that are elsewhere.

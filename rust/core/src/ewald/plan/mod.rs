@@ -147,7 +147,7 @@ fn direct_within(extent: &Extent) -> Result<(Plan, Estimate)> {
     Ok((Plan::Direct, estimate))
 }
 
-/// What a refused sum is, and what would be cheaper.
+/// Description of a refused sum, and a cheaper alternative.
 fn words(
     extent: &Extent,
     cell: &Matrix<f64>,

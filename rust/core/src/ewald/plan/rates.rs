@@ -3,7 +3,7 @@
 //! Only ratios of the rates matter. Those of the CPU were fitted to `benches/targets.py --only auto`, those of the GPU
 //! to the kernels' times in `benches/gpu.py`.
 
-/// What operations cost on one kind of machine, in ns.
+/// Durations of operations on one kind of machine, ns.
 #[derive(Debug)]
 pub struct Rates {
     /// Per k-vector, site and polynomial degree that is summed.
@@ -23,7 +23,7 @@ pub struct Rates {
     pub(super) row: f64,
     /// Per site and spline: weights, coefficients, scattered results.
     pub(super) site: f64,
-    /// Of the tasks of one evaluation: all pairs, k-vectors, a list of neighbours, a mesh.
+    /// Overhead of the tasks of one evaluation: all pairs, k-vectors, a list of neighbours, a mesh.
     pub(super) direct_tasks: f64,
     pub(super) sum_tasks: f64,
     pub(super) real_tasks: f64,

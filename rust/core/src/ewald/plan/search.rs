@@ -26,7 +26,7 @@ pub(super) fn n_modes(extent: &Extent, cell: &Matrix<f64>, pbc: [bool; 3], split
     (half_sphere * volume / (2.0 * std::f64::consts::PI).powi(3)).max(1.0)
 }
 
-/// Where exp(-x) x^degree falls below the accuracy.
+/// The x at which exp(-x) x^degree falls below the accuracy.
 fn exponent(accuracy: f64, degree: usize) -> f64 {
     let target = -accuracy.ln() + 1.0;
     let mut x = target;

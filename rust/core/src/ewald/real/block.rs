@@ -89,7 +89,7 @@ pub fn row_length<const DEGREES: usize>(n_lm: usize) -> usize {
     }
 }
 
-/// What a block adds.
+/// Results of a block.
 pub struct BlockOutput<T> {
     pub value: T,
     /// `[receiver][channel][lm]`.
@@ -130,7 +130,7 @@ pub struct Work<'a, T: Scalar> {
     pub cell: &'a Matrix<T>,
     pub split: Option<f64>,
     pub channel: usize,
-    /// Whether the sources' side is asked for.
+    /// True if gradients of the sources are computed.
     pub both_sides: bool,
 }
 
@@ -161,10 +161,10 @@ const CHUNK: usize = 8;
 /// Radial functions of charges and dipoles.
 const N_RADIAL: usize = 4;
 
-/// What is known of the radial parts of one channel of the receivers.
+/// Radial parts of one channel of the receivers.
 struct Channel<P> {
     s2: f64,
-    /// Of all packs, if the widths of the sources are uniform.
+    /// Parts of all packs, if the widths of the sources are uniform.
     uniform: Option<([Part; MAX_PARTS], usize)>,
     radial: [[P; N_RADIAL]; CHUNK],
 }

@@ -50,7 +50,7 @@ pub struct PairTensors<'a> {
     entries: Vec<Entry>,
 }
 
-/// Where the tensors of a pair are.
+/// Place of the tensors of a pair.
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     other: u32,

@@ -1,7 +1,7 @@
-//! Which pairs are summed, in blocks: a few receiving sites and the images of sources that they see.
+//! Pairs of a sum, in blocks: a few receiving sites and the images of sources that they see.
 //!
-//! What a block adds to its images is collected in the block and combined in the order of blocks, so that results do
-//! not depend on the number of threads.
+//! Contributions of a block to its images are collected in the block and combined in the order of blocks, so that
+//! results do not depend on the number of threads.
 
 use crate::arithmetic::vector::{Matrix, Vector, values};
 use crate::arithmetic::{LANES, Scalar};
@@ -11,7 +11,7 @@ use crate::neighbors::{self, Bins, Criteria, Systems};
 use rayon::prelude::*;
 use std::borrow::Cow;
 
-/// Which pairs are summed.
+/// Pairs of a sum.
 pub enum Pairs {
     /// Every pair of different sites, no images.
     All,

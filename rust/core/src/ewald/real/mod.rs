@@ -45,7 +45,7 @@ impl<T: Scalar> RealSpace<T> {
         }
     }
 
-    /// What sites have of themselves.
+    /// Weights of the interaction of a site with itself.
     pub fn own_weights(&self) -> OwnWeights {
         OwnWeights::short_range(self.split)
     }

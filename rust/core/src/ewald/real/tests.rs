@@ -37,7 +37,7 @@ impl<T: Scalar> Sites<T> {
         }
     }
 
-    /// The same with coefficients up to l = 2, the new ones zero.
+    /// A copy with coefficients up to l = 2, the new ones zero.
     fn padded(&self) -> Self {
         let mut coefficients = Vec::new();
         for own in self.coefficients.chunks(count(self.max_l)) {

@@ -46,7 +46,7 @@ impl Widths {
     }
 }
 
-/// Whether the reciprocal sum has all of the interaction.
+/// True if the reciprocal sum contains all of the interaction.
 pub fn complete(sigma2: f64, s2: f64, split: Option<f64>) -> bool {
     split.is_some_and(|floor| sigma2.min(s2) >= floor * floor)
 }

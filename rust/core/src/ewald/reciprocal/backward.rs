@@ -17,12 +17,12 @@ pub struct Field<T> {
     pub n_powers: usize,
 }
 
-/// What one tile of packs needs.
+/// Arguments of one tile of packs.
 pub struct Input<'a, T: Scalar> {
     pub phases: &'a Phases<T>,
     pub columns: &'a Columns<T>,
     pub group: &'a Group<T>,
-    /// Which of the group's packs.
+    /// Range of the group's packs.
     pub tile: Range<usize>,
     pub field: &'a Field<T>,
     /// n3 beyond which the group's Gaussian is negligible, per column.

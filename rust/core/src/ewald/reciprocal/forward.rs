@@ -30,7 +30,7 @@ pub struct StructureFactor<T> {
     pub by_width: Spectrum<T>,
 }
 
-/// What the structure factor of one block of columns needs.
+/// Arguments of the structure factor of one block of columns.
 pub struct Input<'a, T: Scalar> {
     pub phases: &'a Phases<T>,
     pub columns: &'a Columns<T>,

@@ -44,12 +44,12 @@ struct Spectrum {
 pub struct LatticeSums<'a> {
     reciprocal: &'a Reciprocal<f64>,
     max_l: usize,
-    /// What each tensor is made of: moments with factors, signs and units included.
+    /// Terms of each tensor: moments with factors, signs and units included.
     expansions: Vec<Vec<(usize, f64)>>,
     spectra: Vec<Spectrum>,
 }
 
-/// What one run over a tile of points needs.
+/// Arguments of one run over a tile of points.
 pub struct Input<'a> {
     sums: &'a LatticeSums<'a>,
     spectrum: &'a Spectrum,

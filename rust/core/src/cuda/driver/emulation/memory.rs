@@ -23,7 +23,7 @@ impl Fenced {
 
     fn mapped(bytes: usize) -> region::Result<Self> {
         let page = region::page::size();
-        // What takes 16 bytes at once comes in multiples of 16, and so begins at one.
+        // Structures aligned to 16 bytes come in multiples of 16, and so begin at one.
         let (length, room) = (bytes.next_multiple_of(8), bytes.next_multiple_of(page));
         let mut allocation = region::alloc(room + page, Protection::READ_WRITE)?;
         let base = allocation.as_mut_ptr::<u8>();

@@ -35,7 +35,7 @@ impl Order {
         }
     }
 
-    /// Of a text: forward, backward, or the seed of a permutation.
+    /// Parses forward, backward, or the seed of a permutation.
     fn parse(text: &str) -> Result<Self> {
         match text {
             "" | "forward" => Ok(Self::Forward),
@@ -54,7 +54,7 @@ thread_local! {
     static ORDER: Cell<Option<Order>> = const { Cell::new(None) };
 }
 
-/// What `work` does with the emulated device, its kernels in this order; the order is otherwise that of
+/// Runs `work` with the kernels of the emulated device in this order; the order is otherwise that of
 /// `ELECTRET_EMULATED_ORDER` (forward, backward, or the seed of a permutation), forward without it.
 pub fn in_order<R>(order: Order, work: impl FnOnce() -> R) -> R {
     let before = ORDER.replace(Some(order));
