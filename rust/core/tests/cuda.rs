@@ -48,9 +48,47 @@ struct Case {
     cotangent: Vec<f64>,
 }
 
-/// Systems of 5, 0, 1 and 9 atoms.
-fn case(pbc: [bool; 3], max_l: usize, features_l: usize, widths: &[f64], narrow: f64) -> Case {
+/// Widths of Gaussians, Å: narrow and wide sources, and receivers.
+#[derive(Clone, Copy)]
+struct Widths {
+    sources: [f64; 2],
+    receivers: [f64; 2],
+}
+
+const WIDTHS: Widths = Widths {
+    sources: [0.7, 0.9],
+    receivers: [0.8, 1.7],
+};
+
+impl Widths {
+    /// Narrow sources for a split sum, and wide ones for a sum over k-vectors alone: along open axes its lattice is as
+    /// long as the widest Gaussians reach, and narrow ones would need hundreds of thousands of k-vectors there.
+    fn of(pbc: [bool; 3], method: &str) -> Self {
+        let n_open = pbc.iter().filter(|periodic| !**periodic).count();
+        match method {
+            "ewald" => Self {
+                sources: [0.35, 0.9],
+                ..WIDTHS
+            },
+            "reciprocal" if n_open > 0 => {
+                let width = [1.0, 2.5, 4.0][n_open - 1];
+                Self {
+                    sources: [width, 1.05 * width],
+                    receivers: [1.03 * width, 1.1 * width],
+                }
+            }
+            _ => WIDTHS,
+        }
+    }
+}
+
+/// Systems of 5, 0, 1 and 9 atoms; without receivers where `features_l` is `None`.
+fn case(pbc: [bool; 3], max_l: usize, features_l: Option<usize>, widths: Widths) -> Case {
     let sizes = [5, 0, 1, 9];
+    let receivers = match features_l {
+        Some(_) => &widths.receivers[..],
+        None => &[],
+    };
     let mut batch: Vec<i64> = Vec::new();
     for round in 0..9 {
         for (system, &size) in sizes.iter().enumerate() {
@@ -81,13 +119,13 @@ fn case(pbc: [bool; 3], max_l: usize, features_l: usize, widths: &[f64], narrow:
         pbc: vec![pbc; sizes.len()],
         sigma: numbers(n, 0.2)
             .iter()
-            .map(|x| if *x > 0.3 { narrow } else { 0.9 })
+            .map(|x| widths.sources[usize::from(*x <= 0.3)])
             .collect(),
         multipoles: numbers(n * count(max_l), 1.9),
         max_l,
-        widths: widths.to_vec(),
-        features_l,
-        cotangent: numbers(n * widths.len() * count(features_l), 2.3),
+        widths: receivers.to_vec(),
+        features_l: features_l.unwrap_or(0),
+        cotangent: numbers(n * receivers.len() * count(features_l.unwrap_or(0)), 2.3),
         batch,
     }
 }
@@ -411,14 +449,6 @@ fn options(method: &str, correction: Option<&str>, self_interaction: bool) -> Op
     }
 }
 
-const BOUNDARIES: [[bool; 3]; 5] = [
-    [true, true, true],
-    [true, false, true],
-    [false, true, true],
-    [false, false, true],
-    [false, false, false],
-];
-
 fn methods(pbc: [bool; 3]) -> &'static [&'static str] {
     if pbc == [false; 3] {
         &["direct", "auto", "reciprocal"]
@@ -427,80 +457,58 @@ fn methods(pbc: [bool; 3]) -> &'static [&'static str] {
     }
 }
 
-#[test]
-fn energies_of_every_boundary() {
+fn energies(pbc: [bool; 3]) {
     let queue = queue();
-    for pbc in BOUNDARIES {
-        for method in methods(pbc) {
-            for (max_l, own) in [(0, true), (1, false), (2, true)] {
-                let case = case(
-                    pbc,
-                    max_l,
-                    0,
-                    &[],
-                    if *method == "ewald" { 0.35 } else { 0.7 },
-                );
-                let label = format!("{pbc:?} {method} l={max_l}");
-                compare(
-                    &queue,
-                    &label,
-                    &case,
-                    &options(method, None, own),
-                    false,
-                    1e-10,
-                );
-            }
-        }
-    }
-}
-
-#[test]
-fn forms_of_every_boundary() {
-    let queue = queue();
-    for pbc in BOUNDARIES {
-        for method in methods(pbc) {
-            for (max_l, features_l, own) in [(1, 1, false), (0, 2, true), (2, 0, false)] {
-                let case = case(
-                    pbc,
-                    max_l,
-                    features_l,
-                    &[0.8, 1.7],
-                    if *method == "ewald" { 0.35 } else { 0.7 },
-                );
-                let label = format!("{pbc:?} {method} l={max_l} features l={features_l}");
-                compare(
-                    &queue,
-                    &label,
-                    &case,
-                    &options(method, None, own),
-                    true,
-                    1e-10,
-                );
-            }
-        }
-    }
-}
-
-#[test]
-fn meshes_of_every_boundary() {
-    let queue = queue();
-    for pbc in BOUNDARIES {
-        for (max_l, features_l, forms) in [(0, 0, false), (1, 1, true)] {
-            let widths: &[f64] = if forms { &[0.8, 1.7] } else { &[] };
-            let case = case(pbc, max_l, features_l, widths, 0.7);
-            let options = Options {
-                accuracy: 1e-8,
-                ..options("mesh", None, true)
-            };
+    for method in methods(pbc) {
+        for (max_l, own) in [(0, true), (1, false), (2, true)] {
+            let case = case(pbc, max_l, None, Widths::of(pbc, method));
+            let label = format!("{pbc:?} {method} l={max_l}");
             compare(
                 &queue,
-                &format!("{pbc:?} mesh l={max_l}"),
+                &label,
                 &case,
-                &options,
-                forms,
-                1e-7,
+                &options(method, None, own),
+                false,
+                1e-10,
             );
         }
+    }
+}
+
+fn forms(pbc: [bool; 3]) {
+    let queue = queue();
+    for method in methods(pbc) {
+        for (max_l, features_l, own) in [(1, 1, false), (0, 2, true), (2, 0, false)] {
+            let case = case(pbc, max_l, Some(features_l), Widths::of(pbc, method));
+            let label = format!("{pbc:?} {method} l={max_l} features l={features_l}");
+            compare(
+                &queue,
+                &label,
+                &case,
+                &options(method, None, own),
+                true,
+                1e-10,
+            );
+        }
+    }
+}
+
+fn meshes(pbc: [bool; 3]) {
+    let queue = queue();
+    for (max_l, features_l, forms) in [(0, 0, false), (1, 1, true)] {
+        let case = case(pbc, max_l, forms.then_some(features_l), WIDTHS);
+        let options = Options {
+            accuracy: 1e-8,
+            ..options("mesh", None, true)
+        };
+        compare(
+            &queue,
+            &format!("{pbc:?} mesh l={max_l}"),
+            &case,
+            &options,
+            forms,
+            1e-7,
+        );
     }
 }
 
@@ -514,8 +522,8 @@ fn corrections() {
     ] {
         for method in ["reciprocal", "ewald"] {
             for forms in [false, true] {
-                let narrow = if method == "ewald" { 0.35 } else { 0.7 };
-                let case = case(pbc, 1, 1, &[0.8, 1.7], narrow);
+                // All axes are summed periodically.
+                let case = case(pbc, 1, Some(1), Widths::of([true; 3], method));
                 compare(
                     &queue,
                     &format!("{name} {method}"),
@@ -530,126 +538,123 @@ fn corrections() {
 }
 
 /// Features alone, their transpose, and potentials at points.
-#[test]
-fn potentials_alone() {
+fn potentials_alone(pbc: [bool; 3]) {
     let queue = queue();
-    for pbc in BOUNDARIES {
-        let case = case(pbc, 1, 1, &[0.8, 1.7], 0.7);
-        let options = options(
-            if pbc == [false; 3] { "direct" } else { "ewald" },
-            None,
-            false,
-        );
-        let arrays = Arrays {
-            positions: &case.positions,
-            cells: &case.cells,
-            multipoles: &case.multipoles,
-            cotangent: &case.cotangent,
-        };
-        let cpu = case.reference(
-            &arrays,
-            &Options {
-                method: Method::Sums,
-                ..options
+    let case = case(pbc, 1, Some(1), WIDTHS);
+    let options = options(
+        if pbc == [false; 3] { "direct" } else { "ewald" },
+        None,
+        false,
+    );
+    let arrays = Arrays {
+        positions: &case.positions,
+        cells: &case.cells,
+        multipoles: &case.multipoles,
+        cotangent: &case.cotangent,
+    };
+    let cpu = case.reference(
+        &arrays,
+        &Options {
+            method: Method::Sums,
+            ..options
+        },
+        true,
+    );
+    let evaluator = case.evaluator(&queue, &options, true);
+    let up = |values: &[f64]| queue.upload(values).unwrap();
+    let (positions, multipoles) = (up(case.positions.as_flattened()), up(&case.multipoles));
+    let (cell, cotangent) = (
+        up(case.cells.as_flattened().as_flattened()),
+        up(&case.cotangent),
+    );
+    let input = Inputs {
+        positions: positions.address(),
+        multipoles: multipoles.address(),
+        cell: cell.address(),
+        ..Inputs::default()
+    };
+    let out = up(&vec![f64::NAN; case.cotangent.len()]);
+    let wanted = Outputs {
+        features: out.address(),
+        ..Outputs::default()
+    };
+    evaluator.evaluate(&queue, &input, &wanted).unwrap();
+    let found: Vec<f64> = queue.download(out.address(), case.cotangent.len()).unwrap();
+    close("features", &found, &cpu.receivers, 1e-10);
+
+    let input = Inputs {
+        multipoles: 0,
+        cotangent: cotangent.address(),
+        ..input
+    };
+    let out = up(&vec![f64::NAN; case.multipoles.len()]);
+    let wanted = Outputs {
+        multipoles: out.address(),
+        ..Outputs::default()
+    };
+    evaluator.evaluate(&queue, &input, &wanted).unwrap();
+    let found: Vec<f64> = queue
+        .download(out.address(), case.multipoles.len())
+        .unwrap();
+    close("transpose", &found, &cpu.sources, 1e-10);
+
+    let points: Vec<[f64; 3]> = numbers(21, 5.5)
+        .as_chunks::<3>()
+        .0
+        .iter()
+        .map(|r| r.map(|x| 3.0 * x))
+        .collect();
+    let points_batch = [3, 0, 2, 3, 3, 0, 1];
+    let systems = Systems {
+        positions: &case.positions[..],
+        cells: &case.cells,
+        pbc: &case.pbc,
+        batch: &case.batch,
+    };
+    let sources = Sources {
+        multipoles: &case.multipoles,
+        max_l: 1,
+        sigma: &case.sigma,
+    };
+    let exact =
+        electrostatics::potential(&systems, &sources, &points, &points_batch, &options).unwrap();
+    let request = Request {
+        cells: &case.cells,
+        pbc: &case.pbc,
+        batch: &case.batch,
+        sigma: &case.sigma,
+        max_l: 1,
+        receivers: None,
+        points: Some(&points_batch),
+        spans: Some(&case.spans()),
+        fixed: false,
+        precision: Precision::Double,
+        options,
+    };
+    let evaluator = Evaluator::new(&queue, &request).unwrap();
+    let flat = up(points.as_flattened());
+    let input = Inputs {
+        points: flat.address(),
+        multipoles: multipoles.address(),
+        ..input
+    };
+    let out = up(&[f64::NAN; 7]);
+    let wanted = Outputs {
+        features: out.address(),
+        ..Outputs::default()
+    };
+    evaluator
+        .evaluate(
+            &queue,
+            &Inputs {
+                cotangent: 0,
+                ..input
             },
-            true,
-        );
-        let evaluator = case.evaluator(&queue, &options, true);
-        let up = |values: &[f64]| queue.upload(values).unwrap();
-        let (positions, multipoles) = (up(case.positions.as_flattened()), up(&case.multipoles));
-        let (cell, cotangent) = (
-            up(case.cells.as_flattened().as_flattened()),
-            up(&case.cotangent),
-        );
-        let input = Inputs {
-            positions: positions.address(),
-            multipoles: multipoles.address(),
-            cell: cell.address(),
-            ..Inputs::default()
-        };
-        let out = up(&vec![f64::NAN; case.cotangent.len()]);
-        let wanted = Outputs {
-            features: out.address(),
-            ..Outputs::default()
-        };
-        evaluator.evaluate(&queue, &input, &wanted).unwrap();
-        let found: Vec<f64> = queue.download(out.address(), case.cotangent.len()).unwrap();
-        close("features", &found, &cpu.receivers, 1e-10);
-
-        let input = Inputs {
-            multipoles: 0,
-            cotangent: cotangent.address(),
-            ..input
-        };
-        let out = up(&vec![f64::NAN; case.multipoles.len()]);
-        let wanted = Outputs {
-            multipoles: out.address(),
-            ..Outputs::default()
-        };
-        evaluator.evaluate(&queue, &input, &wanted).unwrap();
-        let found: Vec<f64> = queue
-            .download(out.address(), case.multipoles.len())
-            .unwrap();
-        close("transpose", &found, &cpu.sources, 1e-10);
-
-        let points: Vec<[f64; 3]> = numbers(21, 5.5)
-            .as_chunks::<3>()
-            .0
-            .iter()
-            .map(|r| r.map(|x| 3.0 * x))
-            .collect();
-        let points_batch = [3, 0, 2, 3, 3, 0, 1];
-        let systems = Systems {
-            positions: &case.positions[..],
-            cells: &case.cells,
-            pbc: &case.pbc,
-            batch: &case.batch,
-        };
-        let sources = Sources {
-            multipoles: &case.multipoles,
-            max_l: 1,
-            sigma: &case.sigma,
-        };
-        let exact = electrostatics::potential(&systems, &sources, &points, &points_batch, &options)
-            .unwrap();
-        let request = Request {
-            cells: &case.cells,
-            pbc: &case.pbc,
-            batch: &case.batch,
-            sigma: &case.sigma,
-            max_l: 1,
-            receivers: None,
-            points: Some(&points_batch),
-            spans: Some(&case.spans()),
-            fixed: false,
-            precision: Precision::Double,
-            options,
-        };
-        let evaluator = Evaluator::new(&queue, &request).unwrap();
-        let flat = up(points.as_flattened());
-        let input = Inputs {
-            points: flat.address(),
-            multipoles: multipoles.address(),
-            ..input
-        };
-        let out = up(&[f64::NAN; 7]);
-        let wanted = Outputs {
-            features: out.address(),
-            ..Outputs::default()
-        };
-        evaluator
-            .evaluate(
-                &queue,
-                &Inputs {
-                    cotangent: 0,
-                    ..input
-                },
-                &wanted,
-            )
-            .unwrap();
-        let found: Vec<f64> = queue.download(out.address(), 7).unwrap();
-        close("points", &found, &exact, 1e-10);
-    }
+            &wanted,
+        )
+        .unwrap();
+    let found: Vec<f64> = queue.download(out.address(), 7).unwrap();
+    close("points", &found, &exact, 1e-10);
 }
 
 /// Largest difference of two results, relative to the largest entry (or to 1).
@@ -694,21 +699,17 @@ fn compare_precisions(queue: &Queue, label: &str, case: &Case, options: &Options
     assert!(most > 1e-9, "{label}: nothing was rounded");
 }
 
-#[test]
-fn single_precision_of_every_boundary() {
+fn single_precision(pbc: [bool; 3]) {
     let queue = queue();
-    for pbc in BOUNDARIES {
-        for method in methods(pbc).iter().chain(&["mesh"]) {
-            let narrow = if *method == "ewald" { 0.35 } else { 0.7 };
-            let options = Options {
-                accuracy: 1e-5,
-                ..options(method, None, true)
-            };
-            for forms in [false, true] {
-                let case = case(pbc, 1, 1, &[0.8, 1.7], narrow);
-                let label = format!("{pbc:?} {method} forms {forms}");
-                compare_precisions(&queue, &label, &case, &options, forms);
-            }
+    for method in methods(pbc).iter().chain(&["mesh"]) {
+        let options = Options {
+            accuracy: 1e-5,
+            ..options(method, None, true)
+        };
+        for forms in [false, true] {
+            let case = case(pbc, 1, Some(1), Widths::of(pbc, method));
+            let label = format!("{pbc:?} {method} forms {forms}");
+            compare_precisions(&queue, &label, &case, &options, forms);
         }
     }
 }
@@ -732,14 +733,22 @@ fn single_precision_of_corrections_and_higher_multipoles() {
             ..options(method, correction, true)
         };
         let label = format!("{pbc:?} {method} {correction:?} l={max_l}");
-        let case = case(pbc, max_l, 0, &[], 0.5);
+        let case = case(
+            pbc,
+            max_l,
+            None,
+            Widths {
+                sources: [0.5, 0.9],
+                ..WIDTHS
+            },
+        );
         compare_precisions(&queue, &label, &case, &options, false);
     }
 }
 
 #[test]
 fn single_precision_is_not_planned_beyond_its_rounding() {
-    let case = case([true; 3], 0, 0, &[], 0.7);
+    let case = case([true; 3], 0, None, WIDTHS);
     let options = Options {
         accuracy: 9e-6,
         ..options("auto", None, true)
@@ -756,4 +765,39 @@ fn single_precision_is_not_planned_beyond_its_rounding() {
     };
     let made = case.evaluator_of(&queue, &options, false, Precision::Single);
     assert!(made.is_ok());
+}
+
+/// One test for each check and boundary, so that they share the processors.
+macro_rules! boundaries {
+    ($($name:ident: $pbc:expr;)*) => {
+        $(mod $name {
+            #[test]
+            fn energies() {
+                super::energies($pbc);
+            }
+            #[test]
+            fn forms() {
+                super::forms($pbc);
+            }
+            #[test]
+            fn meshes() {
+                super::meshes($pbc);
+            }
+            #[test]
+            fn single_precision() {
+                super::single_precision($pbc);
+            }
+            #[test]
+            fn potentials_alone() {
+                super::potentials_alone($pbc);
+            }
+        })*
+    };
+}
+boundaries! {
+    bulk: [true, true, true];
+    slab: [true, false, true];
+    slab_open_along_x: [false, true, true];
+    wire: [false, false, true];
+    open: [false, false, false];
 }
