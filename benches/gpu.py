@@ -321,7 +321,7 @@ def solves(scope: Scope) -> Iterator[Row]:
     same on the CPU."""
     import electret
     from electret.cuda.geometry import DeviceGeometry
-    from electret.scf.device_jacobian import DeviceJacobian
+    from electret.scf.linear.device import DeviceJacobian
 
     for n in scope.solves:
         system = water_of(n)

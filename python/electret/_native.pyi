@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "COULOMB_CONSTANT",
+    "DENSE_LIMIT",
     "INSTRUCTIONS",
     "DeviceError",
     "DeviceNeighborSearch",
@@ -38,6 +39,11 @@ __all__ = [
 
 __version__: str
 COULOMB_CONSTANT: float
+DENSE_LIMIT: int
+KRYLOV_LEAST_GAIN: float
+KRYLOV_RESTART: int
+KRYLOV_TOLERANCE: float
+SMALLEST_SCHUR: float
 INSTRUCTIONS: str
 
 class ElectretError(Exception): ...
@@ -257,6 +263,10 @@ def potential(
     method: str = "auto",
     accuracy: float = 1e-8,
 ) -> NDArray[np.float64]: ...
+def dominant_eigenpairs(
+    matrices: NDArray[np.float64], sizes: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
+def most_products(unknowns: int) -> int: ...
 def charge_equilibration(
     positions: NDArray[np.float64],
     electronegativity: NDArray[np.float64],

@@ -16,11 +16,11 @@ from places import ROOT, TESTS
 from random_systems import BOUNDARIES, random_system, relative
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+from electret import _native  # noqa: E402
 from electret.cuda import geometry as device_geometry  # noqa: E402
 from electret.cuda import plans as device_plans  # noqa: E402
 from electret.cuda.geometry import DeviceGeometry  # noqa: E402
 from electret.cuda.plans import Recent, rounded_up  # noqa: E402
-from electret.scf import device_jacobian  # noqa: E402
 from electret.torch import coulomb_energy, features  # noqa: E402
 
 FIELD = np.array([0.1, -0.2, 0.3])
@@ -176,7 +176,7 @@ def test_a_geometry_gives_the_numbers_of_the_cpu(device, axes):
 
 @pytest.mark.parametrize("operator", ["coulomb", "features"])
 def test_dense_and_large_systems_of_a_batch_are_solved_together(device, operator, monkeypatch):
-    monkeypatch.setattr(device_jacobian, "DENSE_LIMIT", 12)
+    monkeypatch.setattr(_native, "DENSE_LIMIT", 12)
     joined = pair_of_systems("xyz")
     rhs = joined.pop("multipoles")
     rng = np.random.default_rng(4)

@@ -264,7 +264,7 @@ class _ArrayJacobian:
         constrained: NDArray[np.bool_],
         **settings: Any,
     ) -> None:
-        from electret.scf.device_jacobian import DeviceJacobian
+        from electret.scf.linear.device import DeviceJacobian
 
         self.functions, on_device = functions, geometry.on_device
         if operator == "features":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from electret import _native
 from electret.errors import InputError
 from electret.kernels import inputs
 from electret.kernels.geometry import Geometry
@@ -37,7 +38,7 @@ class Jacobian:
         column: c ``[n_atoms, n_lm]``; None is 1_q.
         constrained: whether the charge is constant, one flag or ``[n_systems]``.
         method: "auto", "dense" or "krylov".
-        tolerance: relative residual at which Krylov iterations end.
+        tolerance: relative residual at which Krylov iterations end (1e-12).
         max_iterations: most products with K per Krylov solve; None chooses. A solve that fails with the
             longest waves in its preconditioner is tried once more without.
 
@@ -63,7 +64,7 @@ class Jacobian:
         column: ArrayLike | None = None,
         constrained: ArrayLike = True,
         method: str = "auto",
-        tolerance: float = 1e-12,
+        tolerance: float = _native.KRYLOV_TOLERANCE,
         max_iterations: int | None = None,
     ) -> None:
         if not isinstance(geometry, Geometry):

@@ -1,7 +1,7 @@
-"""Base of the self-consistent families: finds the density, and gives energies and derivatives there.
+"""Base of the self-consistent families: solution for the density, and energies and derivatives at it.
 
-The density part of these models is float64 whatever the dtype of the backbone: a residual cannot be converged
-below the rounding of its own evaluation, and its cost is small beside the backbone's.
+The density part of these models is float64 for every dtype of the backbone, because a residual converges no
+further than the rounding of its evaluation; its cost is small beside that of the backbone.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from electret.scf.state import Record, ScfRequest, State
 __all__ = ["Parameters", "SelfConsistent"]
 
 Parameters = dict[str, torch.Tensor]
-"""What a family's equations take from the geometry through the backbone, by name."""
+"""Learned quantities of a family's equations, by name."""
 
 Solver = Newton | Anderson | Mixing
 
 FEW_SOLVES = 450
-"""Unknowns of a system above which one or two solves are cheaper matrix-free than with factors (measured:
+"""Unknowns of a system above which one or two matrix-free solves are cheaper than factors (measured in
 `benches/results/scf.md`)."""
 
 
@@ -48,15 +48,15 @@ class Solved:
 
 
 class SelfConsistent(Model):
-    """A family whose density solves equations R(p, mu) = 0 at constant charge or constant Fermi level.
+    """Families whose density solves R(p, mu) = 0 at constant charge or constant Fermi level.
 
     Subclasses implement `parameters_of`, `problem`, `density_energies` and `evaluate_at`.
     """
 
     self_consistent = True
     variational: ClassVar[bool]
-    """Whether the equations are the stationarity of the energy, so that forces need no response of the
-    density (Hellmann-Feynman)."""
+    """True if R = 0 is the stationarity of the energy, so that forces need no response of the density
+    (Hellmann-Feynman)."""
 
     def __init__(self, config: ModelConfig, statistics: Statistics) -> None:
         super().__init__(config, statistics)
@@ -67,7 +67,7 @@ class SelfConsistent(Model):
 
     @property
     def honours(self) -> frozenset[str]:
-        """Total charge or Fermi level, and field."""
+        """Conditions: total charge or Fermi level, and field."""
         return frozenset({"total_charge", "external_field", "fermi_level"})
 
     @property
@@ -77,18 +77,18 @@ class SelfConsistent(Model):
         own = {"energies", "potentials", "fukui", "fukui_multipoles", "capacitance"}
         return DIFFERENTIATED | own | fixed_point
 
-    # --- what a family is made of ---
+    # --- equations of a family ---
 
     def parameters_of(self, structure: Structure, features: list[torch.Tensor]) -> Parameters:
-        """The learned quantities of the equations, float64 `[n_atoms, ...]`."""
+        """Learned quantities of the equations, float64 `[n_atoms, ...]`."""
         raise NotImplementedError
 
     def prepared(self, parameters: Parameters) -> Parameters:
-        """The same with what all evaluations of the equations take from them, in their graph."""
+        """Parameters with quantities that every evaluation of the equations shares, in their graph."""
         return parameters
 
     def guess(self, parameters: Parameters, elements: torch.Tensor) -> torch.Tensor:
-        """First multipoles `[n_atoms, n_lm]`: the mean charges of the elements."""
+        """Initial multipoles `[n_atoms, n_lm]`: mean charges of the elements."""
         return self._mean.of(lambda: mean_density(self.max_l, elements, self.statistics), elements)
 
     def problem(
@@ -99,17 +99,17 @@ class SelfConsistent(Model):
         cached: bool,
         linear_solver: str,
     ) -> Problem:
-        """The equations, with differentiable operators or with the cached ones of the solver's loop."""
+        """Equations with differentiable operators, or with operators cached for the solver's loop."""
         raise NotImplementedError
 
     def density_energies(self, point: Evaluation, parameters: Parameters) -> torch.Tensor:
-        """The local energy of the density of each atom beside its electrostatics, `[n_atoms]` eV."""
+        """Local energy of the density of each atom in addition to its electrostatics, `[n_atoms]` eV."""
         raise NotImplementedError
 
     # --- the calculation ---
 
     def _energies(self, structure: Structure, call: Call) -> dict[str, torch.Tensor]:
-        """Short-range, electrostatic, field and density energy at the self-consistent density."""
+        """Short-range, electrostatic, field and density energies at the self-consistent density."""
         graph = structure.graph
         request = call.scf or ScfRequest()
         energies, features = self.backbone(graph, structure.edge_vectors, structure.elements)
@@ -144,7 +144,7 @@ class SelfConsistent(Model):
         return result
 
     def solver(self, request: ScfRequest) -> Solver:
-        """The solver that a request and the configuration ask for."""
+        """Solver of a request, with defaults of the configuration."""
         options = self.config.scf
         name = request.solver or options.solver
         tolerance = request.tolerance or options.tolerance
@@ -158,7 +158,7 @@ class SelfConsistent(Model):
         raise InputError(f"solver = {name!r}; use 'newton', 'newton_cg', 'anderson' or 'mixing'")
 
     def linear_solver(self, request: ScfRequest, call: Call, graph: Graph) -> str:
-        """How Jacobians are solved with: `auto` (by size), `dense` or `krylov`."""
+        """Method of solves with the Jacobian: `auto` (by size), `dense` or `krylov`."""
         if (request.solver or self.config.scf.solver) == "newton_cg":
             return "krylov"
         wanted = self.config.scf.linear_solver
@@ -169,7 +169,7 @@ class SelfConsistent(Model):
         return wanted
 
     def _start(self, request: ScfRequest, guess: torch.Tensor, systems: Systems) -> State:
-        """The first state, which has the charge or the Fermi level that is asked for."""
+        """Initial state, with the charge or the Fermi level of the condition."""
         if request.start is None:
             p = guess.clone()
             level = torch.full_like(systems.total_charge, self.statistics.fermi_level)

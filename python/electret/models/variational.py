@@ -1,5 +1,7 @@
-"""Families whose density minimises an energy E[p] = sum_i eps_i(p_i) + ½ pᵀAp - F·D at given charge or Fermi
-level. The stationarity dE/dp + mu = 0 is their equation, and dE/dQ = -mu."""
+"""Families whose density minimises E[p] = sum_i eps_i(p_i) + ½ pᵀAp - F·D at given charge or Fermi level.
+
+Their equation is the stationarity dE/dp + mu = 0, so that dE/dQ = -mu.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import torch
 
 from electret.models.self_consistent import Parameters, SelfConsistent
 from electret.scf.electrostatics import Electrostatics, Operator
-from electret.scf.linear import block_jacobian
+from electret.scf.linear.blocks import block_jacobian
 from electret.scf.problem import Evaluation, LinearSolver, Problem, Residual, Systems
 from electret.scf.reference import ReferenceDensity
 from electret.scf.state import State
@@ -19,7 +21,7 @@ __all__ = ["LocalEnergy", "Variational", "VariationalProblem"]
 
 
 class LocalEnergy(Protocol):
-    """eps_i(p_i), the energy of each atom in eV; convex in the multipoles. What the equations take of it."""
+    """Derivatives of eps_i(p_i), the energy of each atom in eV, convex in the multipoles."""
 
     def local_gradient(self, parameters: Parameters, p: torch.Tensor) -> torch.Tensor:
         """d eps/dp, `[n_atoms, n_lm]` eV/(e Å^l), in the graph of p and the parameters."""
@@ -160,7 +162,7 @@ class VariationalEvaluation:
 
 
 class Variational(SelfConsistent):
-    """Base of `qeq` and `energy_functional`: subclasses give the local energy and its derivatives."""
+    """Base of `qeq` and `energy_functional`; subclasses implement the local energy and its derivatives."""
 
     variational = True
 
@@ -178,7 +180,7 @@ class Variational(SelfConsistent):
 
     @property
     def quadratic(self) -> bool:
-        """Whether the local energy is quadratic: then one linear solve gives the density."""
+        """True if the local energy is quadratic: one linear solve then gives the density."""
         raise NotImplementedError
 
     def problem(
@@ -189,7 +191,7 @@ class Variational(SelfConsistent):
         cached: bool,
         linear_solver: str,
     ) -> VariationalProblem:
-        """Stationarity of the energy."""
+        """Equations of the stationarity."""
         potential = electrostatics.cached_potential if cached else electrostatics.potential
         return VariationalProblem(
             self,

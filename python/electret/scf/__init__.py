@@ -1,4 +1,8 @@
-"""Self-consistent densities: the equations, their solvers, and derivatives through the solution."""
+"""Self-consistent densities: equations R(p, mu) = 0, their solvers, and derivatives through the solution.
+
+Imports `electret.kernels`, `electret.torch` and `electret.cuda`; families of models implement
+`problem.Problem`.
+"""
 
 from electret.scf.state import Record, ScfRequest, State
 

@@ -1,4 +1,5 @@
-"""The operators between a density and its potential for the atoms of a batch, differentiable or cached."""
+"""Operators from multipoles p to potential A p and features B p of a batch: differentiable ones, and ones
+cached for fixed atoms on the CPU or on a device."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -13,16 +15,55 @@ from torch.autograd.function import once_differentiable
 from electret.cuda.geometry import DeviceGeometry
 from electret.cuda.operators import emulated
 from electret.kernels.geometry import Geometry
-from electret.scf.operators import FixedOperators, HostOperators
 from electret.torch import dipole, field_features
 from electret.torch.operators import coulomb, features, features_gradient
 from electret.torch.per_system import at_atoms
 from electret.units import COULOMB_CONSTANT
 
-__all__ = ["Electrostatics", "Operator"]
+__all__ = ["Electrostatics", "FixedOperators", "HostOperators", "Operator"]
 
 Operator = Callable[[torch.Tensor], torch.Tensor]
-"""From multipoles `[n_atoms, n_lm]` to features or potentials."""
+"""Map from multipoles `[n_atoms, n_lm]` to features or potentials."""
+
+
+class FixedOperators(Protocol):
+    """Operators of fixed atoms, evaluated repeatedly in a solver's loop; float64, without derivatives.
+    Implemented by `HostOperators` and `electret.cuda.geometry.DeviceGeometry`."""
+
+    def features(self, multipoles: torch.Tensor) -> torch.Tensor:
+        """B p `[n_atoms, n_widths, n_features_lm]` of multipoles `[n_atoms, n_lm]`."""
+        ...
+
+    def features_transpose(self, cotangent: torch.Tensor) -> torch.Tensor:
+        """Bᵀ g `[n_atoms, n_lm]` of `[n_atoms, n_widths, n_features_lm]`."""
+        ...
+
+    def potential(self, multipoles: torch.Tensor) -> torch.Tensor:
+        """A p `[n_atoms, n_lm]`."""
+        ...
+
+
+class HostOperators:
+    """Operators of an :class:`electret.Geometry`, which reads CPU tensors in place."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+
+    def features(self, multipoles: torch.Tensor) -> torch.Tensor:
+        """B p."""
+        return torch.from_numpy(self.geometry.features(_array(multipoles)))
+
+    def features_transpose(self, cotangent: torch.Tensor) -> torch.Tensor:
+        """Bᵀ g."""
+        return torch.from_numpy(self.geometry.features_transpose(_array(cotangent)))
+
+    def potential(self, multipoles: torch.Tensor) -> torch.Tensor:
+        """A p."""
+        return torch.from_numpy(self.geometry.potential(_array(multipoles)))
+
+
+def _array(tensor: torch.Tensor):
+    return tensor.detach().resolve_neg().contiguous().numpy()
 
 
 class _AtPositions(torch.autograd.Function):
@@ -56,7 +97,7 @@ class _OfMultipoles(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Electrostatics:
-    """Positions, widths and settings of a batch. All tensors are float64 on one device."""
+    """Atoms, widths and settings of a batch. All tensors are float64 on one device."""
 
     positions: torch.Tensor  # [n_atoms, 3] Å
     cell: torch.Tensor  # [n_systems, 3, 3] Å
@@ -73,17 +114,18 @@ class Electrostatics:
     accuracy: float = 1e-8
     precision: str = "float64"
     in_field: bool = True
-    """Whether an external field acts, or is a variable of derivatives."""
+    """True if an external field acts or derivatives in it are wanted."""
     lattice: torch.Tensor | None = None
-    """Numbers of `cell` in a tensor that stays from step to step: plans on a device are kept by tensor."""
+    """Values of `cell` in a tensor that persists from step to step, as plans on a device are cached by
+    tensor."""
 
     @property
     def n_systems(self) -> int:
-        """Systems of the batch."""
+        """Number of systems."""
         return self.cell.shape[0]
 
     def detach(self) -> Electrostatics:
-        """The same without a graph."""
+        """Operators without a graph in positions, cell and field."""
         return self._detached
 
     @cached_property
@@ -98,7 +140,7 @@ class Electrostatics:
 
     @cached_property
     def operators(self) -> FixedOperators:
-        """What evaluations at these atoms reuse; without derivatives in positions."""
+        """Cached operators of these atoms, without derivatives."""
         if self._detached is not self:
             return self._detached.operators
         if self.positions.device.type == "cpu" and not emulated():
@@ -121,12 +163,12 @@ class Electrostatics:
 
     @cached_property
     def _receivers(self) -> torch.Tensor:
-        """Widths of the receivers, on the device."""
+        """Widths of the receivers, `[n_widths]` Å."""
         return torch.tensor(self.widths, dtype=torch.float64, device=self.positions.device)
 
     @cached_property
     def geometry(self) -> Geometry:
-        """The operators on the CPU."""
+        """Cached operators on the CPU."""
         return Geometry(
             self.positions.detach().cpu().numpy(),
             self.sigma.cpu().numpy(),
@@ -145,7 +187,7 @@ class Electrostatics:
     def energies(
         self, multipoles: torch.Tensor, per_atom: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """½ pᵀAp of each system, and with `per_atom` ½ p·Ap of each atom, without derivatives, eV."""
+        """Energies ½ pᵀAp `[n_systems]` eV, and with `per_atom` ½ p·Ap `[n_atoms]` without derivatives."""
         inputs = (self.positions, multipoles, self.cell)
         gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
         options = (self.boundary, self.method, self.accuracy, self.precision, True, gradients or per_atom)
@@ -182,7 +224,7 @@ class Electrostatics:
         return self._features(multipoles, self._receivers, self.features_max_l, "receiver", own)
 
     def cached_features(self, multipoles: torch.Tensor) -> torch.Tensor:
-        """The same without derivatives, from the cached operators."""
+        """B p without derivatives, by the cached operators."""
         return self.operators.features(multipoles)
 
     def known_features(self, values: torch.Tensor, multipoles: torch.Tensor) -> torch.Tensor:
@@ -200,8 +242,8 @@ class Electrostatics:
     def potential(self, multipoles: torch.Tensor) -> torch.Tensor:
         """A p = d(½ pᵀAp)/dp, `[n_atoms, n_lm]`; differentiable twice.
 
-        The features at the widths of the sources are dE/dp, so the derivatives of this are those of the
-        features, where a gradient of the energy could be differentiated only once more.
+        It is evaluated as features at the widths of the sources, which are differentiable twice; the gradient
+        of the energy would be differentiable only once.
         """
         widths, index = self._own_widths
         values = self._features(multipoles, widths, self.max_l, "multipoles", True)
@@ -209,11 +251,11 @@ class Electrostatics:
 
     @cached_property
     def _own_widths(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The different widths of the sources, and which of them each atom has."""
+        """Distinct widths of the sources, and the index of each atom's width."""
         return torch.unique(self.sigma, return_inverse=True)
 
     def cached_potential(self, multipoles: torch.Tensor) -> torch.Tensor:
-        """The same without derivatives, from the cached operators."""
+        """A p without derivatives, by the cached operators."""
         return self.operators.potential(multipoles)
 
     def field_features(self) -> torch.Tensor:
@@ -222,20 +264,20 @@ class Electrostatics:
         return field_features(self.positions, local, self._receivers, self.features_max_l, "receiver")
 
     def field_potential(self) -> torch.Tensor:
-        """Potential of the external field on multipoles, `[n_atoms, n_lm]`: -F·r, -F."""
+        """Derivative of -F·D in the multipoles, `[n_atoms, n_lm]`: -F·r for charges, -F for dipoles."""
         width = self.positions.new_ones(1)
         local = at_atoms(self.external_field, self.batch)
         return field_features(self.positions, local, width, self.max_l, "multipoles")[:, 0]
 
     def constant_features(self) -> torch.Tensor:
-        """Features of a potential of one volt everywhere, `[n_widths, n_features_lm]`."""
+        """Features of a uniform potential of one volt, `[n_widths, n_features_lm]`."""
         values = self.positions.new_zeros(len(self.widths), (self.features_max_l + 1) ** 2)
         values[:, 0] = math.sqrt(4.0 * math.pi)
         return values
 
     def self_interaction(self) -> torch.Tensor:
-        """Diagonal of A of each atom alone, `[n_atoms, n_lm]`: K (2/pi) Γ(l+½) / (2 sigma^(2l+1) (2l+1)
-        ((2l-1)!!)²)."""
+        """Self-interaction, the diagonal of A_ii, `[n_atoms, n_lm]`:
+        K (2/pi) Γ(l+½) / (2 sigma^(2l+1) (2l+1) ((2l-1)!!)²)."""
         columns = []
         for l in range(self.max_l + 1):
             double_factorial = math.prod(range(1, 2 * l, 2))

@@ -1,10 +1,10 @@
-"""Derivatives of a self-consistent state without differentiating the iteration that found it.
+"""Derivatives of a self-consistent state by the implicit function theorem.
 
-At the converged, detached state the chord-Newton step x <- x - K0^-1 R(x, theta) with the constant
-Jacobian K0 changes nothing in value, but carries the dependence on parameters and positions:
-one step gives exact first derivatives, two give exact second derivatives, which losses of
-forces need. Each costs one evaluation of the residual, and one solve where the residual is not small enough
-already; the backward pass is a solve with the transpose.
+At the converged, detached state x0 the chord-Newton step x <- x - K0⁻¹ R(x, theta) with the constant Jacobian
+K0 leaves the value unchanged and carries its dependence on parameters and positions. One step gives exact
+first derivatives, dx/dtheta = -K0⁻¹ dR/dtheta; two give exact second derivatives, which losses of forces
+need. A step costs one evaluation of the residual, and one solve unless the residual is negligible; its
+backward pass is a solve with K0ᵀ.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from electret.scf.state import State
 __all__ = ["chord_steps", "linear_solve"]
 
 ROUNDING = 1e-13
-"""Residuals below this are those of exact arithmetic, rounded: e Å^l, or eV/(e Å^l)."""
+"""Size of residuals that are rounding errors, e Å^l or eV/(e Å^l)."""
 
 SMALL_RESIDUAL = 1e-2
-"""Part of the tolerance of the density below which the largest residual leaves energies as they are: they
-miss the sum of slope times residual over the atoms."""
+"""Largest residual, relative to the tolerance of the density, that is negligible in energies. Their error is
+the sum over the atoms of slope times residual."""
 
 ADJOINT_MARGIN = 1e-2
-"""Relative residual of the solve with the transpose, over the tolerance of the density, for first
-derivatives; both enter them linearly."""
+"""Relative residual of the solve with K0ᵀ for first derivatives, in units of the tolerance of the density;
+both enter first derivatives linearly."""
 
 LOOSEST_ADJOINT = 1e-8
-"""The same at most, however loose the tolerance."""
+"""Upper bound of the relative residual of the solve with K0ᵀ."""
 
 
 class _Solve(torch.autograd.Function):
-    """K^-1 as a linear operator, differentiable any number of times in its right-hand side.
+    """K⁻¹ as a linear operator, differentiable any number of times in its right-hand side.
 
-    Relative residuals are those of this solve (1 or more: the solution is taken as zero) and of the ones for
-    its derivatives; None is as exact as it can be.
+    `tolerance` is the relative residual of this solve, and `adjoint_tolerance` of the solves in its
+    derivatives; None is that of the solver, and 1 or more takes zero as the solution.
     """
 
     @staticmethod
@@ -65,7 +65,7 @@ class _Solve(torch.autograd.Function):
 def linear_solve(
     multipoles: torch.Tensor, condition: torch.Tensor, solver: LinearSolver, transpose: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """K^-1 (multipoles, condition), or with the transpose, as a differentiable operation of its arguments."""
+    """K⁻¹ (multipoles, condition), or K⁻ᵀ, differentiable in its right-hand side."""
     return _Solve.apply(multipoles, condition, solver, transpose, None, None)
 
 

@@ -18,16 +18,40 @@ from electret.scf.electrostatics import Electrostatics
 from electret.scf.state import State
 from electret.torch.per_system import at_atoms, sum_over_atoms
 
-__all__ = ["Evaluation", "FixedPointEvaluation", "LinearSolver", "Problem", "Residual", "Systems"]
+__all__ = ["Batch", "Evaluation", "FixedPointEvaluation", "LinearSolver", "Problem", "Residual", "Systems"]
 
 
 @dataclass(frozen=True)
-class Systems:
-    """Condition of each system of a batch: constant total charge or constant Fermi level."""
+class Batch:
+    """Atoms of a batch of systems, and sums over those of each system."""
 
     batch: torch.Tensor  # [n_atoms] int64
     n_systems: int
-    constrained: torch.Tensor  # [n_systems] bool: the total charge is given
+
+    @cached_property
+    def n_atoms(self) -> torch.Tensor:
+        """Atoms of each system, `[n_systems]` float64."""
+        return self.sum(torch.ones_like(self.batch, dtype=torch.float64))
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over the atoms of each system, `[n_systems, ...]` of `[n_atoms, ...]`."""
+        return sum_over_atoms(values, self.batch, self.n_systems)
+
+    def at_atoms(self, values: torch.Tensor) -> torch.Tensor:
+        """Value of each atom's system, `[n_atoms, ...]` of `[n_systems, ...]`."""
+        return at_atoms(values, self.batch)
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Mean over atoms and components of each system, `[n_systems]` of `[n_atoms, ...]`."""
+        flat = values.reshape(len(values), -1).mean(dim=1)
+        return self.sum(flat) / self.n_atoms.clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Systems(Batch):
+    """Condition of each system of a batch: constant total charge or constant Fermi level."""
+
+    constrained: torch.Tensor  # [n_systems] bool: the total charge is constant
     total_charge: torch.Tensor  # [n_systems] e, used where constrained
     fermi_level: torch.Tensor  # [n_systems] eV, used where not constrained
 
@@ -39,27 +63,9 @@ class Systems:
         return replace(self, total_charge=total_charge, fermi_level=fermi_level)
 
     @cached_property
-    def n_atoms(self) -> torch.Tensor:
-        """Atoms of each system, `[n_systems]` float64."""
-        return self.sum(torch.ones_like(self.batch, dtype=torch.float64))
-
-    @cached_property
     def all_constrained(self) -> bool:
         """True if every system has constant total charge."""
         return bool(self.constrained.all())
-
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum over the atoms of each system, `[n_systems, ...]` of `[n_atoms, ...]`."""
-        return sum_over_atoms(values, self.batch, self.n_systems)
-
-    def at_atoms(self, values: torch.Tensor) -> torch.Tensor:
-        """The value of each atom's system, `[n_atoms, ...]` of `[n_systems, ...]`."""
-        return at_atoms(values, self.batch)
-
-    def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """Mean over atoms and components of each system, `[n_systems]` of `[n_atoms, ...]`."""
-        flat = values.reshape(len(values), -1).mean(dim=1)
-        return self.sum(flat) / self.n_atoms.clamp(min=1)
 
     def condition(self, state: State) -> torch.Tensor:
         """Charge minus total charge, or Fermi level minus the given one, `[n_systems]`."""
@@ -78,7 +84,7 @@ class Residual:
 
 
 class LinearSolver(Protocol):
-    """The Jacobian K of the residual at one state, ready to solve with."""
+    """Jacobian K of the residual at one state, as a linear solver."""
 
     def solve(
         self,
@@ -87,13 +93,13 @@ class LinearSolver(Protocol):
         transpose: bool = False,
         tolerance: float | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """x `[n_atoms, n_lm]` and y `[n_systems]` with K (x, y) = (multipoles, condition); zero for systems
-        that `failed`. An iterative solver may end at the relative residual `tolerance`."""
+        """Solution x `[n_atoms, n_lm]`, y `[n_systems]` of K (x, y) = (multipoles, condition), or with Kᵀ;
+        zero for systems that failed. `tolerance` is the relative residual of iterative solvers."""
         ...
 
     @property
     def failed(self) -> torch.Tensor:
-        """Systems for which a solve so far did not succeed, `[n_systems]` bool."""
+        """True for systems of which any solve so far failed, `[n_systems]`."""
         ...
 
 

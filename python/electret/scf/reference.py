@@ -1,4 +1,4 @@
-"""The labelled density of a training frame, and the equations with its components held fixed."""
+"""Labelled density of a training frame, and equations with the labelled components held fixed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ReferenceDensity", "clamped_solution"]
 
 @dataclass(frozen=True)
 class ReferenceDensity:
-    """Labelled multipoles and Fermi level; what has no label keeps the guess of the model."""
+    """Labelled multipoles and Fermi levels. Components without a label have the guess of the model."""
 
     state: State
     known: torch.Tensor  # [n_atoms, n_lm] bool
@@ -26,7 +26,7 @@ class ReferenceDensity:
 
     @classmethod
     def from_labels(cls, graph: Graph, guess: State) -> ReferenceDensity:
-        """From the labels `multipoles` or `charges`, and `fermi_level`, of a graph.
+        """Density from the labels `multipoles` or `charges`, and `fermi_level`, of a graph.
 
         Raises:
             InputError: an atom without a labelled charge.
@@ -59,9 +59,9 @@ class ReferenceDensity:
 
 
 def clamped_solution(problem: Problem, reference: ReferenceDensity, solver: object) -> Solution:
-    """The state in which the labelled components have their labels and the others solve their equations.
+    """Solution with the labelled components held at their labels: the others solve their own equations.
 
-    With every component labelled that is the reference itself. An unknown Fermi level stays at its guess.
+    With every component labelled it is the reference. An unlabelled Fermi level keeps its guess.
     """
     newton = solver if isinstance(solver, Newton) else Newton()
     return newton.solve(_Clamped(problem, reference), reference.state)

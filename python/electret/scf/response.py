@@ -1,4 +1,4 @@
-"""Response of a self-consistent density from the Jacobian at the solution, without finite differences."""
+"""Linear response of a self-consistent density, from solves with the Jacobian at the solution."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import cast
 import torch
 
 from electret.errors import InputError
-from electret.scf.linear import BlockJacobian
+from electret.scf.linear.blocks import BlockJacobian
+from electret.scf.linear.operator import OperatorJacobian
 from electret.scf.problem import Evaluation, FixedPointEvaluation, LinearSolver, Problem, Systems
 from electret.units import COULOMB_CONSTANT
 
 __all__ = ["RESPONSES", "linear_responses"]
 
 RESPONSES = frozenset({"fukui", "fukui_multipoles", "capacitance", "stability", "dielectric_tensor"})
-"""Properties that follow from solves with the Jacobian alone."""
+"""Properties that follow from the Jacobian alone."""
 
 
 def linear_responses(
@@ -71,9 +72,9 @@ def _dielectric_tensor(point: FixedPointEvaluation, systems: Systems, jacobian: 
     for system in range(systems.n_systems):
         if not bool(electrostatics.pbc[system].all()):
             raise InputError(
-                f"dielectric_tensor is asked for system {system}, which has pbc "
-                f"{electrostatics.pbc[system].tolist()}; it is defined for crystals (of open systems ask for "
-                "'polarizability')"
+                f"dielectric_tensor is requested, but system {system} has pbc "
+                f"{electrostatics.pbc[system].tolist()}; it is defined for crystals "
+                "(request 'polarizability' of other systems)"
             )
     volume = torch.linalg.det(electrostatics.cell).abs()
     columns = []
@@ -94,46 +95,7 @@ def _stability(
 ) -> torch.Tensor:
     """Spectral radius of D B, with its derivative d lambda = uᴴ dD B w in the graph of the parameters."""
     operators = point.electrostatics.operators
-    if isinstance(jacobian, BlockJacobian):
-        _, right, left = jacobian.dominant_eigenpair()
-    else:
-        right, left = _dense_eigenpair(point, systems)
+    _, right, left = cast(BlockJacobian | OperatorJacobian, jacobian).dominant_eigenpair()
     parts = [in_graph.tangent(operators.features(vector)) for vector in (right.real, right.imag)]
     values = systems.sum((left.conj() * torch.complex(parts[0], parts[1])).sum(dim=1))
     return values.abs()
-
-
-def _dense_eigenpair(point: FixedPointEvaluation, systems: Systems) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right and left eigenvectors of the dominant eigenvalue of D B per system, from its columns.
-
-    One product per unknown of the largest system serves all systems at once.
-    """
-    multipoles, operators = point.state.multipoles, point.electrostatics.operators
-    n_atoms, n_lm = multipoles.shape
-    counts = torch.bincount(systems.batch, minlength=systems.n_systems)
-    order = torch.argsort(systems.batch, stable=True)
-    first = torch.cumsum(counts, 0) - counts
-    columns = []
-    for index in range(int(counts.max()) * n_lm):
-        atom, component = divmod(index, n_lm)
-        unit = torch.zeros_like(multipoles)
-        present = counts > atom
-        unit[order[first[present] + atom], component] = 1.0
-        columns.append(point.tangent(operators.features(unit)).detach())
-    matrix = torch.stack(columns, dim=2)  # [n_atoms, n_lm, unknowns of the largest system]
-    right = torch.zeros(n_atoms, n_lm, dtype=torch.complex128, device=matrix.device)
-    left = torch.zeros_like(right)
-    for system in range(systems.n_systems):
-        atoms = order[first[system] : first[system] + counts[system]]
-        size = len(atoms) * n_lm
-        if size == 0:
-            continue
-        block = matrix[atoms].reshape(size, -1)[:, :size]
-        values, vectors = torch.linalg.eig(block)
-        k = int(values.abs().argmax())
-        theirs, transposed = torch.linalg.eig(block.T)
-        u = transposed[:, int((theirs - values[k]).abs().argmin())].conj()
-        w = vectors[:, k]
-        u = u / (u.conj() @ w).conj()
-        right[atoms], left[atoms] = w.reshape(-1, n_lm), u.reshape(-1, n_lm)
-    return right, left

@@ -19,21 +19,22 @@ from electret.scf.state import Record, State
 __all__ = ["Anderson", "Mixing", "Newton", "Point", "Solution", "mixed"]
 
 FERMI_LEVEL_STEP = 1.0
-"""Largest change of the Fermi level in one mixing step, eV (the reference scheme clamps it so)."""
+"""Largest change of the Fermi level in one mixing step, eV, as in the reference scheme."""
 
 LINEAR_MARGIN = 0.02
-"""A linear solve leaves this part of the tolerance: its residual is that of a system, not of each atom."""
+"""Residual of a linear solve relative to the tolerance of the density. It is small because the residual of
+the solve is a norm over the system, and the tolerance holds per component."""
 
 AFFINE_MARGIN = 1e-4
-"""The same for affine fixed points, whose one solve is the last one: energies, which are not stationary in
-their density, then need no further one."""
+"""Residual of the single solve of an affine fixed point, relative to the tolerance. Its energies are not
+stationary in the density, and need no further solve at this residual."""
 
 GROWTH = 1.5
-"""A step by extrapolation after which the residual is so many times the smallest one is taken back."""
+"""Growth of the residual, relative to its smallest value, beyond which an extrapolated step is rejected."""
 
 RIDGE = 1e-10
-"""Added to the matrix of the normalised changes of the residual: those that are nearly parallel then amplify
-rounding by no more than its inverse."""
+"""Ridge of the least squares over normalised changes of the residual, which bounds the amplification of
+rounding by nearly parallel changes."""
 
 LOST = 1e6
 """Residuals and multipoles (e Å^l), and Fermi levels (eV), beyond which a system has diverged."""
@@ -56,7 +57,7 @@ class Solution:
 
 
 class _Progress:
-    """Convergence of every system, in the mean absolute local step per component (e Å^l)."""
+    """Convergence of every system, measured by the mean absolute local step per component (e Å^l)."""
 
     def __init__(self, problem: Problem, tolerance: float) -> None:
         self.systems, self.tolerance = problem.systems, tolerance
@@ -94,14 +95,14 @@ class _Progress:
 
 
 def _size(systems: Systems, local: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-    """Mean |local step| per system, with the defect of the charge shared out over its atoms."""
+    """Mean |local step| plus the error of the charge per atom, `[n_systems]`."""
     defect = condition.abs() / systems.n_atoms.clamp(min=1)
     defect = torch.where(systems.constrained, defect, 0.0)
     return systems.mean(local.abs()) + defect
 
 
 def _blend(systems: Systems, active: torch.Tensor, new: State, old: State) -> State:
-    """`new` where active, `old` elsewhere."""
+    """State `new` for active systems, `old` elsewhere."""
     rows = systems.at_atoms(active)[:, None]
     return State(
         torch.where(rows, new.multipoles, old.multipoles),
@@ -111,10 +112,9 @@ def _blend(systems: Systems, active: torch.Tensor, new: State, old: State) -> St
 
 @dataclass(frozen=True)
 class Newton:
-    """x <- x - t K(x)^-1 R(x), t = 1 or halved until the residual falls.
+    """Newton's method: x <- x - t K(x)⁻¹ R(x), with t = 1, 1/2, 1/4, ... until the residual falls.
 
-    One step solves an affine problem, and the next evaluation confirms it. A Jacobian that cannot be inverted
-    ends the iteration of its system.
+    One step solves an affine problem. A singular Jacobian ends the iteration of its system.
     """
 
     tolerance: float = 1e-8
@@ -122,7 +122,7 @@ class Newton:
     halvings: int = 10
 
     def solve(self, problem: Problem, start: State) -> Solution:
-        """See the class."""
+        """Solve R = 0 from `start`."""
         progress = _Progress(problem, self.tolerance)
         point = problem.at(start)
         solver = None
@@ -140,7 +140,7 @@ class Newton:
         return Solution(point, progress.record(), solver if problem.affine else None)
 
     def _linear_tolerance(self, problem: Problem, progress: _Progress) -> float:
-        """Relative residual of an iterative solve that brings active systems well below the tolerance."""
+        """Relative residual of an iterative solve after which active systems are well below the tolerance."""
         sizes = progress.residual[progress.active]
         reduction = self.tolerance / float(sizes.max()) if len(sizes) else 1.0
         margin = AFFINE_MARGIN if problem.affine and not problem.variational else LINEAR_MARGIN
@@ -202,15 +202,15 @@ def _residual_norm(systems: Systems, residual: Residual) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Point:
-    """A state and what decides on the next one."""
+    """A state and the quantities of its update."""
 
     state: State
     local: torch.Tensor
     """Change of the multipoles of each atom that removes its own residual, `[n_atoms, n_lm]`."""
     condition: torch.Tensor
-    """Excess of the charge, or of the Fermi level, `[n_systems]`."""
+    """Error of the charge, or of the Fermi level, `[n_systems]`."""
     response: torch.Tensor
-    """dp/dmu of each atom, `[n_atoms, n_lm]`."""
+    """dp/dmu of each atom at fixed potential, `[n_atoms, n_lm]`."""
 
     @classmethod
     def of(cls, at: Evaluation) -> Point:
@@ -219,11 +219,11 @@ class Point:
 
 
 def mixing_step(systems: Systems, point: Point) -> tuple[torch.Tensor, torch.Tensor]:
-    """The full local update at fixed potential, `[n_atoms, n_lm]` and `[n_systems]`.
+    """Full local update at fixed potential, `[n_atoms, n_lm]` and `[n_systems]`.
 
-    Every atom goes where its residual vanishes at the present potential; the Fermi level takes the Newton
-    step (clamped to 1 eV) that makes the charges add up, and the missing charge is shared out with the local
-    response dp/dmu, so that it is exact.
+    Each atom moves to the zero of its residual in the present potential. The Fermi level takes the Newton
+    step (clamped to 1 eV) at which the charges add up, and the missing charge is distributed in proportion to
+    the local response dp/dmu, so that the total charge is exact.
     """
     missing = -point.condition - systems.sum(point.local[:, 0])  # [n_systems]
     response = systems.sum(point.response[:, 0])
@@ -236,21 +236,21 @@ def mixing_step(systems: Systems, point: Point) -> tuple[torch.Tensor, torch.Ten
 
 
 def mixed(systems: Systems, point: Point, alpha: float) -> State:
-    """The state of a point with the part `alpha` of its local update; the Fermi level moves in full."""
+    """State after a fraction `alpha` of the local update of the multipoles and the full update of mu."""
     p, level = mixing_step(systems, point)
     return State(point.state.multipoles + alpha * p, point.state.fermi_level + level)
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """p <- p + alpha (local update): the reference scheme of arXiv:2603.14700."""
+    """Linear mixing, p <- p + alpha (local update): the reference scheme of arXiv:2603.14700."""
 
     tolerance: float = 1e-6
     max_iterations: int = 100
     alpha: float = 0.25
 
     def solve(self, problem: Problem, start: State) -> Solution:
-        """See the class."""
+        """Solve R = 0 from `start`."""
         systems = problem.systems
 
         def step(point: Point) -> State:
@@ -263,10 +263,10 @@ class Mixing:
 class Anderson:
     """Anderson's (Pulay's) extrapolation over the last `depth` changes of the state, then a mixing step.
 
-    The weights of the changes minimise what convergence is measured by, the local steps and the defect of the
-    charge, so that the Fermi level is extrapolated with the multipoles. They are regularised (`RIDGE`). A
-    system whose residual grows (`GROWTH`) returns to its best state and begins anew with steps of mixing, at
-    each return twice as many: at worst it is mixed.
+    Weights of the changes minimise the local steps and the error of the charge, which also measure
+    convergence; the Fermi level is extrapolated with the multipoles. The least squares are regularised
+    (`RIDGE`). A system whose residual grows (`GROWTH`) returns to its best state and starts again with mixing
+    steps, twice as many at each return.
 
     Sources: D. G. Anderson, J. ACM 12, 547 (1965); H. F. Walker and P. Ni, SIAM J. Numer. Anal. 49, 1715
     (2011); regularised and restarted as by N. C. Henderson and R. Varadhan, J. Comput. Graph. Stat. 28, 834
@@ -279,12 +279,12 @@ class Anderson:
     depth: int = 8
 
     def solve(self, problem: Problem, start: State) -> Solution:
-        """See the class."""
+        """Solve R = 0 from `start`."""
         systems = problem.systems
         past: list[Point] = []
-        best: Point | None = None  # since the last beginning
-        known = torch.zeros_like(systems.total_charge, dtype=torch.int64)  # changes since then
-        pause = torch.zeros_like(known)  # mixing steps after the next beginning
+        best: Point | None = None  # since the last restart
+        known = torch.zeros_like(systems.total_charge, dtype=torch.int64)  # changes since the last restart
+        pause = torch.zeros_like(known)  # mixing steps after the next restart
 
         def step(point: Point) -> State:
             nonlocal best, known, pause
@@ -292,7 +292,7 @@ class Anderson:
                 best = point
             else:
                 size, smallest = _norm(systems, point), _norm(systems, best)
-                lost = (known > 0) & (size > GROWTH * smallest)  # a mixing step is never taken back
+                lost = (known > 0) & (size > GROWTH * smallest)  # a mixing step is never rejected
                 point = _either(systems, lost, best, point)
                 known = torch.where(lost, -pause, known + 1)
                 pause = torch.where(lost, 2 * pause + 1, pause)
@@ -305,7 +305,7 @@ class Anderson:
 
 
 def _either(systems: Systems, chosen: torch.Tensor, one: Point, other: Point) -> Point:
-    """`one` where chosen, `other` elsewhere."""
+    """Quantities of `one` for chosen systems, of `other` elsewhere."""
     rows = systems.at_atoms(chosen)[:, None]
     return Point(
         _blend(systems, chosen, one.state, other.state),
@@ -316,13 +316,13 @@ def _either(systems: Systems, chosen: torch.Tensor, one: Point, other: Point) ->
 
 
 def _norm(systems: Systems, point: Point) -> torch.Tensor:
-    """2-norm of the local steps per system, with the defect of the charge shared out over its atoms."""
+    """2-norm of the local steps and the error of the charge, distributed over the atoms, `[n_systems]`."""
     shared = point.condition.square() / systems.n_atoms.clamp(min=1)
     return (systems.sum(point.local.square().sum(dim=1)) + shared).sqrt()
 
 
 def _extrapolated(systems: Systems, past: list[Point], known: torch.Tensor) -> Point:
-    """State of least residual, to first order in the last `known [n_systems]` changes."""
+    """Point of least residual to first order in the last `known [n_systems]` changes."""
     last, m = past[-1], len(past) - 1
     if m == 0:
         return last
@@ -337,11 +337,11 @@ def _extrapolated(systems: Systems, past: list[Point], known: torch.Tensor) -> P
     sizes = gram.diagonal(dim1=1, dim2=2).sqrt()  # [n_systems, m]
     age = torch.arange(m, 0, -1, device=known.device)
     usable = (age <= known[:, None]) & (sizes > 0) & torch.isfinite(sizes)
-    sizes = torch.where(usable, sizes, math.inf)  # whose weights vanish
+    sizes = torch.where(usable, sizes, math.inf)  # their weights vanish
     ridge = RIDGE * torch.eye(m, dtype=gram.dtype, device=gram.device)
     gram = gram / (sizes[:, :, None] * sizes[:, None]) + ridge
     right = right / sizes
-    gamma = torch.linalg.solve(gram.cpu(), right.cpu()).to(right.device) / sizes  # few numbers: on the CPU
+    gamma = torch.linalg.solve(gram.cpu(), right.cpu()).to(right.device) / sizes  # small matrices: on the CPU
     at_atoms = systems.at_atoms(gamma)
     return Point(
         State(
@@ -361,7 +361,7 @@ def _iterate(
     max_iterations: int,
     step: Callable[[Point], State],
 ) -> Solution:
-    """Repeats a step made of local updates until every system has converged or the limit is reached."""
+    """Repeat a step of local updates until every system has converged or the limit is reached."""
     systems = problem.systems
     progress = _Progress(problem, tolerance)
     point = problem.at(start)

@@ -1,4 +1,4 @@
-"""What a self-consistent calculation solves for, how it is asked for, and what it reports."""
+"""State, request and record of a self-consistent calculation."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ MODES = ("implicit", "unrolled", "direct")
 
 @dataclass(frozen=True)
 class State:
-    """A density and the Fermi level that belongs to it."""
+    """Unknowns of the self-consistent equations: multipoles p and Fermi levels mu."""
 
     multipoles: torch.Tensor  # [n_atoms, n_lm] e Å^l
     fermi_level: torch.Tensor  # [n_systems] eV
 
     def detach(self) -> State:
-        """The same numbers without a graph."""
+        """State without a graph."""
         if not (self.multipoles.requires_grad or self.fermi_level.requires_grad):
             return self
         return State(self.multipoles.detach(), self.fermi_level.detach())
@@ -30,16 +30,17 @@ class State:
 
 @dataclass(frozen=True)
 class ScfRequest:
-    """How the density of one call is to be found; None leaves the choice to the model's `config.scf`.
+    """Method and tolerances of one self-consistent calculation. None takes the value of the model's
+    `config.scf`.
 
     Args:
-        mode: `implicit` converges without a graph and differentiates the converged point; `unrolled` keeps
+        mode: `implicit` converges without a graph and differentiates at the solution; `unrolled` keeps
             `unrolled_steps` mixing steps in the graph; `direct` evaluates the model once at the labelled
             density and Fermi level (training).
-        unrolled_steps: for `unrolled`.
-        start: first density, as of the previous step of a trajectory; on any device.
+        unrolled_steps: number of steps of `unrolled`.
+        start: first state, such as that of the previous step of a trajectory; on any device.
         tolerance: mean absolute residual per multipole component at which a system counts as converged, e.
-        max_iterations: of the solver.
+        max_iterations: most updates of the density.
         solver: `newton`, `newton_cg`, `anderson` or `mixing`.
     """
 
@@ -63,9 +64,9 @@ class ScfRequest:
 
 @dataclass(frozen=True)
 class Record:
-    """How the self-consistency of each system of a batch went."""
+    """Convergence of each system of a batch."""
 
     converged: torch.Tensor  # [n_systems] bool
     iterations: torch.Tensor  # [n_systems] int64, updates of the density
     residual: torch.Tensor  # [n_systems] mean |local step| at the end, e
-    history: torch.Tensor  # [n_systems, n_iterations + 1] the same before each update, nan after the last
+    history: torch.Tensor  # [n_systems, n_iterations + 1] residual before each update, then nan

@@ -46,6 +46,14 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<geometry::Geometry>()?;
     module.add_class::<neighbors::NeighborList>()?;
     module.add_class::<response::Jacobian>()?;
+    use electret_core::response as limits;
+    module.add("DENSE_LIMIT", limits::DENSE_LIMIT)?;
+    module.add("KRYLOV_RESTART", limits::RESTART)?;
+    module.add("KRYLOV_LEAST_GAIN", limits::LEAST_GAIN)?;
+    module.add("KRYLOV_TOLERANCE", limits::TOLERANCE)?;
+    module.add("SMALLEST_SCHUR", limits::SMALLEST_SCHUR)?;
+    module.add_function(wrap_pyfunction!(response::most_products, module)?)?;
+    module.add_function(wrap_pyfunction!(response::dominant_eigenpairs, module)?)?;
     module.add_function(wrap_pyfunction!(response::charge_equilibration, module)?)?;
     module.add_function(wrap_pyfunction!(response::longest_waves, module)?)?;
     module.add_function(wrap_pyfunction!(response::receiver_factors, module)?)?;

@@ -6,7 +6,7 @@ use crate::errors::to_python;
 use crate::geometry::Geometry;
 use electret_core::Error;
 use electret_core::ewald::longest_waves as longest_waves_of;
-use electret_core::response::{self, Blocks, Elements, Reservoir, Settings, Solution};
+use electret_core::response::{self, Blocks, Eigenpairs, Elements, Reservoir, Settings, Solution};
 use electret_core::special::harmonics::count;
 use electret_core::systems::{check_receivers, receiver_factors as receiver_factors_of};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyUntypedArrayMethods};
@@ -42,7 +42,7 @@ impl Jacobian {
 #[pymethods]
 impl Jacobian {
     #[new]
-    #[pyo3(signature = (geometry, operator, left, right, column, constrained, method="auto", tolerance=1e-12, max_iterations=None))]
+    #[pyo3(signature = (geometry, operator, left, right, column, constrained, method="auto", tolerance=response::TOLERANCE, max_iterations=None))]
     fn new(
         py: Python<'_>,
         geometry: &Geometry,
@@ -124,12 +124,7 @@ impl Jacobian {
     }
 
     fn eigenpair<'py>(&self, py: Python<'py>) -> PyResult<EigenArrays<'py>> {
-        let pairs = detached(py, || self.0.eigenpairs())?;
-        Ok((
-            two(py, pairs.values.into_flattened(), 2)?,
-            two(py, pairs.right.into_flattened(), 2)?,
-            two(py, pairs.left.into_flattened(), 2)?,
-        ))
+        eigen_arrays(py, detached(py, || self.0.eigenpairs())?)
     }
 
     fn spectral_radius<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<f64>>> {
@@ -141,6 +136,53 @@ impl Jacobian {
     fn methods(&self) -> Vec<&'static str> {
         self.0.methods()
     }
+}
+
+/// Dominant eigenpairs of `matrices [n_systems, n, n]`, of which the first `sizes [n_systems]` rows and columns count:
+/// values `[n_systems, 2]`, right and left vectors `[n_systems * n, 2]`, zero beyond the sizes.
+#[pyfunction]
+pub fn dominant_eigenpairs<'py>(
+    py: Python<'py>,
+    matrices: Floats<'py>,
+    sizes: Integers<'py>,
+) -> PyResult<EigenArrays<'py>> {
+    let shape = matrices.shape();
+    let n = shape.last().copied().unwrap_or(0);
+    let sizes: Vec<usize> = contiguous(py, "sizes", &sizes)?
+        .iter()
+        .map(|&size| size as usize)
+        .collect();
+    if *shape != [sizes.len(), n, n] || sizes.iter().any(|&size| size > n) {
+        let error = Error::Shape {
+            array: "matrices",
+            found: format!("{shape:?}"),
+            expected: format!(
+                "[{}, n, n] with n at least {:?}",
+                sizes.len(),
+                sizes.iter().max()
+            ),
+        };
+        return Err(to_python(py, &error));
+    }
+    let matrices = contiguous(py, "matrices", &matrices)?;
+    eigen_arrays(
+        py,
+        detached(py, || response::dominant_pairs(matrices, n, &sizes))?,
+    )
+}
+
+fn eigen_arrays(py: Python<'_>, pairs: Eigenpairs) -> PyResult<EigenArrays<'_>> {
+    Ok((
+        two(py, pairs.values.into_flattened(), 2)?,
+        two(py, pairs.right.into_flattened(), 2)?,
+        two(py, pairs.left.into_flattened(), 2)?,
+    ))
+}
+
+/// Most products of iterations with a system of so many unknowns.
+#[pyfunction]
+pub fn most_products(unknowns: usize) -> usize {
+    response::most_products(unknowns)
 }
 
 /// Charges, Fermi levels, energies, dE/dpositions and dipoles.

@@ -23,7 +23,9 @@ from electret.models.start.density import unit_norm
 from electret.models.start.elements import element_charges
 from electret.models.start.statistics import Statistics
 from electret.scf.electrostatics import Electrostatics, Operator
-from electret.scf.linear import OperatorJacobian, block_jacobian
+from electret.scf.linear.blocks import block_jacobian
+from electret.scf.linear.border import Border
+from electret.scf.linear.operator import OperatorJacobian
 from electret.scf.problem import Evaluation, LinearSolver, Problem, Residual, Systems
 from electret.scf.reference import ReferenceDensity
 from electret.scf.state import State
@@ -31,8 +33,8 @@ from electret.scf.state import State
 __all__ = ["FixedPoint", "FixedPointProblem"]
 
 LEVEL_BOUND = 10.0
-"""Farthest that an unlabelled Fermi level may lie from its guess in direct evaluation, eV: an update that
-hardly answers would put it anywhere."""
+"""Largest distance of an unlabelled Fermi level from its guess in direct evaluation, eV. The Newton step of
+an update with a small response is unbounded."""
 
 
 class FixedPointProblem:
@@ -191,43 +193,31 @@ class FixedPointAt:
         """[[1 - D B, -D m], [1ᵀ, 0]] with m the features of one volt. D is block diagonal for one-body
         updates, and applied as a product for others."""
         problem, constrained = self.problem, self.problem.systems.constrained
+        column = -self.local_response
         if held is not None:
-            constrained = torch.zeros_like(constrained)
+            column, constrained = torch.where(held, 0.0, column), torch.zeros_like(constrained)
         if not problem.update.local:
-            return self._operator_jacobian(held, constrained)
+            return self._operator_jacobian(Border.of(problem.systems, column, constrained), held)
         right = -self._derivative
         if held is not None:
             right = torch.where(held[:, :, None], 0.0, right)
-        column = right @ problem.constant.flatten() - problem.per_level
-        if held is not None:
-            column = torch.where(held, 0.0, column)
         return block_jacobian(
             self.electrostatics, "features", None, right, column, constrained, problem.linear_solver
         )
 
-    def _operator_jacobian(self, held: torch.Tensor | None, constrained: torch.Tensor) -> OperatorJacobian:
-        problem, operators, systems = self.problem, self.electrostatics.operators, self.problem.systems
-        tangent, cotangent = self.products
-        free = None if held is None else (~held).double()
+    def _operator_jacobian(self, border: Border, held: torch.Tensor | None) -> OperatorJacobian:
+        operators, (tangent, cotangent) = self.electrostatics.operators, self.products
 
         def masked(values: torch.Tensor) -> torch.Tensor:
-            return values if free is None else values * free
+            return values if held is None else torch.where(held, 0.0, values)
 
-        def apply(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            v = operators.features(x)
-            v = v + problem.constant * systems.at_atoms(y)[:, None, None]
-            charge = systems.sum(x[:, 0])
-            moved = tangent(v) + systems.at_atoms(y)[:, None] * problem.per_level
-            return x - masked(moved), torch.where(constrained, charge, y)
+        def product(x: torch.Tensor) -> torch.Tensor:
+            return x - masked(tangent(operators.features(x)))
 
-        def apply_transpose(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            v = cotangent(masked(x))
-            r = x - operators.features_transpose(v)
-            r[:, 0] += systems.at_atoms(torch.where(constrained, y, 0.0))
-            s = -systems.sum((v * problem.constant).sum(dim=(1, 2)) + masked(x) @ problem.per_level)
-            return r, torch.where(constrained, s, s + y)
+        def transposed_product(x: torch.Tensor) -> torch.Tensor:
+            return x - operators.features_transpose(cotangent(masked(x)))
 
-        return OperatorJacobian(systems, apply, apply_transpose)
+        return OperatorJacobian(border, (product, transposed_product))
 
     def _linearised(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Density F, its variable v, a zero probe, and the vector-Jacobian product of the probe, in the graph
@@ -335,13 +325,13 @@ class FixedPoint(SelfConsistent):
 
     @property
     def honours(self) -> frozenset[str]:
-        """Without responding charges there is no Fermi level to ask for."""
+        """Conditions; a Fermi level needs responding charges."""
         found = super().honours
         return found if self.config.fixed_point.responding == "all" else found - {"fermi_level"}
 
     @property
     def available_properties(self) -> frozenset[str]:
-        """Those of charges that respond, or those of an insulator."""
+        """Properties of responding charges, or of an insulator."""
         found = super().available_properties
         if self.config.fixed_point.responding == "all":
             return found
@@ -368,7 +358,7 @@ class FixedPoint(SelfConsistent):
         return found
 
     def prepared(self, parameters: Parameters) -> Parameters:
-        """With the response of an affine update, which solver and derivatives share."""
+        """Parameters with the response of an affine update, shared by solver and derivatives."""
         return straightened(self.update, parameters)
 
     def guess(self, parameters: Parameters, elements: torch.Tensor) -> torch.Tensor:
@@ -429,7 +419,7 @@ class FixedPoint(SelfConsistent):
 
 
 def _norms(config: ModelConfig, statistics: Statistics) -> torch.Tensor:
-    """What features are divided by, `[n_widths, n_features_lm]`."""
+    """Norms of the features, `[n_widths, n_features_lm]`."""
     widths, max_l = config.electrostatics.widths, config.electrostatics.features_max_l
     given = statistics.feature_norms
     rows = []

@@ -1,4 +1,4 @@
-//! Dense matrices: products, and LU factors that serve solves with the matrix and its transpose.
+//! Dense matrices: products, and LU factors for solves with the matrix and its transpose.
 //!
 //! Work is split into blocks of fixed size, so that results do not depend on the number of threads.
 
@@ -15,10 +15,10 @@ use rayon::prelude::*;
 const PANEL: usize = 64;
 /// Columns updated by one task.
 const TASK: usize = 96;
-/// Sums side by side in a dot product, so that the compiler can use vector instructions.
+/// Partial sums of a dot product, for vector instructions.
 const LANES: usize = 16;
 
-/// a · b, added up in a fixed order.
+/// a · b, summed in a fixed order.
 pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; LANES];
     let (a, b) = (&a[..b.len()], b);
@@ -112,7 +112,7 @@ pub struct Factors {
     column_scale: Vec<f64>,
 }
 
-/// The power of two next to 1/x, so that scaling rounds nothing.
+/// Power of two next to 1/x, which scales without rounding.
 fn inverse_power(x: f64) -> f64 {
     if x > 0.0 && x.is_finite() {
         (-x.log2().round()).exp2()
@@ -138,7 +138,7 @@ impl Factors {
             }
         }
         let column_scale: Vec<f64> = columns.iter().map(|&m| inverse_power(m)).collect();
-        // The rows of the matrix are the columns of its transpose, which is what is factored.
+        // The transpose is factored: its columns are the rows of the matrix.
         let mut lu = matrix.clone();
         lu.par_chunks_exact_mut(n.max(1))
             .with_min_len(64)
@@ -189,7 +189,7 @@ impl Factors {
         }
     }
 
-    /// The same without refinement.
+    /// [`Self::solve`] without refinement.
     pub fn substitute(&self, b: &[f64], transpose: bool) -> Vec<f64> {
         let n = self.n;
         if transpose {
@@ -231,14 +231,14 @@ impl Factors {
     }
 }
 
-/// True if the symmetric matrix has a Cholesky decomposition. Of a `bordered` K = [[S, 1], [1ᵀ, 0]] it is S on the changes
-/// whose sum is zero, in the basis e_i - e_n.
-pub fn positive_definite(matrix: &[f64], bordered: bool) -> bool {
+/// True if S of the symmetric K = [[S, c], [wᵀ, d]] has a Cholesky decomposition; of a `constrained` one it is S on changes
+/// of zero sum, in the basis e_i - e_n.
+pub fn positive_definite(matrix: &[f64], constrained: bool) -> bool {
     let size = matrix.len().isqrt();
-    let n = (size - usize::from(bordered)).saturating_sub(usize::from(bordered));
+    let n = (size - 1).saturating_sub(usize::from(constrained));
     let s = |i: usize, j: usize| matrix[i * size + j];
     let reduced = Mat::from_fn(n, n, |i, j| {
-        if bordered {
+        if constrained {
             s(i, j) - s(i, n) - s(n, j) + s(n, n)
         } else {
             s(i, j)
@@ -247,14 +247,13 @@ pub fn positive_definite(matrix: &[f64], bordered: bool) -> bool {
     n == 0 || reduced.llt(Side::Lower).is_ok()
 }
 
-/// The smallest eigenvalue of the same symmetric matrix in an orthonormal basis, and the row with the largest weight in its
-/// eigenvector.
-pub fn softest(matrix: &[f64], bordered: bool) -> Option<(f64, usize)> {
+/// The smallest eigenvalue of that matrix in an orthonormal basis, and the row with the largest weight in its eigenvector.
+pub fn softest(matrix: &[f64], constrained: bool) -> Option<(f64, usize)> {
     let size = matrix.len().isqrt();
-    let n = size - usize::from(bordered);
+    let n = size - 1;
     let s = |i: usize, j: usize| matrix[i * size + j];
     let mean = |i: usize| (0..n).map(|j| s(i, j)).sum::<f64>() / n as f64;
-    let means: Vec<f64> = match bordered {
+    let means: Vec<f64> = match constrained {
         true => (0..n).map(mean).collect(),
         false => vec![0.0; n],
     };
@@ -266,12 +265,12 @@ pub fn softest(matrix: &[f64], bordered: bool) -> Option<(f64, usize)> {
     Some((found.S()[0], row))
 }
 
-/// Relative size below which a pivot is rounding.
+/// Relative size of pivots that are rounding errors.
 fn threshold(n: usize) -> f64 {
     4.0 * n as f64 * f64::EPSILON
 }
 
-/// LU with partial pivoting of a matrix given column after column; returns which row each row was.
+/// LU with partial pivoting of a matrix given by columns; returns the original index of each row.
 fn factor(a: &mut [f64], n: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..n).collect();
     let params = Spec::<PartialPivLuParams, f64>::default();
@@ -325,7 +324,7 @@ fn factor(a: &mut [f64], n: usize) -> Vec<usize> {
     order
 }
 
-/// Puts what was at `old` to `new` for all pairs (new, old) at once.
+/// Moves values from `old` to `new` for all pairs (new, old) at once.
 fn permute<V: Copy>(values: &mut [V], moved: &[(usize, usize)]) {
     let taken: Vec<V> = moved.iter().map(|&(_, old)| values[old]).collect();
     for (&(new, _), value) in moved.iter().zip(taken) {

@@ -1,25 +1,26 @@
 //! The eigenvalue of largest modulus of a real matrix, with its right and left eigenvectors.
 
-use super::dense::{add_scaled, dot, norm};
+use super::dense::{add_scaled, dot, multiply, multiply_transpose, norm};
 use super::krylov::orthogonalise;
 use crate::error::{Error, Result};
 use faer::{Mat, c64};
+use rayon::prelude::*;
 
 /// Size up to which the whole spectrum is computed.
 const SMALL: usize = 96;
-/// Subspaces that the iteration looks at before it starts again from the best vector in the last of them.
+/// Dimensions of the Krylov space at which convergence is checked; the iteration restarts from the best vector in the last.
 const SUBSPACES: [usize; 6] = [24, 40, 64, 100, 160, 250];
 const RESTARTS: usize = 20;
-/// |T w - λ w| / |λ| at which an eigenvector is taken.
+/// |T w - λ w| / |λ| at which an eigenvector has converged.
 const TOLERANCE: f64 = 1e-12;
-/// The error that is taken when the restarts are used up.
+/// |T w - λ w| / |λ| that is accepted after the last restart.
 const LAST_TOLERANCE: f64 = 1e-8;
-/// Size up to which the whole spectrum is computed when the iteration fails, as for many eigenvalues of one modulus.
+/// Size up to which the whole spectrum is computed if the iteration fails, as it does for many eigenvalues of one modulus.
 const FALLBACK: usize = 2000;
 
 /// λ, w and u as (real, imaginary) parts: T w = λ w, uᴴ T = λ uᴴ, |w| = 1, uᴴ w = 1.
 ///
-/// Where w and u are orthogonal (a defective eigenvalue) u cannot be normalised and is zero.
+/// For a defective eigenvalue w and u are orthogonal, and u is zero.
 #[derive(Clone, Debug)]
 pub struct Eigenpair {
     pub value: [f64; 2],
@@ -27,7 +28,18 @@ pub struct Eigenpair {
     pub left: Vec<[f64; 2]>,
 }
 
-/// `apply(x, transpose)` is T x or Tᵀ x. Without `vectors` the left one is left out.
+/// Dominant eigenvalues of the matrices T of a batch, as (real, imaginary) parts.
+#[derive(Clone, Debug)]
+pub struct Eigenpairs {
+    /// `[system]`.
+    pub values: Vec<[f64; 2]>,
+    /// T w = λ w with |w| = 1, `[atom][lm]`.
+    pub right: Vec<[f64; 2]>,
+    /// uᴴ T = λ uᴴ with uᴴ w = 1, `[atom][lm]`.
+    pub left: Vec<[f64; 2]>,
+}
+
+/// Eigenpair of T; `apply(x, transpose)` is T x or Tᵀ x. The left eigenvector is computed with `vectors` only.
 pub fn dominant(
     n: usize,
     apply: impl Fn(&[f64], bool) -> Vec<f64>,
@@ -70,13 +82,41 @@ pub fn dominant(
     })
 }
 
-/// Modulus, with ties (to rounding) decided for the larger real part and then for the positive imaginary part.
+/// Dominant eigenpairs of matrices padded to `n` rows and columns, `[system][row][column]`, of which the first `sizes`
+/// count; vectors are padded likewise.
+pub fn dominant_pairs(matrices: &[f64], n: usize, sizes: &[usize]) -> Result<Eigenpairs> {
+    let pairs: Vec<Eigenpair> = (0..sizes.len())
+        .into_par_iter()
+        .map(|system| {
+            let size = sizes[system];
+            let rows = (0..size).map(|row| &matrices[(system * n + row) * n..][..size]);
+            let block = rows.collect::<Vec<_>>().concat();
+            let apply = |x: &[f64], transpose: bool| match transpose {
+                false => multiply(&block, x),
+                true => multiply_transpose(&block, size, x),
+            };
+            dominant(size, apply, true)
+        })
+        .collect::<Result<_>>()?;
+    let padded = |vector: &[[f64; 2]]| {
+        let mut out = vector.to_vec();
+        out.resize(n, [0.0; 2]);
+        out
+    };
+    Ok(Eigenpairs {
+        values: pairs.iter().map(|pair| pair.value).collect(),
+        right: pairs.iter().flat_map(|pair| padded(&pair.right)).collect(),
+        left: pairs.iter().flat_map(|pair| padded(&pair.left)).collect(),
+    })
+}
+
+/// Modulus; ties to rounding go to the larger real part, then to the positive imaginary part.
 fn order(value: c64) -> f64 {
     let modulus = value.norm();
     modulus * (1.0 + 1e-12 * value.re.signum()) + if value.im > 0.0 { 1e-13 * modulus } else { 0.0 }
 }
 
-/// The eigenvalue that `choose` picks and its eigenvector of unit length.
+/// Eigenvalue selected by `choose` and its eigenvector of unit length.
 fn search(
     n: usize,
     apply: impl Fn(&[f64]) -> Vec<f64>,
@@ -107,7 +147,7 @@ fn search(
     })
 }
 
-/// An eigenpair of a small matrix.
+/// Eigenpair of a small matrix.
 fn ritz(matrix: &Mat<f64>, choose: &impl Fn(&[c64]) -> Option<usize>) -> Result<(c64, Vec<c64>)> {
     let failure = || Error::Unsupported {
         what: "the eigenvalues of -R M could not be computed".into(),
@@ -134,7 +174,7 @@ fn arnoldi(
     apply: impl Fn(&[f64]) -> Vec<f64>,
     choose: impl Fn(&[c64]) -> Option<usize>,
 ) -> Result<Option<(c64, Vec<c64>)>> {
-    // Numbers without structure, the same at every call.
+    // Fixed pseudo-random entries.
     let mut start: Vec<f64> = (0..n).map(|k| (1.0 + 12.9898 * k as f64).sin()).collect();
     let mut best = None;
     let mut gap = f64::INFINITY;

@@ -13,18 +13,18 @@ use crate::units::COULOMB_CONSTANT;
 use std::f64::consts::PI;
 use std::sync::Arc;
 
-/// What is given per atom.
+/// Parameters of each atom.
 #[derive(Clone, Copy, Debug)]
 pub struct Elements<'a> {
     /// χ, V.
     pub electronegativity: &'a [f64],
-    /// η, V/e, without the interaction of a Gaussian with itself.
+    /// η, V/e, without the self-interaction of the Gaussian.
     pub hardness: &'a [f64],
     /// Å.
     pub sigma: &'a [f64],
 }
 
-/// What each system is held at, `[system]`.
+/// Condition of each system, `[system]`.
 #[derive(Clone, Copy, Debug)]
 pub enum Reservoir<'a> {
     /// Total charge, e.
@@ -59,14 +59,14 @@ fn check_length(array: &'static str, found: usize, expected: usize) -> Result<()
     })
 }
 
-/// η + K / (√π σ): the hardness of each atom with the interaction of its Gaussian with itself, V/e.
+/// η + K / (√π σ): hardness of each atom with the self-interaction of its Gaussian, V/e.
 fn own_hardness(elements: &Elements) -> Vec<f64> {
     let own = elements.hardness.iter().zip(elements.sigma);
     own.map(|(hardness, sigma)| hardness + COULOMB_CONSTANT / (PI.sqrt() * sigma))
         .collect()
 }
 
-/// The error of a system whose energy has no minimum, with the atom that has the largest part in it.
+/// Error for a system whose energy has no minimum, with the atom of largest weight in the softest mode.
 fn no_minimum(
     jacobian: &Jacobian,
     systems: &Systems<f64>,
@@ -134,8 +134,9 @@ pub fn equilibrate(
         max_l: 0,
         normalization: Normalization::Multipoles,
     };
-    // A is positive, so that hardnesses above zero make a minimum. Others may, as the interaction of a Gaussian with itself is
-    // in A: it then stands beside the hardness, where the preconditioner has it, and factors or iterations decide.
+    // A is positive, so that positive hardnesses imply a minimum. Other hardnesses may have one, because A contains the
+    // self-interaction of Gaussians; it is then added to the hardness, which the preconditioner contains, and factors or
+    // iterations decide.
     let certain = elements.hardness.iter().all(|&hardness| hardness > 0.0);
     let hardness: Vec<f64> = match certain {
         true => elements.hardness.to_vec(),

@@ -1,19 +1,19 @@
-//! The Jacobian of a residual in multipoles and Fermi level, one bordered system per member of a batch.
-//!
-//! K = [[L + R M, c], [1_q^T, 0]] at constant charge, [[L + R M, c], [0, 1]] at constant Fermi level.
+//! The Jacobian of a residual in multipoles and Fermi level, K = [[L + R M, c], [wᵀ, d]] of each system of a batch: choice of
+//! the method, solves, products and eigenpairs.
 
-use super::dense::{self, Factors, Singular, add_scaled, dot, multiply, multiply_transpose};
-use super::eigen::{self, Eigenpair};
+use super::border::{Border, split};
+use super::dense::{self, Factors, Singular, add_scaled, multiply, multiply_transpose};
+use super::eigen::{self, Eigenpair, Eigenpairs};
 use super::krylov::{self, Limits};
 use super::long_waves::{LongWaves, most_waves};
 use super::operator::{Operator, check_operator};
-use super::system::{Approximation, System, charges};
+use super::system::{Approximation, System};
 use crate::error::{Error, Result, check_finite};
 use crate::geometry::Geometry;
 use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
 
-/// How systems are solved.
+/// Method of solves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     Auto,
@@ -49,11 +49,11 @@ impl std::str::FromStr for Method {
 /// | 384 | 84 | 72 | 5.2 | 34 |
 /// | 768 | 1000 | 540 | 24 | 126 |
 ///
-/// So the dense solver wins up to about 85 atoms for a K that is solved with once, 190 for eight K of one geometry, and
-/// 450 for one K that is solved with eight times. The number of solves is not known here; this is between.
+/// The dense solver wins up to about 85 atoms for one solve, 190 atoms for eight K of one geometry, and 450 atoms for eight
+/// solves with one K. The limit lies between, as the number of solves is unknown.
 pub const DENSE_LIMIT: usize = 1000;
 
-/// What the user chooses.
+/// Settings of the solver.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub method: Method,
@@ -62,7 +62,7 @@ pub struct Settings {
     pub max_iterations: Option<usize>,
 }
 
-/// The blocks of a batch, in the order of its atoms.
+/// Blocks of a batch, in the order of its atoms.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocks<'a> {
     /// L `[atom][lm][lm]`; none is the identity.
@@ -71,17 +71,17 @@ pub struct Blocks<'a> {
     pub right: Option<&'a [f64]>,
     /// c `[atom][lm]`; none is 1_q.
     pub column: Option<&'a [f64]>,
-    /// Whether the charge of each system is constant, `[system]`.
+    /// True for systems at constant charge, `[system]`.
     pub constrained: &'a [bool],
 }
 
-/// How a system's solve went.
+/// Status of the solve of a system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     Ok = 0,
     Singular = 1,
     NotConverged = 2,
-    /// Not a minimum, in a Jacobian that must have one ([`Jacobian::definite`]).
+    /// Not positive definite, in a Jacobian that must be ([`Jacobian::definite`]).
     Indefinite = 3,
 }
 
@@ -93,17 +93,6 @@ pub struct Solution {
     /// `[system]`.
     pub y: Vec<f64>,
     pub status: Vec<Status>,
-}
-
-/// Dominant eigenvalues of T = -R M, as (real, imaginary) parts.
-#[derive(Clone, Debug)]
-pub struct Eigenpairs {
-    /// `[system]`.
-    pub values: Vec<[f64; 2]>,
-    /// T w = λ w with |w| = 1, `[atom][lm]`.
-    pub right: Vec<[f64; 2]>,
-    /// uᴴ T = λ uᴴ with uᴴ w = 1, `[atom][lm]`.
-    pub left: Vec<[f64; 2]>,
 }
 
 /// Jacobians of a batch over one geometry.
@@ -168,9 +157,13 @@ impl Jacobian {
             .map(|index| {
                 let n_atoms = members.of(index).len();
                 let gather = |values: &[f64], width| members.gather(index, values, width);
+                let constrained = blocks.constrained[index];
                 let column = match blocks.column {
                     Some(column) => gather(column, n_lm),
-                    None => charges(n_atoms, n_lm, 1.0),
+                    None => {
+                        let charge = |k: usize| if k.is_multiple_of(n_lm) { 1.0 } else { 0.0 };
+                        (0..n_atoms * n_lm).map(charge).collect()
+                    }
                 };
                 System {
                     index,
@@ -179,8 +172,8 @@ impl Jacobian {
                     n_rows,
                     left: blocks.left.map(|left| gather(left, n_lm * n_lm)),
                     right: blocks.right.map(|right| gather(right, n_lm * n_rows)),
-                    column,
-                    constrained: blocks.constrained[index],
+                    border: Border::new(column, n_lm, constrained),
+                    constrained,
                     dense: match settings.method {
                         Method::Auto => n_atoms * n_lm <= DENSE_LIMIT,
                         Method::Dense => true,
@@ -232,12 +225,12 @@ impl Jacobian {
             .collect()
     }
 
-    /// Solves K (x, y) = (residual, constraint), or with Kᵀ. A system that fails gets zeros and its status.
+    /// Solves K (x, y) = (residual, constraint), or with Kᵀ. Failed systems have zeros and their status.
     pub fn solve(&self, residual: &[f64], constraint: &[f64], transpose: bool) -> Result<Solution> {
         self.solve_within(residual, constraint, transpose, self.settings.tolerance)
     }
 
-    /// The same with a relative residual of its own for Krylov iterations.
+    /// [`Self::solve`] with another relative residual of Krylov iterations.
     pub fn solve_within(
         &self,
         residual: &[f64],
@@ -283,20 +276,22 @@ impl Jacobian {
             .systems
             .par_iter()
             .map(|system| {
-                let local = self.geometry.members().gather(system.index, x, system.n_lm);
-                self.apply_system(system, &local, y[system.index], transpose)
+                let mut v = self.geometry.members().gather(system.index, x, system.n_lm);
+                v.push(y[system.index]);
+                self.apply_system(system, &v, transpose)
             })
             .collect();
         let (mut r, mut s) = (vec![0.0; x.len()], vec![0.0; y.len()]);
-        for (system, (local, value)) in self.systems.iter().zip(&results) {
+        for (system, result) in self.systems.iter().zip(&results) {
+            let (local, value) = split(result);
             let members = self.geometry.members();
             members.scatter(system.index, local, system.n_lm, &mut r);
-            s[system.index] = *value;
+            s[system.index] = value;
         }
         Ok((r, s))
     }
 
-    /// The eigenvalue of largest modulus of T = -R M with its eigenvectors, per system.
+    /// Eigenvalue of largest modulus of T = -R M with its eigenvectors, per system.
     pub fn eigenpairs(&self) -> Result<Eigenpairs> {
         let n = self.geometry.n_atoms() * self.geometry.n_lm();
         let pairs: Vec<Eigenpair> = self
@@ -342,15 +337,8 @@ impl Jacobian {
         tolerance: f64,
     ) -> std::result::Result<(Vec<f64>, f64), Status> {
         let mut b = r.to_vec();
-        if system.constrained {
-            b.push(s);
-        } else if !transpose {
-            // The last row says y = s.
-            add_scaled(&mut b, &system.column, -s);
-        }
-        let mut x = if b.is_empty() {
-            b
-        } else if system.dense {
+        b.push(s);
+        let mut x = if system.dense {
             if self.definite && !self.has_minimum(system) {
                 return Err(Status::Indefinite);
             }
@@ -361,13 +349,7 @@ impl Jacobian {
         } else {
             self.iterate(system, &b, transpose, tolerance)?
         };
-        let y = if system.constrained {
-            x.pop().unwrap_or(0.0)
-        } else if transpose {
-            s - dot(&system.column, &x)
-        } else {
-            s
-        };
+        let y = x.pop().unwrap_or(0.0);
         Ok((x, y))
     }
 
@@ -386,14 +368,14 @@ impl Jacobian {
         found
     }
 
-    /// Parts of the preconditioner, kept for later solves.
+    /// Parts of the preconditioner, cached.
     fn approximation<'a>(&self, system: &'a System) -> &'a Approximation {
         if let Some(found) = system.approximation.get() {
             return found;
         }
         // Outside the lock, as the factors are.
         let inverses = system.inverses();
-        let limit = most_waves(system.n_atoms * system.n_lm);
+        let limit = most_waves(system.n());
         let waves = self.operator.waves(&self.geometry, system.index, limit);
         let waves = waves.and_then(|waves| LongWaves::new(system, waves, inverses.as_ref()));
         let made = Approximation { inverses, waves };
@@ -408,63 +390,39 @@ impl Jacobian {
         tolerance: f64,
         waves: Option<&LongWaves>,
     ) -> std::result::Result<Vec<f64>, Status> {
-        let n = system.n_atoms * system.n_lm;
         let limits = Limits {
             tolerance,
             products: self
                 .settings
                 .max_iterations
-                .unwrap_or(b.len().clamp(20, 1000)),
+                .unwrap_or_else(|| krylov::most_products(b.len())),
         };
         let inverses = self.approximation(system).inverses.as_ref();
-        let preconditioner = system.preconditioner(inverses, waves, transpose);
+        let inner = |x: &[f64]| system.approximate_inverse(inverses, waves, x, transpose);
+        let preconditioner = system.border.inverse(inner, transpose);
         if system.symmetric {
-            let apply = |x: &[f64]| self.apply_system(system, x, 0.0, false).0;
-            let project = |r: &[f64]| {
-                let mut b = r.to_vec();
-                b.extend(system.constrained.then_some(0.0));
-                preconditioner.solve(&b)
-            };
-            let start = preconditioner.solve(b);
-            let constraint = system.constrained.then_some(system.n_lm);
-            let found = krylov::projected_cg(apply, project, &b[..n], start, constraint, limits);
+            let apply = |x: &[f64]| self.inner_product(system, x, false);
+            let found = krylov::projected_cg(apply, &preconditioner, b, system.n_lm, limits);
             if found.is_ok() || self.definite {
                 return found;
             }
         }
-        let apply = |v: &[f64]| {
-            let (x, y) = v.split_at(n);
-            let (mut r, s) =
-                self.apply_system(system, x, y.first().copied().unwrap_or(0.0), transpose);
-            r.extend(system.constrained.then_some(s));
-            r
-        };
+        let apply = |v: &[f64]| self.apply_system(system, v, transpose);
         krylov::gmres(apply, |v| preconditioner.solve(v), b, limits).ok_or(Status::NotConverged)
     }
 
-    fn apply_system(&self, system: &System, x: &[f64], y: f64, transpose: bool) -> (Vec<f64>, f64) {
+    /// K v, or Kᵀ v, of v = (x, y).
+    fn apply_system(&self, system: &System, v: &[f64], transpose: bool) -> Vec<f64> {
+        let (x, y) = split(v);
+        let product = self.inner_product(system, x, transpose);
+        system.border.product(product, x, y, transpose)
+    }
+
+    /// J x = L x + R M x, or Jᵀ x.
+    fn inner_product(&self, system: &System, x: &[f64], transpose: bool) -> Vec<f64> {
         let mut out = system.left_product(x, transpose);
-        if transpose {
-            add_scaled(&mut out, &self.fixed_product(system, x, true), 1.0);
-            let mut s = dot(&system.column, x);
-            if system.constrained {
-                for row in out.chunks_exact_mut(system.n_lm) {
-                    row[0] += y;
-                }
-            } else {
-                s += y;
-            }
-            (out, s)
-        } else {
-            add_scaled(&mut out, &self.fixed_product(system, x, false), 1.0);
-            add_scaled(&mut out, &system.column, y);
-            let s = if system.constrained {
-                x.chunks_exact(system.n_lm).map(|row| row[0]).sum()
-            } else {
-                y
-            };
-            (out, s)
-        }
+        add_scaled(&mut out, &self.fixed_product(system, x, transpose), 1.0);
+        out
     }
 
     /// R M x, or Mᵀ Rᵀ x.
@@ -505,7 +463,7 @@ impl Jacobian {
         })
     }
 
-    /// LU factors of one system, kept for later solves.
+    /// LU factors of one system, cached.
     fn factors<'a>(&self, system: &'a System) -> Option<&'a Factors> {
         let factors = match system.factors.get() {
             Some(factors) => factors,
@@ -520,7 +478,6 @@ impl Jacobian {
     }
 
     fn eigenpair(&self, system: &System, vectors: bool) -> Result<Eigenpair> {
-        let n = system.n_atoms * system.n_lm;
         let apply = |x: &[f64], transpose: bool| {
             let mut out = self.fixed_product(system, x, transpose);
             for value in &mut out {
@@ -528,17 +485,17 @@ impl Jacobian {
             }
             out
         };
-        eigen::dominant(n, apply, vectors)
+        eigen::dominant(system.n(), apply, vectors)
     }
 }
 
-/// Whether every block is symmetric.
+/// True if every block is symmetric.
 fn symmetric(left: &[f64], n: usize) -> bool {
     left.chunks_exact((n * n).max(1))
         .all(|block| (0..n).all(|a| (0..a).all(|b| block[a * n + b] == block[b * n + a])))
 }
 
-/// Refuses tolerances that no iteration can be held to.
+/// Error for tolerances that are no relative residual.
 fn check_tolerance(tolerance: f64) -> Result<()> {
     if tolerance > 0.0 && tolerance < 1.0 {
         return Ok(());

@@ -1,10 +1,20 @@
-//! Iterative solvers that need only products with the matrix.
+//! Iterative solvers, which use products with the matrix only.
 
+use super::border::{Bordered, split};
 use super::dense::{add_scaled, dot, norm};
 use super::jacobian::Status;
 
 /// Vectors kept before GMRES starts again from its best solution.
-const RESTART: usize = 100;
+pub const RESTART: usize = 100;
+/// Fraction of the residual that a restart has to remove: one that does not has met rounding or a singular matrix.
+pub const LEAST_GAIN: f64 = 0.1;
+/// Relative residual at which iterations end, unless overridden by a solve.
+pub const TOLERANCE: f64 = 1e-12;
+
+/// Most products with the matrix of a system of so many unknowns, unless the user chooses.
+pub fn most_products(unknowns: usize) -> usize {
+    unknowns.clamp(20, 1000)
+}
 
 /// When iterations end.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +47,7 @@ pub fn gmres(
         if size <= target {
             return Some(x);
         }
-        // A restart that gains nothing has met rounding or a singular matrix.
-        if products >= limit || size > 0.9 * last {
+        if products >= limit || size > (1.0 - LEAST_GAIN) * last {
             return None;
         }
         last = size;
@@ -115,7 +124,7 @@ fn cycle_of(
     Some((precondition(&step), used))
 }
 
-/// Takes the basis out of `w`, twice for the sake of rounding; returns the components.
+/// Orthogonalises `w` to the basis, twice against rounding; returns the components.
 pub fn orthogonalise(basis: &[Vec<f64>], w: &mut [f64]) -> Vec<f64> {
     let mut components = vec![0.0; basis.len()];
     for _ in 0..2 {
@@ -128,46 +137,43 @@ pub fn orthogonalise(basis: &[Vec<f64>], w: &mut [f64]) -> Vec<f64> {
     components
 }
 
-/// Minimises ½ xᵀAx - b·x by conjugate gradients, at fixed total charge with a `constraint` (Gould, Hribar and Nocedal,
-/// SIAM J. Sci. Comput. 23, 1376): A x + 1_q y = b, with 1_q one at every `constraint`-th entry.
+/// Solves [[J, 1_q], [wᵀ, d]] (x, y) = b with a symmetric J by conjugate gradients in the space of the constraint (Gould,
+/// Hribar and Nocedal, SIAM J. Sci. Comput. 23, 1376): they minimise ½ xᵀJx - r·x at its total charge, or Fermi level.
 ///
-/// `project(r)` is (L⁻¹(r - 1_q v), v) with a total charge of zero, or L⁻¹ r without constraint; `start` = (x, y) has the
-/// right charge. Fails with [`Status::Indefinite`] where a direction without positive curvature is met.
-pub fn projected_cg(
+/// `preconditioner` inverts the matrix with P in place of J: it gives a start that meets the constraint, and changes of x that
+/// keep it. Fails with [`Status::Indefinite`] at a direction without positive curvature.
+pub fn projected_cg<P: Fn(&[f64]) -> Vec<f64>>(
     apply: impl Fn(&[f64]) -> Vec<f64>,
-    project: impl Fn(&[f64]) -> Vec<f64>,
+    preconditioner: &Bordered<P>,
     b: &[f64],
-    start: Vec<f64>,
-    constraint: Option<usize>,
+    n_lm: usize,
     limits: Limits,
 ) -> Result<Vec<f64>, Status> {
-    let n = b.len();
-    let mut x = start;
-    let mut y = x.split_off(n).first().copied().unwrap_or(0.0);
-    // The norm of the whole right-hand side, with the charge.
-    let charge: f64 = constraint.map_or(0.0, |step| x.iter().step_by(step).sum());
-    let target = limits.tolerance * norm(b).hypot(charge);
+    let target = limits.tolerance * norm(b);
+    let mut x = preconditioner.solve(b);
+    let mut y = x.pop().unwrap_or(0.0);
+    let right = split(b).0;
     let shift = |values: &mut [f64], by: f64| {
-        if let Some(step) = constraint {
-            values
-                .iter_mut()
-                .step_by(step)
-                .for_each(|value| *value -= by);
-        }
+        values
+            .iter_mut()
+            .step_by(n_lm)
+            .for_each(|value| *value -= by);
     };
     let residual_of = |x: &[f64], y: f64| {
-        let mut r: Vec<f64> = apply(x).iter().zip(b).map(|(p, b)| b - p).collect();
+        let mut r: Vec<f64> = apply(x).iter().zip(right).map(|(p, b)| b - p).collect();
         shift(&mut r, y);
         r
     };
     let mut residual = residual_of(&x, y);
-    let mut direction = vec![0.0; n];
+    let mut direction = vec![0.0; x.len()];
     let mut last = 1.0;
     let mut verified = false;
     for iteration in 0..limits.products {
-        let mut step = project(&residual);
-        // What the constraint takes up belongs to y; carried along, it would drown the rest in rounding.
-        let multiplier = step.split_off(n).first().copied().unwrap_or(0.0);
+        // Multipliers belong to y; left in the residual they would drown the rest in rounding.
+        residual.push(0.0);
+        let mut step = preconditioner.solve(&residual);
+        residual.pop();
+        let multiplier = step.pop().unwrap_or(0.0);
         y += multiplier;
         shift(&mut residual, multiplier);
         let size = norm(&residual);
@@ -175,9 +181,9 @@ pub fn projected_cg(
             return Err(Status::NotConverged);
         }
         if size <= target {
-            // The recursion drifts from the true residual; look at that one before believing.
+            // The recursion drifts from the true residual, which decides.
             if verified || iteration == 0 {
-                x.extend(constraint.map(|_| y));
+                x.push(y);
                 return Ok(x);
             }
             residual = residual_of(&x, y);

@@ -1,13 +1,13 @@
-//! The operator M inside a Jacobian, of one system: as a matrix, or by its action.
+//! The operator M of one system in a Jacobian, as a matrix or by its action.
 
 use crate::error::{Error, Result};
 use crate::ewald::Waves;
 use crate::geometry::Geometry;
 
-/// Which operator of the geometry the residual depends on the multipoles through.
+/// Operators of the geometry that a residual may contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operator {
-    /// The symmetric A of energies ½ pᵀAp.
+    /// A of energies ½ pᵀAp, symmetric.
     Coulomb,
     /// B from multipoles to features.
     Features,
@@ -40,7 +40,7 @@ impl Operator {
         }
     }
 
-    /// M by rows, cached in the geometry.
+    /// M by rows; cached in the geometry.
     pub fn matrix(self, geometry: &Geometry, system: usize) -> Result<&[f64]> {
         match self {
             Self::Coulomb => geometry.coulomb_matrix(system),
@@ -48,7 +48,7 @@ impl Operator {
         }
     }
 
-    /// The long waves of M of one system, in a cell periodic along every axis.
+    /// Long waves of M of one system; none unless its cell is periodic along every axis.
     pub fn waves(self, geometry: &Geometry, system: usize, limit: usize) -> Option<&Waves> {
         match self {
             Self::Coulomb => geometry.coulomb_waves(system, limit),
@@ -73,7 +73,7 @@ impl Operator {
     }
 }
 
-/// Refuses an operator that the geometry does not have.
+/// Error for an operator that the geometry does not have.
 pub fn check_operator(operator: Operator, geometry: &Geometry) -> Result<()> {
     let (n_widths, _) = geometry.feature_shape();
     if operator == Operator::Features && n_widths == 0 {

@@ -1,12 +1,13 @@
-//! The blocks of one system's Jacobian: products with them, the dense matrix, the preconditioner.
+//! Blocks of the Jacobian of one system: products with them, the dense matrix, an approximate inverse.
 
+use super::border::Border;
 use super::dense::{Factors, Singular, add_scaled, dot};
 use super::long_waves::LongWaves;
 use crate::arithmetic::workspace::Workspace;
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
-/// The blocks of one system.
+/// Blocks of one system.
 pub struct System {
     pub index: usize,
     pub n_atoms: usize,
@@ -14,29 +15,20 @@ pub struct System {
     pub n_rows: usize,
     pub left: Option<Vec<f64>>,
     pub right: Option<Vec<f64>>,
-    pub column: Vec<f64>,
+    pub border: Border,
     pub constrained: bool,
     pub dense: bool,
-    /// Whether K is symmetric.
+    /// True if K is symmetric.
     pub symmetric: bool,
     pub factors: OnceLock<Result<Factors, Singular>>,
-    /// What iterations are preconditioned with, made at the first.
+    /// Parts of the preconditioner, made at the first iteration.
     pub approximation: OnceLock<Approximation>,
 }
 
-/// Parts of an approximate inverse of L + R M.
+/// Parts of the approximate inverse of L + R M.
 pub struct Approximation {
     pub inverses: Option<BlockDiagonal>,
     pub waves: Option<LongWaves>,
-}
-
-/// `value` at the charge of each atom.
-pub fn charges(n_atoms: usize, n_lm: usize, value: f64) -> Vec<f64> {
-    let mut out = vec![0.0; n_atoms * n_lm];
-    for row in out.chunks_exact_mut(n_lm) {
-        row[0] = value;
-    }
-    out
 }
 
 impl System {
@@ -65,6 +57,7 @@ impl System {
         out
     }
 
+    /// R v.
     pub fn right_product(&self, v: &[f64]) -> Vec<f64> {
         let Some(right) = &self.right else {
             return v.to_vec();
@@ -79,6 +72,7 @@ impl System {
             .collect()
     }
 
+    /// Rᵀ x.
     pub fn right_transpose(&self, x: &[f64]) -> Vec<f64> {
         let Some(right) = &self.right else {
             return x.to_vec();
@@ -95,10 +89,15 @@ impl System {
         out
     }
 
-    /// K by rows; without the last row and column at constant Fermi level.
+    /// Unknowns without the Fermi level.
+    pub fn n(&self) -> usize {
+        self.n_atoms * self.n_lm
+    }
+
+    /// K by rows.
     pub fn assemble(&self, matrix: &[f64]) -> Vec<f64> {
-        let n = self.n_atoms * self.n_lm;
-        let size = n + usize::from(self.constrained);
+        let n = self.n();
+        let size = n + 1;
         let mut out = vec![0.0; size * size];
         out[..n * size]
             .par_chunks_mut(self.n_lm * size)
@@ -126,16 +125,11 @@ impl System {
                             add_scaled(&mut row[start..start + self.n_lm], block, 1.0);
                         }
                     }
-                    if self.constrained {
-                        row[n] = self.column[start + a];
-                    }
+                    row[n] = self.border.column()[start + a];
                 }
             });
-        if self.constrained {
-            for atom in 0..self.n_atoms {
-                out[n * size + atom * self.n_lm] = 1.0;
-            }
-        }
+        out[n * size..n * size + n].copy_from_slice(self.border.row());
+        out[n * size + n] = self.border.corner();
         out
     }
 
@@ -155,11 +149,11 @@ impl System {
         out
     }
 
-    /// The inverses of the blocks of L, where they are not the identity.
+    /// Inverses of the blocks of L; none for the identity.
     pub fn inverses(&self) -> Option<BlockDiagonal> {
         let n = self.n_lm;
         let values = self.left.as_ref()?.chunks_exact(n * n).flat_map(|block| {
-            // A block that cannot be inverted is left out of the preconditioner.
+            // Singular blocks are left out of the preconditioner.
             invert(block, n).unwrap_or_else(|| identity(n))
         });
         Some(BlockDiagonal {
@@ -168,42 +162,27 @@ impl System {
         })
     }
 
-    /// K with the long waves of M alone, or without any, inverted; keeps Krylov iterations few.
+    /// P⁻¹ x, or P⁻ᵀ x, with P = L and the long waves of M, or without any.
     ///
-    /// The own blocks of R M would cost several products and save almost no iterations (water: 34 instead of 34).
-    pub fn preconditioner<'a>(
+    /// The blocks of R M of each atom alone would cost several products and save almost no iterations (water: 34 of 34).
+    pub fn approximate_inverse(
         &self,
-        inverses: Option<&'a BlockDiagonal>,
-        waves: Option<&'a LongWaves>,
+        inverses: Option<&BlockDiagonal>,
+        waves: Option<&LongWaves>,
+        x: &[f64],
         transpose: bool,
-    ) -> Preconditioner<'a> {
-        let ones = charges(self.n_atoms, self.n_lm, 1.0);
-        let (column, row) = if transpose {
-            (ones, self.column.clone())
-        } else {
-            (self.column.clone(), ones)
-        };
-        let mut out = Preconditioner {
-            inverses,
-            waves,
-            transpose,
-            column: Vec::new(),
-            row,
-            schur: None,
-        };
-        if self.constrained {
-            let column = out.inner(&column);
-            let schur = dot(&out.row, &column);
-            let scale = out
-                .row
-                .iter()
-                .zip(&column)
-                .map(|(a, b)| (a * b).abs())
-                .sum::<f64>();
-            out.column = column;
-            out.schur = (schur.abs() > 1e-8 * scale).then_some(schur);
+    ) -> Vec<f64> {
+        let mut x = x.to_vec();
+        if let (Some(waves), true) = (waves, transpose) {
+            waves.before(&mut x);
         }
-        out
+        if let Some(inverses) = inverses {
+            x = inverses.product(&x, transpose);
+        }
+        if let (Some(waves), false) = (waves, transpose) {
+            waves.after(&mut x);
+        }
+        x
     }
 }
 
@@ -228,7 +207,7 @@ pub struct BlockDiagonal {
 }
 
 impl BlockDiagonal {
-    /// Their product with a vector, or that of their transposes.
+    /// Product with a vector, or of the transposes.
     fn product(&self, x: &[f64], transpose: bool) -> Vec<f64> {
         let n = self.n;
         let mut out = vec![0.0; x.len()];
@@ -249,7 +228,7 @@ impl BlockDiagonal {
         out
     }
 
-    /// Their product with a matrix given by rows of `n_columns`.
+    /// Product with a matrix given by rows of `n_columns`.
     pub fn rows(&self, rows: &[f64], n_columns: usize) -> Workspace<f64> {
         let n = self.n;
         let mut out = Workspace::take(rows.len());
@@ -260,58 +239,6 @@ impl BlockDiagonal {
             .zip(rows.par_chunks_exact(n * n_columns))
             .for_each(|((out, block), panel)| multiply_block(block, panel, n_columns, out));
         out
-    }
-}
-
-/// The inverse of [[P, c], [1_q^T, 0]], or of P alone, or of their transposes; P is L, with long waves or without.
-pub struct Preconditioner<'a> {
-    /// L⁻¹; the identity where None.
-    inverses: Option<&'a BlockDiagonal>,
-    waves: Option<&'a LongWaves>,
-    transpose: bool,
-    /// P⁻¹ c; empty without a border.
-    column: Vec<f64>,
-    row: Vec<f64>,
-    /// 1_q^T P⁻¹ c, where it can be divided by.
-    schur: Option<f64>,
-}
-
-impl Preconditioner<'_> {
-    /// P⁻¹ x.
-    fn inner(&self, x: &[f64]) -> Vec<f64> {
-        let blocks = |x: Vec<f64>| match self.inverses {
-            Some(inverses) => inverses.product(&x, self.transpose),
-            None => x,
-        };
-        let mut x = x.to_vec();
-        let Some(waves) = self.waves else {
-            return blocks(x);
-        };
-        if self.transpose {
-            waves.before(&mut x);
-            return blocks(x);
-        }
-        let mut z = blocks(x);
-        waves.after(&mut z);
-        z
-    }
-
-    pub fn solve(&self, b: &[f64]) -> Vec<f64> {
-        if self.column.is_empty() {
-            return self.inner(b);
-        }
-        let n = b.len() - 1;
-        let mut x = self.inner(&b[..n]);
-        let y = match self.schur {
-            Some(schur) => (dot(&self.row, &x) - b[n]) / schur,
-            None => {
-                x.push(b[n]);
-                return x;
-            }
-        };
-        add_scaled(&mut x, &self.column, -y);
-        x.push(y);
-        x
     }
 }
 
