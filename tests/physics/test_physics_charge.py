@@ -55,15 +55,15 @@ DISTANCE = 1e4  # Å: the attraction of 1.4e-3 eV/e² is less than the curvature
 
 
 def atom(levels: tuple[float, float, float], sharpness: float):
-    """Slopes A, I_1, I_2 of E(q) between the whole charges -1, 0, 1, 2; the Gaussian's interaction with
-    itself is taken out."""
+    """Slopes A, I_1, I_2 of E(q) between the integer charges -1, 0, 1, 2, without the self-interaction of the
+    Gaussian."""
     affinity, first, second = levels
     steps = [(0, first - affinity), (1, second - first)]
     return staircase(steps, affinity, CURVATURE - SELF, sharpness)
 
 
 def atoms(n: int, sharpness: float, **condition: object) -> Functional:
-    """Potassium, or potassium and sodium far apart."""
+    """Potassium (`n` = 1), or potassium and sodium far apart (2)."""
     positions = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, DISTANCE]])[:n]
     energies = [atom(levels, sharpness) for levels in (POTASSIUM, SODIUM)[:n]]
     return Functional(
@@ -100,9 +100,9 @@ def test_the_energy_of_an_atom_is_straight_between_whole_charges():
 
 
 def test_two_atoms_are_ionised_one_after_the_other():
-    """Analytic: while potassium goes from 0 to 1 sodium does not answer at all (zero susceptibility) and
-    potassium takes all (infinite susceptibility, up to the small curvature); then sodium is next. Fermi
-    level: -I(K), then -I(Na)."""
+    """Analytic: while potassium goes from 0 to 1 sodium does not respond (zero susceptibility) and
+    potassium takes all charge (infinite susceptibility, up to the small curvature); then sodium is next.
+    Fermi level: -I(K), then -I(Na)."""
     charges = np.array([0.25, 0.75, 1.25, 1.75])
     _, levels, densities = curve(2, charges)
     assert densities[:, 0] == pytest.approx([0.25, 0.75, 1.0, 1.0], abs=8e-3)
@@ -121,7 +121,7 @@ def test_the_slope_of_the_energy_is_minus_the_fermi_level():
 
 
 @pytest.mark.parametrize(("level", "charge"), [(-2.0, 0.0), (-12.0, 1.0), (-4.0, 0.0)])
-def test_in_the_gap_the_charge_does_not_answer_the_fermi_level(level, charge):
+def test_in_the_gap_the_charge_is_independent_of_the_fermi_level(level, charge):
     """Analytic: for A < -mu < I_1 (or I_1 < -mu < I_2) the charge of potassium is whole and dQ/dmu = -1 /
     eps'' of the flank of a kink, of order 1 / (b gap); at -mu = I_1 it is -1 / curvature, larger by
     1e5."""
@@ -154,7 +154,7 @@ def test_a_fixed_point_can_be_flat_and_steep():
     def update(v: torch.Tensor) -> torch.Tensor:
         return torch.sigmoid((-v - level) / temperature)
 
-    answers = []
+    slopes = []
     for mu in (-2.0, -level, -level + 0.05, -8.0):
         problem = FixedPoint(electrostatics, update, fermi_level=mu)
         state = problem.solve()
@@ -166,6 +166,6 @@ def test_a_fixed_point_can_be_flat_and_steep():
             .solve(torch.zeros_like(state.multipoles), torch.ones(1, dtype=torch.float64))
         )
         assert float(x[0, 0]) == pytest.approx(-q * (1 - q) / temperature, abs=1e-12)
-        answers.append(-float(x[0, 0]))
-    assert answers[1] == pytest.approx(1 / (4 * temperature))
-    assert max(answers[0], answers[3]) < 1e-10
+        slopes.append(-float(x[0, 0]))
+    assert slopes[1] == pytest.approx(1 / (4 * temperature))
+    assert max(slopes[0], slopes[3]) < 1e-10

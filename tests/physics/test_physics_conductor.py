@@ -27,7 +27,7 @@ def chain(n: int, spacing: float = 2.5) -> np.ndarray:
 
 
 def cube(n: int, spacing: float = 2.5) -> np.ndarray:
-    """A piece of a simple cubic lattice."""
+    """Cluster of `n`³ sites of a simple cubic lattice."""
     axis = spacing * (np.arange(n) - (n - 1) / 2)
     return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
 
@@ -250,9 +250,9 @@ def test_kinks_in_the_charge_make_a_chain_of_charges_insulating():
 
 
 def test_a_fixed_point_can_be_an_insulator_or_a_conductor():
-    """The density answers the potential of all others, p_i = F(v_i + mu), v_i from receivers of width s.
-    Where the charge does not answer, the response is that of coupled dipoles without their own field,
-    alpha linear in the length; where it does, charge flows over any distance. Values by numpy with T_ij
+    """The density responds to the potential of all others, p_i = F(v_i + mu), v_i from receivers of width s.
+    Without a response of charges, the polarisability is that of coupled dipoles without their own field,
+    linear in the length; with it, charge flows over any distance. Values by numpy with T_ij
     of gamma² = sigma² + s²."""
     spacing, sigma, width, alpha, softness = 2.5, 1.0, 1.5, 0.1, 0.1
     insulating, conducting = [], []

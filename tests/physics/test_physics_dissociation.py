@@ -1,4 +1,4 @@
-"""A donor and an acceptor pulled apart: the two-site problem, which has a solution on paper."""
+"""Dissociation of a donor and an acceptor: the two-site problem, against closed forms."""
 
 import math
 from types import SimpleNamespace
@@ -245,7 +245,7 @@ def test_a_fixed_point_dissociates_into_whole_charges(distance, start):
 @pytest.mark.parametrize("sharpness", [20.0, 2000.0, 20000.0])
 def test_newton_finds_the_minimum_over_kinks_from_any_start(start, sharpness):
     """The pair far apart is strictly convex, so its minimum is unique. From a fractional start the norm of
-    the residual has to rise before it falls, and a line search on it went round in circles (300 iterations,
+    the residual has to rise before it falls, and a line search on it did not converge (300 iterations,
     charges of 0.3 to 0.7 e)."""
     functional = sodium_chloride(FAR, sharpness)
     first = State(torch.tensor([[start], [-start]], dtype=torch.float64), torch.zeros(1, dtype=torch.float64))

@@ -248,7 +248,7 @@ def mixed(make, level_known: list[bool], solver: Newton):
 
 
 def variational(positions, cell, pbc, field, batch, charge, level) -> Functional:
-    """The functional above for one system or a batch."""
+    """Functional of `convex_energy` for one system or a batch."""
     own = electrostatics_of(positions, SIGMA, 1, cell, pbc, field, batch)
 
     def local(p: torch.Tensor) -> torch.Tensor:

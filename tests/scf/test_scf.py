@@ -81,7 +81,7 @@ def learned(model):
     [*((name, 1, 1) for name in LOCAL), ("nonlinear", 1, 2), ("charge gate", 2, 1), ("affine", 0, 0)],
 )
 def test_linearised_update_is_its_value_and_its_derivative(name, max_l, features_max_l):
-    """Row by row from autograd, at the potential where the solver asks for it."""
+    """Rows from autograd, at the potential at which the solver evaluates the update."""
     backbone = {"hidden_irreps": "4x0e + 4x1o + 4x2e"} if max(max_l, features_max_l) == 2 else None
     electrostatics = {"max_l": max_l, "features_max_l": features_max_l, "sigma": 1.0}
     options = {"fixed_point": LOCAL[name], "electrostatics": electrostatics}
@@ -150,7 +150,8 @@ def test_derivatives_of_a_local_energy(family, options, scale):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_solvers_agree(name):
-    """Newton, Newton with matrix-free solves, Anderson and mixing end in one density, Newton soonest."""
+    """Newton, Newton with matrix-free solves, Anderson and mixing converge to one density, Newton in the
+    fewest iterations."""
     model = variant(name)
     graph = batch_of(model, in_field(molecule(), 1.0), bulk(), slab())
     found = {}
@@ -228,7 +229,7 @@ MAPPINGS = {
 
 @pytest.mark.parametrize("name", MAPPINGS)
 def test_anderson_is_never_much_slower_than_mixing(name):
-    """Two copies and an equation without a solution in one batch, and one by itself."""
+    """Two copies and an equation without a solution in one batch, against one alone."""
     one = MAPPINGS[name]
 
     def three(p):
@@ -284,7 +285,7 @@ def test_a_system_that_fails_leaves_the_others_alone(name, solver):
         parameters = original(structure, features)
         first = (graph.batch == 0).double()[:, None]
         if model.variational:
-            # what an atom does on its own is then a hundred times too much
+            # the local update of an atom is then a hundred times too large
             alone = 0.02 - model.electrostatics_of(structure).self_interaction()
             hardness = parameters["hardness"]
             return {**parameters, "hardness": hardness + first * (alone - hardness)}
@@ -332,7 +333,7 @@ def test_requests_that_cannot_be_used_are_refused():
 
 
 def training_loss(result, weights):
-    """A loss of everything that is trained on, curved in each."""
+    """Loss of every trained quantity, curved in each."""
     return (
         (result["energy"] - result["energy"].detach() - 1.0).square().sum()
         + (weights * result["forces"].square()).sum()
@@ -363,8 +364,8 @@ def test_implicit_gradients_equal_unrolled_ones(name):
 
 @pytest.mark.parametrize("name", ["affine", "nonlinear", "qeq", "functional"])
 def test_first_derivatives_take_one_solve_with_the_transpose(name, monkeypatch):
-    """None where the energy is stationary; and an affine density is solved for once. The forces are those of
-    training, whose chord steps and transposes are solved to rounding."""
+    """No solve with the transpose if the energy is stationary, and one solve in total for affine densities.
+    Forces agree with those of training, whose solves are converged to rounding."""
     model = variant(name, tolerance=1e-8, linear_solver="krylov")
     graph = batch_of(model, bulk(), slab())
     solves = []
@@ -385,7 +386,7 @@ def test_first_derivatives_take_one_solve_with_the_transpose(name, monkeypatch):
 
 
 def test_one_chord_step_is_not_enough_for_losses_of_forces(monkeypatch):
-    """The check above would notice one step instead of two."""
+    """Gradients of losses of forces need two steps: with one they differ."""
     model = variant("nonlinear", mixing=0.7)
     graph = batch_of(model, in_field(molecule(), 1.0))
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -530,9 +531,8 @@ def test_gmres_solves_every_system_of_a_batch():
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("labels", ["multipoles", "charges"])
 def test_direct_evaluation_at_the_own_density_is_self_consistent(name, labels):
-    """With the model's own density as its label there is nothing to learn: the evaluation gives it back,
-    and the stationarity of variational families vanishes. Where dipoles have no label they are solved
-    for."""
+    """The model's own density as a label is reproduced, and the stationarity of variational families
+    vanishes. Dipoles without labels are solved for."""
     model = variant(name)
     graph = batch_of(model, in_field(molecule(), 1.0), bulk())
     solution = model(graph)

@@ -72,9 +72,9 @@ def _dielectric_tensor(point: FixedPointEvaluation, systems: Systems, jacobian: 
     for system in range(systems.n_systems):
         if not bool(electrostatics.pbc[system].all()):
             raise InputError(
-                f"dielectric_tensor is asked for system {system}, which has pbc "
-                f"{electrostatics.pbc[system].tolist()}; it is defined for crystals (of open systems ask for "
-                "'polarizability')"
+                f"dielectric_tensor is requested, but system {system} has pbc "
+                f"{electrostatics.pbc[system].tolist()}; it is defined for crystals "
+                "(request 'polarizability' of other systems)"
             )
     volume = torch.linalg.det(electrostatics.cell).abs()
     columns = []

@@ -23,6 +23,9 @@ from electret.scf.problem import Batch
 
 __all__ = ["DeviceJacobian"]
 
+Index = Tensor | slice
+"""Atoms or systems of a part of the batch."""
+
 
 @dataclass(frozen=True)
 class _Blocks:
@@ -33,7 +36,7 @@ class _Blocks:
     left: Tensor | None  # L [n_atoms, n_lm, n_lm]; None is the identity
     right: Tensor | None  # R [n_atoms, n_lm, n_rows]; None is the identity
 
-    def of(self, geometry: DeviceGeometry, atoms: Tensor | slice) -> _Blocks:
+    def of(self, geometry: DeviceGeometry, atoms: Tensor) -> _Blocks:
         """Blocks of some of the atoms."""
         left, right = (None if one is None else one[atoms] for one in (self.left, self.right))
         return _Blocks(geometry, self.operator, left, right)
@@ -101,7 +104,7 @@ class DeviceJacobian(Solver):
         column: c, derivative of the residual in the Fermi level, `[n_atoms, n_lm]`.
         constrained: True for systems at constant charge, `[n_systems]`.
         method: `auto`, `dense` or `krylov`.
-        tolerance: relative residual at which iterations end, unless a solve asks for another.
+        tolerance: relative residual at which iterations end, unless overridden by a solve.
         max_iterations: most products per iterative solve; None chooses.
 
     Raises:
@@ -136,21 +139,20 @@ class DeviceJacobian(Solver):
         return ["dense" if dense else "krylov" for dense in self._dense]
 
     @cached_property
-    def _parts(self) -> list[tuple[Solver, Tensor | slice, Tensor | slice]]:
+    def _parts(self) -> list[tuple[Solver, Index, Index]]:
         """Solvers of the dense systems and of the others, with their atoms and systems in the batch."""
-        parts: list[tuple[Solver, Tensor | slice, Tensor | slice]] = []
-        whole = self._blocks.geometry
+        parts: list[tuple[Solver, Index, Index]] = []
         for dense in (True, False):
             numbers = tuple(index for index, one in enumerate(self._dense) if one == dense)
             if not numbers:
                 continue
-            geometry = whole
-            atoms: Tensor | slice = slice(None)
-            systems: Tensor | slice = slice(None)
+            blocks = self._blocks
+            atoms: Index = slice(None)
+            systems: Index = slice(None)
             if len(numbers) < len(self._dense):
-                geometry, atoms, systems = whole.subset(numbers)
-            blocks = self._blocks.of(geometry, atoms)
-            border = _border(geometry, self._column[atoms], self._constrained[systems])
+                geometry, atoms, systems = self._blocks.geometry.subset(numbers)
+                blocks = self._blocks.of(geometry, atoms)
+            border = _border(blocks.geometry, self._column[atoms], self._constrained[systems])
             solver = _Dense(blocks, border) if dense else self._iterative(blocks, border)
             parts.append((solver, atoms, systems))
         return parts
@@ -268,12 +270,12 @@ class _LongWaves:
 
     def __init__(self, right: Tensor | None, inverse: Tensor | None, waves: Waves, layout: Layout) -> None:
         self.systems, self.sent = Batch(layout.batch, layout.n_systems), waves.sent  # Φ
-        answers = waves.received if right is None else right @ waves.received
+        responses = waves.received if right is None else right @ waves.received
         # U = L⁻¹ R Ψ, [n_atoms, n_lm, n_waves]
-        self.answers = answers if inverse is None else inverse @ answers
-        sent, answers = (layout.pad(one).flatten(1, 2) for one in (self.sent, self.answers))
+        self.responses = responses if inverse is None else inverse @ responses
+        sent, responses = (layout.pad(one).flatten(1, 2) for one in (self.sent, self.responses))
         identity = torch.eye(sent.shape[2], dtype=sent.dtype, device=sent.device)
-        matrix = identity + sent.transpose(1, 2) @ answers  # [n_systems, n_waves, n_waves]
+        matrix = identity + sent.transpose(1, 2) @ responses  # [n_systems, n_waves, n_waves]
         # a matrix that is not finite is replaced, so that it does not stop the others
         good = torch.isfinite(matrix).all(dim=2).all(dim=1)
         lu, pivots, _ = torch.linalg.lu_factor_ex(torch.where(good[:, None, None], matrix, identity))
@@ -281,11 +283,11 @@ class _LongWaves:
 
     def after(self, z: Tensor) -> Tensor:
         """P⁻¹ v of z = L⁻¹ v."""
-        return z - self._across(self.sent, self.answers, z, False)
+        return z - self._across(self.sent, self.responses, z, False)
 
     def before(self, v: Tensor) -> Tensor:
         """z with P⁻ᵀ v = L⁻ᵀ z."""
-        return v - self._across(self.answers, self.sent, v, True)
+        return v - self._across(self.responses, self.sent, v, True)
 
     def _across(self, along: Tensor, back: Tensor, x: Tensor, transpose: bool) -> Tensor:
         products = self.systems.sum(torch.einsum("alw,al->aw", along, x))  # [n_systems, n_waves]

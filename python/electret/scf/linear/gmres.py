@@ -61,7 +61,7 @@ def gmres(
         length = min(_native.KRYLOV_RESTART, unknowns, limit - products)
         step, used = _cycle(apply, precondition, space, residual, size, target, active, length)
         products += used + 1
-        # what is not finite would spoil its system for good, and is left out
+        # corrections that are not finite are discarded
         good = active & space.finite(*step)
         x = x + torch.where(systems.at_atoms(good)[:, None], step[0], 0.0)
         y = y + torch.where(good, step[1], 0.0)
@@ -82,12 +82,12 @@ class _Space:
         return (self.systems.sum(x.square().sum(dim=1)) + y.square()).sqrt()
 
     def finite(self, x: Tensor, y: Tensor) -> Tensor:
-        """Whether every entry is, `[n_systems]`."""
+        """True for systems with finite entries only, `[n_systems]`."""
         bad = (~torch.isfinite(x)).any(dim=1).to(y.dtype)
         return (self.systems.sum(bad) == 0) & torch.isfinite(y)
 
     def scaled(self, x: Tensor, y: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        """Times a factor of each system; zero where the factor is, whatever the pair."""
+        """Pair times a factor of each system; exactly zero for a factor of zero."""
         rows = self.systems.at_atoms(factor)[:, None]
         return torch.where(rows == 0, 0.0, x * rows), torch.where(factor == 0, 0.0, y * factor)
 
@@ -96,7 +96,7 @@ class _Space:
         return self.systems.sum(torch.einsum("mac,ac->am", xs, x)) + (ys * y).T
 
     def combined(self, xs: Tensor, ys: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum with weights `[n_systems, m]`."""
+        """Linear combination with weights `[n_systems, m]`."""
         x = torch.einsum("mac,am->ac", xs, self.systems.at_atoms(weights))
         return x, (ys * weights.T).sum(dim=0)
 
@@ -111,22 +111,22 @@ def _cycle(
     active: Tensor,
     length: int,
 ) -> tuple[tuple[Tensor, Tensor], int]:
-    """One cycle: the correction, and the products used."""
+    """One cycle of the iteration: correction and number of products."""
     n_systems, dtype = len(size), size.dtype
     tiny, epsilon = torch.finfo(dtype).tiny, torch.finfo(dtype).eps
     xs = residual[0].new_zeros(length + 1, *residual[0].shape)
     ys = residual[1].new_zeros(length + 1, n_systems)
     inverse = torch.where(active, 1.0 / size.clamp(min=tiny), 0.0)
     xs[0], ys[0] = space.scaled(*residual, inverse)
-    # of the Hessenberg matrix H = Qᵀ R per system: the product of the rotations so far, and the triangle
+    # Hessenberg matrix H = Qᵀ R per system: product Q of the Givens rotations, and triangle R
     rotation = torch.eye(length + 1, dtype=dtype, device=size.device).repeat(n_systems, 1, 1)
     triangle = size.new_zeros(n_systems, length + 1, length)
-    steps = torch.where(active, length, 0)  # columns that each system uses
+    steps = torch.where(active, length, 0)  # columns of each system
     used = 0
     for k in range(length):
         x, y = apply(*precondition(xs[k], ys[k]))
         column = size.new_zeros(n_systems, length + 1)
-        for _ in range(2):  # a second pass keeps the basis orthogonal to rounding
+        for _ in range(2):  # the second pass removes rounding errors
             overlap = space.overlaps(xs[: k + 1], ys[: k + 1], x, y)
             column[:, : k + 1] += overlap
             part = space.combined(xs[: k + 1], ys[: k + 1], overlap)
@@ -145,7 +145,7 @@ def _cycle(
         triangle[:, :, k] = column
         used = k + 1
         left = size * rotation[:, k + 1, 0].abs()
-        # an exhausted space has nothing to add; a number that is not finite ends the cycle
+        # the Krylov space is exhausted, or a value is not finite
         ended = (left <= 0.5 * target) | ~(below > epsilon * radius) | ~torch.isfinite(below)
         steps = torch.where(ended & (steps > used), used, steps)
         running = steps > used
@@ -156,7 +156,7 @@ def _cycle(
     block = triangle[:, :used, :used]
     diagonal = block.diagonal(dim1=1, dim2=2)
     within = torch.arange(used, device=size.device)[None] < steps[:, None]
-    within = within & (diagonal != 0)  # zero: a direction without effect
+    within = within & (diagonal != 0)  # zero for directions in the null space
     identity = torch.eye(used, dtype=dtype, device=size.device)
     block = torch.where(within[:, None, :] & within[:, :, None], block, identity)
     right = torch.where(within, size[:, None] * rotation[:, :used, 0], 0.0)

@@ -46,7 +46,7 @@ class OperatorJacobian(Solver):
         products: J x and Jᵀ x of x `[n_atoms, n_lm]`.
         inverses: approximations of J⁻¹ and J⁻ᵀ for preconditioners; one after another is tried on the systems
             that are not solved yet. J = 1 + ... needs none.
-        tolerance: relative residual at which iterations end, unless a solve asks for another.
+        tolerance: relative residual at which iterations end, unless overridden by a solve.
         max_iterations: most products per solve; None chooses by the number of unknowns.
     """
 

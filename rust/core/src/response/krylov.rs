@@ -8,7 +8,7 @@ use super::jacobian::Status;
 pub const RESTART: usize = 100;
 /// Fraction of the residual that a restart has to remove: one that does not has met rounding or a singular matrix.
 pub const LEAST_GAIN: f64 = 0.1;
-/// Relative residual at which iterations end, unless a solve asks for another.
+/// Relative residual at which iterations end, unless overridden by a solve.
 pub const TOLERANCE: f64 = 1e-12;
 
 /// Most products with the matrix of a system of so many unknowns, unless the user chooses.

@@ -23,7 +23,7 @@ pub struct LongWaves {
     /// Φ by rows, `[atom][lm][mode]`.
     sources: Workspace<f64>,
     /// U = L⁻¹ R Ψ by rows.
-    answers: Workspace<f64>,
+    responses: Workspace<f64>,
     /// Factors of 1 + Φᵀ U.
     factors: Factors,
 }
@@ -32,9 +32,9 @@ impl LongWaves {
     /// None where P cannot be inverted.
     pub fn new(system: &System, waves: &Waves, inverses: Option<&BlockDiagonal>) -> Option<Self> {
         let n_modes = waves.n_modes;
-        let mut answers = system.right_rows(waves.received(), n_modes);
+        let mut responses = system.right_rows(waves.received(), n_modes);
         if let Some(inverses) = inverses {
-            answers = inverses.rows(&answers, n_modes);
+            responses = inverses.rows(&responses, n_modes);
         }
         let mut matrix = vec![0.0; n_modes * n_modes];
         for (mode, row) in matrix.chunks_exact_mut(n_modes).enumerate() {
@@ -47,14 +47,14 @@ impl LongWaves {
             MatMut::from_row_major_slice_mut(&mut matrix, n_modes, n_modes),
             Accum::Add,
             MatRef::from_row_major_slice(&waves.source, n, n_modes).transpose(),
-            MatRef::from_row_major_slice(&answers, n, n_modes),
+            MatRef::from_row_major_slice(&responses, n, n_modes),
             1.0,
             Par::Seq,
         );
         Some(Self {
             n_modes,
             sources,
-            answers,
+            responses,
             factors: Factors::new(matrix).ok()?,
         })
     }
@@ -63,12 +63,12 @@ impl LongWaves {
     pub fn after(&self, z: &mut [f64]) {
         let along = multiply_transpose(&self.sources, self.n_modes, z);
         let weights = self.factors.substitute(&along, false);
-        add_scaled(z, &multiply(&self.answers, &weights), -1.0);
+        add_scaled(z, &multiply(&self.responses, &weights), -1.0);
     }
 
     /// z = v - Φ (1 + Φᵀ U)⁻ᵀ Uᵀ v, with P⁻ᵀ v = L⁻ᵀ z.
     pub fn before(&self, v: &mut [f64]) {
-        let along = multiply_transpose(&self.answers, self.n_modes, v);
+        let along = multiply_transpose(&self.responses, self.n_modes, v);
         let weights = self.factors.substitute(&along, true);
         add_scaled(v, &multiply(&self.sources, &weights), -1.0);
     }
