@@ -33,13 +33,8 @@ from electret.scf.state import State
 __all__ = ["FixedPoint", "FixedPointProblem"]
 
 LEVEL_BOUND = 10.0
-<<<<<<< ours
-"""Farthest that an unlabelled Fermi level may lie from its guess in direct evaluation, eV: an update with
-almost no response would put it anywhere."""
-=======
 """Largest distance of an unlabelled Fermi level from its guess in direct evaluation, eV. The Newton step of
 an update with a small response is unbounded."""
->>>>>>> theirs
 
 
 class FixedPointProblem:
@@ -330,21 +325,13 @@ class FixedPoint(SelfConsistent):
 
     @property
     def honours(self) -> frozenset[str]:
-<<<<<<< ours
         """Total charge and field; the Fermi level where charges respond."""
-=======
-        """Conditions; a Fermi level needs responding charges."""
->>>>>>> theirs
         found = super().honours
         return found if self.config.fixed_point.responding == "all" else found - {"fermi_level"}
 
     @property
     def available_properties(self) -> frozenset[str]:
-<<<<<<< ours
         """Responses of a conductor, or of an insulator where charges do not respond."""
-=======
-        """Properties of responding charges, or of an insulator."""
->>>>>>> theirs
         found = super().available_properties
         if self.config.fixed_point.responding == "all":
             return found
@@ -432,11 +419,7 @@ class FixedPoint(SelfConsistent):
 
 
 def _norms(config: ModelConfig, statistics: Statistics) -> torch.Tensor:
-<<<<<<< ours
-    """Divisors of the features, `[n_widths, n_features_lm]`."""
-=======
     """Norms of the features, `[n_widths, n_features_lm]`."""
->>>>>>> theirs
     widths, max_l = config.electrostatics.widths, config.electrostatics.features_max_l
     given = statistics.feature_norms
     rows = []
