@@ -1,4 +1,4 @@
-"""Which device the numpy layer uses, and how many tests want one that is not there."""
+"""The device of the numpy layer, and a count of the tests that lack one."""
 
 from __future__ import annotations
 
@@ -17,25 +17,23 @@ def pytest_addoption(parser):
 
 
 @pytest.fixture(autouse=True)
-def numpy_layer_on_the_device(request, monkeypatch):
-    """Sends the calls of the numpy layer to `--device`, whatever the test says for the CPU."""
+def numpy_layer_on_the_device(request):
+    """Send the calls of the numpy layer to `--device`."""
     wanted = request.config.getoption("--device")
     if wanted == "cpu":
+        yield
         return
     devices.require(wanted)
-    from electret.kernels import backends, electrostatics, geometry
+    from numpy_on_device import numpy_layer_on
 
-    def functions_on(device, *precision):
-        return backends.functions_on(wanted if device == "cpu" else device, *precision)
-
-    for module in (electrostatics, geometry):
-        monkeypatch.setattr(module, "functions_on", functions_on)
+    with numpy_layer_on(wanted):
+        yield
 
 
 def pytest_terminal_summary(terminalreporter):
-    """A loud count of what was not tested for want of a GPU."""
+    """Report loudly how many tests were skipped for lack of a GPU."""
     skipped = terminalreporter.stats.get("skipped", ())
     count = sum("gpu" in report.keywords for report in skipped)
     if count:
         reason = devices.missing("cuda") or "see the reasons above"
-        terminalreporter.write_sep("=", f"{count} tests want a CUDA device: {reason}", yellow=True, bold=True)
+        terminalreporter.write_sep("=", f"{count} tests need a CUDA device: {reason}", yellow=True, bold=True)

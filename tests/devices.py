@@ -1,8 +1,8 @@
-"""The devices that tests run on, and why one is not there.
+"""The devices that tests run on, and the reasons why one is missing.
 
 A test that is parametrised by `DEVICES` runs on the CPU, on the emulated device (the GPU's kernels compiled
 for the CPU) and on a GPU. Besides, `pytest --device cuda` (or `emulated`) sends every call of the numpy layer
-to that device, so that the whole suite of the electrostatics runs there.
+to that device (:mod:`numpy_on_device`), so that the whole suite of the electrostatics runs there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from electret import _native
 
 @functools.cache
 def missing(device: str) -> str | None:
-    """Why a device cannot be used; None where it can."""
+    """The reason why a device cannot be used; None where it can."""
     if device == "cpu":
         return None
     if not hasattr(_native, "DevicePlan"):
@@ -30,8 +30,10 @@ def missing(device: str) -> str | None:
         return "no CUDA device"
     try:
         import electret
+        from numpy_on_device import numpy_layer_on
 
-        electret.coulomb([[0, 0, 0], [0, 0, 3]], [[1], [-1]], device=device)
+        with numpy_layer_on(device):
+            electret.coulomb([[0, 0, 0], [0, 0, 3]], [[1], [-1]])
     except _native.DeviceError as error:
         return f"the {device} device cannot be used: {error}"
     return None

@@ -73,14 +73,6 @@ def test_atoms_with_themselves_and_cutoffs_of_their_own(device, half):
 
 
 @pytest.mark.parametrize("device", NOT_CPU)
-def test_numpy_call(device):
-    with on_device(device):
-        found = electret.neighbor_list("dS", atoms(), CELL, True, 4.0, device=device)
-    for ours, theirs in zip(found, electret.neighbor_list("dS", atoms(), CELL, True, 4.0), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
-@pytest.mark.parametrize("device", NOT_CPU)
 def test_single_letter_no_pairs_and_no_atoms(device):
     with on_device(device):
         x = there(atoms(5), device)

@@ -1,4 +1,4 @@
-"""The device path: plans that are found again, what it refuses, the numpy layer, geometries."""
+"""Devices: plans that are reused, refusals, geometries, and the numbers of the CPU."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pytest
 
 import devices
 import electret
+from electret.cuda.found_device import found_device
+from numpy_on_device import numpy_layer_on
 from places import ROOT, TESTS
 from random_systems import BOUNDARIES, random_system, relative
 
@@ -21,7 +23,7 @@ from electret.cuda import plans as device_plans  # noqa: E402
 from electret.cuda.geometry import DeviceGeometry  # noqa: E402
 from electret.cuda.plans import Recent, rounded_up  # noqa: E402
 from electret.scf import device_jacobian  # noqa: E402
-from electret.torch import coulomb_energy, features  # noqa: E402
+from electret.torch import coulomb_energy, features, neighbor_list  # noqa: E402
 
 FIELD = np.array([0.1, -0.2, 0.3])
 
@@ -133,20 +135,29 @@ def test_the_recent_are_kept():
     assert kept.get("a") == ord("a")
 
 
+def both(device: str, function, **settings) -> list:
+    """Results of a function of the numpy layer on the CPU and on a device."""
+    found = []
+    for place in ("cpu", device):
+        with numpy_layer_on(place):
+            found.append(function(**settings))
+    return found
+
+
 @pytest.mark.parametrize("axes", BOUNDARIES)
 def test_the_numpy_layer_gives_the_numbers_of_the_cpu(device, axes):
     system = random_system(7, axes, max_l=2)
     rng = np.random.default_rng(1)
     points = rng.uniform(0, 5, (5, 3))
     settings = {**system, "external_field": FIELD, "accuracy": 1e-11}
-    here, there = (electret.coulomb(**settings, device=place) for place in ("cpu", device))
+    here, there = both(device, electret.coulomb, **settings)
     for name in ("energy", "potential", "forces", "virial", "dipole"):
         assert relative(getattr(there, name), getattr(here, name)) < 1e-9, name
     for function, extra in (
         (electret.features, {"max_l": 2}),
         (electret.potential, {"points": points}),
     ):
-        here, there = (function(**settings, **extra, device=place) for place in ("cpu", device))
+        here, there = both(device, function, **settings, **extra)
         assert relative(there, here) < 1e-9
 
 
@@ -164,7 +175,7 @@ def pair_of_systems(axes: str) -> dict:
 def test_a_geometry_gives_the_numbers_of_the_cpu(device, axes):
     joined = pair_of_systems(axes)
     p = joined.pop("multipoles")
-    here, there = (electret.Geometry(**joined, features_max_l=2, device=place) for place in ("cpu", device))
+    here, there = both(device, electret.Geometry, **joined, features_max_l=2)
     g = np.random.default_rng(2).normal(size=(8, 2, 9))
     for name, argument in (("energy", p), ("potential", p), ("features", p), ("features_transpose", g)):
         assert relative(getattr(there, name)(argument), getattr(here, name)(argument)) < 1e-9, name
@@ -184,8 +195,9 @@ def test_dense_and_large_systems_of_a_batch_are_solved_together(device, operator
     right = None if operator == "coulomb" else rng.normal(scale=0.02, size=(8, 4, 8))
     found = []
     for place in ("cpu", device):
-        geometry = electret.Geometry(**joined, max_l=1, features_max_l=1, device=place)
-        jacobian = electret.Jacobian(geometry, operator, left, right, constrained=np.array([True, False]))
+        with numpy_layer_on(place):
+            geometry = electret.Geometry(**joined, max_l=1, features_max_l=1)
+            jacobian = electret.Jacobian(geometry, operator, left, right, constrained=np.array([True, False]))
         found.append([jacobian.solve(rhs, [0.3, -0.2], transpose) for transpose in (False, True)])
     assert jacobian.methods == ["dense", "krylov"]
     for here, there in zip(*found, strict=True):
@@ -235,10 +247,11 @@ def test_long_waves_save_products(device, operator, monkeypatch):
     rhs = rng.normal(size=(64, 4))
 
     def solutions(place: str):
-        geometry = electret.Geometry(positions, 1.0, (1.5, 3.0), max_l=1, cell=cell, pbc=True, device=place)
-        jacobian = electret.Jacobian(
-            geometry, operator, left, right, constrained=np.array([True]), method="krylov", tolerance=1e-10
-        )
+        with numpy_layer_on(place):
+            geometry = electret.Geometry(positions, 1.0, (1.5, 3.0), max_l=1, cell=cell, pbc=True)
+            jacobian = electret.Jacobian(
+                geometry, operator, left, right, constrained=True, method="krylov", tolerance=1e-10
+            )
         return [jacobian.solve(rhs, [0.3], transpose)[0] for transpose in (False, True)]
 
     products: list[int] = []
@@ -265,8 +278,9 @@ def test_waves_that_mislead_are_done_without(device, monkeypatch):
     left = np.tile(3.0 * np.eye(4), (64, 1, 1))
 
     def solution(place: str):
-        geometry = electret.Geometry(positions, 1.0, max_l=1, cell=cell, pbc=True, device=place)
-        jacobian = electret.Jacobian(geometry, "coulomb", left, method="krylov", tolerance=1e-10)
+        with numpy_layer_on(place):
+            geometry = electret.Geometry(positions, 1.0, max_l=1, cell=cell, pbc=True)
+            jacobian = electret.Jacobian(geometry, "coulomb", left, method="krylov", tolerance=1e-10)
         return jacobian.solve(rhs, [0.0])
 
     def misleading(*arguments):
@@ -281,7 +295,8 @@ def test_waves_that_mislead_are_done_without(device, monkeypatch):
 
 
 def test_no_atoms_and_no_gradients(device):
-    empty = electret.coulomb(np.zeros((0, 3)), np.zeros((0, 1)), device=device)
+    with numpy_layer_on(device):
+        empty = electret.coulomb(np.zeros((0, 3)), np.zeros((0, 1)))
     assert empty.energy.tolist() == [0.0]
     t = moved(random_system(9, "xyz"), device)
     assert not coulomb_energy(**t).requires_grad
@@ -331,13 +346,13 @@ def test_pytest_sends_the_numpy_layer_to_a_device():
 @pytest.mark.parametrize("name", ["gpu", "mps", "cuda:99", "xpu"])
 def test_devices_that_are_not_there_are_named(name):
     with pytest.raises(electret.InputError, match=f"device = '{name}'"):
-        electret.coulomb([[0, 0, 0]], [[1]], device=name)
+        found_device(name)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 class TestOnAGpu:
-    """What only a GPU can show."""
+    """Behaviour that only a GPU shows."""
 
     def test_mixed_devices_are_refused_with_a_remedy(self):
         t = moved(random_system(11, "xyz"), "cuda")
@@ -421,8 +436,8 @@ class TestOnTwoGpus:
 
     def test_numpy_layer(self):
         s = random_system(17, "xyz")
-        one, other = (electret.coulomb(**s, device=place) for place in ("cuda:0", "cuda:1"))
+        one, other = (both(place, electret.coulomb, **s)[1] for place in ("cuda:0", "cuda:1"))
         assert relative(one.forces, other.forces) < 1e-12
-        i = electret.neighbor_list("i", s["positions"], s["cell"], True, 4.0, device="cuda:1")
+        i = neighbor_list("i", torch.tensor(s["positions"], device="cuda:1"), s["cell"], True, 4.0)
         assert i.tolist() == electret.neighbor_list("i", s["positions"], s["cell"], True, 4.0).tolist()
         assert torch.cuda.current_device() == 0

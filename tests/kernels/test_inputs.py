@@ -108,6 +108,22 @@ def test_bad_features_are_named(arguments, fragments):
         assert fragment in str(error.value), str(error.value)
 
 
+@pytest.mark.parametrize("keyword", ["device", "precision"])
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (electret.coulomb, (R, Q)),
+        (electret.features, (R, Q)),
+        (electret.potential, (R, R, Q)),
+        (electret.Geometry, (R,)),
+        (electret.neighbor_list, ("ij", R)),
+    ],
+)
+def test_calls_for_a_gpu_are_sent_to_electret_torch(function, arguments, keyword):
+    with pytest.raises(electret.InputError, match=rf"{keyword} = 'cuda'.*electret\.torch"):
+        function(*arguments, **{keyword: "cuda"})
+
+
 def test_bad_points_are_named():
     with pytest.raises(electret.InputError, match=r"points\[0, 2\] is nan"):
         electret.potential([[0, 0, np.nan]], R, Q)

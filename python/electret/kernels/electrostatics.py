@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
+from electret import _native
 from electret.errors import InputError
 from electret.kernels import external_field as fields
 from electret.kernels import inputs
-from electret.kernels.backends import functions_on
 from electret.kernels.inputs import FloatArray
 from electret.kernels.shapes import with_shapes
 
@@ -66,6 +66,7 @@ class CoulombResult:
         return -self.virial / volume[:, None, None]
 
 
+@inputs.on_the_cpu
 def coulomb(
     positions: ArrayLike,
     multipoles: ArrayLike,
@@ -78,8 +79,6 @@ def coulomb(
     boundary: str | None = None,
     method: str = "auto",
     accuracy: float = 1e-8,
-    device: str = "cpu",
-    precision: str = "float64",
 ) -> CoulombResult:
     """Electrostatic energy of Gaussian multipoles and its first derivatives.
 
@@ -101,10 +100,6 @@ def coulomb(
             a particle mesh with B-splines of the best order; "mesh-8" takes order 8 (4 to 16, at least 4 more
             than the highest multipole order).
         accuracy: requested relative accuracy; for a mesh the relative RMS error of the forces.
-        device: "cpu", or "cuda", "cuda:1", ...: arrays are copied to the GPU and results back, which needs
-            torch (tensors of a GPU stay there: :mod:`electret.torch`).
-        precision: of long sums on a GPU. "float32" is for GPUs with few float64 units and for an `accuracy`
-            of 1e-5 or more; arrays stay float64. The CPU sums in float64 whatever it is.
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.
@@ -119,11 +114,11 @@ def coulomb(
         >>> r.dipole
         array([[ 0.,  0., -3.]])
     """
-    accuracy = inputs.settings(boundary, method, accuracy, precision)
+    accuracy = inputs.settings(boundary, method, accuracy)
     s = inputs.systems(positions, cell, pbc, batch)
     p = inputs.multipoles(multipoles, s.n_atoms)
     f = inputs.field(external_field, s.n_systems)
-    energy, potential, gradient, cell_gradient = functions_on(device, precision).coulomb(
+    energy, potential, gradient, cell_gradient = _native.coulomb(
         s.positions,
         p,
         inputs.widths("sigma", sigma, s.n_atoms),
@@ -157,6 +152,7 @@ def coulomb(
     return CoulombResult(energy, potential, -gradient, virial, dipole, s.cell)
 
 
+@inputs.on_the_cpu
 def features(
     positions: ArrayLike,
     multipoles: ArrayLike,
@@ -172,8 +168,6 @@ def features(
     boundary: str | None = None,
     method: str = "auto",
     accuracy: float = 1e-8,
-    device: str = "cpu",
-    precision: str = "float64",
     receivers: ArrayLike | None = None,
     receivers_batch: ArrayLike | None = None,
 ) -> FloatArray:
@@ -205,7 +199,7 @@ def features(
         >>> v.shape
         (2, 2, 4)
     """
-    accuracy = inputs.settings(boundary, method, accuracy, precision, normalization)
+    accuracy = inputs.settings(boundary, method, accuracy, normalization=normalization)
     s = inputs.systems(positions, cell, pbc, batch)
     p = inputs.multipoles(multipoles, s.n_atoms)
     f = inputs.field(external_field, s.n_systems)
@@ -221,7 +215,7 @@ def features(
         spread = np.concatenate([spread, np.full(len(r), spread.max(initial=0.0) or 1.0)])
     elif receivers_batch is not None:
         raise InputError("receivers_batch is given without receivers; give their positions, or batch")
-    values = functions_on(device, precision).features(
+    values = _native.features(
         s.positions,
         p,
         spread,
@@ -242,6 +236,7 @@ def features(
     return values[n_sources:]
 
 
+@inputs.on_the_cpu
 def potential(
     points: ArrayLike,
     positions: ArrayLike,
@@ -255,8 +250,6 @@ def potential(
     boundary: str | None = None,
     method: str = "auto",
     accuracy: float = 1e-8,
-    device: str = "cpu",
-    precision: str = "float64",
 ) -> FloatArray:
     """Electrostatic potential of the Gaussian multipoles at arbitrary points.
 
@@ -277,13 +270,13 @@ def potential(
         >>> electret.potential([[0, 0, 5]], [[0, 0, 0]], [[1]], sigma=0.5).round(6)
         array([2.879929])
     """
-    accuracy = inputs.settings(boundary, method, accuracy, precision)
+    accuracy = inputs.settings(boundary, method, accuracy)
     s = inputs.systems(positions, cell, pbc, batch)
     p = inputs.multipoles(multipoles, s.n_atoms)
     f = inputs.field(external_field, s.n_systems)
     r = inputs.points("points", points)
     index = inputs.labels("points_batch", points_batch, r.shape[0], s.n_systems)
-    values = functions_on(device, precision).potential(
+    values = _native.potential(
         r,
         index,
         s.positions,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from electret import _native
 from electret.errors import InputError
 from electret.kernels import inputs
-from electret.kernels.backends import functions_on
 from electret.kernels.inputs import FloatArray
 
 
@@ -20,8 +20,7 @@ class Geometry:
     order of the multipoles to come (missing orders count as zero), `features_max_l` that of the receivers
     (default: the same), `features_self_interaction` belongs to the features. `widths` may be empty where no
     features are needed. Operators and transposes agree to rounding; the matrices are sums, and agree with
-    them to rounding too unless a mesh serves the operators (`methods`): then to `accuracy`. With
-    ``device="cuda"`` everything is kept on the GPU, and only multipoles and results travel.
+    them to rounding too unless a mesh serves the operators (`methods`): then to `accuracy`.
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.
@@ -36,6 +35,7 @@ class Geometry:
         (2, 1, 1)
     """
 
+    @inputs.on_the_cpu
     def __init__(
         self,
         positions: ArrayLike,
@@ -52,18 +52,15 @@ class Geometry:
         boundary: str | None = None,
         method: str = "auto",
         accuracy: float = 1e-8,
-        device: str = "cpu",
-        precision: str = "float64",
     ) -> None:
-        accuracy = inputs.settings(boundary, method, accuracy, precision, normalization)
+        accuracy = inputs.settings(boundary, method, accuracy, normalization=normalization)
         self._systems = inputs.systems(positions, cell, pbc, batch)
         self.max_l = inputs.max_order("max_l", max_l)
         self.features_max_l = (
             self.max_l if features_max_l is None else inputs.max_order("features_max_l", features_max_l)
         )
         self.widths = inputs.widths("widths", widths) if np.size(widths) else np.empty(0)
-        self._functions = functions_on(device, precision)
-        self._native = self._functions.Geometry(
+        self._native = _native.Geometry(
             self._systems.positions,
             inputs.widths("sigma", sigma, self._systems.n_atoms),
             self.widths,

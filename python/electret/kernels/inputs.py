@@ -8,9 +8,10 @@ is clipped or repaired silently.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from electret.errors import InputError
 
 FloatArray = NDArray[np.float64]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MAX_IMPLIED_SYSTEMS = 2**20
 """Most systems that `batch` alone may imply, so that a stray label cannot ask for terabytes of cells."""
@@ -59,6 +62,22 @@ class Systems:
             return values.sum(axis=0)[None]
         columns = [np.bincount(self.batch, column, self.n_systems) for column in values.T]
         return np.stack(columns, axis=1)
+
+
+def on_the_cpu(function: Callable[P, R]) -> Callable[P, R]:
+    """Refuse the keywords `device` and `precision` of a numpy function with a remedy."""
+
+    @functools.wraps(function)
+    def checked(*arguments: P.args, **keywords: P.kwargs) -> R:
+        for name in ("device", "precision"):
+            if name in keywords:
+                raise InputError(
+                    f"{name} = {keywords[name]!r}: functions of numpy arrays run on the CPU in float64; for a GPU "
+                    "pass tensors of it to electret.torch"
+                )
+        return function(*arguments, **keywords)
+
+    return checked
 
 
 def array_of(name: str, values: ArrayLike) -> NDArray[Any]:

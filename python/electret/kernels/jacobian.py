@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from electret import _native
 from electret.errors import InputError
 from electret.kernels import inputs
 from electret.kernels.geometry import Geometry
@@ -76,7 +77,7 @@ class Jacobian:
             raise InputError("max_iterations = 0; give a positive integer or None")
         self._shape = (n_atoms, n_lm)
         self._n_systems = geometry.n_systems
-        self._native = geometry._functions.Jacobian(
+        self._native = _native.Jacobian(
             geometry._native,
             operator,
             _optional("left", left, (n_atoms, n_lm, n_lm)),

@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from electret import _native
 from electret.errors import InputError
 from electret.kernels import inputs
-from electret.kernels.backends import functions_on
 from electret.kernels.inputs import FloatArray
 
 __all__ = ["NeighborList", "neighbor_list"]
 
 
+@inputs.on_the_cpu
 def neighbor_list(
     quantities: str,
     positions: ArrayLike,
@@ -27,7 +27,6 @@ def neighbor_list(
     batch: ArrayLike | None = None,
     half: bool = False,
     self_interaction: bool = False,
-    device: str = "cpu",
     numbers: ArrayLike | None = None,
 ) -> Any:
     """Pairs of atoms (i, j, S) with ``|positions[j] - positions[i] + S @ cell|`` below ``cutoff``.
@@ -48,8 +47,6 @@ def neighbor_list(
         batch: ``[n_atoms]`` index of each atom's system, in any order. None for one system.
         half: List each pair once: i < j, or i = j where the first non-zero entry of S is positive.
         self_interaction: List each atom with itself (S = 0, d = 0), once, where its cutoff is above zero.
-        device: "cpu", or "cuda", "cuda:1", ... (needs torch): the arrays are copied there and back. For
-            tensors that are there already use :func:`electret.torch.neighbor_list`.
         numbers: ``[n_atoms]`` atomic numbers or symbols, for a dictionary of cutoffs.
 
     Returns:
@@ -75,7 +72,7 @@ def neighbor_list(
     s = inputs.systems(positions, cell, pbc, batch)
     within = reach(cutoff, s.n_atoms, numbers)
     letters = quantities + "ijd" if within.filters and quantities else quantities
-    arrays = functions_on(device).neighbor_list(
+    arrays = _native.neighbor_list(
         letters, s.positions, s.cell, s.pbc, within.searched, s.batch, half, self_interaction
     )
     if within.filters:
