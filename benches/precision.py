@@ -9,6 +9,7 @@ some sums, fused multiply-adds and the last digits of transcendental functions.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ import numpy as np
 
 import electret
 from water import water
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from numpy_on_device import numpy_layer_on
 
 RESULTS = Path(__file__).parent / "results" / "precision.md"
 ACCURACY = 1e-5
@@ -75,11 +79,12 @@ def rms(a: np.ndarray, b: np.ndarray) -> float:
 
 def differences(system: dict[str, Any], sigma: float, method: str, device: str) -> dict[str, float]:
     """Differences of float32 from float64, by quantity."""
-    settings = {"sigma": sigma, "method": method, "accuracy": ACCURACY, "device": device}
+    settings = {"sigma": sigma, "method": method, "accuracy": ACCURACY}
     results, features = [], []
     for precision in ("float32", "float64"):
-        results.append(electret.coulomb(**system, **settings, precision=precision))
-        features.append(electret.features(**system, **settings, widths=[1.5, 3.0], precision=precision))
+        with numpy_layer_on(device, precision):
+            results.append(electret.coulomb(**system, **settings))
+            features.append(electret.features(**system, **settings, widths=[1.5, 3.0]))
     a, b = results
     parts = np.abs(0.5 * (b.potential * system["multipoles"]).sum(axis=1)).sum()
     return {

@@ -72,8 +72,8 @@ def on_the_cpu(function: Callable[P, R]) -> Callable[P, R]:
         for name in ("device", "precision"):
             if name in keywords:
                 raise InputError(
-                    f"{name} = {keywords[name]!r}: functions of numpy arrays run on the CPU in float64; for a GPU "
-                    "pass tensors of it to electret.torch"
+                    f"{name} = {keywords[name]!r}: functions of numpy arrays run on the CPU in float64; for a "
+                    "GPU pass tensors of it to electret.torch"
                 )
         return function(*arguments, **keywords)
 
