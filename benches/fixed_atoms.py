@@ -102,6 +102,6 @@ def of_graph_longrange(n_atoms: int, timer: Timer, factor: float, mixing: bool =
 
 def features_error(values: np.ndarray, n_atoms: int) -> float:
     unit, tiles = unit_of(n_atoms)
-    exact = electret.features(**unit, sigma=SIGMA, widths=WIDTHS, max_l=1, pbc=True, accuracy=1e-12)
+    exact = electret.features(**unit, sigma=SIGMA, widths=WIDTHS, features_max_l=1, pbc=True, accuracy=1e-12)
     exact = np.tile(exact, (tiles, 1, 1))
     return float(np.linalg.norm(values - exact) / np.linalg.norm(exact))

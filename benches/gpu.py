@@ -321,6 +321,7 @@ def solves(scope: Scope) -> Iterator[Row]:
     same on the CPU."""
     import electret
     from electret.cuda.geometry import DeviceGeometry
+    from electret.kernels.arguments import Options, Systems
     from electret.scf.device_jacobian import DeviceJacobian
 
     for n in scope.solves:
@@ -338,9 +339,8 @@ def solves(scope: Scope) -> Iterator[Row]:
             total = torch.zeros(1, dtype=torch.float64, device=scope.device)
 
             def evaluate():
-                geometry = DeviceGeometry(
-                    given["x"], sigma, None, 0, 0, given["h"], pbc, batch, accuracy=1e-6
-                )
+                atoms = Systems(given["x"], given["h"], pbc, batch)
+                geometry = DeviceGeometry(atoms, sigma, None, 0, Options(accuracy=1e-6))
                 column = torch.ones(n, 1, dtype=torch.float64, device=scope.device)
                 left = given["eta"][:, None, None]
                 jacobian = DeviceJacobian(geometry, "coulomb", left, None, column, held)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -21,6 +22,7 @@ from electret.cuda.found_device import found_device
 from electret.cuda.geometry import DeviceGeometry
 from electret.errors import InputError
 from electret.kernels import electrostatics, geometry, jacobian
+from electret.kernels.arguments import Options
 from electret.scf.device_jacobian import DeviceJacobian
 
 
@@ -51,10 +53,12 @@ class DeviceFunctions:
         self.emulated, self.precision = device == "emulated", precision
 
     def tensor(self, values: Any) -> Any:
-        """A copy of an array on the device; anything else as it is."""
-        if not isinstance(values, np.ndarray):
-            return values
-        return torch.from_numpy(np.ascontiguousarray(values).copy()).to(self.device)
+        """A value whose arrays are copies on the device, and whose precision is the one wanted there."""
+        if isinstance(values, np.ndarray):
+            return torch.from_numpy(np.ascontiguousarray(values).copy()).to(self.device)
+        if isinstance(values, Options):
+            return values._replace(precision=self.precision)
+        return type(values)(*map(self.tensor, values)) if isinstance(values, tuple) else values
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -70,37 +74,30 @@ class DeviceFunctions:
             found = function(*map(self.tensor, arguments), **settings)
         return array(found) if isinstance(found, Tensor) else tuple(map(array, found))
 
-    def coulomb(self, x, p, sigma, cell, pbc, batch, **settings):
-        settings["precision"] = self.precision
-        return self.run(operators.coulomb, x, p, cell, sigma, pbc, batch, **settings)
+    def __getattr__(self, name: str) -> Any:
+        """`coulomb`, `features`, `potential`."""
+        return partial(self.run, getattr(operators, name))
 
-    def features(self, x, p, sigma, widths, max_l, cell, pbc, batch, **settings):
-        settings |= {"precision": self.precision, "max_l": max_l}
-        return self.run(operators.features, x, p, cell, sigma, widths, pbc, batch, **settings)
+    def Geometry(self, systems, sigma, max_l, receivers, *settings):
+        return ArrayGeometry(
+            self, systems, sigma, receivers if receivers.widths.size else None, max_l, *settings
+        )
 
-    def potential(self, points, points_batch, x, p, sigma, cell, pbc, batch, **settings):
-        settings["precision"] = self.precision
-        return self.run(operators.potential, points, points_batch, x, p, cell, sigma, pbc, batch, **settings)
-
-    def Geometry(self, x, sigma, widths, *others, **settings):
-        return ArrayGeometry(self, x, sigma, widths if widths.size else None, *others, **settings)
-
-    def Jacobian(self, geometry, operator, *blocks, **settings):
-        return ArrayJacobian(geometry, operator, *blocks, **settings)
+    def Jacobian(self, geometry, operator, *arguments):
+        return ArrayJacobian(geometry, operator, *arguments)
 
 
 class ArrayGeometry:
     """`electret._native.Geometry` on a device."""
 
-    def __init__(self, functions: DeviceFunctions, *arrays: Any, **settings: Any) -> None:
+    def __init__(self, functions: DeviceFunctions, *arguments: Any) -> None:
         self.functions = functions
         with functions.active():
-            tensors = map(functions.tensor, arrays)
-            self.there = DeviceGeometry(*tensors, precision=functions.precision, **settings)
+            self.there = DeviceGeometry(*map(functions.tensor, arguments))
             self.methods, self.plans = self.there.methods, self.there.plans
 
     def require_receivers(self) -> None:
-        if self.there.widths is None:
+        if self.there.receivers is None:
             raise InputError("this Geometry has no widths, so no features; make it with widths=[...]")
 
     def energy(self, multipoles):
@@ -129,7 +126,7 @@ class ArrayGeometry:
 class ArrayJacobian:
     """`electret._native.Jacobian` on a device."""
 
-    def __init__(self, geometry, operator, left, right, column, constrained, **settings) -> None:
+    def __init__(self, geometry, operator, left, right, column, constrained, *settings) -> None:
         self.functions, there = geometry.functions, geometry.there
         if operator == "features":
             geometry.require_receivers()
@@ -139,7 +136,7 @@ class ArrayJacobian:
             column = np.zeros((there.n_atoms, there.n_lm))
             column[:, 0] = 1.0
         blocks = map(self.functions.tensor, (left, right, column, constrained))
-        self.there = DeviceJacobian(there, operator, *blocks, **settings)
+        self.there = DeviceJacobian(there, operator, *blocks, *settings)
 
     def solve(self, residual, constraint, transpose=False, tolerance=None):
         there = self.there

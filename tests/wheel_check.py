@@ -23,7 +23,7 @@ madelung = -r.energy[0] * np.sqrt(12.0) / COULOMB_CONSTANT
 self_energy = 1.0 / (np.sqrt(np.pi) * 0.3) * np.sqrt(12.0)
 assert abs(madelung + self_energy - 1.762674773070) < 1e-8, madelung + self_energy  # CsCl
 
-v = electret.features(positions, multipoles, sigma=1.0, widths=[1.5, 3.0], max_l=1)
+v = electret.features(positions, multipoles, sigma=1.0, widths=[1.5, 3.0], features_max_l=1)
 u = electret.potential(np.zeros((1, 3)), positions, multipoles, sigma=1.0)
 g = electret.Geometry(positions, sigma=1.0, widths=[1.5, 3.0])
 assert np.isfinite(v).all() and np.isfinite(u).all() and np.isfinite(g.energy(multipoles)).all()

@@ -153,7 +153,7 @@ def task_of(case: Row, system: dict[str, Any], method: str) -> Callable[[], obje
     if case["task"] == "energy":
         return lambda: electret.coulomb(**system, **settings)
     if case["task"] == "features":
-        return lambda: electret.features(**system, **settings, widths=[1.5, 3.0], max_l=1)
+        return lambda: electret.features(**system, **settings, widths=[1.5, 3.0], features_max_l=1)
     p = system["multipoles"]
     geometry = {key: value for key, value in system.items() if key != "multipoles"}
 

@@ -136,7 +136,7 @@ def prepared(kernel: str, n: int) -> tuple[Callable[[], object], float, float]:
         small = water_of(m)
         arguments = {"cell": small["cell"], "pbc": True, "accuracy": ACCURACY}
         moved = 8.0 * (8 * m) * (4 * m)
-        return lambda: electret.Geometry(small["positions"], **arguments).matrix(), 0.0, moved
+        return lambda: electret.Geometry(small["positions"], **arguments).features_matrix(), 0.0, moved
     if kernel == "charge equilibration, dense":
         # LU of one row more than there are atoms, 2/3 n³; the matrix itself is not counted.
         m = min(n, 768)  # above 1,000 it is solved without a matrix

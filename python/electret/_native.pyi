@@ -1,10 +1,16 @@
-"""Typed face of the Rust extension. Arrays are C-contiguous; anything else is refused by the binding."""
+"""Types of the Rust extension. Arrays are C-contiguous; the binding refuses others."""
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, Protocol, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from electret.kernels.arguments import Options, Receivers, Sources, Systems, Tangents
+
+Floats: TypeAlias = NDArray[np.float64]
+Flags: TypeAlias = NDArray[np.bool_]
+Integers: TypeAlias = NDArray[np.int64]
 
 __all__ = [
     "COULOMB_CONSTANT",
@@ -56,8 +62,8 @@ class DeviceNeighborSearch:
         device: int,
         stream: int,
         positions: int,
-        cell: NDArray[np.float64],
-        pbc: NDArray[np.bool_],
+        cell: Floats,
+        pbc: Flags,
         first: Sequence[int],
         cutoff: float,
     ) -> DeviceNeighborSearch: ...
@@ -76,81 +82,58 @@ class DeviceNeighborSearch:
 def compile_kernels(architecture: int) -> list[tuple[str, int]]: ...
 def device_memory_peak(device: int, reset: bool) -> int: ...
 
+class _Batch(Protocol):
+    @property
+    def cell(self) -> Floats: ...
+    @property
+    def pbc(self) -> Flags: ...
+    @property
+    def batch(self) -> Integers: ...
+    @property
+    def sigma(self) -> Floats: ...
+    @property
+    def widths(self) -> Floats | None: ...
+    @property
+    def points_batch(self) -> Integers | None: ...
+
+class _PlanSettings(Protocol):
+    @property
+    def max_l(self) -> int: ...
+    @property
+    def features_max_l(self) -> int: ...
+    @property
+    def normalization(self) -> str: ...
+    @property
+    def options(self) -> Options: ...
+    @property
+    def fixed(self) -> bool: ...
+
 @final
 class DevicePlan:
     def __new__(
         cls,
         device: int,
         stream: int,
-        cell: NDArray[np.float64],
-        pbc: NDArray[np.bool_],
-        batch: NDArray[np.int64],
-        sigma: NDArray[np.float64],
-        max_l: int,
-        widths: NDArray[np.float64] | None,
-        features_max_l: int,
-        normalization: str,
-        points_batch: NDArray[np.int64] | None,
-        spans: NDArray[np.float64] | None,
-        fixed: bool,
-        boundary: str | None,
-        method: str,
-        accuracy: float,
-        precision: str,
-        self_interaction: bool,
+        batch: _Batch,
+        settings: _PlanSettings,
+        spans: Floats | None,
     ) -> DevicePlan: ...
     @staticmethod
-    def needs_spans(
-        pbc: NDArray[np.bool_], batch: NDArray[np.int64], boundary: str | None, method: str
-    ) -> bool: ...
-    def evaluate(
-        self,
-        stream: int,
-        *,
-        positions: int,
-        multipoles: int,
-        cell: int,
-        cotangent: int = 0,
-        points: int = 0,
-        tangents: bool = False,
-        positions_tangent: int = 0,
-        multipoles_tangent: int = 0,
-        cotangent_tangent: int = 0,
-        cell_tangent: int = 0,
-        value: int = 0,
-        multipoles_gradient: int = 0,
-        features: int = 0,
-        positions_gradient: int = 0,
-        cell_gradient: int = 0,
-    ) -> None: ...
+    def needs_spans(batch: _Batch, options: Options) -> bool: ...
+    def evaluate(self, stream: int, **addresses: int) -> None: ...
     @property
     def methods(self) -> list[str]: ...
     @property
     def plans(self) -> list[str]: ...
 
 def neighbor_list(
-    quantities: str,
-    positions: NDArray[np.float64],
-    cell: NDArray[np.float64],
-    pbc: NDArray[np.bool_],
-    cutoff: float,
-    batch: NDArray[np.int64] | None = None,
-    half: bool = False,
-    self_interaction: bool = False,
+    quantities: str, systems: Systems, cutoff: float, half: bool, self_interaction: bool
 ) -> tuple[NDArray[Any], ...]: ...
 
 @final
 class NeighborList:
-    def __new__(
-        cls, cutoff: float, skin: float, half: bool = False, self_interaction: bool = False
-    ) -> NeighborList: ...
-    def update(
-        self,
-        positions: NDArray[np.float64],
-        cell: NDArray[np.float64],
-        pbc: NDArray[np.bool_],
-        batch: NDArray[np.int64] | None = None,
-    ) -> bool: ...
+    def __new__(cls, cutoff: float, skin: float, half: bool, self_interaction: bool) -> NeighborList: ...
+    def update(self, systems: Systems) -> bool: ...
     def get(self, quantities: str) -> tuple[NDArray[Any], ...]: ...
     @property
     def n_builds(self) -> int: ...
@@ -166,147 +149,55 @@ class NeighborList:
     def self_interaction(self) -> bool: ...
 
 def coulomb(
-    positions: NDArray[np.float64],
-    multipoles: NDArray[np.float64],
-    sigma: NDArray[np.float64],
-    cell: NDArray[np.float64],
-    pbc: NDArray[np.bool_],
-    batch: NDArray[np.int64],
-    boundary: str | None = None,
-    method: str = "auto",
-    accuracy: float = 1e-8,
-    self_interaction: bool = True,
-    gradients: bool = True,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
+    systems: Systems, sources: Sources, options: Options, gradients: bool
+) -> tuple[Floats, Floats, Floats, Floats]: ...
 def coulomb_tangent(
-    positions: NDArray[np.float64],
-    multipoles: NDArray[np.float64],
-    sigma: NDArray[np.float64],
-    cell: NDArray[np.float64],
-    pbc: NDArray[np.bool_],
-    batch: NDArray[np.int64],
-    positions_tangent: NDArray[np.float64],
-    multipoles_tangent: NDArray[np.float64],
-    cell_tangent: NDArray[np.float64],
-    boundary: str | None = None,
-    method: str = "auto",
-    accuracy: float = 1e-8,
-    self_interaction: bool = True,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
-def features(
-    positions: NDArray[np.float64],
-    multipoles: NDArray[np.float64],
-    sigma: NDArray[np.float64],
-    widths: NDArray[np.float64],
-    max_l: int,
-    cell: NDArray[np.float64],
-    pbc: NDArray[np.bool_],
-    batch: NDArray[np.int64],
-    normalization: str = "receiver",
-    boundary: str | None = None,
-    method: str = "auto",
-    accuracy: float = 1e-8,
-    self_interaction: bool = False,
-) -> NDArray[np.float64]: ...
+    systems: Systems, sources: Sources, options: Options, directions: Tangents
+) -> tuple[Floats, Floats, Floats, Floats]: ...
+def features(systems: Systems, sources: Sources, receivers: Receivers, options: Options) -> Floats: ...
 def features_gradient(
-    positions: NDArray[np.float64],
-    multipoles: NDArray[np.float64],
-    cotangent: NDArray[np.float64],
-    sigma: NDArray[np.float64],
-    widths: NDArray[np.float64],
-    max_l: int,
-    cell: NDArray[np.float64],
-    pbc: NDArray[np.bool_],
-    batch: NDArray[np.int64],
-    normalization: str = "receiver",
-    boundary: str | None = None,
-    method: str = "auto",
-    accuracy: float = 1e-8,
-    self_interaction: bool = False,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
+    systems: Systems, sources: Sources, receivers: Receivers, options: Options, cotangent: Floats
+) -> tuple[Floats, Floats, Floats]: ...
 def features_tangent(
-    positions: NDArray[np.float64],
-    multipoles: NDArray[np.float64],
-    cotangent: NDArray[np.float64],
-    sigma: NDArray[np.float64],
-    widths: NDArray[np.float64],
-    max_l: int,
-    cell: NDArray[np.float64],
-    pbc: NDArray[np.bool_],
-    batch: NDArray[np.int64],
-    positions_tangent: NDArray[np.float64],
-    multipoles_tangent: NDArray[np.float64],
-    cotangent_tangent: NDArray[np.float64],
-    cell_tangent: NDArray[np.float64],
-    normalization: str = "receiver",
-    boundary: str | None = None,
-    method: str = "auto",
-    accuracy: float = 1e-8,
-    self_interaction: bool = False,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
+    systems: Systems,
+    sources: Sources,
+    receivers: Receivers,
+    options: Options,
+    cotangent: Floats,
+    directions: Tangents,
+) -> tuple[Floats, Floats, Floats, Floats]: ...
 def potential(
-    points: NDArray[np.float64],
-    points_batch: NDArray[np.int64],
-    positions: NDArray[np.float64],
-    multipoles: NDArray[np.float64],
-    sigma: NDArray[np.float64],
-    cell: NDArray[np.float64],
-    pbc: NDArray[np.bool_],
-    batch: NDArray[np.int64],
-    boundary: str | None = None,
-    method: str = "auto",
-    accuracy: float = 1e-8,
-) -> NDArray[np.float64]: ...
+    systems: Systems, sources: Sources, options: Options, points: Floats, points_batch: Integers
+) -> Floats: ...
 def charge_equilibration(
-    positions: NDArray[np.float64],
-    electronegativity: NDArray[np.float64],
-    hardness: NDArray[np.float64],
-    sigma: NDArray[np.float64],
-    held: NDArray[np.float64],
+    systems: Systems,
+    electronegativity: Floats,
+    hardness: Floats,
+    sigma: Floats,
+    held: Floats,
     fixed_fermi_level: bool,
-    external_field: NDArray[np.float64],
-    cell: NDArray[np.float64],
-    pbc: NDArray[np.bool_],
-    batch: NDArray[np.int64],
-    boundary: str | None = None,
-    method: str = "auto",
-    accuracy: float = 1e-8,
-) -> tuple[
-    NDArray[np.float64],
-    NDArray[np.float64],
-    NDArray[np.float64],
-    NDArray[np.float64],
-    NDArray[np.float64],
-]: ...
-def longest_waves(
-    cell: NDArray[np.float64], unknowns: int, max_l: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
-def receiver_factors(widths: NDArray[np.float64], max_l: int, normalization: str) -> NDArray[np.float64]: ...
+    external_field: Floats,
+    options: Options,
+) -> tuple[Floats, Floats, Floats, Floats, Floats]: ...
+def longest_waves(cell: Floats, unknowns: int, max_l: int) -> tuple[Floats, Floats]: ...
+def receiver_factors(receivers: Receivers) -> Floats: ...
 
 @final
 class Geometry:
     def __new__(
         cls,
-        positions: NDArray[np.float64],
-        sigma: NDArray[np.float64],
-        widths: NDArray[np.float64],
+        systems: Systems,
+        sigma: Floats,
         max_l: int,
-        features_max_l: int,
-        cell: NDArray[np.float64],
-        pbc: NDArray[np.bool_],
-        batch: NDArray[np.int64],
-        normalization: str = "receiver",
-        boundary: str | None = None,
-        method: str = "auto",
-        accuracy: float = 1e-8,
-        self_interaction: bool = True,
-        features_self_interaction: bool = False,
+        receivers: Receivers,
+        options: Options,
+        features_self_interaction: bool,
     ) -> Geometry: ...
-    def energy(self, multipoles: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
-    def features(self, multipoles: NDArray[np.float64]) -> NDArray[np.float64]: ...
-    def features_transpose(self, cotangent: NDArray[np.float64]) -> NDArray[np.float64]: ...
-    def coulomb_matrix(self, system: int) -> NDArray[np.float64]: ...
-    def features_matrix(self, system: int) -> NDArray[np.float64]: ...
+    def energy(self, multipoles: Floats) -> tuple[Floats, Floats]: ...
+    def features(self, multipoles: Floats) -> Floats: ...
+    def features_transpose(self, cotangent: Floats) -> Floats: ...
+    def coulomb_matrix(self, system: int) -> Floats: ...
+    def features_matrix(self, system: int) -> Floats: ...
     @property
     def methods(self) -> list[tuple[str, str | None]]: ...
     @property
@@ -318,25 +209,23 @@ class Jacobian:
         cls,
         geometry: Geometry,
         operator: str,
-        left: NDArray[np.float64] | None,
-        right: NDArray[np.float64] | None,
-        column: NDArray[np.float64] | None,
-        constrained: NDArray[np.bool_],
-        method: str = "auto",
-        tolerance: float = 1e-12,
-        max_iterations: int | None = None,
+        left: Floats | None,
+        right: Floats | None,
+        column: Floats | None,
+        constrained: Flags,
+        method: str,
+        tolerance: float,
+        max_iterations: int | None,
     ) -> Jacobian: ...
     def solve(
         self,
-        residual: NDArray[np.float64],
-        constraint: NDArray[np.float64],
+        residual: Floats,
+        constraint: Floats,
         transpose: bool = False,
         tolerance: float | None = None,
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]: ...
-    def apply(
-        self, x: NDArray[np.float64], y: NDArray[np.float64], transpose: bool = False
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
-    def eigenpair(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
-    def spectral_radius(self) -> NDArray[np.float64]: ...
+    ) -> tuple[Floats, Floats, Integers]: ...
+    def apply(self, x: Floats, y: Floats, transpose: bool = False) -> tuple[Floats, Floats]: ...
+    def eigenpair(self) -> tuple[Floats, Floats, Floats]: ...
+    def spectral_radius(self) -> Floats: ...
     @property
     def methods(self) -> list[str]: ...

@@ -22,6 +22,7 @@ from electret.cuda import geometry as device_geometry  # noqa: E402
 from electret.cuda import plans as device_plans  # noqa: E402
 from electret.cuda.geometry import DeviceGeometry  # noqa: E402
 from electret.cuda.plans import Recent, rounded_up  # noqa: E402
+from electret.kernels.arguments import Options, Receivers, Systems  # noqa: E402
 from electret.scf import device_jacobian  # noqa: E402
 from electret.torch import coulomb_energy, features, neighbor_list  # noqa: E402
 
@@ -154,7 +155,7 @@ def test_the_numpy_layer_gives_the_numbers_of_the_cpu(device, axes):
     for name in ("energy", "potential", "forces", "virial", "dipole"):
         assert relative(getattr(there, name), getattr(here, name)) < 1e-9, name
     for function, extra in (
-        (electret.features, {"max_l": 2}),
+        (electret.features, {"features_max_l": 2}),
         (electret.potential, {"points": points}),
     ):
         here, there = both(device, function, **settings, **extra)
@@ -181,7 +182,7 @@ def test_a_geometry_gives_the_numbers_of_the_cpu(device, axes):
         assert relative(getattr(there, name)(argument), getattr(here, name)(argument)) < 1e-9, name
     for system in range(2):
         assert relative(there.coulomb_matrix(system), here.coulomb_matrix(system)) < 1e-9
-        assert relative(there.matrix(system), here.matrix(system)) < 1e-9
+        assert relative(there.features_matrix(system), here.features_matrix(system)) < 1e-9
     assert len(there.methods) == len(there.plans) == 2
 
 
@@ -225,7 +226,9 @@ def test_the_longest_waves_are_all_that_wide_gaussians_have(device):
         "batch": np.repeat([0, 1], 64),
     }
     tensors = {name: torch.tensor(value, device=place) for name, value in two.items()}
-    geometry = DeviceGeometry(**tensors, max_l=1, features_max_l=2, features_self_interaction=True)
+    systems = Systems(*(tensors[name] for name in ("positions", "cell", "pbc", "batch")))
+    receivers = Receivers(tensors["widths"], 2)
+    geometry = DeviceGeometry(systems, tensors["sigma"], receivers, 1, Options(), True)
     for waves, blocks in (
         (geometry.coulomb_waves, geometry.coulomb_blocks),
         (geometry.features_waves, geometry.features_blocks),

@@ -104,7 +104,7 @@ def test_batches_points_and_geometries(device):
     )
     close(g.features(a["multipoles"]), exact.features(a["multipoles"]))
     close(g.potential(a["multipoles"]), exact.potential(a["multipoles"]))
-    close(g.matrix(), exact.matrix())
+    close(g.features_matrix(), exact.features_matrix())
     t = tensors(a, device)
     r = torch.tensor(points, device=t["positions"].device)
     close(*(potential(r, **t, **settings) for settings in (SINGLE, DOUBLE)))

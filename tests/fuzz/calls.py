@@ -146,7 +146,7 @@ def arguments(generator: Generator, function: str) -> dict[str, Any]:
     if function == "coulomb":
         found["self_interaction"] = bool(generator.integers(2))
     elif function == "features":
-        found |= receivers(generator) | {"max_l": int(generator.integers(0, 4))}
+        found |= receivers(generator) | {"features_max_l": int(generator.integers(0, 4))}
         found["self_interaction"] = bool(generator.integers(2))
     elif function == "potential":
         points = int(generator.integers(0, 6))
@@ -196,6 +196,6 @@ def call(function: str, values: dict[str, Any]) -> Any:
         return [result.charges, result.fermi_level, result.energy, result.forces, result.dipole]
     if function == "Geometry":
         p = np.ones((result.n_atoms, (result.max_l + 1) ** 2))
-        matrix = result.matrix() if result.n_systems and result.n_atoms else None
+        matrix = result.features_matrix() if result.n_systems and result.n_atoms else None
         return [*result.energy_and_potential(p), result.features(p), matrix]
     return result

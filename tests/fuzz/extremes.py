@@ -73,7 +73,8 @@ def case(generator: Generator) -> tuple[str, Callable[[], Any]]:
             "accuracy": pick(generator, (1e-2, 1e-4, 1e-8, 1e-12, 1e-15)),
         }
         if function in ("features", "Geometry"):
-            values |= {"widths": pick(generator, ([0.02, 1.0], [1.0, 2.0])), "max_l": max_l}
+            order = "max_l" if function == "Geometry" else "features_max_l"
+            values |= {"widths": pick(generator, ([0.02, 1.0], [1.0, 2.0])), order: max_l}
         values["multipoles"] = generator.normal(size=(n, (max_l + 1) ** 2))
         if function == "potential":
             values["points"] = generator.uniform(-5.0, 5.0, (10, 3))

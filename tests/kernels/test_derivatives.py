@@ -139,7 +139,7 @@ def test_field_energy_and_features(field):
     x = np.linspace(0, 12 * width, 4001)
     weight = np.exp(-0.5 * (x / width) ** 2)
     for normalization in ("multipoles", "receiver"):
-        settings = {"widths": [width], "max_l": 2, "normalization": normalization}
+        settings = {"widths": [width], "features_max_l": 2, "normalization": normalization}
         change = electret.features(**system, **settings, external_field=field) - electret.features(
             **system, **settings
         )

@@ -90,7 +90,7 @@ def test_energy_without_self_interaction(case, method):
 def test_features(case, method):
     settings = {
         "widths": case["widths"],
-        "max_l": case["features_max_l"],
+        "features_max_l": case["features_max_l"],
         "normalization": case["normalization"],
     }
     values = electret.features(**arguments(case, method), **settings, self_interaction=True)

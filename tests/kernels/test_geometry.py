@@ -55,7 +55,7 @@ def test_matrices_are_the_operators(axes, method):
     geometry, p = split(system)
     settings = {"widths": [0.9, 1.7], "max_l": 1, "features_max_l": 2, "method": method, "accuracy": TIGHT}
     g = electret.Geometry(**geometry, **settings)
-    a, b = g.coulomb_matrix(), g.matrix()
+    a, b = g.coulomb_matrix(), g.features_matrix()
     assert a.shape == (16, 16)
     assert b.shape == (4 * 2 * 9, 16)
     assert np.abs(a - a.T).max() < BAR * np.abs(a).max()
@@ -72,7 +72,7 @@ def test_matrices_and_operators_of_few_atoms_are_the_same_sums(axes):
     geometry, p = split(random_system(57, axes, n=6, max_l=1))
     g = electret.Geometry(**geometry, widths=[0.9], max_l=1, features_max_l=1, accuracy=1e-3)
     assert "mesh" not in g.methods[0]
-    assert relative((g.matrix() @ p.ravel()).reshape(6, 1, 4), g.features(p)) < 1e-12
+    assert relative((g.features_matrix() @ p.ravel()).reshape(6, 1, 4), g.features(p)) < 1e-12
     assert relative((g.coulomb_matrix() @ p.ravel()).reshape(p.shape), g.potential(p)) < 1e-12
 
 
@@ -98,7 +98,7 @@ def test_auto_takes_a_mesh_where_dense_solvers_fit_too(pytestconfig):
         (g.potential(p), exact.potential(p)),
         (g.coulomb_matrix() @ p, exact.potential(p)),
         (g.features(p).reshape(500, 1), exact.features(p).reshape(500, 1)),
-        (g.matrix() @ p, exact.features(p).reshape(500, 1)),
+        (g.features_matrix() @ p, exact.features(p).reshape(500, 1)),
     ):
         assert relative(values, wanted) < accuracy
     assert relative(g.coulomb_matrix() @ p, g.potential(p)) > 1e-12
@@ -112,7 +112,7 @@ def test_matrices_of_one_system_in_a_batch():
     for index, system in enumerate((first, second)):
         alone = electret.Geometry(**split(system)[0], max_l=1, accuracy=TIGHT)
         assert relative(g.coulomb_matrix(index), alone.coulomb_matrix()) < BAR
-        assert relative(g.matrix(index), alone.matrix()) < BAR
+        assert relative(g.features_matrix(index), alone.features_matrix()) < BAR
     assert len(g.methods) == 2
 
 
@@ -135,7 +135,7 @@ def test_errors():
     with pytest.raises(electret.InputError, match=r"multipoles\[0, 2\] is nan"):
         g.features([[1.0, 0.0, np.nan, 0.0]])
     with pytest.raises(electret.InputError, match="system = 1"):
-        g.matrix(1)
+        g.features_matrix(1)
     with pytest.raises(electret.InputError, match="features_max_l = -1"):
         electret.Geometry([[0, 0, 0]], features_max_l=-1)
     with pytest.raises(electret.InputError, match=r"sigma = 0\.0"):
@@ -152,10 +152,12 @@ def test_receivers_apart_from_the_sources(pbc):
     cell = np.array([np.diag([6.0, 6.5, 7.0]), np.diag([8.0, 6.0, 9.0])])
     options = {"cell": cell, "pbc": pbc, "external_field": [0.0, 0.0, 0.2], "accuracy": 1e-10}
     sources = {"positions": positions, "multipoles": p, "sigma": sigma, "batch": batch}
-    at_atoms = electret.features(**sources, **options, widths=[0.7, 1.5], max_l=2, self_interaction=True)
+    at_atoms = electret.features(
+        **sources, **options, widths=[0.7, 1.5], features_max_l=2, self_interaction=True
+    )
     order = [6, 0, 3]
     points = {"receivers": positions[order], "receivers_batch": batch[order]}
-    found = electret.features(**sources, **options, **points, widths=[0.7, 1.5], max_l=2)
+    found = electret.features(**sources, **options, **points, widths=[0.7, 1.5], features_max_l=2)
     assert np.abs(at_atoms).max() > 1.0
     np.testing.assert_allclose(found, at_atoms[order], rtol=0, atol=1e-7)
     points = {"receivers": rng.random((4, 3)) * 6.0, "receivers_batch": [1, 0, 0, 1]}

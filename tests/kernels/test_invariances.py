@@ -21,7 +21,7 @@ SETTINGS = {"widths": [0.9, 1.6], "self_interaction": False, "accuracy": TIGHT}
 def evaluate(system: dict, **settings) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Energy, potential, forces and features (max_l = 2)."""
     r = electret.coulomb(**system, accuracy=TIGHT, **settings)
-    v = electret.features(**system, max_l=2, **SETTINGS, **settings)
+    v = electret.features(**system, features_max_l=2, **SETTINGS, **settings)
     return r.energy, r.potential, r.forces, v
 
 
@@ -190,7 +190,7 @@ def test_zero_atoms():
     result = electret.coulomb([], [])
     assert result.energy.tolist() == [0.0]
     assert result.forces.shape == (0, 3)
-    assert electret.features([], [], widths=[1.0, 2.0], max_l=1).shape == (0, 2, 4)
+    assert electret.features([], [], widths=[1.0, 2.0], features_max_l=1).shape == (0, 2, 4)
     assert electret.potential([], [[0, 0, 0]], [[1]]).shape == (0,)
     assert electret.potential([[0, 0, 0]], [], []).tolist() == [0.0]
 

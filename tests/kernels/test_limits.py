@@ -146,7 +146,7 @@ def test_meshes_in_cells_of_any_shape_are_as_accurate_as_asked_for(kind, max_l):
                 # Sums of many terms, and the cell, have some rounding of their own.
                 error = relative(getattr(found, name), getattr(exact, name))
                 assert error < accuracy + 3e-13, (method, name)
-        settings = {"widths": [0.6, 1.2], "max_l": max_l}
+        settings = {"widths": [0.6, 1.2], "features_max_l": max_l}
         found = electret.features(**system, **settings, method="mesh", accuracy=accuracy)
         exact = electret.features(**system, **settings, method="reciprocal", accuracy=1e-14)
         assert relative(found, exact) < accuracy + 3e-13

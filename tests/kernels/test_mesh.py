@@ -37,7 +37,7 @@ def assert_same_as_the_sum(system: dict, axes: str, bar: float = BAR, method: st
     expected = electret.coulomb(**system, method=other_method(axes), **settings)
     for name in VALUES:
         assert relative(getattr(found, name), getattr(expected, name)) < bar, name
-    settings = {"widths": [0.7, 1.4], "max_l": 1, **settings}
+    settings = {"widths": [0.7, 1.4], "features_max_l": 1, **settings}
     found = electret.features(**system, method=method, **settings)
     expected = electret.features(**system, method=other_method(axes), **settings)
     assert relative(found, expected) < bar
@@ -448,8 +448,8 @@ def test_unusable_orders_are_named(method, max_l, fragments):
 def test_orders_must_suit_the_receivers_too():
     system = random_system(98, "xyz", n=3, max_l=0)
     with pytest.raises(electret.InputError, match=r"degree 3.*mesh-7"):
-        electret.features(**system, max_l=3, method="mesh-6")
-    assert electret.features(**system, max_l=3, method="mesh-7").shape == (3, 2, 16)
+        electret.features(**system, features_max_l=3, method="mesh-6")
+    assert electret.features(**system, features_max_l=3, method="mesh-7").shape == (3, 2, 16)
 
 
 def test_meshes_that_exhaust_memory_are_refused():

@@ -46,7 +46,7 @@ def compare(system, peer, **settings):
     assert relative(energy, ours.energy) < BAR
     assert relative(-gradient, ours.forces) < BAR
     assert relative(potential, ours.potential) < BAR
-    ours_v = electret.features(**given, widths=peer.widths, max_l=1, self_interaction=True)
+    ours_v = electret.features(**given, widths=peer.widths, features_max_l=1, self_interaction=True)
     theirs = peer.features(system["positions"], system["multipoles"], system["cell"])
     assert relative(theirs, ours_v) < BAR
     return ours

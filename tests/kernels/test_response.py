@@ -66,7 +66,7 @@ class Problem:
         if self.right is None:
             return g.coulomb_matrix(system)
         size = atoms.size * self.shape[1]
-        matrix = g.matrix(system).reshape(atoms.size, -1, size)
+        matrix = g.features_matrix(system).reshape(atoms.size, -1, size)
         return np.einsum("iab,ibc->iac", self.right[atoms], matrix).reshape(size, size)
 
     def matrix(self, system: int) -> np.ndarray:
@@ -165,7 +165,7 @@ def test_the_eigenpair_gives_the_derivative_of_the_spectral_radius():
     for system in range(N_SYSTEMS):
         atoms = np.flatnonzero(system == BATCH)
         # T = -R M: dT w = -dR (M w)
-        v = (problem.geometry.matrix(system) @ w[atoms].ravel()).reshape(atoms.size, -1)
+        v = (problem.geometry.features_matrix(system) @ w[atoms].ravel()).reshape(atoms.size, -1)
         slope = np.vdot(u[atoms], -np.einsum("iab,ib->ia", change[atoms], v))
         exact = (slope * values[system].conjugate()).real / abs(values[system])
         assert abs(exact) > 1e-3
@@ -184,7 +184,8 @@ def test_transposed_features(pbc, method, tolerance):
     assert np.sum(p * potential) == pytest.approx(product, rel=1e-11)
     for system in range(N_SYSTEMS):
         atoms = system == BATCH
-        assert relative(potential[atoms].ravel(), g.matrix(system).T @ cotangent[atoms].ravel()) < tolerance
+        expected = g.features_matrix(system).T @ cotangent[atoms].ravel()
+        assert relative(potential[atoms].ravel(), expected) < tolerance
 
 
 def test_a_failed_system_is_zero_and_leaves_the_others_alone():
@@ -255,7 +256,7 @@ rng = np.random.default_rng(0)
 pos = rng.uniform(0, 9, size=(90, 3))
 g = electret.Geometry(pos, sigma=1.0, widths=[1.5, 3.0], max_l=1, cell=[9, 9, 9], pbc=True)
 R, r = rng.normal(scale=0.01, size=(90, 4, 8)), rng.normal(size=(90, 4))
-out = [g.matrix(), g.coulomb_matrix()]
+out = [g.features_matrix(), g.coulomb_matrix()]
 for method in ("dense", "krylov"):
     J = electret.Jacobian(g, "features", right=R, method=method)
     out += [*J.solve(r)[:2], *J.solve(r, transpose=True)[:2], *J.eigenpair()]

@@ -12,6 +12,7 @@ import electret
 from random_systems import BOUNDARIES, random_system, relative
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+from electret.kernels.arguments import Options, Receivers, Sources, Systems  # noqa: E402
 from electret.torch import coulomb_energy, dipole, features, neighbor_list, potential  # noqa: E402
 from electret.torch import operators as torch_operators  # noqa: E402
 
@@ -67,8 +68,10 @@ def test_values_and_first_derivatives_are_those_of_numpy(axes, method, device):
     assert relative(potential, expected.potential) < 10 * exact
     strain = t["positions"].detach().T @ gradient + t["cell"].detach().T @ cell_gradient
     assert relative(-(strain + strain.T) / 2, expected.virial[0]) < 10 * exact
-    values = features(**t, max_l=2, external_field=moved(field), method=method, accuracy=TIGHT)
-    wanted = electret.features(**system, max_l=2, external_field=field, method=method, accuracy=TIGHT)
+    values = features(**t, features_max_l=2, external_field=moved(field), method=method, accuracy=TIGHT)
+    wanted = electret.features(
+        **system, features_max_l=2, external_field=field, method=method, accuracy=TIGHT
+    )
     assert relative(values, wanted) < exact
 
 
@@ -188,7 +191,7 @@ def test_features_at_receivers_are_those_of_numpy_and_differentiable_twice(axes,
     t = tensors(system)
     points = moved(np.array([[0.3, 0.2, 1.0], [1.0, 0.4, 0.2]]))
     points[1] = t["positions"][0].detach()  # no density of its own there, so that it sees all of the atom's
-    options = {"widths": [0.8, 1.5], "max_l": 1, "accuracy": TIGHT}
+    options = {"widths": [0.8, 1.5], "features_max_l": 1, "accuracy": TIGHT}
     found = features(**t, receivers=points, external_field=moved(np.array([0.1, -0.2, 0.3])), **options)
     wanted = electret.features(
         **system, receivers=points.detach().cpu().numpy(), external_field=[0.1, -0.2, 0.3], **options
@@ -248,40 +251,30 @@ def test_hessian_is_symmetric_and_complete(device):
 
 def op_arguments(grad: bool):
     t = tensors(batched(67), grad)
-    common = (t["sigma"], t["pbc"], t["batch"])
-    return (t["positions"], t["multipoles"], t["cell"]), common
+    systems = Systems(t["positions"], t["cell"], t["pbc"], t["batch"])
+    return systems, Sources(t["multipoles"], t["sigma"])
 
 
 @pytest.mark.parametrize("gradients", [True, False])
 def test_opcheck_coulomb(gradients, device):
-    geometry, common = op_arguments(gradients)
-    settings = (None, "auto", 1e-8, "float64", True)
-    torch.library.opcheck(torch.ops.electret.coulomb.default, (*geometry, *common, *settings, gradients))
+    systems, sources = op_arguments(gradients)
+    arguments = (*systems, *sources, *Options(), gradients)
+    torch.library.opcheck(torch.ops.electret.coulomb.default, arguments)
 
 
 def test_opcheck_other_operators(device):
-    geometry, (sigma, pbc, batch) = op_arguments(True)
-    positions, multipoles, cell = geometry
-    widths = moved(np.array([0.9, 1.5]))
-    settings = (1, "receiver", None, "auto", 1e-8, "float64", False)
-    torch.library.opcheck(
-        torch.ops.electret.features.default, (*geometry, sigma, widths, pbc, batch, *settings)
-    )
+    systems, sources = op_arguments(True)
+    receivers = Receivers(moved(np.array([0.9, 1.5])), 1)
+    arguments = (*systems, *sources, *receivers, *Options(self_interaction=False))
+    torch.library.opcheck(torch.ops.electret.features.default, arguments)
     cotangent = moved(np.ones((6, 2, 4))).requires_grad_()
-    torch.library.opcheck(
-        torch.ops.electret.features_gradient.default,
-        (positions, multipoles, cotangent, cell, sigma, widths, pbc, batch, *settings),
-    )
-    plain = [tensor.detach() for tensor in (positions, multipoles, cotangent, cell)]
-    tangents = [torch.ones_like(tensor) for tensor in plain]
-    torch.library.opcheck(
-        torch.ops.electret.features_tangent.default, (*plain, *tangents, sigma, widths, pbc, batch, *settings)
-    )
-    plain, tangents = [plain[i] for i in (0, 1, 3)], [tangents[i] for i in (0, 1, 3)]
-    settings = (None, "auto", 1e-8, "float64", True)
-    torch.library.opcheck(
-        torch.ops.electret.coulomb_tangent.default, (*plain, *tangents, sigma, pbc, batch, *settings)
-    )
+    torch.library.opcheck(torch.ops.electret.features_gradient.default, (*arguments, cotangent))
+    arguments = [value.detach() if isinstance(value, torch.Tensor) else value for value in arguments]
+    cotangent = cotangent.detach()
+    tangents = [torch.ones_like(t) for t in (systems.positions, sources.multipoles, systems.cell, cotangent)]
+    torch.library.opcheck(torch.ops.electret.features_tangent.default, (*arguments, cotangent, *tangents))
+    arguments = [*arguments[:6], *Options(), *tangents[:3], None]
+    torch.library.opcheck(torch.ops.electret.coulomb_tangent.default, tuple(arguments))
 
 
 @pytest.mark.parametrize("dynamic", [None, True])

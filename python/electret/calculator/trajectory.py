@@ -13,6 +13,7 @@ from ase import Atoms
 from electret.calculator import conditions
 from electret.cuda.neighbors import pairs_on_device
 from electret.graph import Graph, edges_of, finite
+from electret.kernels.arguments import Systems
 from electret.kernels.neighbors import NeighborList
 
 __all__ = ["TrajectoryGraph"]
@@ -91,7 +92,8 @@ class TrajectoryGraph:
         if self._device.type == "cuda":
             there = torch.tensor(positions, dtype=torch.float64, device=self._device)
             one = np.zeros(len(positions), dtype=np.int64)
-            i, j, shifts = pairs_on_device("ijS", there, cell[None], pbc[None], one, self._neighbors.cutoff)
+            systems = Systems(there, cell[None], pbc[None], one)
+            i, j, shifts = pairs_on_device("ijS", systems, self._neighbors.cutoff)
             return torch.stack([i, j]), shifts.to(torch.float64)
         self._neighbors.update(positions, cell, pbc)
         return edges_of(self._neighbors.get("ijSd"))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from electret import _native
+from electret.cuda.operators import queue
 from electret.cuda.plans import Request, find_plan, place_of
 from electret.cuda.waves import Waves, find_waves
+from electret.kernels.arguments import Options, Receivers, Systems
 from electret.kernels.geometry import Geometry
 
 __all__ = ["DeviceGeometry", "Layout"]
@@ -22,7 +25,7 @@ MATRIX_BYTES = 1 << 30
 
 
 class Layout:
-    """Where the atoms of a batch are in blocks padded to the largest system.
+    """Places of the atoms of a batch in blocks padded to the largest system.
 
     Args:
         batch: `[n_atoms]`, the system of each atom, in any order.
@@ -51,20 +54,16 @@ class Layout:
 
 
 class DeviceGeometry:
-    """Operators from multipoles to energy, potential and features at fixed positions; as
-    :class:`electret.Geometry`, for float64 tensors of a device (CPU tensors: the emulated one).
+    """Operators from multipoles to energy, potential and features at fixed positions, for float64 tensors of
+    a device (CPU tensors: the emulated one); the counterpart of :class:`electret.Geometry`.
 
     Args:
-        positions: `[n_atoms, 3]` in Å.
+        systems: the atoms.
         sigma: `[n_atoms]` in Å.
-        widths: `[n_widths]` in Å, on the device; None without features.
-        max_l: of the multipoles.
-        features_max_l: of the receivers.
-        cell: `[n_systems, 3, 3]` in Å.
-        pbc: `[n_systems, 3]`.
-        batch: `[n_atoms]`.
-        normalization, self_interaction, features_self_interaction, boundary, method, accuracy, precision: as
-            there.
+        receivers: None without features.
+        max_l: highest order of the sources.
+        options: settings of the sums; `self_interaction` is that of the energies.
+        features_self_interaction: that of the features.
 
     Raises:
         InputError: an argument cannot be used.
@@ -73,33 +72,27 @@ class DeviceGeometry:
 
     def __init__(
         self,
-        positions: Tensor,
+        systems: Systems,
         sigma: Tensor,
-        widths: Tensor | None,
+        receivers: Receivers | None,
         max_l: int,
-        features_max_l: int,
-        cell: Tensor,
-        pbc: Tensor,
-        batch: Tensor,
-        normalization: str = "receiver",
-        self_interaction: bool = True,
+        options: Options,
         features_self_interaction: bool = False,
-        boundary: str | None = None,
-        method: str = "auto",
-        accuracy: float = 1e-8,
-        precision: str = "float64",
     ) -> None:
-        self.positions = positions.detach().contiguous()
-        self.cell = cell.detach().contiguous()
-        self.sigma, self.widths, self.pbc, self.batch = sigma.detach(), widths, pbc, batch
-        self.max_l, self.features_max_l = max_l, features_max_l
-        self.place = place_of(self.positions)
-        settings = (boundary, method, accuracy, precision)
-        self._energies = Request(max_l, 0, "receiver", *settings, self_interaction, fixed=True)
-        self._features = Request(
-            max_l, features_max_l, normalization, *settings, features_self_interaction, fixed=True
+        positions, cell, self.pbc, self.batch = systems
+        self.systems = systems._replace(
+            positions=positions.detach().contiguous(), cell=cell.detach().contiguous()
         )
+        self.positions, self.cell = self.systems.positions, self.systems.cell
+        self.sigma, self.receivers, self.max_l = sigma.detach(), receivers, max_l
+        self.options, self.features_self_interaction = options, features_self_interaction
+        self.place = place_of(self.positions)
         self._subsets: dict[tuple[int, ...], tuple[DeviceGeometry, Tensor, Tensor]] = {}
+
+    @property
+    def widths(self) -> Tensor | None:
+        """Widths of the receivers in Å, `[n_widths]`."""
+        return None if self.receivers is None else self.receivers.widths
 
     @property
     def n_atoms(self) -> int:
@@ -119,23 +112,15 @@ class DeviceGeometry:
     @property
     def n_rows(self) -> int:
         """Features of an atom."""
-        return 0 if self.widths is None else self.widths.shape[0] * (self.features_max_l + 1) ** 2
+        return 0 if self.receivers is None else self.receivers.widths.shape[0] * self.receivers.n_lm
 
     def energy_and_potential(self, multipoles: Tensor) -> tuple[Tensor, Tensor]:
         """Energy `[n_systems]` in eV and potential dE/dp `[n_atoms, n_lm]`, of multipoles likewise."""
-        p = _plain(multipoles)
-        energy, potential = p.new_empty(self.n_systems), torch.empty_like(p)
+        energy, potential = multipoles.new_empty(self.n_systems), multipoles.new_empty(multipoles.shape)
         if self.n_atoms == 0:
             return energy.zero_(), potential
-        with self.place.current():
-            self._energy_plan.evaluate(
-                self.place.stream,
-                positions=self.positions.data_ptr(),
-                multipoles=p.data_ptr(),
-                cell=self.cell.data_ptr(),
-                value=energy.data_ptr(),
-                multipoles_gradient=potential.data_ptr(),
-            )
+        outputs = {"value": energy, "multipoles_gradient": potential}
+        self._queue(self._energy_plan, outputs, multipoles=multipoles)
         return energy, potential
 
     def potential(self, multipoles: Tensor) -> Tensor:
@@ -144,41 +129,27 @@ class DeviceGeometry:
 
     def features(self, multipoles: Tensor) -> Tensor:
         """B p, `[n_atoms, n_widths, (features_max_l + 1)**2]`."""
-        p = _plain(multipoles)
-        assert self.widths is not None
-        values = p.new_empty(self.n_atoms, self.widths.shape[0], (self.features_max_l + 1) ** 2)
-        if self.n_atoms == 0:
-            return values
-        with self.place.current():
-            self._features_plan.evaluate(
-                self.place.stream,
-                positions=self.positions.data_ptr(),
-                multipoles=p.data_ptr(),
-                cell=self.cell.data_ptr(),
-                features=values.data_ptr(),
-            )
+        assert self.receivers is not None
+        widths, n_lm = self.receivers.widths, self.receivers.n_lm
+        values = multipoles.new_empty(self.n_atoms, widths.shape[0], n_lm)
+        if self.n_atoms:
+            self._queue(self._features_plan, {"features": values}, multipoles=multipoles)
         return values
 
     def features_transpose(self, cotangent: Tensor) -> Tensor:
         """Bᵀ g, `[n_atoms, n_lm]` of `[n_atoms, n_widths, (features_max_l + 1)**2]`."""
-        g = _plain(cotangent)
-        values = g.new_empty(self.n_atoms, self.n_lm)
-        if self.n_atoms == 0:
-            return values
-        with self.place.current():
-            self._features_plan.evaluate(
-                self.place.stream,
-                positions=self.positions.data_ptr(),
-                multipoles=0,
-                cell=self.cell.data_ptr(),
-                cotangent=g.data_ptr(),
-                multipoles_gradient=values.data_ptr(),
-            )
+        values = cotangent.new_empty(self.n_atoms, self.n_lm)
+        if self.n_atoms:
+            self._queue(self._features_plan, {"multipoles_gradient": values}, cotangent=cotangent)
         return values
+
+    def _queue(self, plan: _native.DevicePlan, outputs: dict[str, Tensor], **inputs: Tensor) -> None:
+        inputs |= {"positions": self.positions, "cell": self.cell}
+        queue(self.place, plan, {name: tensor.detach() for name, tensor in inputs.items()}, outputs)
 
     @cached_property
     def layout(self) -> Layout:
-        """Where the atoms are in the blocks of the matrices."""
+        """Places of the atoms in the blocks of the matrices."""
         return Layout(self.batch, self.n_systems)
 
     @cached_property
@@ -198,21 +169,11 @@ class DeviceGeometry:
 
     @cached_property
     def features_waves(self) -> Waves | None:
-        """The same of B."""
-        assert self.widths is not None
-        return self._waves((self.widths, self.features_max_l, self._features.normalization))
+        """The longest waves of B; None likewise."""
+        return self._waves(self.receivers)
 
-    def _waves(self, receivers: tuple[Tensor, int, str] | None) -> Waves | None:
-        return find_waves(
-            self.positions,
-            self.sigma,
-            self.cell,
-            self.pbc,
-            self.batch,
-            self.layout.sizes,
-            self.max_l,
-            receivers,
-        )
+    def _waves(self, receivers: Receivers | None) -> Waves | None:
+        return find_waves(self.systems, self.sigma, self.layout.sizes, self.max_l, receivers)
 
     @property
     def methods(self) -> list[tuple[str, str | None]]:
@@ -221,7 +182,7 @@ class DeviceGeometry:
 
     @property
     def plans(self) -> list[tuple[str, str | None]]:
-        """The same with parameters, for people."""
+        """Methods with their parameters as text."""
         return self._of_both("plans")
 
     def subset(self, systems: tuple[int, ...]) -> tuple[DeviceGeometry, Tensor, Tensor]:
@@ -231,63 +192,53 @@ class DeviceGeometry:
             numbers = torch.full((self.n_systems,), -1, dtype=torch.int64, device=self.batch.device)
             numbers[index] = torch.arange(len(systems), device=self.batch.device)
             atoms = torch.nonzero(numbers[self.batch] >= 0)[:, 0]
-            part = self._of(
-                self.positions[atoms],
-                self.sigma[atoms],
-                self.cell[index],
-                self.pbc[index],
-                numbers[self.batch[atoms]],
-            )
+            chosen = (self.positions[atoms], self.cell[index], self.pbc[index], numbers[self.batch[atoms]])
+            part = self._of(Systems(*chosen), self.sigma[atoms])
             self._subsets[systems] = part, atoms, index
         return self._subsets[systems]
 
     def on_host(self) -> Geometry:
-        """The same operators on the CPU."""
-        energies, features = self._energies, self._features
+        """Operators of these atoms on the CPU."""
+        x, h, pbc, batch = (tensor.cpu().numpy() for tensor in self.systems)
+        widths, features_max_l, normalization = self.receivers or Receivers(np.empty(0), 0)
+        boundary, method, accuracy, _, own = self.options
         return Geometry(
-            self.positions.cpu().numpy(),
+            x,
             self.sigma.cpu().numpy(),
-            () if self.widths is None else self.widths.cpu().numpy(),
+            widths.cpu().numpy() if self.receivers else widths,
             max_l=self.max_l,
-            features_max_l=self.features_max_l,
-            cell=self.cell.cpu().numpy(),
-            pbc=self.pbc.cpu().numpy(),
-            batch=self.batch.cpu().numpy(),
-            normalization=features.normalization,
-            self_interaction=energies.self_interaction,
-            features_self_interaction=features.self_interaction,
-            boundary=energies.boundary,
-            method=energies.method,
-            accuracy=energies.accuracy,
+            features_max_l=features_max_l,
+            cell=h,
+            pbc=pbc,
+            batch=batch,
+            normalization=normalization,
+            self_interaction=own,
+            features_self_interaction=self.features_self_interaction,
+            boundary=boundary,
+            method=method,
+            accuracy=accuracy,
         )
 
-    def _of_both(self, what: str) -> list[tuple[str, str | None]]:
-        energies = getattr(self._energy_plan, what)
-        if self.widths is None:
+    def _of_both(self, attribute: str) -> list[tuple[str, str | None]]:
+        energies = getattr(self._energy_plan, attribute)
+        if self.receivers is None:
             return [(energy, None) for energy in energies]
-        return list(zip(energies, getattr(self._features_plan, what), strict=True))
+        return list(zip(energies, getattr(self._features_plan, attribute), strict=True))
 
     @cached_property
     def _energy_plan(self) -> _native.DevicePlan:
-        return self._plan(self._energies, None)
+        return self._plan(Request(self.max_l, options=self.options, fixed=True), None)
 
     @cached_property
     def _features_plan(self) -> _native.DevicePlan:
-        return self._plan(self._features, self.widths)
+        assert self.receivers is not None
+        widths, features_max_l, normalization = self.receivers
+        options = self.options._replace(self_interaction=self.features_self_interaction)
+        return self._plan(Request(self.max_l, features_max_l, normalization, options, fixed=True), widths)
 
     def _plan(self, request: Request, widths: Tensor | None) -> _native.DevicePlan:
         with self.place.current():
-            return find_plan(
-                self.place,
-                request,
-                self.cell,
-                self.pbc,
-                self.batch,
-                self.sigma,
-                widths,
-                None,
-                self.positions,
-            )
+            return find_plan(self.place, request, self.systems, self.sigma, widths)
 
     def _blocks(self, features: bool) -> Tensor:
         """The matrices, from products with unit multipoles: the same component of the same atom of every
@@ -316,39 +267,18 @@ class DeviceGeometry:
         return blocks
 
     def _copies(self, n: int) -> DeviceGeometry:
-        """The same systems n times."""
+        """The systems n times."""
         shift = torch.arange(n, device=self.batch.device)[:, None] * self.n_systems
-        return self._of(
+        copies = Systems(
             self.positions.repeat(n, 1),
-            self.sigma.repeat(n),
             self.cell.repeat(n, 1, 1),
             self.pbc.repeat(n, 1),
             (self.batch + shift).reshape(-1),
         )
+        return self._of(copies, self.sigma.repeat(n))
 
-    def _of(
-        self, positions: Tensor, sigma: Tensor, cell: Tensor, pbc: Tensor, batch: Tensor
-    ) -> DeviceGeometry:
-        """Other systems with the same settings."""
-        energies, features = self._energies, self._features
+    def _of(self, systems: Systems, sigma: Tensor) -> DeviceGeometry:
+        """Operators of other systems with these settings."""
         return DeviceGeometry(
-            positions,
-            sigma,
-            self.widths,
-            self.max_l,
-            self.features_max_l,
-            cell,
-            pbc,
-            batch,
-            features.normalization,
-            energies.self_interaction,
-            features.self_interaction,
-            energies.boundary,
-            energies.method,
-            energies.accuracy,
-            energies.precision,
+            systems, sigma, self.receivers, self.max_l, self.options, self.features_self_interaction
         )
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().resolve_neg().contiguous()

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from electret import _native
 from electret.cuda.package_folders import tell_package_folders
 from electret.cuda.plans import place_of
 from electret.errors import InputError
+from electret.kernels.arguments import Systems
 
 __all__ = ["pairs_on_device"]
 
@@ -21,10 +21,7 @@ LETTERS = {"i": "i", "j": "j", "S": "shifts", "d": "distances", "D": "vectors"}
 
 def pairs_on_device(
     quantities: str,
-    positions: Tensor,
-    cells: NDArray[np.float64],
-    pbc: NDArray[np.bool_],
-    batch: NDArray[np.int64],
+    systems: Systems,
     cutoff: float,
     half: bool = False,
     self_interaction: bool = False,
@@ -35,10 +32,8 @@ def pairs_on_device(
 
     Args:
         quantities: letters of `electret.neighbor_list`.
-        positions: `[n_atoms, 3]` Å, on the device (a CPU tensor is taken for one of the emulated device).
-        cells: `[n_systems, 3, 3]`, Å.
-        pbc: `[n_systems, 3]`.
-        batch: system of each atom, `[n_atoms]`, in any order.
+        systems: positions are a tensor of the device (a CPU tensor is taken for one of the emulated device),
+            cell, pbc and batch are arrays.
         cutoff: Å.
         half: each pair once: i < j, or i = j where the first non-zero entry of S is positive.
         self_interaction: each atom with itself, once.
@@ -54,6 +49,7 @@ def pairs_on_device(
     if unknown or not quantities:
         raise InputError(f"quantities = {quantities!r}; give letters of 'ijSdD'")
     tell_package_folders()
+    positions, cells, pbc, batch = systems
     place = place_of(positions)
     n_systems = len(cells)
     counts = np.bincount(batch, minlength=n_systems)
@@ -103,7 +99,7 @@ def _with_self(found: dict[str, Tensor], positions: Tensor) -> dict[str, Tensor]
 
 
 def _renumbered(found: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]:
-    """From the numbers of atoms in the order of systems to those of the caller, sorted by i again."""
+    """Pairs with the caller's numbers of the atoms in place of those in the order of systems, sorted by i."""
     i = order[found["i"]]
     by_i = torch.argsort(i, stable=True)
     out: dict[str, Any] = {letter: tensor[by_i] for letter, tensor in found.items()}

@@ -1,6 +1,6 @@
 """The kernels of the PyTorch operators on a device: tensors are used in place, work is queued on torch's
 current stream, results are torch's memory. Nothing waits, except for a plan that is not known yet
-(:mod:`electret.cuda.plans`); values are not checked for NaN, because looking at them would wait.
+(:mod:`electret.cuda.plans`); values are not checked for NaN, because reading them would wait.
 
 Names and arguments are those of :mod:`electret.torch.operators`. CPU tensors are taken for tensors of the
 emulated device.
@@ -9,14 +9,15 @@ emulated device.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
+from electret import _native
 from electret.cuda.plans import Place, Request, find_plan, place_of
 from electret.errors import InputError
+from electret.kernels.arguments import Options, Receivers, Sources, Systems, Tangents
 
 __all__ = [
     "coulomb",
@@ -27,13 +28,14 @@ __all__ = [
     "features_gradient",
     "features_tangent",
     "potential",
+    "queue",
 ]
 
 _emulated = False
 
 
 def emulated() -> bool:
-    """Whether CPU tensors go through the emulated device."""
+    """True if CPU tensors go through the emulated device."""
     return _emulated
 
 
@@ -48,331 +50,161 @@ def emulation() -> Iterator[None]:
         _emulated = before
 
 
+def queue(
+    place: Place, plan: _native.DevicePlan, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
+) -> None:
+    """Queue one evaluation of a plan.
+
+    Args:
+        place: of all tensors.
+        plan: of the batch.
+        inputs: tensors by the names of `DevicePlan.evaluate`.
+        outputs: likewise, dense tensors to write to.
+    """
+    dense = {name: _plain(tensor) for name, tensor in inputs.items()}
+    addresses = {name: tensor.data_ptr() for name, tensor in (dense | outputs).items()}
+    with place.current():
+        plan.evaluate(place.stream, **addresses)
+
+
 def coulomb(
-    positions: Tensor,
-    multipoles: Tensor,
-    cell: Tensor,
-    sigma: Tensor,
-    pbc: Tensor,
-    batch: Tensor,
-    boundary: str | None,
-    method: str,
-    accuracy: float,
-    precision: str,
-    self_interaction: bool,
-    gradients: bool,
+    systems: Systems, sources: Sources, options: Options, gradients: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """energy [n_systems], dE/dmultipoles, dE/dpositions, dE/dcell; empty without `gradients`."""
-    device = _one_device(
-        positions=positions, multipoles=multipoles, cell=cell, sigma=sigma, pbc=pbc, batch=batch
+    variables = (sources.multipoles, systems.positions, systems.cell)
+    to_p, to_x, to_h = (
+        tensor.new_empty(tensor.shape) if gradients else tensor.new_empty(0) for tensor in variables
     )
-    x, p, h = _plain(positions), _plain(multipoles), _plain(cell)
-    energy = x.new_empty(h.shape[0])
-    to_p, to_x, to_h = (torch.empty_like(like) if gradients else like.new_empty(0) for like in (p, x, h))
-    if x.shape[0] == 0:
-        return energy.zero_(), to_p.zero_(), to_x.zero_(), to_h.zero_()
-    request = Request(_order(p), 0, "receiver", boundary, method, accuracy, precision, self_interaction)
-    with device.current():
-        plan = find_plan(device, request, cell, pbc, batch, sigma, None, None, x)
-        plan.evaluate(
-            device.stream,
-            positions=x.data_ptr(),
-            multipoles=p.data_ptr(),
-            cell=h.data_ptr(),
-            value=energy.data_ptr(),
-            multipoles_gradient=to_p.data_ptr(),
-            positions_gradient=to_x.data_ptr(),
-            cell_gradient=to_h.data_ptr(),
-        )
+    energy = to_x.new_empty(systems.n_systems)
+    outputs = _outputs(value=energy, multipoles=to_p, positions=to_x, cell=to_h)
+    _evaluate(Request(_order(sources), options=options), systems, sources, outputs)
     return energy, to_p, to_x, to_h
 
 
 def coulomb_tangent(
-    positions: Tensor,
-    multipoles: Tensor,
-    cell: Tensor,
-    positions_tangent: Tensor,
-    multipoles_tangent: Tensor,
-    cell_tangent: Tensor,
-    sigma: Tensor,
-    pbc: Tensor,
-    batch: Tensor,
-    boundary: str | None,
-    method: str,
-    accuracy: float,
-    precision: str,
-    self_interaction: bool,
+    systems: Systems, sources: Sources, options: Options, tangents: Tangents
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Derivatives of the outputs of `coulomb` along tangents of positions, multipoles, cell."""
-    device = _one_device(
-        positions=positions,
-        multipoles=multipoles,
-        cell=cell,
-        positions_tangent=positions_tangent,
-        multipoles_tangent=multipoles_tangent,
-        cell_tangent=cell_tangent,
-        sigma=sigma,
-        pbc=pbc,
-        batch=batch,
-    )
-    x, p, h = _plain(positions), _plain(multipoles), _plain(cell)
-    dx, dp, dh = _plain(positions_tangent), _plain(multipoles_tangent), _plain(cell_tangent)
-    energy, to_p, to_x, to_h = (
-        x.new_empty(h.shape[0]),
-        torch.empty_like(p),
-        torch.empty_like(x),
-        torch.empty_like(h),
-    )
-    if x.shape[0] == 0:
-        return energy.zero_(), to_p.zero_(), to_x.zero_(), to_h.zero_()
-    request = Request(_order(p), 0, "receiver", boundary, method, accuracy, precision, self_interaction)
-    with device.current():
-        plan = find_plan(device, request, cell, pbc, batch, sigma, None, None, x)
-        plan.evaluate(
-            device.stream,
-            positions=x.data_ptr(),
-            multipoles=p.data_ptr(),
-            cell=h.data_ptr(),
-            tangents=True,
-            positions_tangent=dx.data_ptr(),
-            multipoles_tangent=dp.data_ptr(),
-            cell_tangent=dh.data_ptr(),
-            value=energy.data_ptr(),
-            multipoles_gradient=to_p.data_ptr(),
-            positions_gradient=to_x.data_ptr(),
-            cell_gradient=to_h.data_ptr(),
-        )
+    to_p, to_x, to_h = _like(sources.multipoles, systems.positions, systems.cell)
+    energy = to_x.new_empty(systems.n_systems)
+    outputs = _outputs(value=energy, multipoles=to_p, positions=to_x, cell=to_h)
+    _evaluate(Request(_order(sources), options=options), systems, sources, outputs, tangents=tangents)
     return energy, to_p, to_x, to_h
 
 
-def features(
-    positions: Tensor,
-    multipoles: Tensor,
-    cell: Tensor,
-    sigma: Tensor,
-    widths: Tensor,
-    pbc: Tensor,
-    batch: Tensor,
-    max_l: int,
-    normalization: str,
-    boundary: str | None,
-    method: str,
-    accuracy: float,
-    precision: str,
-    self_interaction: bool,
-) -> Tensor:
-    """Features [n_atoms, n_widths, (max_l + 1)**2]."""
-    device = _one_device(
-        positions=positions,
-        multipoles=multipoles,
-        cell=cell,
-        sigma=sigma,
-        widths=widths,
-        pbc=pbc,
-        batch=batch,
-    )
-    x, p, h = _plain(positions), _plain(multipoles), _plain(cell)
-    values = x.new_empty((x.shape[0], widths.shape[0], (max_l + 1) ** 2))
-    if x.shape[0] == 0:
-        return values
-    request = Request(
-        _order(p), max_l, normalization, boundary, method, accuracy, precision, self_interaction
-    )
-    with device.current():
-        plan = find_plan(device, request, cell, pbc, batch, sigma, widths, None, x)
-        plan.evaluate(
-            device.stream,
-            positions=x.data_ptr(),
-            multipoles=p.data_ptr(),
-            cell=h.data_ptr(),
-            features=values.data_ptr(),
-        )
+def features(systems: Systems, sources: Sources, receivers: Receivers, options: Options) -> Tensor:
+    """Features [n_atoms, n_widths, (features_max_l + 1)**2]."""
+    shape = (systems.n_atoms, receivers.widths.shape[0], receivers.n_lm)
+    values = systems.positions.new_empty(shape)
+    request = _request(sources, receivers, options)
+    _evaluate(request, systems, sources, {"features": values}, receivers.widths)
     return values
 
 
 def features_gradient(
-    positions: Tensor,
-    multipoles: Tensor,
-    cotangent: Tensor,
-    cell: Tensor,
-    sigma: Tensor,
-    widths: Tensor,
-    pbc: Tensor,
-    batch: Tensor,
-    max_l: int,
-    normalization: str,
-    boundary: str | None,
-    method: str,
-    accuracy: float,
-    precision: str,
-    self_interaction: bool,
+    systems: Systems, sources: Sources, receivers: Receivers, options: Options, cotangent: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradient of U = sum(features * cotangent) in positions, multipoles and cell."""
-    device = _one_device(
-        positions=positions,
-        multipoles=multipoles,
-        cotangent=cotangent,
-        cell=cell,
-        sigma=sigma,
-        widths=widths,
-        pbc=pbc,
-        batch=batch,
-    )
-    x, p, g, h = _plain(positions), _plain(multipoles), _plain(cotangent), _plain(cell)
-    to_x, to_p, to_h = torch.empty_like(x), torch.empty_like(p), torch.empty_like(h)
-    if x.shape[0] == 0:
-        return to_x, to_p, to_h.zero_()
-    request = Request(
-        _order(p), max_l, normalization, boundary, method, accuracy, precision, self_interaction
-    )
-    with device.current():
-        plan = find_plan(device, request, cell, pbc, batch, sigma, widths, None, x)
-        plan.evaluate(
-            device.stream,
-            positions=x.data_ptr(),
-            multipoles=p.data_ptr(),
-            cell=h.data_ptr(),
-            cotangent=g.data_ptr(),
-            multipoles_gradient=to_p.data_ptr(),
-            positions_gradient=to_x.data_ptr(),
-            cell_gradient=to_h.data_ptr(),
-        )
+    to_x, to_p, to_h = _like(systems.positions, sources.multipoles, systems.cell)
+    outputs = _outputs(multipoles=to_p, positions=to_x, cell=to_h)
+    request = _request(sources, receivers, options)
+    _evaluate(request, systems, sources, outputs, receivers.widths, cotangent=cotangent)
     return to_x, to_p, to_h
 
 
 def features_tangent(
-    positions: Tensor,
-    multipoles: Tensor,
+    systems: Systems,
+    sources: Sources,
+    receivers: Receivers,
+    options: Options,
     cotangent: Tensor,
-    cell: Tensor,
-    positions_tangent: Tensor,
-    multipoles_tangent: Tensor,
-    cotangent_tangent: Tensor,
-    cell_tangent: Tensor,
-    sigma: Tensor,
-    widths: Tensor,
-    pbc: Tensor,
-    batch: Tensor,
-    max_l: int,
-    normalization: str,
-    boundary: str | None,
-    method: str,
-    accuracy: float,
-    precision: str,
-    self_interaction: bool,
+    tangents: Tangents,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Derivative of dU/d(positions, multipoles, cotangent, cell) along the tangents."""
-    device = _one_device(
-        positions=positions,
-        multipoles=multipoles,
-        cotangent=cotangent,
-        cell=cell,
-        positions_tangent=positions_tangent,
-        multipoles_tangent=multipoles_tangent,
-        cotangent_tangent=cotangent_tangent,
-        cell_tangent=cell_tangent,
-        sigma=sigma,
-        widths=widths,
-        pbc=pbc,
-        batch=batch,
-    )
-    x, p, g, h = _plain(positions), _plain(multipoles), _plain(cotangent), _plain(cell)
-    dx, dp, dg, dh = (
-        _plain(t) for t in (positions_tangent, multipoles_tangent, cotangent_tangent, cell_tangent)
-    )
-    to_x, to_p, to_g, to_h = (torch.empty_like(t) for t in (x, p, g, h))
-    if x.shape[0] == 0:
-        return to_x, to_p, to_g, to_h.zero_()
-    request = Request(
-        _order(p), max_l, normalization, boundary, method, accuracy, precision, self_interaction
-    )
-    with device.current():
-        plan = find_plan(device, request, cell, pbc, batch, sigma, widths, None, x)
-        plan.evaluate(
-            device.stream,
-            positions=x.data_ptr(),
-            multipoles=p.data_ptr(),
-            cell=h.data_ptr(),
-            cotangent=g.data_ptr(),
-            tangents=True,
-            positions_tangent=dx.data_ptr(),
-            multipoles_tangent=dp.data_ptr(),
-            cotangent_tangent=dg.data_ptr(),
-            cell_tangent=dh.data_ptr(),
-            multipoles_gradient=to_p.data_ptr(),
-            features=to_g.data_ptr(),
-            positions_gradient=to_x.data_ptr(),
-            cell_gradient=to_h.data_ptr(),
-        )
+    to_x, to_p, to_g, to_h = _like(systems.positions, sources.multipoles, cotangent, systems.cell)
+    outputs = _outputs(multipoles=to_p, positions=to_x, cell=to_h) | {"features": to_g}
+    request = _request(sources, receivers, options)
+    _evaluate(request, systems, sources, outputs, receivers.widths, tangents=tangents, cotangent=cotangent)
     return to_x, to_p, to_g, to_h
 
 
 def potential(
-    points: Tensor,
-    points_batch: Tensor,
-    positions: Tensor,
-    multipoles: Tensor,
-    cell: Tensor,
-    sigma: Tensor,
-    pbc: Tensor,
-    batch: Tensor,
-    boundary: str | None,
-    method: str,
-    accuracy: float,
-    precision: str,
+    systems: Systems, sources: Sources, options: Options, points: Tensor, points_batch: Tensor
 ) -> Tensor:
     """Potential [n_points] in V at points [n_points, 3]; without derivatives."""
-    device = _one_device(
-        positions=positions,
-        multipoles=multipoles,
-        cell=cell,
-        sigma=sigma,
-        pbc=pbc,
-        batch=batch,
-        points=points,
-        points_batch=points_batch,
-    )
-    x, p, h, r = _plain(positions), _plain(multipoles), _plain(cell), _plain(points)
-    values = x.new_empty(r.shape[0])
-    if x.shape[0] == 0 or r.shape[0] == 0:
-        return values.zero_()
-    request = Request(_order(p), 0, "multipoles", boundary, method, accuracy, precision, True)
-    with device.current():
-        plan = find_plan(device, request, cell, pbc, batch, sigma, None, points_batch, x, r)
-        plan.evaluate(
-            device.stream,
-            positions=x.data_ptr(),
-            multipoles=p.data_ptr(),
-            cell=h.data_ptr(),
-            points=r.data_ptr(),
-            features=values.data_ptr(),
-        )
+    values = points.new_empty(points.shape[0])
+    if points.shape[0] == 0:
+        return values
+    request = Request(_order(sources), 0, "multipoles", options)
+    _evaluate(request, systems, sources, {"features": values}, points_batch=points_batch, points=points)
     return values
 
 
+def _evaluate(
+    request: Request,
+    systems: Systems,
+    sources: Sources,
+    outputs: Mapping[str, Tensor],
+    widths: Tensor | None = None,
+    points_batch: Tensor | None = None,
+    tangents: Tangents | None = None,
+    **inputs: Tensor,
+) -> None:
+    """Finds the plan of a batch and queues its evaluation; zeros where there are no atoms."""
+    inputs |= {
+        "positions": systems.positions,
+        "multipoles": sources.multipoles,
+        "cell": systems.cell,
+    }
+    if tangents is not None:
+        named = zip(tangents._fields, tangents, strict=True)
+        inputs |= {f"{name}_tangent": tensor for name, tensor in named if tensor is not None}
+    others = {"sigma": sources.sigma, "pbc": systems.pbc, "batch": systems.batch, "widths": widths}
+    place = _one_device(**inputs, **others, points_batch=points_batch)
+    if systems.n_atoms == 0:
+        for tensor in outputs.values():
+            tensor.zero_()
+        return
+    with place.current():
+        plan = find_plan(place, request, systems, sources.sigma, widths, inputs.get("points"), points_batch)
+    queue(place, plan, inputs, outputs)
+
+
+def _outputs(**tensors: Tensor) -> dict[str, Tensor]:
+    """Results by the names of `DevicePlan.evaluate`: `value`, and the gradients in the others."""
+    return {name if name == "value" else f"{name}_gradient": tensor for name, tensor in tensors.items()}
+
+
+def _like(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(tensor.new_empty(tensor.shape) for tensor in tensors)
+
+
 def _plain(tensor: Tensor) -> Tensor:
-    """The same numbers, dense in memory, for their address alone."""
+    """Equal numbers, dense in memory, for their address alone."""
     if tensor.is_contiguous() and not tensor.is_neg():
         return tensor
     return tensor.detach().resolve_neg().contiguous()
 
 
-def _order(multipoles: Tensor) -> int:
-    return math.isqrt(multipoles.shape[1]) - 1
+def _order(sources: Sources) -> int:
+    return math.isqrt(sources.multipoles.shape[1]) - 1
 
 
-def _one_device(**tensors: Tensor) -> Place:
+def _request(sources: Sources, receivers: Receivers, options: Options) -> Request:
+    return Request(_order(sources), receivers.max_l, receivers.normalization, options)
+
+
+def _one_device(positions: Tensor, **tensors: Tensor | None) -> Place:
     """The device of all arguments.
 
     Raises:
         InputError: they are on several.
     """
-    first, leader = next(iter(tensors.items()))
-    device = leader.device
+    device = positions.device
     for name, tensor in tensors.items():
-        if tensor.device != device:
+        if tensor is not None and tensor.device != device:
             raise InputError(
-                f"{name} is on {tensor.device} but {first} on {device}; bring them together with "
-                f"{name}.to({first}.device)"
+                f"{name} is on {tensor.device} but positions on {device}; bring them together with "
+                f"{name}.to(positions.device)"
             )
-    return place_of(leader)
+    return place_of(positions)

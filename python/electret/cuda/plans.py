@@ -31,6 +31,8 @@ from torch import Tensor
 from electret import _native
 from electret.cuda.package_folders import tell_package_folders
 from electret.errors import InputError
+from electret.kernels.arguments import Options, Systems
+from electret.support import torch_internals
 from electret.support.locks import Lock
 
 __all__ = ["EMULATED", "Place", "Recent", "Request", "find_plan", "forget_plans", "place_of", "rounded_up"]
@@ -57,8 +59,7 @@ class Place(NamedTuple):
     @property
     def stream(self) -> int:
         """Handle of torch's current stream on the device."""
-        # torch.cuda.current_stream(device).cuda_stream without the Python object in between
-        return 0 if self.ordinal == EMULATED else torch._C._cuda_getCurrentRawStream(self.ordinal)
+        return 0 if self.ordinal == EMULATED else torch_internals.current_stream(self.ordinal)
 
     def current(self) -> AbstractContextManager:
         """Makes the device the current one."""
@@ -67,7 +68,7 @@ class Place(NamedTuple):
         return torch.cuda.device(self.device)
 
     def capturing(self) -> bool:
-        """Whether a CUDA graph is being captured on the current stream."""
+        """True if a CUDA graph is being captured on the current stream."""
         return self.ordinal != EMULATED and torch.cuda.is_current_stream_capturing()
 
     def synchronize(self) -> None:
@@ -80,26 +81,21 @@ _AS_IT_IS: AbstractContextManager[None] = nullcontext()
 
 
 def place_of(tensor: Tensor) -> Place:
-    """Where a tensor is; the emulated device for CPU tensors."""
+    """Device of a tensor; the emulated one for CPU tensors."""
     device = tensor.device
     return Place(device.index if device.type == "cuda" else EMULATED, device)
 
 
 class Request(NamedTuple):
-    """What a plan is for, beside the systems; as the arguments of the functions of :mod:`electret.torch`."""
+    """Settings of a plan."""
 
     max_l: int
-    """Of the multipoles."""
-    features_max_l: int
-    normalization: str
-    boundary: str | None
-    method: str
-    accuracy: float
-    precision: str
-    """Of long sums: "float64" or "float32"."""
-    self_interaction: bool
+    """Highest order of the sources."""
+    features_max_l: int = 0
+    normalization: str = "receiver"
+    options: Options = Options()
     fixed: bool = False
-    """For many evaluations of potentials at the same atoms."""
+    """For many evaluations at fixed atoms."""
 
 
 # --- caches ---
@@ -108,10 +104,10 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Value]):
-    """The values of the last keys that were asked for.
+    """Cache of the most recently used entries.
 
     Args:
-        size: how many.
+        size: number of entries.
     """
 
     def __init__(self, size: int) -> None:
@@ -128,7 +124,7 @@ class Recent(Generic[Value]):
             return value
 
     def put(self, key: Hashable, value: Value) -> None:
-        """Keeps a value, and drops the one that was not asked for longest."""
+        """Store a value; evict the least recently used entry beyond the size."""
         with self._lock:
             self._entries[key] = value
             self._entries.move_to_end(key)
@@ -136,14 +132,14 @@ class Recent(Generic[Value]):
                 self._entries.popitem(last=False)
 
     def clear(self) -> None:
-        """Drops all."""
+        """Evict all entries."""
         with self._lock:
             self._entries.clear()
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """A tensor's values on the host. The alias keeps its memory from being given to another tensor."""
+    """Values of a tensor on the host. The alias holds its memory: no other tensor gets its address."""
 
     alias: Tensor
     values: NDArray[Any]
@@ -163,7 +159,7 @@ class _Host(NamedTuple):
 
 @dataclass(frozen=True)
 class _Call:
-    """What was found for a combination of tensors and settings."""
+    """Host values and plan of a combination of tensors and settings."""
 
     aliases: tuple[Tensor, ...]
     host: _Host
@@ -180,13 +176,13 @@ _plans: Recent[_native.DevicePlan] = Recent(KEPT_PLANS)
 
 
 def forget_plans() -> None:
-    """Empties the caches and lets go of the memory that they hold."""
+    """Empty the caches and free the memory that they hold."""
     for cache in (_seen, _calls, _plans):
         cache.clear()
 
 
 def _identity(tensor: Tensor | None) -> Hashable:
-    """Equal for tensors that hold the same memory in the same state. Changes through `.data` are not seen."""
+    """Key that is equal for tensors of one memory in one state. Changes through `.data` are not seen."""
     if tensor is None:
         return None
     if tensor.is_inference():  # has no version
@@ -201,34 +197,28 @@ def _identity(tensor: Tensor | None) -> Hashable:
 def find_plan(
     place: Place,
     request: Request,
-    cell: Tensor,
-    pbc: Tensor,
-    batch: Tensor,
+    systems: Systems,
     sigma: Tensor,
-    widths: Tensor | None,
-    points_batch: Tensor | None,
-    positions: Tensor,
+    widths: Tensor | None = None,
     points: Tensor | None = None,
+    points_batch: Tensor | None = None,
 ) -> _native.DevicePlan:
     """The plan of a batch.
 
     Args:
         place: of all tensors.
-        request: what is asked for.
-        cell: `[n_systems, 3, 3]` in Å.
-        pbc: `[n_systems, 3]`.
-        batch: `[n_atoms]`.
+        request: settings of the plan.
+        systems: the batch; positions are read only where the plan depends on their extent.
         sigma: `[n_atoms]` in Å.
         widths: `[n_widths]` in Å of receivers on the atoms; None for energies and for points.
+        points: `[n_points, 3]` in Å, read as the positions are.
         points_batch: `[n_points]`; None without points.
-        positions: `[n_atoms, 3]` in Å, read only where the plan depends on their extent.
-        points: `[n_points, 3]` in Å, likewise.
 
     Raises:
         InputError: an argument cannot be used, or a CUDA graph is being captured and the plan is not known.
         DeviceError: the device or its libraries cannot be used.
     """
-    tensors = (cell, pbc, batch, sigma, widths, points_batch)
+    tensors = (systems.cell, systems.pbc, systems.batch, sigma, widths, points_batch)
     key = (place.ordinal, request, *map(_identity, tensors))
     call = _calls.get(key)
     if call is None:
@@ -242,7 +232,7 @@ def find_plan(
             "a mesh are planned from the extent of their atoms in every call; use method='direct' or leave "
             "this call out of the graph"
         )
-    spans = _spans(call, batch, positions, points_batch, points)
+    spans = _spans(call, systems.batch, systems.positions, points_batch, points)
     return _plan(place, request, call.host, call.contents, spans)
 
 
@@ -258,7 +248,7 @@ def _look_up(place: Place, request: Request, tensors: tuple[Tensor | None, ...])
     host = _Host(*values)
     contents = tuple(None if entry is None else entry.digest for entry in found)
     aliases = tuple(entry.alias for entry in found if entry is not None)
-    if _native.DevicePlan.needs_spans(host.pbc, host.batch, request.boundary, request.method):
+    if _native.DevicePlan.needs_spans(host, request.options):
         projector = torch.from_numpy(_open_directions(host.cell, host.pbc)).to(place.device)
         return _Call(aliases, host, contents, None, projector)
     return _Call(aliases, host, contents, _plan(place, request, host, contents, None), None)
@@ -276,26 +266,7 @@ def _plan(
     plan = _plans.get(key)
     if plan is None:
         tell_package_folders()
-        plan = _native.DevicePlan(
-            place.ordinal,
-            place.stream,
-            host.cell,
-            host.pbc,
-            host.batch,
-            host.sigma,
-            request.max_l,
-            host.widths,
-            request.features_max_l,
-            request.normalization,
-            host.points_batch,
-            spans,
-            request.fixed,
-            request.boundary,
-            request.method,
-            request.accuracy,
-            request.precision,
-            request.self_interaction,
-        )
+        plan = _native.DevicePlan(place.ordinal, place.stream, host, request, spans)
         place.synchronize()  # its tables may be used on another stream
         _plans.put(key, plan)
     return plan
@@ -355,7 +326,7 @@ _NUMPY_DTYPES = {
 
 
 def _open_directions(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Projectors `[n_systems, 3, 3]` on what is perpendicular to every periodic vector."""
+    """Projectors `[n_systems, 3, 3]` on the directions perpendicular to every periodic vector."""
     periodic = np.where(pbc[:, :, None], cell, 0.0)
     return np.eye(3) - np.linalg.pinv(periodic) @ periodic
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from electret import _native
+from electret.kernels.arguments import Receivers, Systems
 
 __all__ = ["Waves", "find_waves"]
 
@@ -21,36 +22,29 @@ class Waves(NamedTuple):
 
 
 def find_waves(
-    positions: Tensor,
-    sigma: Tensor,
-    cell: Tensor,
-    pbc: Tensor,
-    batch: Tensor,
-    counts: list[int],
-    max_l: int,
-    receivers: tuple[Tensor, int, str] | None,
+    systems: Systems, sigma: Tensor, counts: list[int], max_l: int, receivers: Receivers | None
 ) -> Waves | None:
     """Waves of the systems that are periodic along every axis; those of the others are zero.
 
     Args:
-        positions: `[n_atoms, 3]` in Å.
+        systems: the atoms. The CPU reads cell and pbc, and waits for them.
         sigma: `[n_atoms]` in Å.
-        cell: `[n_systems, 3, 3]` in Å. It is read by the CPU, which waits for it.
-        pbc: `[n_systems, 3]`.
-        batch: `[n_atoms]`.
         counts: atoms of each system.
-        max_l: of the multipoles.
-        receivers: widths in Å, highest order and normalisation of features; None for the potential of the
-            sources.
+        max_l: highest order of the sources.
+        receivers: of the features; None for the potential of the sources.
 
     Returns:
         None where no system has any.
     """
-    highest = max_l if receivers is None else max(max_l, receivers[1])
+    positions, batch = systems.positions, systems.batch
+    highest = max_l if receivers is None else max(max_l, receivers.max_l)
     unknowns = (max_l + 1) ** 2
+    cells, axes = systems.cell.cpu().numpy(), systems.pbc.cpu().numpy()
     tables = [
-        _native.longest_waves(np.ascontiguousarray(one), size * unknowns, highest) if periodic.all() else None
-        for one, periodic, size in zip(cell.cpu().numpy(), pbc.cpu().numpy(), counts, strict=True)
+        _native.longest_waves(cells[system : system + 1], size * unknowns, highest)
+        if periodic.all()
+        else None
+        for system, (periodic, size) in enumerate(zip(axes, counts, strict=True))
     ]
     most = max((len(table[0]) for table in tables if table is not None), default=0)
     if most == 0:
@@ -69,11 +63,10 @@ def find_waves(
     sent = _decayed(pairs[:, : (max_l + 1) ** 2], square, sigma)
     if receivers is None:
         return Waves(sent, sent)
-    widths, order, normalization = receivers
-    n_lm = (order + 1) ** 2
-    norms = _native.receiver_factors(widths.cpu().numpy(), order, normalization)
+    norms = _native.receiver_factors(receivers._replace(widths=receivers.widths.cpu().numpy()))
+    parts = pairs[:, : receivers.n_lm]
     received = torch.cat(
-        [_decayed(pairs[:, :n_lm], square, width.expand(len(positions))) for width in widths], dim=1
+        [_decayed(parts, square, width.expand(len(positions))) for width in receivers.widths], dim=1
     )
     return Waves(sent, received * torch.from_numpy(norms).to(positions)[:, None])
 
@@ -86,6 +79,6 @@ def _phases(angle: Tensor, max_l: int) -> Tensor:
 
 
 def _decayed(pairs: Tensor, square: Tensor, width: Tensor) -> Tensor:
-    """Of Gaussians of a width, `[n_atoms, n_lm, 2 waves]`."""
+    """Waves damped by Gaussians of a width, `[n_atoms, n_lm, 2 waves]`."""
     decay = torch.exp(-0.5 * square * width.square()[:, None])  # [n_atoms, waves]
     return (pairs * decay[:, None, :, None]).flatten(start_dim=2)

@@ -9,7 +9,7 @@ artefacts along open ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,6 +18,7 @@ from electret import _native
 from electret.errors import InputError
 from electret.kernels import external_field as fields
 from electret.kernels import inputs
+from electret.kernels.arguments import Sources, Systems
 from electret.kernels.inputs import FloatArray
 from electret.kernels.shapes import with_shapes
 
@@ -66,7 +67,7 @@ class CoulombResult:
         return -self.virial / volume[:, None, None]
 
 
-@inputs.on_the_cpu
+@inputs.refuses(**inputs.ON_THE_CPU)
 def coulomb(
     positions: ArrayLike,
     multipoles: ArrayLike,
@@ -114,27 +115,16 @@ def coulomb(
         >>> r.dipole
         array([[ 0.,  0., -3.]])
     """
-    accuracy = inputs.settings(boundary, method, accuracy)
+    options = inputs.options(boundary, method, accuracy, self_interaction=self_interaction)
     s = inputs.systems(positions, cell, pbc, batch)
-    p = inputs.multipoles(multipoles, s.n_atoms)
+    sources = inputs.sources(multipoles, sigma, s.n_atoms)
     f = inputs.field(external_field, s.n_systems)
-    energy, potential, gradient, cell_gradient = _native.coulomb(
-        s.positions,
-        p,
-        inputs.widths("sigma", sigma, s.n_atoms),
-        s.cell,
-        s.pbc,
-        s.batch,
-        boundary=boundary,
-        method=method,
-        accuracy=accuracy,
-        self_interaction=inputs.switch("self_interaction", self_interaction),
-        gradients=True,
-    )
+    energy, potential, gradient, cell_gradient = _native.coulomb(s, sources, options, True)
     inputs.require_finite("energy", energy)
     inputs.require_finite("forces", gradient)
     inputs.require_finite("potential", potential)
-    dipole = s.sum(fields.atomic_dipole(s.positions, p))
+    p = sources.multipoles
+    dipole = _sum(s, fields.atomic_dipole(s.positions, p))
     inputs.require_finite("dipole", dipole)
     if f is not None:
         energy = energy - np.einsum("sx,sx->s", f, dipole)
@@ -145,20 +135,28 @@ def coulomb(
         of_positions = s.positions.T @ gradient
     else:
         products = s.positions[:, :, None] * gradient[:, None, :]  # [n_atoms, 3, 3]
-        of_positions = s.sum(products.reshape(-1, 9)).reshape(-1, 3, 3)
+        of_positions = _sum(s, products.reshape(-1, 9)).reshape(-1, 3, 3)
     strain = of_positions + s.cell.transpose(0, 2, 1) @ cell_gradient  # [n_systems, 3, 3]
     virial = -0.5 * (strain + strain.transpose(0, 2, 1))
     inputs.require_finite("virial", virial)
     return CoulombResult(energy, potential, -gradient, virial, dipole, s.cell)
 
 
-@inputs.on_the_cpu
+def _sum(systems: Systems, values: FloatArray) -> FloatArray:
+    """Sum of per-atom values ``[n_atoms, n]`` over the atoms of each system, ``[n_systems, n]``."""
+    if systems.n_systems == 1:
+        return values.sum(axis=0)[None]
+    columns = [np.bincount(systems.batch, column, systems.n_systems) for column in values.T]
+    return np.stack(columns, axis=1)
+
+
+@inputs.refuses(**inputs.ON_THE_CPU, max_l=inputs.RECEIVER_ORDER)
 def features(
     positions: ArrayLike,
     multipoles: ArrayLike,
     sigma: ArrayLike = 1.0,
     widths: Sequence[float] | FloatArray = (1.5, 3.0),
-    max_l: int = 1,
+    features_max_l: int = 1,
     normalization: str = "receiver",
     self_interaction: bool = False,
     cell: ArrayLike | None = None,
@@ -175,7 +173,7 @@ def features(
 
     Args:
         widths: receiver widths s in Å.
-        max_l: highest order of the receivers.
+        features_max_l: highest order of the receivers.
         normalization: "receiver" (unit integral of ``r**(l+2) exp(-r**2/2s**2)``; the l = 0 value is sqrt(4
             pi) times the smeared potential) or "multipoles" (unit moment: at s = sigma these are dE/dp).
         self_interaction: include the potential of each atom's own density on its own receivers.
@@ -187,7 +185,7 @@ def features(
     The other arguments are those of :func:`coulomb`.
 
     Returns:
-        ``[n_atoms or n_receivers, n_widths, (max_l + 1)**2]`` in V (times powers of Å by order and
+        ``[n_atoms or n_receivers, n_widths, (features_max_l + 1)**2]`` in V (times powers of Å by order and
         normalisation).
 
     Raises:
@@ -195,48 +193,36 @@ def features(
 
     Example:
         >>> import electret
-        >>> v = electret.features([[0, 0, 0], [0, 0, 3]], [[1], [-1]], widths=[1.5, 3.0], max_l=1)
+        >>> v = electret.features([[0, 0, 0], [0, 0, 3]], [[1], [-1]], widths=[1.5, 3.0], features_max_l=1)
         >>> v.shape
         (2, 2, 4)
     """
-    accuracy = inputs.settings(boundary, method, accuracy, normalization=normalization)
+    options = inputs.options(boundary, method, accuracy, self_interaction=self_interaction)
     s = inputs.systems(positions, cell, pbc, batch)
-    p = inputs.multipoles(multipoles, s.n_atoms)
+    sources = inputs.sources(multipoles, sigma, s.n_atoms)
     f = inputs.field(external_field, s.n_systems)
-    receiver_widths = inputs.widths("widths", widths)
-    order = inputs.max_order("max_l", max_l)
-    spread, n_sources = inputs.widths("sigma", sigma, s.n_atoms), 0
+    projected = inputs.receivers(widths, features_max_l, normalization)
+    n_sources = 0
     if receivers is not None:  # atoms without a density
         r = inputs.points("receivers", receivers)
         index = inputs.labels("receivers_batch", receivers_batch, len(r), s.n_systems)
         n_sources = s.n_atoms
-        s = replace(s, positions=np.concatenate([s.positions, r]), batch=np.concatenate([s.batch, index]))
-        p = np.concatenate([p, np.zeros((len(r), p.shape[1]))])
-        spread = np.concatenate([spread, np.full(len(r), spread.max(initial=0.0) or 1.0)])
+        s = s._replace(positions=np.concatenate([s.positions, r]), batch=np.concatenate([s.batch, index]))
+        p, spread = sources
+        sources = Sources(
+            np.concatenate([p, np.zeros((len(r), p.shape[1]))]),
+            np.concatenate([spread, np.full(len(r), spread.max(initial=0.0) or 1.0)]),
+        )
     elif receivers_batch is not None:
         raise InputError("receivers_batch is given without receivers; give their positions, or batch")
-    values = _native.features(
-        s.positions,
-        p,
-        spread,
-        receiver_widths,
-        order,
-        s.cell,
-        s.pbc,
-        s.batch,
-        normalization=normalization,
-        boundary=boundary,
-        method=method,
-        accuracy=accuracy,
-        self_interaction=inputs.switch("self_interaction", self_interaction),
-    )
+    values = _native.features(s, sources, projected, options)
     inputs.require_finite("features", values)
     if f is not None:
-        values = values + fields.features(s.positions, s.batch, f, receiver_widths, order, normalization)
+        values = values + fields.features(s.positions, s.batch, f, projected)
     return values[n_sources:]
 
 
-@inputs.on_the_cpu
+@inputs.refuses(**inputs.ON_THE_CPU)
 def potential(
     points: ArrayLike,
     positions: ArrayLike,
@@ -270,25 +256,13 @@ def potential(
         >>> electret.potential([[0, 0, 5]], [[0, 0, 0]], [[1]], sigma=0.5).round(6)
         array([2.879929])
     """
-    accuracy = inputs.settings(boundary, method, accuracy)
+    options = inputs.options(boundary, method, accuracy)
     s = inputs.systems(positions, cell, pbc, batch)
-    p = inputs.multipoles(multipoles, s.n_atoms)
+    sources = inputs.sources(multipoles, sigma, s.n_atoms)
     f = inputs.field(external_field, s.n_systems)
     r = inputs.points("points", points)
     index = inputs.labels("points_batch", points_batch, r.shape[0], s.n_systems)
-    values = _native.potential(
-        r,
-        index,
-        s.positions,
-        p,
-        inputs.widths("sigma", sigma, s.n_atoms),
-        s.cell,
-        s.pbc,
-        s.batch,
-        boundary=boundary,
-        method=method,
-        accuracy=accuracy,
-    )
+    values = _native.potential(s, sources, options, r, index)
     inputs.require_finite("potential", values)
     if f is not None:
         values = values + fields.potential(r, index, f, 1)[:, 0]

@@ -78,25 +78,19 @@ def charge_equilibration(
         >>> r.charges.round(3)
         array([-0.109,  0.109])
     """
-    accuracy = inputs.settings(boundary, method, accuracy)
+    options = inputs.options(boundary, method, accuracy)
     s = inputs.systems(positions, cell, pbc, batch)
     f = inputs.field(external_field, s.n_systems)
     name, held = ("total_charge", total_charge) if fermi_level is None else ("fermi_level", fermi_level)
-    eta = inputs.per("hardness", hardness, s.n_atoms, "n_atoms")
     charges, mu, energy, gradient, dipole = _native.charge_equilibration(
-        s.positions,
+        s,
         inputs.per("electronegativity", electronegativity, s.n_atoms, "n_atoms"),
-        eta,
+        inputs.per("hardness", hardness, s.n_atoms, "n_atoms"),
         inputs.widths("sigma", sigma, s.n_atoms),
         inputs.per(name, held, s.n_systems, "n_systems"),
         fermi_level is not None,
         np.zeros((s.n_systems, 3)) if f is None else np.ascontiguousarray(f),
-        s.cell,
-        s.pbc,
-        s.batch,
-        boundary=boundary,
-        method=method,
-        accuracy=accuracy,
+        options,
     )
     for quantity, values in (("charges", charges), ("energy", energy), ("forces", gradient)):
         inputs.require_finite(quantity, values)

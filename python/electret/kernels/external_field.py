@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from electret.errors import InputError
+from electret.kernels.arguments import Receivers
 from electret.kernels.inputs import FloatArray
 
 CARTESIAN_OF_L1 = (1, 2, 0)
@@ -39,30 +39,25 @@ def features(
     positions: FloatArray,
     batch: NDArray[np.int64],
     field: FloatArray,
-    widths: FloatArray,
-    max_l: int,
-    normalization: str,
+    receivers: Receivers,
 ) -> FloatArray:
-    """Projections of the field's potential on the receivers, ``[n_atoms, n_widths, (max_l + 1)**2]``."""
-    n_lm = (max_l + 1) ** 2
-    scale = receiver_scale(widths, n_lm, normalization)  # [n_widths, n_lm]
-    return potential(positions, batch, field, n_lm)[:, None, :] * scale
+    """Projections of the field's potential on the receivers, ``[n_atoms, n_widths, n_lm]``."""
+    return potential(positions, batch, field, receivers.n_lm)[:, None, :] * receiver_scale(receivers)
 
 
-def receiver_scale(widths: FloatArray, n_lm: int, normalization: str) -> FloatArray:
+def receiver_scale(receivers: Receivers) -> FloatArray:
     """Ratio of a receiver to the unit-moment Gaussian multipole of its width for l <= 1, ``[n_widths,
     n_lm]``.
 
     ``sqrt(4 pi / (2l + 1)) I_(2l+2) / I_(l+2)`` with ``I_n`` the integral of ``r**n exp(-r**2/2s**2)``; a
     uniform field has no projection on higher orders, where the entries are zero.
     """
-    scale = np.zeros((len(widths), n_lm))
+    widths, _, normalization = receivers
+    scale = np.zeros((len(widths), receivers.n_lm))
     if normalization == "multipoles":
         scale[:, :4] = 1.0
-    elif normalization == "receiver":
+    else:
         scale[:, 0] = math.sqrt(4.0 * math.pi)
         # I_4 / I_3 = 3 sqrt(pi/2) s**5 / (2 s**4)
         scale[:, 1:4] = math.sqrt(4.0 * math.pi / 3.0) * 1.5 * math.sqrt(math.pi / 2.0) * widths[:, None]
-    else:
-        raise InputError(f"normalization = {normalization!r}; give 'receiver' or 'multipoles'")
     return scale

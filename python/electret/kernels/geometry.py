@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -35,7 +36,7 @@ class Geometry:
         (2, 1, 1)
     """
 
-    @inputs.on_the_cpu
+    @inputs.refuses(**inputs.ON_THE_CPU)
     def __init__(
         self,
         positions: ArrayLike,
@@ -53,28 +54,18 @@ class Geometry:
         method: str = "auto",
         accuracy: float = 1e-8,
     ) -> None:
-        accuracy = inputs.settings(boundary, method, accuracy, normalization=normalization)
+        options = inputs.options(boundary, method, accuracy, self_interaction=self_interaction)
         self._systems = inputs.systems(positions, cell, pbc, batch)
         self.max_l = inputs.max_order("max_l", max_l)
-        self.features_max_l = (
-            self.max_l if features_max_l is None else inputs.max_order("features_max_l", features_max_l)
-        )
-        self.widths = inputs.widths("widths", widths) if np.size(widths) else np.empty(0)
+        order = self.max_l if features_max_l is None else features_max_l
+        self._receivers = inputs.receivers(widths, order, normalization, may_be_empty=True)
         self._native = _native.Geometry(
-            self._systems.positions,
+            self._systems,
             inputs.widths("sigma", sigma, self._systems.n_atoms),
-            self.widths,
             self.max_l,
-            self.features_max_l,
-            self._systems.cell,
-            self._systems.pbc,
-            self._systems.batch,
-            normalization=normalization,
-            boundary=boundary,
-            method=method,
-            accuracy=accuracy,
-            self_interaction=inputs.switch("self_interaction", self_interaction),
-            features_self_interaction=inputs.switch("features_self_interaction", features_self_interaction),
+            self._receivers,
+            options,
+            inputs.switch("features_self_interaction", features_self_interaction),
         )
 
     def energy(self, multipoles: ArrayLike) -> FloatArray:
@@ -105,19 +96,19 @@ class Geometry:
 
         For all p and g: ``sum(features(p) * g) == sum(p * features_transpose(g))``.
         """
-        shape = (self._systems.n_atoms, self.widths.size, (self.features_max_l + 1) ** 2)
+        shape = (self.n_atoms, self.widths.size, self._receivers.n_lm)
         values = self._native.features_transpose(inputs.array("cotangent", cotangent, shape))
         inputs.require_finite("features_transpose", values)
         return values
 
-    def matrix(self, system: int = 0) -> FloatArray:
+    def features_matrix(self, system: int = 0) -> FloatArray:
         """Feature operator B of one system: ``features.ravel() = B @ multipoles.ravel()`` over its atoms in
         order.
 
         ``[n_atoms * n_widths * n_features_lm, n_atoms * n_lm]``.
         """
         values = self._native.features_matrix(self._index(system))
-        inputs.require_finite("matrix", values)
+        inputs.require_finite("features_matrix", values)
         return values
 
     def coulomb_matrix(self, system: int = 0) -> FloatArray:
@@ -128,6 +119,16 @@ class Geometry:
         values = self._native.coulomb_matrix(self._index(system))
         inputs.require_finite("coulomb_matrix", values)
         return values
+
+    @property
+    def widths(self) -> FloatArray:
+        """Widths of the receivers in Å, ``[n_widths]``."""
+        return self._receivers.widths
+
+    @property
+    def features_max_l(self) -> int:
+        """Highest order of the receivers."""
+        return self._receivers.max_l
 
     @property
     def n_atoms(self) -> int:
@@ -148,6 +149,10 @@ class Geometry:
     def plans(self) -> list[tuple[str, str | None]]:
         """As `methods`, with what was chosen (k-vectors, mesh, order of splines, split, cutoff) as text."""
         return self._native.plans
+
+    def __getattr__(self, name: str) -> Any:
+        renamed = "; it is called features_matrix" if name == "matrix" else ""
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{renamed}")
 
     def _multipoles(self, values: ArrayLike) -> tuple[FloatArray, int]:
         """Multipoles up to the geometry's order, and how many coefficients per atom were given."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from electret.errors import InputError
+from electret.kernels.arguments import Options, Receivers, Sources, Systems
 
 FloatArray = NDArray[np.float64]
 P = ParamSpec("P")
@@ -32,52 +32,31 @@ PRECISIONS = ("float64", "float32")
 """Precisions accepted for sums over pairs, k-vectors and mesh points on a GPU."""
 
 
-@dataclass(frozen=True)
-class Systems:
-    """Atoms of one or more systems with their cells, ready for the native layer.
-
-    Attributes:
-        positions: ``[n_atoms, 3]`` in Å.
-        cell: ``[n_systems, 3, 3]`` in Å, rows are vectors; zero where no cell was given.
-        pbc: ``[n_systems, 3]``, whether each axis is periodic.
-        batch: ``[n_atoms]``, the system of each atom.
-    """
-
-    positions: FloatArray
-    cell: FloatArray
-    pbc: NDArray[np.bool_]
-    batch: NDArray[np.int64]
-
-    @property
-    def n_atoms(self) -> int:
-        return self.positions.shape[0]
-
-    @property
-    def n_systems(self) -> int:
-        return self.cell.shape[0]
-
-    def sum(self, values: FloatArray) -> FloatArray:
-        """Sum of per-atom values ``[n_atoms, n]`` over the atoms of each system, ``[n_systems, n]``."""
-        if self.n_systems == 1:
-            return values.sum(axis=0)[None]
-        columns = [np.bincount(self.batch, column, self.n_systems) for column in values.T]
-        return np.stack(columns, axis=1)
+ON_THE_CPU = dict.fromkeys(
+    ("device", "precision"),
+    "functions of numpy arrays run on the CPU in float64; for a GPU pass tensors of it to electret.torch",
+)
+"""Remedies for keywords that the numpy layer has no more, for :func:`refuses`."""
 
 
-def on_the_cpu(function: Callable[P, R]) -> Callable[P, R]:
-    """Refuse the keywords `device` and `precision` of a numpy function with a remedy."""
+RECEIVER_ORDER = "the highest order of the receivers is called features_max_l"
+"""Remedy for the keyword max_l of functions of features."""
 
-    @functools.wraps(function)
-    def checked(*arguments: P.args, **keywords: P.kwargs) -> R:
-        for name in ("device", "precision"):
-            if name in keywords:
-                raise InputError(
-                    f"{name} = {keywords[name]!r}: functions of numpy arrays run on the CPU in float64; for a "
-                    "GPU pass tensors of it to electret.torch"
-                )
-        return function(*arguments, **keywords)
 
-    return checked
+def refuses(**remedies: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorator: calls with one of these keywords raise an InputError with its remedy."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def checked(*arguments: P.args, **keywords: P.kwargs) -> R:
+            for name in remedies:
+                if name in keywords:
+                    raise InputError(f"{name} = {keywords[name]!r}: {remedies[name]}")
+            return function(*arguments, **keywords)
+
+        return checked
+
+    return decorate
 
 
 def array_of(name: str, values: ArrayLike) -> NDArray[Any]:
@@ -208,6 +187,19 @@ def max_order(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 2**31:
         raise InputError(f"{name} = {value!r}; give an integer from 0 to 6")
     return int(value)
+
+
+def sources(multipoles_: ArrayLike, sigma: ArrayLike, n_atoms: int) -> Sources:
+    """Multipoles ``[n_atoms, (max_l + 1)**2]`` and widths, one or ``[n_atoms]`` in Å."""
+    return Sources(multipoles(multipoles_, n_atoms), widths("sigma", sigma, n_atoms))
+
+
+def receivers(widths_: ArrayLike, max_l: Any, normalization: object, may_be_empty: bool = False) -> Receivers:
+    """Receivers of one or more widths in Å, or of none where there `may_be_empty`."""
+    require_normalization(normalization)
+    order = max_order("features_max_l", max_l)
+    found = np.empty(0) if may_be_empty and np.size(widths_) == 0 else widths("widths", widths_)
+    return Receivers(found, order, str(normalization))
 
 
 def widths(name: str, values: ArrayLike, n: int | None = None) -> FloatArray:
@@ -418,12 +410,14 @@ def switch(name: str, value: Any) -> bool:
     raise InputError(f"{name} = {value!r}; give True or False")
 
 
-def settings(
-    boundary: object, method: object, accuracy: Any, precision: object = "float64", normalization: object = ""
-) -> float:
-    """The requested accuracy as a float, after a look at the kinds of the other settings.
-
-    Names of boundaries, methods and normalisations are known to the native layer.
+def options(
+    boundary: object,
+    method: object,
+    accuracy: Any,
+    precision: object = "float64",
+    self_interaction: object = True,
+) -> Options:
+    """Settings of the sums. The native layer holds the names of boundaries and methods, and refuses others.
 
     Raises:
         InputError: a setting is of another kind, or the accuracy no number between 0 and 1.
@@ -435,10 +429,15 @@ def settings(
         )
     if not isinstance(method, str):
         raise InputError(f"method = {method!r}; give a name, as 'auto', 'ewald' or 'mesh'")
-    if not isinstance(normalization, str):
-        raise InputError(f"normalization = {normalization!r}; give 'receiver' or 'multipoles'")
     require_precision(precision)
-    return tolerance(accuracy)
+    own = switch("self_interaction", self_interaction)
+    return Options(boundary, method, tolerance(accuracy), str(precision), own)
+
+
+def require_normalization(name: object) -> None:
+    """Refuse what is no name. The native layer holds the names of normalisations."""
+    if not isinstance(name, str):
+        raise InputError(f"normalization = {name!r}; give 'receiver' or 'multipoles'")
 
 
 def require_precision(name: object) -> None:

@@ -21,9 +21,9 @@ class Jacobian:
         K = [[L + R M, c], [0,     1]]     constant Fermi level
 
     with block-diagonal L and R, a column c, and 1_q one at each atom's charge (lm = 0). M is an operator of
-    `geometry`: A of ``geometry.coulomb_matrix`` or B of ``geometry.matrix``. Variational families have L the
-    Hessian of the local energies and M = A; fixed points p = F(B p + mu m) have L = 1, R = -D, M = B and
-    c = -D m with D = dF/dv.
+    `geometry`: A of ``geometry.coulomb_matrix`` or B of ``geometry.features_matrix``. Variational families
+    have L the Hessian of the local energies and M = A; fixed points p = F(B p + mu m) have L = 1, R = -D,
+    M = B and c = -D m with D = dF/dv.
 
     Matrices are factored once, at the first solve; small systems are solved by LU, large ones by Krylov
     iterations.
@@ -72,7 +72,7 @@ class Jacobian:
         if operator not in ("coulomb", "features"):
             raise InputError(f'operator {operator!r} is unknown; use "coulomb" or "features"')
         n_atoms, n_lm = geometry.n_atoms, (geometry.max_l + 1) ** 2
-        n_rows = n_lm if operator == "coulomb" else geometry.widths.size * (geometry.features_max_l + 1) ** 2
+        n_rows = n_lm if operator == "coulomb" else geometry.widths.size * geometry._receivers.n_lm
         if max_iterations is not None and inputs.max_order("max_iterations", max_iterations) == 0:
             raise InputError("max_iterations = 0; give a positive integer or None")
         self._shape = (n_atoms, n_lm)
@@ -84,9 +84,9 @@ class Jacobian:
             _optional("right", right, (n_atoms, n_lm, n_rows)),
             _optional("column", column, (n_atoms, n_lm)),
             _flags(constrained, geometry.n_systems),
-            method=method,
-            tolerance=inputs.tolerance(tolerance, "tolerance"),
-            max_iterations=max_iterations,
+            method,
+            inputs.tolerance(tolerance, "tolerance"),
+            max_iterations,
         )
 
     def solve(

@@ -17,7 +17,7 @@ from electret.kernels.inputs import FloatArray
 __all__ = ["NeighborList", "neighbor_list"]
 
 
-@inputs.on_the_cpu
+@inputs.refuses(device=inputs.ON_THE_CPU["device"])
 def neighbor_list(
     quantities: str,
     positions: ArrayLike,
@@ -72,9 +72,7 @@ def neighbor_list(
     s = inputs.systems(positions, cell, pbc, batch)
     within = reach(cutoff, s.n_atoms, numbers)
     letters = quantities + "ijd" if within.filters and quantities else quantities
-    arrays = _native.neighbor_list(
-        letters, s.positions, s.cell, s.pbc, within.searched, s.batch, half, self_interaction
-    )
+    arrays = _native.neighbor_list(letters, s, within.searched, half, self_interaction)
     if within.filters:
         kept = within.kept(*arrays[-3:])
         arrays = tuple(array[kept] for array in arrays[:-3])
@@ -143,8 +141,7 @@ class NeighborList:
         Raises:
             InputError: as :func:`neighbor_list`. The list then stays at the last accepted positions.
         """
-        s = inputs.systems(positions, cell, pbc, batch)
-        return self._native.update(s.positions, s.cell, s.pbc, s.batch)
+        return self._native.update(inputs.systems(positions, cell, pbc, batch))
 
     def get(self, quantities: str) -> Any:
         """The arrays named by the letters, as :func:`neighbor_list` returns them. They belong to the caller.

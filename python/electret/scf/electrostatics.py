@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from electret.cuda.geometry import DeviceGeometry
 from electret.cuda.operators import emulated
+from electret.kernels.arguments import Options, Receivers, Sources, Systems
 from electret.kernels.geometry import Geometry
 from electret.scf.operators import FixedOperators, HostOperators
 from electret.torch import dipole, field_features
@@ -103,21 +104,9 @@ class Electrostatics:
             return self._detached.operators
         if self.positions.device.type == "cpu" and not emulated():
             return HostOperators(self.geometry)
-        return DeviceGeometry(
-            self.positions,
-            self.sigma,
-            self._receivers if self.widths else None,
-            self.max_l,
-            self.features_max_l,
-            self.cell,
-            self.pbc,
-            self.batch,
-            features_self_interaction=self.features_self_interaction,
-            boundary=self.boundary,
-            method=self.method,
-            accuracy=self.accuracy,
-            precision=self.precision,
-        )
+        receivers = Receivers(self._receivers, self.features_max_l) if self.widths else None
+        own = self.features_self_interaction
+        return DeviceGeometry(self._systems, self.sigma, receivers, self.max_l, self._options(True), own)
 
     @cached_property
     def _receivers(self) -> torch.Tensor:
@@ -148,29 +137,31 @@ class Electrostatics:
         """½ pᵀAp of each system, and with `per_atom` ½ p·Ap of each atom, without derivatives, eV."""
         inputs = (self.positions, multipoles, self.cell)
         gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-        options = (self.boundary, self.method, self.accuracy, self.precision, True, gradients or per_atom)
-        energy, potential, _, _ = coulomb(*inputs, self.sigma, self.pbc, self.batch, *options)
+        sources = Sources(multipoles, self.sigma)
+        energy, potential, _, _ = coulomb(self._systems, sources, self._options(True), gradients or per_atom)
         return energy, 0.5 * (multipoles * potential).sum(dim=1).detach() if per_atom else None
 
     def _features(
         self, multipoles: torch.Tensor, widths: torch.Tensor, max_l: int, normalization: str, own: bool
     ) -> torch.Tensor:
-        inputs = (self.positions, multipoles, self.cell)
-        placed = (*inputs, self.sigma, widths, self.pbc, self.batch)
-        return features(*placed, max_l, normalization, *self._settings, own)
+        receivers = Receivers(widths, max_l, normalization)
+        return features(self._systems, Sources(multipoles, self.sigma), receivers, self._options(own))
 
     @property
-    def _settings(self) -> tuple[str | None, str, float, str]:
-        return self.boundary, self.method, self.accuracy, self.precision
+    def _systems(self) -> Systems:
+        return Systems(self.positions, self.cell, self.pbc, self.batch)
+
+    def _options(self, self_interaction: bool) -> Options:
+        return Options(self.boundary, self.method, self.accuracy, self.precision, self_interaction)
 
     def features_gradient(
         self, multipoles: torch.Tensor, cotangent: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         """Gradient of sum(cotangent · B p) in positions, multipoles and cell."""
-        own = self.features_self_interaction
-        placed = (self.cell, self.sigma, self._receivers, self.pbc, self.batch)
-        options = (self.features_max_l, "receiver", *self._settings, own)
-        return features_gradient(self.positions, multipoles, cotangent, *placed, *options)
+        receivers = Receivers(self._receivers, self.features_max_l)
+        options = self._options(self.features_self_interaction)
+        sources = Sources(multipoles, self.sigma)
+        return features_gradient(self._systems, sources, receivers, options, cotangent)
 
     def dipole(self, multipoles: torch.Tensor) -> torch.Tensor:
         """Total dipole of each system, `[n_systems, 3]` (x, y, z) e Å."""

@@ -33,11 +33,11 @@ from electret.cuda.operators import emulated
 from electret.cuda.plans import Recent
 from electret.errors import InputError
 from electret.kernels import inputs
+from electret.kernels.arguments import Options, Receivers, Sources, Systems
 from electret.kernels.external_field import CARTESIAN_OF_L1
 from electret.kernels.neighbors import neighbor_list as numpy_neighbor_list
 from electret.kernels.neighbors import reach
-from electret.torch.operators import coulomb as coulomb_operator
-from electret.torch.operators import features as features_operator
+from electret.torch import operators
 from electret.torch.per_system import sum_over_atoms
 
 __all__ = ["coulomb_energy", "dipole", "features", "field_features", "neighbor_list", "potential"]
@@ -82,25 +82,24 @@ def coulomb_energy(
         >>> round(float(-gradient[0, 2]), 4)  # pulled towards the other charge by K / r²
         1.6
     """
-    accuracy = inputs.settings(boundary, method, accuracy, precision)
-    x, p, h, s, flags, index, dtype = _prepare(positions, multipoles, sigma, cell, pbc, batch)
-    gradients = torch.is_grad_enabled() and (x.requires_grad or p.requires_grad or h.requires_grad)
-    own = inputs.switch("self_interaction", self_interaction)
-    energy = coulomb_operator(
-        x, p, h, s, flags, index, boundary, method, accuracy, precision, own, gradients
-    )[0]
+    options = inputs.options(boundary, method, accuracy, precision, self_interaction)
+    systems, sources, dtype = _prepare(positions, multipoles, sigma, cell, pbc, batch)
+    x, p, n_systems = systems.positions, sources.multipoles, systems.n_systems
+    differentiable = x.requires_grad or p.requires_grad or systems.cell.requires_grad
+    energy = operators.coulomb(systems, sources, options, torch.is_grad_enabled() and differentiable)[0]
     if external_field is not None:
-        f = _field(external_field, x, h.shape[0])
-        energy = energy - (f * _dipole(x, p, index, h.shape[0])).sum(dim=1)
+        f = _field(external_field, x, n_systems)
+        energy = energy - (f * _dipole(x, p, systems.batch, n_systems)).sum(dim=1)
     return _cast(energy, dtype)
 
 
+@inputs.refuses(max_l=inputs.RECEIVER_ORDER)
 def features(
     positions: Tensor,
     multipoles: Tensor,
     sigma: float | Tensor = 1.0,
     widths: Sequence[float] | Tensor = (1.5, 3.0),
-    max_l: int = 1,
+    features_max_l: int = 1,
     normalization: str = "receiver",
     self_interaction: bool = False,
     cell: Tensor | None = None,
@@ -114,17 +113,17 @@ def features(
     receivers: Tensor | None = None,
     receivers_batch: Tensor | None = None,
 ) -> Tensor:
-    """Projections of the potential on Gaussian receivers, ``[n_atoms, n_widths, (max_l + 1)**2]``.
+    """Projections of the potential on Gaussian receivers, ``[n_atoms, n_widths, (features_max_l + 1)**2]``.
 
     Arguments, units and conventions are those of :func:`electret.features`; with `receivers`
-    ``[n_receivers, n_widths, (max_l + 1)**2]``. Differentiable twice in `positions`, `receivers`,
+    ``[n_receivers, n_widths, (features_max_l + 1)**2]``. Differentiable twice in `positions`, `receivers`,
     `multipoles` and `cell`, and in `external_field`.
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.
     """
-    accuracy = inputs.settings(boundary, method, accuracy, precision, normalization)
-    max_l = inputs.max_order("max_l", max_l)
+    options = inputs.options(boundary, method, accuracy, precision, self_interaction)
+    inputs.require_normalization(normalization)
     n_sources = 0
     if receivers is not None:
         places = (positions, multipoles, sigma, cell, pbc, batch)
@@ -132,30 +131,17 @@ def features(
         n_sources = positions.shape[0] - receivers.shape[0]
     elif receivers_batch is not None:
         raise InputError("receivers_batch is given without receivers; give their positions, or batch")
-    x, p, h, s, flags, index, dtype = _prepare(positions, multipoles, sigma, cell, pbc, batch)
+    systems, sources, dtype = _prepare(positions, multipoles, sigma, cell, pbc, batch)
+    x = systems.positions
     w = _constant("widths", widths, x)
     inputs.require_list("widths", w.shape)
     if w.dim() != 1:
         w = w.reshape(1)
-    values = features_operator(
-        x,
-        p,
-        h,
-        s,
-        w,
-        flags,
-        index,
-        max_l,
-        normalization,
-        boundary,
-        method,
-        accuracy,
-        precision,
-        inputs.switch("self_interaction", self_interaction),
-    )
+    projected = Receivers(w, inputs.max_order("features_max_l", features_max_l), normalization)
+    values = operators.features(systems, sources, projected, options)
     if external_field is not None:
-        f = _field(external_field, x, h.shape[0])
-        values = values + field_features(x, f[index], w, max_l, normalization)
+        f = _field(external_field, x, systems.n_systems)
+        values = values + field_features(x, f[systems.batch], *projected)
     return _cast(values[n_sources:] if n_sources else values, dtype)
 
 
@@ -173,25 +159,33 @@ def potential(
     method: str = "auto",
     accuracy: float = 1e-8,
     precision: str = "float64",
+    differentiable: bool = True,
 ) -> Tensor:
     """Electrostatic potential of the density at arbitrary points, ``[n_points]`` in V.
 
     Arguments, units and conventions are those of :func:`electret.potential`. Differentiable twice in
-    `positions`, `multipoles`, `cell` and `external_field`. Points are receivers without a charge of their own
-    and so narrow that their width does not matter. Pairs of points cost time as pairs of atoms do, so this is
-    for some hundred points per system; :func:`electret.potential` has no such limit and no derivatives.
+    `points`, `positions`, `multipoles`, `cell` and `external_field`. Points are then receivers without a
+    charge of their own and so narrow that their width does not matter (to 1e-8 V). Pairs of points cost time
+    as pairs of atoms do, so this is for some hundred points per system.
+
+    Args:
+        differentiable: False takes any number of points at the cost of each alone, as
+            :func:`electret.potential` does; the result has no derivatives.
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.
     """
     places = (positions, multipoles, sigma, cell, pbc, batch)
+    if not inputs.switch("differentiable", differentiable):
+        options = inputs.options(boundary, method, accuracy, precision)
+        return _plain_potential(points, points_batch, places, external_field, options)
     positions, multipoles, sigma, batch = _joined("points", points, points_batch, *places)
     values = features(
         positions,
         multipoles,
         sigma,
         widths=[POINT_WIDTH],
-        max_l=0,
+        features_max_l=0,
         normalization="multipoles",
         cell=cell,
         pbc=pbc,
@@ -203,6 +197,24 @@ def potential(
         precision=precision,
     )
     return values[positions.shape[0] - points.shape[0] :, 0, 0]
+
+
+@torch.no_grad()
+def _plain_potential(
+    points: Tensor, points_batch: Tensor | None, places: Any, external_field: Tensor | None, options: Options
+) -> Tensor:
+    """Potential at points without derivatives."""
+    systems, sources, dtype = _prepare(*places)
+    x = systems.positions
+    _require_real(points=points)
+    _require_together(x, points=points)
+    inputs.require_points("points", points.shape)
+    index = _labels("points_batch", points_batch, len(points), ("cell", systems.n_systems), x)
+    values = operators.potential(systems, sources, options, _cast(points, torch.float64), index)
+    if external_field is not None:
+        f = _field(external_field, x, systems.n_systems)
+        values = values - (f[index] * points).sum(dim=1)
+    return _cast(values, torch.promote_types(dtype, points.dtype))
 
 
 def neighbor_list(
@@ -264,8 +276,8 @@ def neighbor_list(
         arrays = found if isinstance(found, tuple) else (found,)
         pairs = tuple(torch.from_numpy(values) for values in arrays)
     else:
-        lattices = inputs.lattices(positions.shape[0], cell, pbc, batch)
-        pairs = pairs_on_device(letters, positions, *lattices, within.searched, half, self_interaction)
+        systems = Systems(positions, *inputs.lattices(positions.shape[0], cell, pbc, batch))
+        pairs = pairs_on_device(letters, systems, within.searched, half, self_interaction)
     if within.filters:
         i, j, d = pairs[-3:]
         kept = within.kept(i, j, d, lambda array: torch.from_numpy(array).to(positions.device))
@@ -331,9 +343,11 @@ def _prepare(
     cell: Tensor | None,
     pbc: bool | Sequence[bool] | Tensor,
     batch: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, torch.dtype]:
-    """Broadcasts to the native shapes, by the specification of :mod:`electret.kernels.inputs`; the native
-    layer checks the values of tensors."""
+) -> tuple[Systems, Sources, torch.dtype]:
+    """Systems and sources in the native shapes and float64, and the dtype of the result.
+
+    Shapes are checked by the specification of :mod:`electret.kernels.inputs`, values by the native layer.
+    """
     _require_real(positions=positions, multipoles=multipoles)
     _require_supported(positions)
     _require_together(positions, multipoles=multipoles)
@@ -361,7 +375,8 @@ def _prepare(
         inputs.require_per("sigma", s.shape, n_atoms, "n_atoms")
         if s.dim() == 0:
             s = s.expand(n_atoms)
-    return x, p, h, s, flags, index, torch.promote_types(positions.dtype, multipoles.dtype)
+    dtype = torch.promote_types(positions.dtype, multipoles.dtype)
+    return Systems(x, h, flags, index), Sources(p, s), dtype
 
 
 def _cell(cell: object, like: Tensor) -> Tensor:
@@ -560,10 +575,9 @@ def field_features(
         normalization: as in :func:`features`.
 
     Returns:
-        ``[n_atoms, n_widths, (max_l + 1)**2]``; zero from l=2 on.
+        ``[n_atoms, n_widths, (max_l + 1)**2]``; zero from l = 2 on.
     """
     x = positions
-    n_atoms, n_widths, n_lm = x.shape[0], widths.shape[0], (max_l + 1) ** 2
     if normalization == "receiver":  # see electret.kernels.external_field.receiver_scale
         scale0 = torch.full_like(widths, math.sqrt(4.0 * math.pi))
         scale1 = math.sqrt(4.0 * math.pi / 3.0) * 1.5 * math.sqrt(math.pi / 2.0) * widths
@@ -573,5 +587,5 @@ def field_features(
     if max_l > 0:
         parts.append(-local_field[:, None, list(CARTESIAN_OF_L1)] * scale1[None, :, None])
     if max_l > 1:
-        parts.append(x.new_zeros((n_atoms, n_widths, n_lm - 4)))
+        parts.append(x.new_zeros((x.shape[0], widths.shape[0], (max_l + 1) ** 2 - 4)))
     return torch.cat(parts, dim=2)

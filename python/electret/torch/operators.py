@@ -2,13 +2,15 @@
 
 Each operator calls one native function on CPU float64 tensors, or queues one evaluation on a device
 (:mod:`electret.cuda.operators`); :mod:`electret.torch` prepares the arguments. The gradient operators are
-operators too, so that autograd can differentiate them once more through the native tangents. `precision` is
-that of a device's sums; those of the CPU are float64.
+operators too, so that autograd can differentiate them once more through the native tangents.
+
+An operator of torch takes tensors and plain values alone. The functions here take the values of
+:mod:`electret.kernels.arguments`; :class:`_Schema` is where they become flat arguments and back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,44 +20,123 @@ from torch import Tensor
 from electret import _native
 from electret.cuda import operators as device_operators
 from electret.errors import InputError
+from electret.kernels.arguments import Options, Receivers, Sources, Systems, Tangents
 from electret.kernels.inputs import require_finite
+from electret.support import torch_internals
 from electret.torch.per_system import sum_over_atoms
 
+__all__ = ["coulomb", "coulomb_tangent", "features", "features_gradient", "features_tangent"]
+
 _library = torch.library.Library("electret", "FRAGMENT")
+
+FIELDS: dict[Any, str] = {
+    Systems: "Tensor positions, Tensor cell, Tensor pbc, Tensor batch",
+    Sources: "Tensor multipoles, Tensor sigma",
+    Receivers: "Tensor widths, SymInt features_max_l, str normalization",
+    Options: "str? boundary, str method, float accuracy, str precision, bool self_interaction",
+    Tangents: "Tensor positions_tangent, Tensor multipoles_tangent, Tensor cell_tangent, "
+    "Tensor? cotangent_tangent",
+}
+"""Flat arguments of each structured one."""
+
+
+class _Schema:
+    """Arguments of an operator: those of `torch.library`, and the structured ones that hold them.
+
+    Args:
+        parts: keys of `FIELDS`, or the declarations of single arguments.
+    """
+
+    def __init__(self, *parts: Any) -> None:
+        self.text = ", ".join(FIELDS.get(part, part) for part in parts)
+        self.names = [argument.split()[1] for argument in self.text.split(", ")]
+        self.places: list[tuple[Any, int, int]] = []
+        start = 0
+        for part in parts:
+            end = start + (len(part._fields) if part in FIELDS else 1)
+            self.places.append((part if part in FIELDS else None, start, end))
+            start = end
+
+    def flat(self, structured: Sequence[Any]) -> list[Any]:
+        """Flat arguments."""
+        found: list[Any] = []
+        for (kind, _, _), value in zip(self.places, structured, strict=True):
+            if kind is None:
+                found.append(value)
+            else:
+                found.extend(value)
+        return found
+
+    def structured(self, flat: Sequence[Any]) -> list[Any]:
+        """Structured arguments."""
+        return [flat[start] if kind is None else kind(*flat[start:end]) for kind, start, end in self.places]
+
+    def by_name(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        """A value for each flat argument, None for those that are not named."""
+        return tuple(values.get(name) for name in self.names)
+
+
+class _Saved:
+    """Arguments and results of a call, for its derivatives."""
+
+    def __init__(self, schema: _Schema, ctx: Any) -> None:
+        self._ctx = ctx
+        tensors = iter(ctx.saved_tensors)
+        flat = [next(tensors) if is_tensor else value for is_tensor, value in ctx.constants]
+        self.arguments = schema.structured(flat)
+        self.outputs = tuple(tensors)
+        self._names = schema.names
+
+    def wanted(self, name: str) -> bool:
+        """True if the gradient in an argument is needed."""
+        return self._ctx.needs_input_grad[self._names.index(name)]
 
 
 def _operator(
     name: str,
-    host: Callable,
-    device: Callable,
-    fake: Callable,
-    backward: Callable,
-    tangents: Callable,
-    keep: Callable,
+    schema: _Schema,
+    n_results: int,
+    host: Callable[..., Any],
+    device: Callable[..., Any],
+    fake: Callable[..., Any],
+    backward: Callable[..., Mapping[str, Tensor | None]],
+    tangents: Callable[..., Any],
+    saves_outputs: bool = False,
 ) -> Callable[..., Any]:
-    """Registers ``electret::name``, with the schema of the annotations of `host`; returns it as a function
-    that the transforms of `torch.func` accept too.
+    """Registers ``electret::name``; returns it as a function of structured arguments that the transforms of
+    `torch.func` accept too.
 
     Kernels and formula are called by torch's dispatcher directly, which takes a third of the time that
     `torch.library.custom_op` adds to a call.
 
     Args:
         name: of the operator.
+        schema: of the arguments.
+        n_results: number of tensors that it returns.
         host: kernel for CPU tensors.
         device: kernel for CUDA tensors, and for CPU tensors under `electret.testing.emulated_device`.
         fake: shapes of the results.
-        backward: `backward(ctx, *cotangents)`, a cotangent for each tensor argument and None for the others.
-        tangents: `tangents(ctx, *tangents)` of the arguments, those of the results (forward mode).
-        keep: `keep(ctx, arguments, output)`, the tensors that `backward` and `tangents` need.
+        backward: `backward(saved, *cotangents)`, gradients by the name of their argument.
+        tangents: `tangents(saved, named)`, tangents of the results from those of the arguments by name
+            (forward mode).
+        saves_outputs: whether derivatives use the results.
     """
-    schema = torch.library.infer_schema(host, mutates_args=())
-    _library.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
+    results = "Tensor" if n_results == 1 else f"({', '.join(['Tensor'] * n_results)})"
+    _library.define(f"{name}({schema.text}) -> {results}", tags=torch.Tag.pt2_compliant_tag)
     overload = getattr(torch.ops.electret, name).default
-    names = [argument.name for argument in overload._schema.arguments]
 
     def below(arguments):
-        with torch._C._AutoDispatchBelowAutograd():
+        with torch_internals.below_autograd():
             return overload(*arguments)
+
+    def keep(ctx, arguments, output):
+        ctx.set_materialize_grads(False)
+        ctx.constants = [(True, None) if isinstance(value, Tensor) else (False, value) for value in arguments]
+        tensors = [value for value in arguments if isinstance(value, Tensor)]
+        return [*tensors, *output] if saves_outputs else tensors
+
+    def gradients(ctx, *cotangents):
+        return schema.by_name(backward(_Saved(schema, ctx), *cotangents))
 
     class Derivatives(torch.autograd.Function):
         """Reverse mode: without `setup_context`, for which torch binds all arguments once more."""
@@ -80,35 +161,48 @@ def _operator(
             ctx.save_for_forward(*kept)
 
         @staticmethod
+        def jvp(ctx, *directions):
+            return tangents(_Saved(schema, ctx), dict(zip(schema.names, directions, strict=True)))
+
+        @staticmethod
         def vmap(info, in_dims, *arguments):
-            output = apply(*_one_batch(names, info.batch_size, in_dims, arguments))
+            output = apply(*_one_batch(schema.names, info.batch_size, in_dims, arguments))
             if isinstance(output, Tensor):
                 return _split(output, info.batch_size), 0
             return tuple(_split(tensor, info.batch_size) for tensor in output), (0,) * len(output)
 
-    Derivatives.backward = Transformed.backward = staticmethod(backward)  # type: ignore[assignment]
-    Transformed.jvp = staticmethod(tangents)  # type: ignore[assignment]
+    Derivatives.backward = Transformed.backward = staticmethod(gradients)  # type: ignore[assignment]
 
     def with_derivatives(*arguments):
-        if torch.autograd.forward_ad._current_level >= 0:
+        if torch_internals.forward_mode():
             return Transformed.apply(*arguments)
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
+        if torch.is_grad_enabled() and torch_internals.any_requires_grad(*arguments):
             return Derivatives.apply(*arguments)
         return below(arguments)
 
     def on_cpu(*arguments):
-        return (device if device_operators.emulated() else host)(*arguments)
+        kernel = device if device_operators.emulated() else host
+        return kernel(*schema.structured(arguments))
+
+    def on_device(*arguments):
+        return device(*schema.structured(arguments))
+
+    def shapes(*arguments):
+        return fake(*schema.structured(arguments))
 
     def apply(*arguments):
-        if torch._C._are_functorch_transforms_active():
+        if torch_internals.function_transforms():
             return Transformed.apply(*arguments)
         return overload(*arguments)
 
+    def call(*structured):
+        return apply(*schema.flat(structured))
+
     _library.impl(name, with_derivatives, "Autograd")
     _library.impl(name, on_cpu, "CPU")
-    _library.impl(name, device, "CUDA")
-    torch.library.register_fake(f"electret::{name}", fake, lib=_library)
-    return apply
+    _library.impl(name, on_device, "CUDA")
+    torch.library.register_fake(f"electret::{name}", shapes, lib=_library)
+    return call
 
 
 def _one_batch(
@@ -139,29 +233,27 @@ def _split(tensor: Tensor, n: int) -> Tensor:
     return tensor.reshape(n, tensor.shape[0] // n, *tensor.shape[1:])
 
 
-def _keep_nothing(ctx, inputs, output):
-    return ()
+# --- parts of the operators ---
 
 
-def _zeros_for(tangents: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
-    """The tangents, zero where there is none."""
-    return [torch.zeros_like(t) if d is None else d for d, t in zip(tangents, like, strict=True)]
+def _along(systems: Systems, sources: Sources, directions: Mapping[str, Tensor | None]) -> Tangents:
+    """Directions by the name of their argument, zero where there is none."""
 
+    def of(name: str, like: Tensor) -> Tensor:
+        found = directions.get(name)
+        return torch.zeros_like(like) if found is None else found
 
-def _array(tensor: Tensor) -> np.ndarray:
-    """The tensor's memory as a C-contiguous numpy array; copies only what is strided."""
-    return tensor.detach().contiguous().numpy()
-
-
-def _tensors(arrays: Sequence[np.ndarray]) -> Any:
-    """The arrays' memory as a tuple of tensors (of the length that the operator declares)."""
-    return tuple(torch.from_numpy(array) for array in arrays)
+    return Tangents(
+        of("positions", systems.positions),
+        of("multipoles", sources.multipoles),
+        of("cell", systems.cell),
+    )
 
 
 def _third_derivative(name: str) -> Callable[..., Any]:
     """Refuses derivatives of an operator that is a second derivative itself."""
 
-    def refuse(ctx, *others):
+    def refuse(saved, *others):
         raise NotImplementedError(
             f"electret.torch: the third derivative of {name} is not available; positions, multipoles and "
             "cell can be differentiated twice, for features with forward mode outside of reverse mode "
@@ -171,402 +263,231 @@ def _third_derivative(name: str) -> Callable[..., Any]:
     return refuse
 
 
+def _array(tensor: Tensor) -> np.ndarray:
+    """The tensor's memory as a C-contiguous numpy array; copies only what is strided."""
+    return tensor.detach().contiguous().numpy()
+
+
+def arrays(value: Any) -> Any:
+    """A value whose tensors are numpy arrays of the same memory."""
+    if isinstance(value, Tensor):
+        return _array(value)
+    if isinstance(value, tuple):
+        return type(value)(*map(arrays, value))  # type: ignore[call-arg]
+    return value
+
+
+def _on_host(native: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of arrays as one of tensors."""
+
+    def host(*structured):
+        found = native(*map(arrays, structured))
+        if isinstance(found, np.ndarray):
+            return torch.from_numpy(found)
+        return tuple(map(torch.from_numpy, found))
+
+    return host
+
+
+_native_potential = _on_host(_native.potential)
+
+
+def potential(
+    systems: Systems, sources: Sources, options: Options, points: Tensor, points_batch: Tensor
+) -> Tensor:
+    """Potential [n_points] in V at points [n_points, 3]; without derivatives, so not an operator of torch."""
+    arguments = (systems, sources, options, points, points_batch)
+    if points.device.type != "cpu" or device_operators.emulated():
+        return device_operators.potential(*arguments)
+    return _native_potential(*arguments)
+
+
+def _like(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(tensor.new_empty(tensor.shape) for tensor in tensors)
+
+
+# --- energy ---
+
+_native_coulomb = _on_host(_native.coulomb)
+
+
 def _coulomb_on_host(
-    positions: Tensor,
-    multipoles: Tensor,
-    cell: Tensor,
-    sigma: Tensor,
-    pbc: Tensor,
-    batch: Tensor,
-    boundary: str | None,
-    method: str,
-    accuracy: float,
-    precision: str,
-    self_interaction: bool,
-    gradients: bool,
+    systems: Systems, sources: Sources, options: Options, gradients: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """energy [n_systems], dE/dmultipoles, dE/dpositions, dE/dcell; empty without `gradients`."""
-    energy, potential, gradient, cell_gradient = _tensors(
-        _native.coulomb(
-            _array(positions),
-            _array(multipoles),
-            _array(sigma),
-            _array(cell),
-            _array(pbc),
-            _array(batch),
-            boundary=boundary,
-            method=method,
-            accuracy=accuracy,
-            self_interaction=self_interaction,
-            gradients=gradients,
-        )
-    )
+    energy, *others = _native_coulomb(systems, sources, options, gradients)
     require_finite("energy", energy.numpy())
     if not gradients:
         return energy, energy.new_empty(0), energy.new_empty(0), energy.new_empty(0)
-    require_finite("forces", gradient.numpy())
-    return energy, potential, gradient, cell_gradient
+    require_finite("forces", others[1].numpy())
+    return energy, *others
 
 
-def _coulomb_fake(
-    positions, multipoles, cell, sigma, pbc, batch, boundary, method, accuracy, precision, self_interaction,
-    gradients,
-):  # fmt: skip
-    energy = positions.new_empty(cell.shape[0])
+def _coulomb_fake(systems, sources, options, gradients):
+    energy = systems.positions.new_empty(systems.n_systems)
     if not gradients:
-        return energy, positions.new_empty(0), positions.new_empty(0), positions.new_empty(0)
-    return (
-        energy,
-        multipoles.new_empty(multipoles.shape),
-        positions.new_empty(positions.shape),
-        cell.new_empty(cell.shape),
-    )
+        return energy, energy.new_empty(0), energy.new_empty(0), energy.new_empty(0)
+    return energy, *_like(sources.multipoles, systems.positions, systems.cell)
 
 
-def _coulomb_keep(ctx, inputs, output):
-    positions, multipoles, cell, sigma, pbc, batch, *settings, gradients = inputs
-    _, potential, gradient, cell_gradient = output
-    ctx.set_materialize_grads(False)
-    ctx.settings = settings
-    ctx.gradients = gradients
-    return positions, multipoles, cell, sigma, pbc, batch, potential, gradient, cell_gradient
-
-
-def _coulomb_backward(ctx, energy_bar, potential_bar, gradient_bar, cell_gradient_bar):
+def _coulomb_backward(saved, energy_bar, potential_bar, gradient_bar, cell_gradient_bar):
     """Cotangents of the energy scale the saved derivatives; those of the derivatives themselves are
     directions of a Hessian-vector product, because sum(bar · dE/d(...)) is the derivative of E along bar."""
-    positions, multipoles, cell, sigma, pbc, batch, potential, gradient, cell_gradient = ctx.saved_tensors
-    to_positions = to_multipoles = to_cell = None
+    systems, sources, options, with_gradients = saved.arguments
+    found: dict[str, Tensor | None] = dict.fromkeys(("positions", "multipoles", "cell"))
     if energy_bar is not None:
-        if not ctx.gradients:
-            _, potential, gradient, cell_gradient = coulomb(
-                positions, multipoles, cell, sigma, pbc, batch, *ctx.settings, True
-            )
-        wanted = ctx.needs_input_grad
-        # the cotangent of a single system is the same number for all of its atoms
-        per_atom = energy_bar if cell.shape[0] == 1 else energy_bar[batch][:, None]
-        to_positions = per_atom * gradient if wanted[0] else None
-        to_multipoles = per_atom * potential if wanted[1] else None
-        to_cell = energy_bar[:, None, None] * cell_gradient if wanted[2] else None
-    if ctx.gradients and not (potential_bar is None and gradient_bar is None and cell_gradient_bar is None):
-        along = _zeros_for((gradient_bar, potential_bar, cell_gradient_bar), (positions, multipoles, cell))
-        _, potential_dot, gradient_dot, cell_gradient_dot = coulomb_tangent(
-            positions, multipoles, cell, *along, sigma, pbc, batch, *ctx.settings
+        _, potential, gradient, cell_gradient = (
+            saved.outputs if with_gradients else coulomb(systems, sources, options, True)
         )
-        to_positions = gradient_dot if to_positions is None else to_positions + gradient_dot
-        to_multipoles = potential_dot if to_multipoles is None else to_multipoles + potential_dot
-        to_cell = cell_gradient_dot if to_cell is None else to_cell + cell_gradient_dot
-    return (to_positions, to_multipoles, to_cell, *(None,) * 9)
+        # the cotangent of a single system is the same number for all of its atoms
+        per_atom = energy_bar if systems.n_systems == 1 else energy_bar[systems.batch][:, None]
+        found["positions"] = per_atom * gradient if saved.wanted("positions") else None
+        found["multipoles"] = per_atom * potential if saved.wanted("multipoles") else None
+        found["cell"] = energy_bar[:, None, None] * cell_gradient if saved.wanted("cell") else None
+    bars = {"positions": gradient_bar, "multipoles": potential_bar, "cell": cell_gradient_bar}
+    if with_gradients and any(bar is not None for bar in bars.values()):
+        along = _along(systems, sources, bars)
+        _, potential, gradient, cell_gradient = coulomb_tangent(systems, sources, options, along)
+        for name, second in (("positions", gradient), ("multipoles", potential), ("cell", cell_gradient)):
+            first = found[name]
+            found[name] = second if first is None else first + second
+    return found
 
 
-def _coulomb_tangents(ctx, *tangents):
+def _coulomb_tangents(saved, directions):
     """The tangent of the energy from its derivatives, which can be differentiated once more."""
-    positions, multipoles, cell, sigma, pbc, batch, potential, gradient, cell_gradient = ctx.saved_tensors
-    arguments = (positions, multipoles, cell)
-    along = _zeros_for(tangents[:3], arguments)
-    if not ctx.gradients:
-        _, potential, gradient, cell_gradient = coulomb(*arguments, sigma, pbc, batch, *ctx.settings, True)
-    per_atom = (gradient * along[0]).sum(dim=1) + (potential * along[1]).sum(dim=1)
-    energy = sum_over_atoms(per_atom, batch, cell.shape[0]) + (cell_gradient * along[2]).sum(dim=(1, 2))
-    if not ctx.gradients:
+    systems, sources, options, with_gradients = saved.arguments
+    along = _along(systems, sources, directions)
+    _, potential, gradient, cell_gradient = (
+        saved.outputs if with_gradients else coulomb(systems, sources, options, True)
+    )
+    per_atom = (gradient * along.positions).sum(dim=1) + (potential * along.multipoles).sum(dim=1)
+    energy = sum_over_atoms(per_atom, systems.batch, systems.n_systems)
+    energy = energy + (cell_gradient * along.cell).sum(dim=(1, 2))
+    if not with_gradients:
         return energy, energy.new_zeros(0), energy.new_zeros(0), energy.new_zeros(0)
-    _, *others = coulomb_tangent(*arguments, *along, sigma, pbc, batch, *ctx.settings)
+    _, *others = coulomb_tangent(systems, sources, options, along)
     return energy, *others
 
 
 coulomb = _operator(
     "coulomb",
+    _Schema(Systems, Sources, Options, "bool gradients"),
+    4,
     _coulomb_on_host,
     device_operators.coulomb,
     _coulomb_fake,
     _coulomb_backward,
     _coulomb_tangents,
-    _coulomb_keep,
+    saves_outputs=True,
 )
 
 
-def _coulomb_tangent_on_host(
-    positions: Tensor,
-    multipoles: Tensor,
-    cell: Tensor,
-    positions_tangent: Tensor,
-    multipoles_tangent: Tensor,
-    cell_tangent: Tensor,
-    sigma: Tensor,
-    pbc: Tensor,
-    batch: Tensor,
-    boundary: str | None,
-    method: str,
-    accuracy: float,
-    precision: str,
-    self_interaction: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Derivatives of the outputs of `electret::coulomb` along tangents of positions, multipoles, cell."""
-    return _tensors(
-        _native.coulomb_tangent(
-            _array(positions),
-            _array(multipoles),
-            _array(sigma),
-            _array(cell),
-            _array(pbc),
-            _array(batch),
-            _array(positions_tangent),
-            _array(multipoles_tangent),
-            _array(cell_tangent),
-            boundary=boundary,
-            method=method,
-            accuracy=accuracy,
-            self_interaction=self_interaction,
-        )
-    )
-
-
-def _coulomb_tangent_fake(positions, multipoles, cell, *others):
-    return (
-        positions.new_empty(cell.shape[0]),
-        multipoles.new_empty(multipoles.shape),
-        positions.new_empty(positions.shape),
-        cell.new_empty(cell.shape),
-    )
+def _coulomb_tangent_fake(systems, sources, options, tangents):
+    return _coulomb_fake(systems, sources, options, True)
 
 
 coulomb_tangent = _operator(
     "coulomb_tangent",
-    _coulomb_tangent_on_host,
+    _Schema(Systems, Sources, Options, Tangents),
+    4,
+    _on_host(_native.coulomb_tangent),
     device_operators.coulomb_tangent,
     _coulomb_tangent_fake,
     _third_derivative("the energy"),
     _third_derivative("the energy"),
-    _keep_nothing,
 )
 
 
-def _features_on_host(
-    positions: Tensor,
-    multipoles: Tensor,
-    cell: Tensor,
-    sigma: Tensor,
-    widths: Tensor,
-    pbc: Tensor,
-    batch: Tensor,
-    max_l: int,
-    normalization: str,
-    boundary: str | None,
-    method: str,
-    accuracy: float,
-    precision: str,
-    self_interaction: bool,
-) -> Tensor:
-    """Features [n_atoms, n_widths, (max_l + 1)**2]."""
-    values = _native.features(
-        _array(positions),
-        _array(multipoles),
-        _array(sigma),
-        _array(widths),
-        max_l,
-        _array(cell),
-        _array(pbc),
-        _array(batch),
-        normalization=normalization,
-        boundary=boundary,
-        method=method,
-        accuracy=accuracy,
-        self_interaction=self_interaction,
-    )
-    require_finite("features", values)
-    return torch.from_numpy(values)
+# --- features ---
+
+_native_features = _on_host(_native.features)
 
 
-def _features_fake(positions, multipoles, cell, sigma, widths, pbc, batch, max_l, *others):
-    return positions.new_empty((positions.shape[0], widths.shape[0], (max_l + 1) ** 2))
+def _features_on_host(systems: Systems, sources: Sources, receivers: Receivers, options: Options) -> Tensor:
+    """Features [n_atoms, n_widths, (features_max_l + 1)**2]."""
+    values = _native_features(systems, sources, receivers, options)
+    require_finite("features", values.numpy())
+    return values
 
 
-def _features_keep(ctx, inputs, output):
-    tensors, ctx.settings = inputs[:7], inputs[7:]
-    return tensors
+def _features_fake(systems, sources, receivers, options):
+    shape = (systems.positions.shape[0], receivers.widths.shape[0], receivers.n_lm)
+    return systems.positions.new_empty(shape)
 
 
-def _features_backward(ctx, features_bar):
-    positions, multipoles, cell, sigma, widths, pbc, batch = ctx.saved_tensors
-    gradients = features_gradient(
-        positions, multipoles, features_bar, cell, sigma, widths, pbc, batch, *ctx.settings
-    )
-    return (*gradients, *(None,) * 11)
+def _features_backward(saved, features_bar):
+    if features_bar is None:
+        return {}
+    gradients = features_gradient(*saved.arguments, features_bar)
+    return dict(zip(("positions", "multipoles", "cell"), gradients, strict=True))
 
 
-def _features_tangents(ctx, *tangents):
+def _features_tangents(saved, directions):
     """U(p, g) is linear in g, and dU/dg are the features: their tangent is that of the gradient in g."""
-    positions, multipoles, cell, sigma, widths, pbc, batch = ctx.saved_tensors
-    dx, dp, dh = _zeros_for(tangents[:3], (positions, multipoles, cell))
-    none = positions.new_zeros((positions.shape[0], widths.shape[0], (ctx.settings[0] + 1) ** 2))
-    return features_tangent(
-        positions, multipoles, none, cell, dx, dp, none, dh, sigma, widths, pbc, batch, *ctx.settings
-    )[2]
+    systems, sources, receivers, _ = saved.arguments
+    none = systems.positions.new_zeros((systems.n_atoms, receivers.widths.shape[0], receivers.n_lm))
+    along = _along(systems, sources, directions)._replace(cotangent=none)
+    return features_tangent(*saved.arguments, none, along)[2]
 
 
 features = _operator(
     "features",
+    _Schema(Systems, Sources, Receivers, Options),
+    1,
     _features_on_host,
     device_operators.features,
     _features_fake,
     _features_backward,
     _features_tangents,
-    _features_keep,
 )
 
 
-def _features_gradient_on_host(
-    positions: Tensor,
-    multipoles: Tensor,
-    cotangent: Tensor,
-    cell: Tensor,
-    sigma: Tensor,
-    widths: Tensor,
-    pbc: Tensor,
-    batch: Tensor,
-    max_l: int,
-    normalization: str,
-    boundary: str | None,
-    method: str,
-    accuracy: float,
-    precision: str,
-    self_interaction: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of U = sum(features * cotangent) in positions, multipoles and cell."""
-    return _tensors(
-        _native.features_gradient(
-            _array(positions),
-            _array(multipoles),
-            _array(cotangent),
-            _array(sigma),
-            _array(widths),
-            max_l,
-            _array(cell),
-            _array(pbc),
-            _array(batch),
-            normalization=normalization,
-            boundary=boundary,
-            method=method,
-            accuracy=accuracy,
-            self_interaction=self_interaction,
-        )
-    )
+def _features_gradient_fake(systems, sources, receivers, options, cotangent):
+    return _like(systems.positions, sources.multipoles, systems.cell)
 
 
-def _features_gradient_fake(positions, multipoles, cotangent, cell, *others):
-    return (
-        positions.new_empty(positions.shape),
-        multipoles.new_empty(multipoles.shape),
-        cell.new_empty(cell.shape),
-    )
-
-
-def _features_gradient_keep(ctx, inputs, output):
-    tensors, ctx.settings = inputs[:8], inputs[8:]
-    return tensors
-
-
-def _features_gradient_backward(ctx, positions_bar, multipoles_bar, cell_bar):
+def _features_gradient_backward(saved, positions_bar, multipoles_bar, cell_bar):
     """The cotangents are directions: sum(bar · dU/d(...)) is the derivative of U along them."""
-    positions, multipoles, cotangent, cell, sigma, widths, pbc, batch = ctx.saved_tensors
-    to_positions, to_multipoles, to_cotangent, to_cell = features_tangent(
-        positions,
-        multipoles,
-        cotangent,
-        cell,
-        positions_bar,
-        multipoles_bar,
-        torch.zeros_like(cotangent),
-        cell_bar,
-        sigma,
-        widths,
-        pbc,
-        batch,
-        *ctx.settings,
-    )
-    return (to_positions, to_multipoles, to_cotangent, to_cell, *(None,) * 11)
+    systems, sources, _, _, cotangent = saved.arguments
+    bars = {"positions": positions_bar, "multipoles": multipoles_bar, "cell": cell_bar}
+    along = _along(systems, sources, bars)._replace(cotangent=torch.zeros_like(cotangent))
+    gradients = features_tangent(*saved.arguments, along)
+    return dict(zip(("positions", "multipoles", "cotangent", "cell"), gradients, strict=True))
 
 
-def _features_gradient_tangents(ctx, *tangents):
-    positions, multipoles, cotangent, cell, *fixed = ctx.saved_tensors
-    arguments = (positions, multipoles, cotangent, cell)
-    along = _zeros_for(tangents[:4], arguments)
-    to_positions, to_multipoles, _, to_cell = features_tangent(*arguments, *along, *fixed, *ctx.settings)
+def _features_gradient_tangents(saved, directions):
+    systems, sources, _, _, cotangent = saved.arguments
+    direction = directions["cotangent"]
+    direction = torch.zeros_like(cotangent) if direction is None else direction
+    along = _along(systems, sources, directions)._replace(cotangent=direction)
+    to_positions, to_multipoles, _, to_cell = features_tangent(*saved.arguments, along)
     return to_positions, to_multipoles, to_cell
 
 
 features_gradient = _operator(
     "features_gradient",
-    _features_gradient_on_host,
+    _Schema(Systems, Sources, Receivers, Options, "Tensor cotangent"),
+    3,
+    _on_host(_native.features_gradient),
     device_operators.features_gradient,
     _features_gradient_fake,
     _features_gradient_backward,
     _features_gradient_tangents,
-    _features_gradient_keep,
 )
 
 
-def _features_tangent_on_host(
-    positions: Tensor,
-    multipoles: Tensor,
-    cotangent: Tensor,
-    cell: Tensor,
-    positions_tangent: Tensor,
-    multipoles_tangent: Tensor,
-    cotangent_tangent: Tensor,
-    cell_tangent: Tensor,
-    sigma: Tensor,
-    widths: Tensor,
-    pbc: Tensor,
-    batch: Tensor,
-    max_l: int,
-    normalization: str,
-    boundary: str | None,
-    method: str,
-    accuracy: float,
-    precision: str,
-    self_interaction: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Derivative of dU/d(positions, multipoles, cotangent, cell) along the tangents."""
-    return _tensors(
-        _native.features_tangent(
-            _array(positions),
-            _array(multipoles),
-            _array(cotangent),
-            _array(sigma),
-            _array(widths),
-            max_l,
-            _array(cell),
-            _array(pbc),
-            _array(batch),
-            _array(positions_tangent),
-            _array(multipoles_tangent),
-            _array(cotangent_tangent),
-            _array(cell_tangent),
-            normalization=normalization,
-            boundary=boundary,
-            method=method,
-            accuracy=accuracy,
-            self_interaction=self_interaction,
-        )
-    )
-
-
-def _features_tangent_fake(positions, multipoles, cotangent, cell, *others):
-    return (
-        positions.new_empty(positions.shape),
-        multipoles.new_empty(multipoles.shape),
-        cotangent.new_empty(cotangent.shape),
-        cell.new_empty(cell.shape),
-    )
+def _features_tangent_fake(systems, sources, receivers, options, cotangent, tangents):
+    return _like(systems.positions, sources.multipoles, cotangent, systems.cell)
 
 
 features_tangent = _operator(
     "features_tangent",
-    _features_tangent_on_host,
+    _Schema(Systems, Sources, Receivers, Options, "Tensor cotangent", Tangents),
+    4,
+    _on_host(_native.features_tangent),
     device_operators.features_tangent,
     _features_tangent_fake,
     _third_derivative("the features"),
     _third_derivative("the features"),
-    _keep_nothing,
 )

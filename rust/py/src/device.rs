@@ -1,24 +1,27 @@
 //! Binding of `electret_core::cuda`: plans whose arrays are given by their addresses on a device.
 
-use crate::arrays::{Flags, Floats, Integers, detached, slice};
-use crate::electrostatics::{options, receivers};
+use crate::arguments::Options;
+use crate::arrays::{Flags, Floats, Integers, cells, detached, flags, slice};
 use crate::errors::to_python;
 use electret_core::cuda::evaluator::{Evaluator, Inputs, Outputs};
 use electret_core::cuda::neighbors::{Atoms, DeviceSearch, Outputs as ListOutputs};
 use electret_core::cuda::planning::{self, Request};
 use electret_core::cuda::{self, Device, Queue};
+use electret_core::systems::Receivers;
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyDict;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Number of CUDA devices; the error tells why there are none to be seen.
+/// Number of CUDA devices; the error explains why no device is visible.
 #[pyfunction]
 pub fn device_count(py: Python<'_>) -> PyResult<i32> {
     detached(py, cuda::count)
 }
 
-/// What a device says of itself.
+/// Name, architecture, multiprocessors, memory and driver of a device.
 #[pyfunction]
 pub fn device_properties(py: Python<'_>, device: i32) -> PyResult<Bound<'_, PyDict>> {
     let device = detached(py, || Device::get(device))?;
@@ -33,7 +36,7 @@ pub fn device_properties(py: Python<'_>, device: i32) -> PyResult<Bound<'_, PyDi
     Ok(out)
 }
 
-/// Bytes of electret's work areas on a device at one time, at most since the last reset.
+/// Largest number of bytes of electret's work areas on a device at one time since the last reset.
 #[pyfunction]
 pub fn device_memory_peak(py: Python<'_>, device: i32, reset: bool) -> PyResult<u64> {
     detached(py, || Device::get(device)?.memory_peak(reset))
@@ -45,7 +48,7 @@ pub fn add_package_folders(folders: Vec<PathBuf>) {
     cuda::add_packages(folders);
 }
 
-/// Where NVRTC, cuFFT and the cache are, or why they were not found.
+/// Paths of NVRTC, cuFFT and the cache, or the reasons why they were not found.
 #[pyfunction]
 pub fn device_libraries(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let out = PyDict::new(py);
@@ -75,7 +78,28 @@ pub fn device_libraries(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     Ok(out)
 }
 
-/// How a batch is summed on a device.
+/// Arrays of a batch that decide how it is summed, as `electret/cuda/plans.py` reads them from a device.
+#[derive(FromPyObject)]
+struct Batch<'py> {
+    cell: Floats<'py>,
+    pbc: Flags<'py>,
+    batch: Integers<'py>,
+    sigma: Floats<'py>,
+    widths: Option<Floats<'py>>,
+    points_batch: Option<Integers<'py>>,
+}
+
+/// Settings of a plan, as `electret/cuda/plans.py` has them.
+#[derive(FromPyObject)]
+struct Settings {
+    max_l: usize,
+    features_max_l: usize,
+    normalization: String,
+    options: Options,
+    fixed: bool,
+}
+
+/// Plan of the sums over a batch on a device.
 #[pyclass(frozen, module = "electret._native")]
 pub struct DevicePlan {
     device: Arc<Device>,
@@ -85,58 +109,45 @@ pub struct DevicePlan {
 #[pymethods]
 impl DevicePlan {
     #[new]
-    #[pyo3(signature = (device, stream, cell, pbc, batch, sigma, max_l, widths, features_max_l, normalization, points_batch, spans, fixed, boundary, method, accuracy, precision, self_interaction))]
     fn new(
         py: Python<'_>,
         device: i32,
         stream: u64,
-        cell: Floats<'_>,
-        pbc: Flags<'_>,
-        batch: Integers<'_>,
-        sigma: Floats<'_>,
-        max_l: usize,
-        widths: Option<Floats<'_>>,
-        features_max_l: usize,
-        normalization: &str,
-        points_batch: Option<Integers<'_>>,
+        batch: Batch<'_>,
+        settings: Settings,
         spans: Option<Floats<'_>>,
-        fixed: bool,
-        boundary: Option<&str>,
-        method: &str,
-        accuracy: f64,
-        precision: &str,
-        self_interaction: bool,
     ) -> PyResult<Self> {
-        let options = options(py, boundary, method, accuracy, self_interaction)?;
-        let precision = precision.parse().map_err(|error| to_python(py, &error))?;
-        let receivers = match &widths {
-            Some(widths) => Some(receivers(py, widths, features_max_l, normalization)?),
+        let receivers = match &batch.widths {
+            Some(widths) => Some(Receivers {
+                widths: slice(py, "widths", widths, &[])?,
+                max_l: settings.features_max_l,
+                normalization: settings
+                    .normalization
+                    .parse()
+                    .map_err(|error| to_python(py, &error))?,
+            }),
+            None => None,
+        };
+        let points = match &batch.points_batch {
+            Some(points) => Some(slice(py, "points_batch", points, &[])?),
             None => None,
         };
         let spans = match &spans {
             Some(spans) => Some(slice(py, "spans", spans, &[])?),
             None => None,
         };
-        let points = match &points_batch {
-            Some(points) => Some(slice(py, "points_batch", points, &[])?),
-            None => None,
-        };
         let request = Request {
-            cells: slice(py, "cell", &cell, &[3, 3])?
-                .as_chunks()
-                .0
-                .as_chunks()
-                .0,
-            pbc: slice(py, "pbc", &pbc, &[3])?.as_chunks().0,
-            batch: slice(py, "batch", &batch, &[])?,
-            sigma: slice(py, "sigma", &sigma, &[])?,
-            max_l,
+            cells: cells(py, "cell", &batch.cell)?,
+            pbc: flags(py, "pbc", &batch.pbc)?,
+            batch: slice(py, "batch", &batch.batch, &[])?,
+            sigma: slice(py, "sigma", &batch.sigma, &[])?,
+            max_l: settings.max_l,
             receivers,
             points,
             spans,
-            fixed,
-            precision,
-            options,
+            fixed: settings.fixed,
+            precision: settings.options.precision(py)?,
+            options: settings.options.parse(py)?,
         };
         detached(py, || {
             let device = Device::get(device)?;
@@ -146,21 +157,13 @@ impl DevicePlan {
         })
     }
 
-    /// Whether planning depends on where the atoms are.
+    /// True if planning depends on where the atoms are.
     #[staticmethod]
-    fn needs_spans(
-        py: Python<'_>,
-        pbc: Flags<'_>,
-        batch: Integers<'_>,
-        boundary: Option<&str>,
-        method: &str,
-    ) -> PyResult<bool> {
-        let options = options(py, boundary, method, 1e-8, true)?;
-        let pbc = slice(py, "pbc", &pbc, &[3])?.as_chunks().0;
+    fn needs_spans(py: Python<'_>, batch: Batch<'_>, options: Options) -> PyResult<bool> {
         Ok(planning::needs_spans(
-            pbc,
-            slice(py, "batch", &batch, &[])?,
-            &options,
+            flags(py, "pbc", &batch.pbc)?,
+            slice(py, "batch", &batch.batch, &[])?,
+            &options.parse(py)?,
         ))
     }
 
@@ -170,61 +173,51 @@ impl DevicePlan {
         self.evaluator.methods()
     }
 
-    /// The same with parameters, as text.
+    /// Methods with their parameters as text.
     #[getter]
     fn plans(&self) -> Vec<String> {
         self.evaluator.plans()
     }
 
-    #[pyo3(signature = (stream, *, positions, multipoles, cell, cotangent=0, points=0, tangents=false, positions_tangent=0, multipoles_tangent=0, cotangent_tangent=0, cell_tangent=0, value=0, multipoles_gradient=0, features=0, positions_gradient=0, cell_gradient=0))]
+    /// Evaluates arrays at these addresses; a tangent of the positions asks for directional derivatives.
+    #[pyo3(signature = (stream, **addresses))]
     fn evaluate(
         &self,
         py: Python<'_>,
         stream: u64,
-        positions: u64,
-        multipoles: u64,
-        cell: u64,
-        cotangent: u64,
-        points: u64,
-        tangents: bool,
-        positions_tangent: u64,
-        multipoles_tangent: u64,
-        cotangent_tangent: u64,
-        cell_tangent: u64,
-        value: u64,
-        multipoles_gradient: u64,
-        features: u64,
-        positions_gradient: u64,
-        cell_gradient: u64,
+        addresses: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<()> {
-        let inputs = Inputs {
-            positions,
-            multipoles,
-            cell,
-            cotangent,
-            points,
-            tangents,
-            positions_tangent,
-            multipoles_tangent,
-            cotangent_tangent,
-            cell_tangent,
-        };
-        let outputs = Outputs {
-            value,
-            multipoles: multipoles_gradient,
-            features,
-            positions: positions_gradient,
-            cell: cell_gradient,
-        };
-        let run = || {
+        let (mut inputs, mut outputs) = (Inputs::default(), Outputs::default());
+        for (name, address) in addresses.into_iter().flat_map(|dict| dict.iter()) {
+            let name: PyBackedStr = name.extract()?;
+            let place = match &*name {
+                "positions" => &mut inputs.positions,
+                "multipoles" => &mut inputs.multipoles,
+                "cell" => &mut inputs.cell,
+                "cotangent" => &mut inputs.cotangent,
+                "points" => &mut inputs.points,
+                "positions_tangent" => &mut inputs.positions_tangent,
+                "multipoles_tangent" => &mut inputs.multipoles_tangent,
+                "cotangent_tangent" => &mut inputs.cotangent_tangent,
+                "cell_tangent" => &mut inputs.cell_tangent,
+                "value" => &mut outputs.value,
+                "multipoles_gradient" => &mut outputs.multipoles,
+                "features" => &mut outputs.features,
+                "positions_gradient" => &mut outputs.positions,
+                "cell_gradient" => &mut outputs.cell,
+                _ => return Err(PyTypeError::new_err(format!("no array is called {name:?}"))),
+            };
+            *place = address.extract()?;
+            inputs.tangents |= &*name == "positions_tangent";
+        }
+        detached(py, || {
             let queue = Queue::new(self.device.clone(), stream)?;
             self.evaluator.evaluate(&queue, &inputs, &outputs)
-        };
-        detached(py, run)
+        })
     }
 }
 
-/// The pairs of some atoms on a device, counted and not yet written.
+/// Pairs of atoms on a device, counted and not yet written.
 #[pyclass(frozen, module = "electret._native")]
 pub struct DeviceNeighborSearch {
     device: Arc<Device>,
@@ -233,8 +226,8 @@ pub struct DeviceNeighborSearch {
 
 #[pymethods]
 impl DeviceNeighborSearch {
-    /// `positions` is an address; `first` has the first atom of each system and the number of atoms. Waits for the
-    /// number of pairs.
+    /// Waits for the number of pairs. `positions` is an address; `first` holds the first atom of each system and then the
+    /// number of atoms.
     #[new]
     fn new(
         py: Python<'_>,
@@ -246,12 +239,7 @@ impl DeviceNeighborSearch {
         first: Vec<usize>,
         cutoff: f64,
     ) -> PyResult<Self> {
-        let cells = slice(py, "cell", &cell, &[3, 3])?
-            .as_chunks()
-            .0
-            .as_chunks()
-            .0;
-        let pbc = slice(py, "pbc", &pbc, &[3])?.as_chunks().0;
+        let (cells, pbc) = (cells(py, "cell", &cell)?, flags(py, "pbc", &pbc)?);
         detached(py, || {
             let device = Device::get(device)?;
             let queue = Queue::new(device.clone(), stream)?;
@@ -270,7 +258,7 @@ impl DeviceNeighborSearch {
         self.search.len()
     }
 
-    /// Writes the pairs to addresses of arrays as long as this; 0 for what is not wanted.
+    /// Writes the pairs to arrays of this length at the addresses; 0 skips an array.
     #[pyo3(signature = (stream, *, i=0, j=0, shifts=0, distances=0, vectors=0))]
     fn write(
         &self,

@@ -69,3 +69,13 @@ pub fn to_python(py: Python<'_>, error: &Error) -> PyErr {
         Err(failure) => failure,
     }
 }
+
+/// The error of an array whose shape is not the `expected` one.
+pub fn shape_error(py: Python<'_>, array: &'static str, found: &[usize], expected: &str) -> PyErr {
+    let error = Error::Shape {
+        array,
+        found: format!("{found:?}"),
+        expected: expected.into(),
+    };
+    to_python(py, &error)
+}

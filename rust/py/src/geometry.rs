@@ -1,7 +1,7 @@
 //! Binding of `electret_core::geometry`.
 
-use crate::arrays::{Flags, Floats, Integers, contiguous, detached, slice};
-use crate::electrostatics::{Raw, options, receivers, two};
+use crate::arguments::{Options, Receivers, Systems};
+use crate::arrays::{Floats, array2, contiguous, detached, slice};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArray3, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use std::sync::Arc;
@@ -15,31 +15,22 @@ pub struct Geometry(pub Arc<electret_core::geometry::Geometry>);
 
 #[pymethods]
 impl Geometry {
+    /// `options.self_interaction` belongs to the energies.
     #[new]
-    #[pyo3(signature = (positions, sigma, widths, max_l, features_max_l, cell, pbc, batch, normalization="receiver", boundary=None, method="auto", accuracy=1e-8, self_interaction=true, features_self_interaction=false))]
     fn new(
         py: Python<'_>,
-        positions: Floats<'_>,
+        systems: Systems<'_>,
         sigma: Floats<'_>,
-        widths: Floats<'_>,
         max_l: usize,
-        features_max_l: usize,
-        cell: Floats<'_>,
-        pbc: Flags<'_>,
-        batch: Integers<'_>,
-        normalization: &str,
-        boundary: Option<&str>,
-        method: &str,
-        accuracy: f64,
-        self_interaction: bool,
+        receivers: Receivers<'_>,
+        options: Options,
         features_self_interaction: bool,
     ) -> PyResult<Self> {
-        let coulomb = options(py, boundary, method, accuracy, self_interaction)?;
-        let features = options(py, boundary, method, accuracy, features_self_interaction)?;
-        let raw = Raw::new(py, &positions, &cell, &pbc, &batch)?;
-        let receivers = receivers(py, &widths, features_max_l, normalization)?;
+        let coulomb = options.parse(py)?;
+        let mut features = coulomb;
+        features.self_interaction = features_self_interaction;
+        let (systems, receivers) = (systems.view(py)?, receivers.view(py)?);
         let sigma = slice(py, "sigma", &sigma, &[])?;
-        let systems = raw.systems();
         detached(py, || {
             electret_core::geometry::Geometry::new(
                 &systems, sigma, max_l, &receivers, &coulomb, &features,
@@ -51,7 +42,8 @@ impl Geometry {
     fn energy<'py>(&self, py: Python<'py>, multipoles: Floats<'py>) -> PyResult<EnergyArrays<'py>> {
         let flat = contiguous(py, "multipoles", &multipoles)?;
         let (energy, potential) = detached(py, || self.0.energy(flat))?;
-        Ok((energy.into_pyarray(py), two(py, potential, self.0.n_lm())?))
+        let potential = array2(py, potential, self.0.n_lm())?;
+        Ok((energy.into_pyarray(py), potential))
     }
 
     fn features<'py>(
@@ -73,7 +65,7 @@ impl Geometry {
     ) -> PyResult<Bound<'py, PyArray2<f64>>> {
         let flat = contiguous(py, "cotangent", &cotangent)?;
         let out = detached(py, || self.0.features_transpose(flat))?;
-        two(py, out, self.0.n_lm())
+        array2(py, out, self.0.n_lm())
     }
 
     fn coulomb_matrix<'py>(
@@ -83,7 +75,7 @@ impl Geometry {
     ) -> PyResult<Bound<'py, PyArray2<f64>>> {
         let out = detached(py, || self.0.coulomb_matrix(system).map(<[f64]>::to_vec))?;
         let columns = out.len().isqrt();
-        two(py, out, columns)
+        array2(py, out, columns)
     }
 
     fn features_matrix<'py>(
@@ -92,17 +84,16 @@ impl Geometry {
         system: usize,
     ) -> PyResult<Bound<'py, PyArray2<f64>>> {
         let out = detached(py, || self.0.features_matrix(system).map(<[f64]>::to_vec))?;
-        let columns = self.0.n_columns(system);
-        two(py, out, columns)
+        array2(py, out, self.0.n_columns(system))
     }
 
-    /// (method for energies, method for features) of each system.
+    /// Methods of the energies and of the features of each system.
     #[getter]
     fn methods(&self) -> Vec<(&'static str, Option<&'static str>)> {
         self.0.methods()
     }
 
-    /// The same with parameters, for people.
+    /// Methods with their parameters as text.
     #[getter]
     fn plans(&self) -> Vec<(String, Option<String>)> {
         self.0.plans()

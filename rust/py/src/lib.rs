@@ -1,5 +1,6 @@
 //! `electret._native`: a thin binding of `electret-core`. No arithmetic lives here.
 
+mod arguments;
 mod arrays;
 mod device;
 mod electrostatics;

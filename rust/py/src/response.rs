@@ -1,15 +1,16 @@
 //! Binding of `electret_core::response`.
 
-use crate::arrays::{Flags, Floats, Integers, contiguous, detached, slice};
-use crate::electrostatics::{Raw, options, receivers, two, vectors};
+use crate::arguments::{Options, Receivers, Systems};
+use crate::arrays::{
+    Flags, Floats, array_of_vectors, array2, cells, contiguous, detached, slice, vectors,
+};
 use crate::errors::to_python;
 use crate::geometry::Geometry;
-use electret_core::Error;
 use electret_core::ewald::longest_waves as longest_waves_of;
 use electret_core::response::{self, Blocks, Elements, Reservoir, Settings, Solution};
 use electret_core::special::harmonics::count;
 use electret_core::systems::{check_receivers, receiver_factors as receiver_factors_of};
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyUntypedArrayMethods};
+use numpy::{IntoPyArray, PyArray1, PyArray2};
 use pyo3::prelude::*;
 
 /// x, y and the status of each system.
@@ -35,14 +36,13 @@ pub struct Jacobian(response::Jacobian);
 
 impl Jacobian {
     fn two<'py>(&self, py: Python<'py>, flat: Vec<f64>) -> PyResult<Bound<'py, PyArray2<f64>>> {
-        two(py, flat, self.0.geometry().n_lm())
+        array2(py, flat, self.0.geometry().n_lm())
     }
 }
 
 #[pymethods]
 impl Jacobian {
     #[new]
-    #[pyo3(signature = (geometry, operator, left, right, column, constrained, method="auto", tolerance=1e-12, max_iterations=None))]
     fn new(
         py: Python<'_>,
         geometry: &Geometry,
@@ -62,20 +62,20 @@ impl Jacobian {
             tolerance,
             max_iterations,
         };
-        let block = |name, array| contiguous(py, name, array);
+        fn block<'a>(
+            py: Python<'_>,
+            name: &'static str,
+            array: &'a Option<Floats<'_>>,
+        ) -> PyResult<Option<&'a [f64]>> {
+            array
+                .as_ref()
+                .map(|array| contiguous(py, name, array))
+                .transpose()
+        }
         let blocks = Blocks {
-            left: left
-                .as_ref()
-                .map(|array| block("left", array))
-                .transpose()?,
-            right: right
-                .as_ref()
-                .map(|array| block("right", array))
-                .transpose()?,
-            column: column
-                .as_ref()
-                .map(|array| block("column", array))
-                .transpose()?,
+            left: block(py, "left", &left)?,
+            right: block(py, "right", &right)?,
+            column: block(py, "column", &column)?,
             constrained: contiguous(py, "constrained", &constrained)?,
         };
         let geometry = geometry.0.clone();
@@ -126,9 +126,9 @@ impl Jacobian {
     fn eigenpair<'py>(&self, py: Python<'py>) -> PyResult<EigenArrays<'py>> {
         let pairs = detached(py, || self.0.eigenpairs())?;
         Ok((
-            two(py, pairs.values.into_flattened(), 2)?,
-            two(py, pairs.right.into_flattened(), 2)?,
-            two(py, pairs.left.into_flattened(), 2)?,
+            array2(py, pairs.values.into_flattened(), 2)?,
+            array2(py, pairs.right.into_flattened(), 2)?,
+            array2(py, pairs.left.into_flattened(), 2)?,
         ))
     }
 
@@ -154,25 +154,19 @@ type EquilibriumArrays<'py> = (
 
 /// `held` is the Fermi level of each system with `fixed_fermi_level`, and else its total charge.
 #[pyfunction]
-#[pyo3(signature = (positions, electronegativity, hardness, sigma, held, fixed_fermi_level, external_field, cell, pbc, batch, boundary=None, method="auto", accuracy=1e-8))]
 pub fn charge_equilibration<'py>(
     py: Python<'py>,
-    positions: Floats<'py>,
+    systems: Systems<'py>,
     electronegativity: Floats<'py>,
     hardness: Floats<'py>,
     sigma: Floats<'py>,
     held: Floats<'py>,
     fixed_fermi_level: bool,
     external_field: Floats<'py>,
-    cell: Floats<'py>,
-    pbc: Flags<'py>,
-    batch: Integers<'py>,
-    boundary: Option<&str>,
-    method: &str,
-    accuracy: f64,
+    options: Options,
 ) -> PyResult<EquilibriumArrays<'py>> {
-    let options = options(py, boundary, method, accuracy, true)?;
-    let raw = Raw::new(py, &positions, &cell, &pbc, &batch)?;
+    let options = options.parse(py)?;
+    let systems = systems.view(py)?;
     let elements = Elements {
         electronegativity: slice(py, "electronegativity", &electronegativity, &[])?,
         hardness: slice(py, "hardness", &hardness, &[])?,
@@ -184,23 +178,21 @@ pub fn charge_equilibration<'py>(
     } else {
         Reservoir::Charge(held)
     };
-    let field = slice(py, "external_field", &external_field, &[3])?
-        .as_chunks()
-        .0;
+    let field = vectors(py, "external_field", &external_field)?;
     let out = detached(py, || {
-        response::equilibrate(&raw.systems(), &elements, reservoir, field, &options)
+        response::equilibrate(&systems, &elements, reservoir, field, &options)
     })?;
     Ok((
         out.charges.into_pyarray(py),
         out.fermi_level.into_pyarray(py),
         out.energy.into_pyarray(py),
-        vectors(py, out.positions)?,
-        vectors(py, out.dipole)?,
+        array_of_vectors(py, out.positions)?,
+        array_of_vectors(py, out.dipole)?,
     ))
 }
 
-/// The waves that preconditioners of a system with so many unknowns know: k-vectors `[n_waves, 3]` and factors of unit
-/// multipoles `[n_waves, n_lm]`.
+/// Longest waves of a cell `[1, 3, 3]` for the preconditioner of a system with so many unknowns: k-vectors `[n_waves, 3]`
+/// and factors of unit multipoles `[n_waves, n_lm]`.
 #[pyfunction]
 pub fn longest_waves<'py>(
     py: Python<'py>,
@@ -208,29 +200,22 @@ pub fn longest_waves<'py>(
     unknowns: usize,
     max_l: usize,
 ) -> PyResult<WaveArrays<'py>> {
-    let rows: &[f64; 9] = contiguous(py, "cell", &cell)?.try_into().map_err(|_| {
-        let error = Error::Shape {
-            array: "cell",
-            found: format!("{:?}", cell.shape()),
-            expected: "[3, 3]".into(),
-        };
-        to_python(py, &error)
-    })?;
-    let cell: [[f64; 3]; 3] = std::array::from_fn(|a| std::array::from_fn(|b| rows[3 * a + b]));
+    let cell = cells(py, "cell", &cell)?[0];
     let limit = response::most_waves(unknowns);
     let (waves, factors) = detached(py, || longest_waves_of(&cell, limit, max_l))?;
-    Ok((vectors(py, waves)?, two(py, factors, count(max_l))?))
+    Ok((
+        array_of_vectors(py, waves)?,
+        array2(py, factors, count(max_l))?,
+    ))
 }
 
 /// Factors of the features of an atom in a normalisation, `[n_widths * n_lm]`.
 #[pyfunction]
 pub fn receiver_factors<'py>(
     py: Python<'py>,
-    widths: Floats<'py>,
-    max_l: usize,
-    normalization: &str,
+    receivers: Receivers<'py>,
 ) -> PyResult<Bound<'py, PyArray1<f64>>> {
-    let receivers = receivers(py, &widths, max_l, normalization)?;
+    let receivers = receivers.view(py)?;
     let factors = detached(py, || {
         check_receivers(&receivers)?;
         Ok(receiver_factors_of(&receivers))

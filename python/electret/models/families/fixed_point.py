@@ -451,7 +451,7 @@ def _unit_field(config: ModelConfig, norms: torch.Tensor) -> torch.Tensor:
         np.zeros((1, 1)),
         1.0,
         widths=options.widths,
-        max_l=1,
+        features_max_l=1,
         normalization="receiver",
         external_field=[1.0, 0.0, 0.0],
     )  # [1, n_widths, 4]

@@ -164,7 +164,7 @@ def _features(
         multipoles,
         sigma,
         widths=options.widths,
-        max_l=options.features_max_l,
+        features_max_l=options.features_max_l,
         normalization="receiver",
         self_interaction=config.fixed_point.self_interaction,
         cell=batch.cell.double().numpy(),
