@@ -69,7 +69,7 @@ def results(system: dict[str, Any], **settings: Any) -> dict[str, np.ndarray]:
     """Energy by atom summed, forces, virial and features."""
     r = electret.coulomb(**system, **settings)
     max_l = int(np.sqrt(system["multipoles"].shape[1])) - 1
-    v = electret.features(**system, widths=[1.0], max_l=max_l, self_interaction=True, **settings)
+    v = electret.features(**system, widths=[1.0], features_max_l=max_l, self_interaction=True, **settings)
     parts = 0.5 * np.sum(system["multipoles"] * r.potential, axis=1)
     return {"forces": r.forces, "features": v, "virial": r.virial, "energy": r.energy, "parts": parts}
 

@@ -116,7 +116,7 @@ def test_features_at_the_source_width_are_the_potential(case, method):
     given = {**arguments(case, method), "sigma": sigma}
     max_l = math.isqrt(len(case["multipoles"][0])) - 1
     values = electret.features(
-        **given, widths=[sigma], max_l=max_l, normalization="multipoles", self_interaction=True
+        **given, widths=[sigma], features_max_l=max_l, normalization="multipoles", self_interaction=True
     )
     assert relative(values[:, 0], electret.coulomb(**given).potential) < BAR
 

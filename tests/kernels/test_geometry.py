@@ -43,7 +43,11 @@ def test_evaluations_are_those_of_the_functions(axes, self_interaction, method):
         assert relative(energy, expected.energy) < BAR
         assert relative(potential, expected.potential) < BAR
         values = electret.features(
-            **geometry, multipoles=scale * p, max_l=2, self_interaction=not self_interaction, **settings
+            **geometry,
+            multipoles=scale * p,
+            features_max_l=2,
+            self_interaction=not self_interaction,
+            **settings,
         )
         assert relative(g.features(scale * p), values) < BAR
 
@@ -162,7 +166,7 @@ def test_receivers_apart_from_the_sources(pbc):
     np.testing.assert_allclose(found, at_atoms[order], rtol=0, atol=1e-7)
     points = {"receivers": rng.random((4, 3)) * 6.0, "receivers_batch": [1, 0, 0, 1]}
     narrow = electret.features(
-        **sources, **options, **points, widths=[1e-5], max_l=0, normalization="multipoles"
+        **sources, **options, **points, widths=[1e-5], features_max_l=0, normalization="multipoles"
     )
     renamed = {"points": points["receivers"], "points_batch": points["receivers_batch"]}
     potential = electret.potential(**sources, **options, **renamed)

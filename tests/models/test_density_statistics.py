@@ -64,7 +64,7 @@ def norms_by_hand(structures: list[Atoms], multipoles: list[np.ndarray]) -> np.n
             p,
             [SIGMA[symbol] for symbol in atoms.symbols],
             widths=WIDTHS,
-            max_l=2,
+            features_max_l=2,
             normalization="receiver",
             self_interaction=False,
             cell=atoms.cell.array if atoms.pbc.any() else None,
