@@ -28,6 +28,7 @@ autodoc_type_aliases = {
     "ArrayLike": "array_like",
     "FloatArray": "ndarray",
     "ComplexArray": "ndarray",
+    "PairArrays": "ndarrays",
 }
 autodoc_preserve_defaults = True
 maximum_signature_line_length = 80

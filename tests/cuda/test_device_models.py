@@ -1,4 +1,4 @@
-"""Models on a device: nothing is mixed with the CPU, and the numbers are those of the CPU."""
+"""Models on a device: no tensors of the CPU among those of the device, and the numbers of the CPU."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from training_frames import clusters, run_options, write_frames
 
 @pytest.fixture(params=[pytest.param("labelled"), devices.CUDA])
 def on(request) -> Callable[[str], AbstractContextManager[None]]:
-    """`with on("cuda")` makes that device the one of the test, `with on("cpu")` nothing."""
+    """`with on("cuda")` makes that device the one of the test, `with on("cpu")` has no effect."""
     labelled = request.param == "labelled"
     devices.require("emulated" if labelled else "cuda")
     return lambda device: labelled_device.found_as_cuda() if labelled and device == "cuda" else nullcontext()

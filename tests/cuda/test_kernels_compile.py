@@ -3,12 +3,12 @@
 import pytest
 
 from electret import _native
-from electret.cuda.package_folders import tell_package_folders
+from electret.cuda.package_folders import register_package_folders
 
 
 def architectures() -> list[int]:
     """sm_80, sm_90 and the newest that NVRTC knows."""
-    tell_package_folders()
+    register_package_folders()
     return _native.device_libraries()["architectures"]
 
 

@@ -16,7 +16,7 @@ from electret.cuda import plans as device_plans  # noqa: E402
 from electret.torch import coulomb_energy, features, potential  # noqa: E402
 
 ACCURACY = 1e-5
-"""What plans are made for; the least that float32 may be asked for."""
+"""Accuracy of the plans; the smallest that float32 accepts."""
 
 ROUNDING = 5e-6
 """Relative error of float32, which must be far from the rounding of float64."""
@@ -34,7 +34,7 @@ def device(request):
 
 
 def close(found, exact) -> None:
-    """Rounded to float32 somewhere, and no more than that."""
+    """Assert a difference of the size of rounding to float32."""
     assert 1e-10 < relative(found, exact) < ROUNDING
 
 

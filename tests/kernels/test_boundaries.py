@@ -97,7 +97,7 @@ def test_charged_slab_with_the_correction_is_the_exact_slab(axes, open_axis):
         cell[open_axis] = height * normal + 0.3 * cell[(open_axis + 1) % 3]
         moved = {**system, "cell": cell, "positions": system["positions"] + shift * normal}
         plain = electret.coulomb(**{**moved, "pbc": True}, accuracy=TIGHT).energy
-        assert abs(plain - exact[0]) > 1.0  # what the correction is of
+        assert abs(plain - exact[0]) > 1.0  # size of the correction
         found = results(moved, boundary="slab_dipole_correction")
         for value, expected in zip(found, exact, strict=True):
             assert relative(value, expected) < BAR

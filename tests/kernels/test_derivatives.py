@@ -109,8 +109,8 @@ def test_potential_at_points_gives_the_force_on_a_probe(axes):
     system = random_system(34, axes, n=4, max_l=1)
     width = 1e-3
     smeared = electret.features(
-        **system, widths=[width], features_max_l=1, normalization="multipoles", self_interaction=True, accuracy=TIGHT,
-        method="ewald" if axes else "direct",
+        **system, widths=[width], features_max_l=1, normalization="multipoles", self_interaction=True,
+        accuracy=TIGHT, method="ewald" if axes else "direct",
     )[:, 0]  # fmt: skip
     step = 1e-3
     for axis in range(3):

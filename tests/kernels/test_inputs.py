@@ -1,4 +1,4 @@
-"""Arguments of the numpy layer: what is accepted, and the named error for what is not."""
+"""Arguments of the numpy layer: accepted forms, and the named errors of all others."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_stress_without_volume_has_a_remedy():
 
 
 def instructions(value):
-    """What an import with the variable ELECTRET_INSTRUCTIONS prints, or its last line of error."""
+    """Output of an import with the variable ELECTRET_INSTRUCTIONS, or its last line of error."""
     import os
     import subprocess
     import sys

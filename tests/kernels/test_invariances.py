@@ -1,4 +1,4 @@
-"""What must not change the result: images, order, orientation, batching, accuracy settings, threads."""
+"""Invariance of results under images, order, orientation, batching, accuracy settings, threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The particle mesh: forces as accurate as asked for, gradients of the interpolated energy, shapes of cells.
+"""The particle mesh: forces as accurate as requested, gradients of the interpolated energy, shapes of cells.
 
 Exact values, Madelung constants, invariances, `Geometry` and torch with ``method="mesh"`` are in the tests of
 those.
@@ -92,7 +92,7 @@ def test_every_order_of_splines_is_as_accurate_as_asked_for(order):
 
 
 def test_the_estimate_is_not_wasteful():
-    """Errors are mostly ten to a hundred times smaller than what is asked for, not thousands of times."""
+    """Errors are mostly ten to a hundred times smaller than requested, not thousands of times."""
     ratios = []
     for max_l in (0, 1):
         for sigma in (0.3, 1.0):
@@ -138,7 +138,7 @@ def test_orders(axes, order):
 
 @pytest.mark.parametrize("sigma", [0.05, 0.25, 3.0])
 def test_narrow_and_wide(sigma):
-    """Narrow Gaussians leave most to the real-space part, wide ones nothing."""
+    """Narrow Gaussians leave most to the real-space part, wide ones none."""
     system = {**random_system(84, "xyz", n=6, max_l=1), "sigma": sigma}
     if sigma == 3.0:
         system["cell"] = 4 * system["cell"]

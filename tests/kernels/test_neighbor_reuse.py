@@ -140,7 +140,7 @@ def test_compression_beyond_the_skin_rebuilds():
         pairs.update(positions, 7.005 * np.eye(3), True)
         assert pairs.update(positions, scale * 7.005 * np.eye(3), True) is rebuilt
         assert_bitwise(pairs, positions, scale * 7.005 * np.eye(3), True)
-    # Of the one that was not rebuilt the atoms may not move on their own at the same time.
+    # Atoms of the system that was not rebuilt may not move on their own at the same time.
     cube = 20.0 * np.eye(3)
     apart = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 6.99]])
     pairs = electret.NeighborList(6.0, 1.0)

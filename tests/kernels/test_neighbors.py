@@ -100,7 +100,7 @@ def test_agrees_with_ase(pbc, left_handed):
 def test_agrees_with_matscipy(pbc):
     neighbours = pytest.importorskip("matscipy.neighbours", reason="matscipy is not installed")
     for seed, cutoff in enumerate([2.0, 6.0]):
-        # matscipy wants atoms inside the cell along open axes.
+        # matscipy requires atoms inside the cell along open axes.
         positions, cell = random_system(10 + seed, n_atoms=40, length=7.0)
         fractions = np.linalg.solve(cell.T, positions.T).T
         positions = np.where(pbc, fractions, (fractions + 1.0) / 3.0) @ cell
@@ -202,7 +202,7 @@ def test_self_interaction_adds_each_atom_once():
     np.testing.assert_array_equal(d[~own], electret.neighbor_list("d", positions, cell, True, 4.0))
 
 
-# Of several cells in one example each has to be far enough from singular, so many examples are filtered out.
+# Every cell of an example has to be far enough from singular, so many examples are filtered out.
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(
     st.lists(st.tuples(atoms, cells(), boundaries), min_size=1, max_size=4), st.floats(0.5, 5.0), st.data()

@@ -53,7 +53,7 @@ def inherited(geometry, neighbors):
 
 
 def in_child(function, *arguments):
-    """What a forked child gives, with the objects of its parent."""
+    """Result of a function in a forked child, with the objects of its parent."""
     read, write = os.pipe()
     if os.fork() == 0:
         try:

@@ -22,7 +22,7 @@ DEVICE = torch.device("cpu")
 
 @pytest.fixture(params=devices.DEVICES)
 def device(request, monkeypatch):
-    """Where `tensors` puts systems: the CPU, the emulated device, a GPU."""
+    """Device of `tensors`: the CPU, the emulated device, a GPU."""
     with devices.on_device(request.param):
         monkeypatch.setattr(sys.modules[__name__], "DEVICE", devices.torch_device(request.param))
         yield request.param

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import electret
 from electret import _native
-from electret.cuda.package_folders import tell_package_folders
+from electret.cuda.package_folders import register_package_folders
 from electret.support.console import PlainTable
 
 __all__ = ["cuda_report", "device_report", "model_table", "system_table"]
@@ -97,7 +97,7 @@ def cuda_report() -> str:
 
 def device_report() -> Iterator[tuple[str, str]]:
     """What electret finds for its own kernels: driver, devices, compiler, FFT, folder of compiled kernels."""
-    tell_package_folders()
+    register_package_folders()
     try:
         count = _native.device_count()
     except _native.DeviceError as error:

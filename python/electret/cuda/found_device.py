@@ -1,4 +1,4 @@
-"""The device that a name means, or why it cannot be used."""
+"""Devices by name, or the reason why one cannot be used."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def found_device(name: str | torch.device) -> torch.device:
         raise InputError(f"device = {str(name)!r}; electret runs on 'cpu' and on NVIDIA GPUs, 'cuda'")
     if not torch.cuda.is_available():
         raise InputError(
-            f"device = {str(name)!r}, but torch finds no CUDA device; `electret info` says why, or use 'cpu'"
+            f"device = {str(name)!r}, but torch finds no CUDA device (see `electret info`); use 'cpu'"
         )
     n_devices = torch.cuda.device_count()
     if device.index is not None and device.index >= n_devices:

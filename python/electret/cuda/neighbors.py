@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from electret import _native
-from electret.cuda.package_folders import tell_package_folders
+from electret.cuda.package_folders import register_package_folders
 from electret.cuda.plans import place_of
 from electret.errors import InputError
 from electret.kernels.arguments import Systems
@@ -48,7 +48,7 @@ def pairs_on_device(
     unknown = [letter for letter in quantities if letter not in LETTERS]
     if unknown or not quantities:
         raise InputError(f"quantities = {quantities!r}; give letters of 'ijSdD'")
-    tell_package_folders()
+    register_package_folders()
     positions, cells, pbc, batch = systems
     place = place_of(positions)
     n_systems = len(cells)

@@ -1,5 +1,5 @@
 """The kernels of the PyTorch operators on a device: tensors are used in place, work is queued on torch's
-current stream, results are torch's memory. Nothing waits, except for a plan that is not known yet
+current stream, results are torch's memory. Nothing waits, except for a new plan
 (:mod:`electret.cuda.plans`); values are not checked for NaN, because reading them would wait.
 
 Names and arguments are those of :mod:`electret.torch.operators`. CPU tensors are taken for tensors of the
@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 from electret import _native
@@ -61,10 +62,9 @@ def queue(
         inputs: tensors by the names of `DevicePlan.evaluate`.
         outputs: likewise, dense tensors to write to.
     """
-    dense = {name: _plain(tensor) for name, tensor in inputs.items()}
-    addresses = {name: tensor.data_ptr() for name, tensor in (dense | outputs).items()}
+    dense = {name: _plain(tensor) for name, tensor in (*inputs.items(), *outputs.items())}
     with place.current():
-        plan.evaluate(place.stream, **addresses)
+        plan.evaluate(place.stream, **{name: tensor.data_ptr() for name, tensor in dense.items()})
 
 
 def coulomb(
@@ -72,11 +72,9 @@ def coulomb(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """energy [n_systems], dE/dmultipoles, dE/dpositions, dE/dcell; empty without `gradients`."""
     variables = (sources.multipoles, systems.positions, systems.cell)
-    to_p, to_x, to_h = (
-        tensor.new_empty(tensor.shape) if gradients else tensor.new_empty(0) for tensor in variables
-    )
+    to_p, to_x, to_h = _like(*variables) if gradients else [x.new_empty(0) for x in variables]
     energy = to_x.new_empty(systems.n_systems)
-    outputs = _outputs(value=energy, multipoles=to_p, positions=to_x, cell=to_h)
+    outputs = {"value": energy, **_gradients(to_x, to_p, to_h)}
     _evaluate(Request(_order(sources), options=options), systems, sources, outputs)
     return energy, to_p, to_x, to_h
 
@@ -87,7 +85,7 @@ def coulomb_tangent(
     """Derivatives of the outputs of `coulomb` along tangents of positions, multipoles, cell."""
     to_p, to_x, to_h = _like(sources.multipoles, systems.positions, systems.cell)
     energy = to_x.new_empty(systems.n_systems)
-    outputs = _outputs(value=energy, multipoles=to_p, positions=to_x, cell=to_h)
+    outputs = {"value": energy, **_gradients(to_x, to_p, to_h)}
     _evaluate(Request(_order(sources), options=options), systems, sources, outputs, tangents=tangents)
     return energy, to_p, to_x, to_h
 
@@ -106,7 +104,7 @@ def features_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradient of U = sum(features * cotangent) in positions, multipoles and cell."""
     to_x, to_p, to_h = _like(systems.positions, sources.multipoles, systems.cell)
-    outputs = _outputs(multipoles=to_p, positions=to_x, cell=to_h)
+    outputs = _gradients(to_x, to_p, to_h)
     request = _request(sources, receivers, options)
     _evaluate(request, systems, sources, outputs, receivers.widths, cotangent=cotangent)
     return to_x, to_p, to_h
@@ -122,7 +120,7 @@ def features_tangent(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Derivative of dU/d(positions, multipoles, cotangent, cell) along the tangents."""
     to_x, to_p, to_g, to_h = _like(systems.positions, sources.multipoles, cotangent, systems.cell)
-    outputs = _outputs(multipoles=to_p, positions=to_x, cell=to_h) | {"features": to_g}
+    outputs = {"features": to_g, **_gradients(to_x, to_p, to_h)}
     request = _request(sources, receivers, options)
     _evaluate(request, systems, sources, outputs, receivers.widths, tangents=tangents, cotangent=cotangent)
     return to_x, to_p, to_g, to_h
@@ -170,13 +168,17 @@ def _evaluate(
     queue(place, plan, inputs, outputs)
 
 
-def _outputs(**tensors: Tensor) -> dict[str, Tensor]:
-    """Results by the names of `DevicePlan.evaluate`: `value`, and the gradients in the others."""
-    return {name if name == "value" else f"{name}_gradient": tensor for name, tensor in tensors.items()}
+def _gradients(positions: Tensor, multipoles: Tensor, cell: Tensor) -> dict[str, Tensor]:
+    """Gradients by the names of `DevicePlan.evaluate`."""
+    return {"positions_gradient": positions, "multipoles_gradient": multipoles, "cell_gradient": cell}
 
 
 def _like(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(tensor.new_empty(tensor.shape) for tensor in tensors)
+    """Dense tensors of these shapes, with any content."""
+    return tuple(
+        torch.empty_like(tensor) if tensor.is_contiguous() else tensor.new_empty(tensor.shape)
+        for tensor in tensors
+    )
 
 
 def _plain(tensor: Tensor) -> Tensor:

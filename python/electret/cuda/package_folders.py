@@ -1,4 +1,4 @@
-"""Where Python packages are, for NVIDIA's libraries that come with PyTorch."""
+"""Folders of Python packages, for NVIDIA's libraries that come with PyTorch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from electret import _native
 
-__all__ = ["package_folders", "tell_package_folders"]
+__all__ = ["package_folders", "register_package_folders"]
 
 
 def package_folders() -> list[str]:
@@ -28,6 +28,6 @@ def package_folders() -> list[str]:
 
 
 @functools.cache
-def tell_package_folders() -> None:
-    """Tells the native layer, once, where to look for libraries."""
+def register_package_folders() -> None:
+    """Pass the folders to the native layer, once."""
     _native.add_package_folders(package_folders())

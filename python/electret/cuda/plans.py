@@ -1,16 +1,15 @@
-"""Plans of device evaluations, found again without looking at the device.
+"""Plans of device evaluations, cached so that the device need not be read again.
 
-A plan (`electret._native.DevicePlan`) says how the sums of a batch are done. It follows from the values of
-cell, pbc, batch and widths, which are on the device, so reading them makes the host wait. They are read once,
-in one copy, and then:
+A plan (`electret._native.DevicePlan`) holds method and parameters of the sums of a batch. It follows from the
+values of cell, pbc, batch and widths, which are on the device, so reading them makes the host wait. They are
+read once, in one copy, and then:
 
-- tensors that were seen before (same memory, same version) have their plan at once, without a
-  synchronisation: repeated calls with the same tensors, forward and backward of one step, the steps of a
-  trajectory;
+- tensors read before (same memory, same version) find their plan without a synchronisation: repeated calls
+  with the same tensors, forward and backward of one step, the steps of a trajectory;
 - other tensors are read, and equal contents have the same plan.
 
-Where the plan depends on where the atoms are (open axes, not method="direct") the extent of the atoms along
-open directions is read in every call, and rounded up so that plans stay while atoms move.
+Where the plan depends on the positions (open axes, not method="direct") the extent of the atoms along open
+directions is read in every call, and rounded up so that plans stay while atoms move.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from electret import _native
-from electret.cuda.package_folders import tell_package_folders
+from electret.cuda.package_folders import register_package_folders
 from electret.errors import InputError
 from electret.kernels.arguments import Options, Systems
 from electret.support import torch_internals
@@ -215,7 +214,7 @@ def find_plan(
         points_batch: `[n_points]`; None without points.
 
     Raises:
-        InputError: an argument cannot be used, or a CUDA graph is being captured and the plan is not known.
+        InputError: an argument cannot be used, or a CUDA graph is being captured without a plan.
         DeviceError: the device or its libraries cannot be used.
     """
     tensors = (systems.cell, systems.pbc, systems.batch, sigma, widths, points_batch)
@@ -240,8 +239,8 @@ def _look_up(place: Place, request: Request, tensors: tuple[Tensor | None, ...])
     """Reads the tensors and makes the plan."""
     if place.capturing():
         raise InputError(
-            "a CUDA graph is being captured, but how to sum these tensors is not known yet and finding out "
-            "has to read them; run the same call with the same tensors once before capturing"
+            "a CUDA graph is being captured, but the sums of these tensors are not planned yet, and planning "
+            "reads them; run the same call with the same tensors once before capturing"
         )
     found = _read(tensors)
     values: list[Any] = [None if entry is None else entry.values for entry in found]
@@ -265,7 +264,7 @@ def _plan(
     key = (place.ordinal, request, contents, None if spans is None else spans.tobytes())
     plan = _plans.get(key)
     if plan is None:
-        tell_package_folders()
+        register_package_folders()
         plan = _native.DevicePlan(place.ordinal, place.stream, host, request, spans)
         place.synchronize()  # its tables may be used on another stream
         _plans.put(key, plan)
@@ -276,7 +275,7 @@ def _plan(
 
 
 def _read(tensors: tuple[Tensor | None, ...]) -> list[_Seen | None]:
-    """Host copies: those of tensors seen before, and the others read together in one copy."""
+    """Host copies: cached ones, and the others read together in one copy."""
     keys = [_identity(tensor) for tensor in tensors]
     found = [None if tensor is None else _seen.get(key) for tensor, key in zip(tensors, keys, strict=True)]
     missing = [

@@ -71,5 +71,5 @@ class Options(NamedTuple):
     method: str = "auto"
     accuracy: float = 1e-8
     precision: str = "float64"
-    """Of long sums on a GPU, one of `inputs.PRECISIONS`; the CPU sums in float64."""
+    """Precision of long sums on a GPU, one of `inputs.PRECISIONS`; the CPU sums in float64."""
     self_interaction: bool = True

@@ -18,7 +18,7 @@ L1_OF_CARTESIAN = (3, 1, 2)
 
 
 def atomic_dipole(positions: FloatArray, multipoles: FloatArray) -> FloatArray:
-    """Each atom's share ``q r + d`` of the total dipole, ``[n_atoms, 3]`` as (x, y, z) in e·Å."""
+    """Contribution ``q r + d`` of each atom to the total dipole, ``[n_atoms, 3]`` as (x, y, z) in e·Å."""
     dipole = multipoles[:, :1] * positions
     if multipoles.shape[1] > 1:
         dipole = dipole + multipoles[:, L1_OF_CARTESIAN]

@@ -18,9 +18,9 @@ class Geometry:
     """Operators from multipoles to energy, potential and features at fixed positions.
 
     Arguments are those of :func:`electret.coulomb` and :func:`electret.features`; `max_l` is the highest
-    order of the multipoles to come (missing orders count as zero), `features_max_l` that of the receivers
-    (default: the same), `features_self_interaction` belongs to the features. `widths` may be empty where no
-    features are needed. Operators and transposes agree to rounding; the matrices are sums, and agree with
+    order of the sources (missing orders count as zero), `features_max_l` that of the receivers (default:
+    `max_l`), `features_self_interaction` belongs to the features. `widths` may be empty where no features
+    are needed. Operators and transposes agree to rounding; the matrices are sums, and agree with
     them to rounding too unless a mesh serves the operators (`methods`): then to `accuracy`.
 
     Raises:
@@ -147,7 +147,7 @@ class Geometry:
 
     @property
     def plans(self) -> list[tuple[str, str | None]]:
-        """As `methods`, with what was chosen (k-vectors, mesh, order of splines, split, cutoff) as text."""
+        """Methods with their parameters (k-vectors, mesh, order of splines, split, cutoff) as text."""
         return self._native.plans
 
     def __getattr__(self, name: str) -> Any:
@@ -155,7 +155,7 @@ class Geometry:
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{renamed}")
 
     def _multipoles(self, values: ArrayLike) -> tuple[FloatArray, int]:
-        """Multipoles up to the geometry's order, and how many coefficients per atom were given."""
+        """Multipoles up to the geometry's order, and the number of coefficients per atom that were given."""
         p = inputs.multipoles(values, self._systems.n_atoms)
         given, expected = p.shape[1], (self.max_l + 1) ** 2
         if given > expected:

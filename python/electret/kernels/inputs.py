@@ -1,4 +1,4 @@
-"""Turns what users pass (numbers, lists, any numeric dtype, one system or a batch) into the arrays of the
+"""Conversion of arguments (numbers, lists, any numeric dtype, one system or a batch) into the arrays of the
 native layer.
 
 Every function here either returns C-contiguous arrays of the native dtype or raises
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -23,10 +24,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 MAX_IMPLIED_SYSTEMS = 2**20
-"""Most systems that `batch` alone may imply, so that a stray label cannot ask for terabytes of cells."""
+"""Most systems that `batch` alone may imply, so that a stray label cannot require terabytes of cells."""
 
 COEFFICIENTS = tuple((l + 1) ** 2 for l in range(17))
-"""Coefficients per atom of each order that is looked for in the shape of `multipoles`."""
+"""Coefficients per atom of each order that the shape of `multipoles` may have."""
 
 PRECISIONS = ("float64", "float32")
 """Precisions accepted for sums over pairs, k-vectors and mesh points on a GPU."""
@@ -47,14 +48,18 @@ def refuses(**remedies: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorator: calls with one of these keywords raise an InputError with its remedy."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(function)
+        error = InputError
+
         def checked(*arguments: P.args, **keywords: P.kwargs) -> R:
             for name in remedies:
                 if name in keywords:
-                    raise InputError(f"{name} = {keywords[name]!r}: {remedies[name]}")
+                    raise error(f"{name} = {keywords[name]!r}: {remedies[name]}")
             return function(*arguments, **keywords)
 
-        return checked
+        # with the globals of the function, by which doctest recognises the functions of a module
+        namespace = function.__globals__  # type: ignore[attr-defined]
+        found = FunctionType(checked.__code__, namespace, checked.__name__, None, checked.__closure__)
+        return functools.wraps(function)(found)
 
     return decorate
 
@@ -120,7 +125,7 @@ def systems(
     pbc: ArrayLike = False,
     batch: ArrayLike | None = None,
 ) -> Systems:
-    """Checks and broadcasts the geometry of one or more systems.
+    """Check and broadcast the geometry of one or more systems.
 
     Args:
         positions: ``[n_atoms, 3]`` in Å.
@@ -250,7 +255,7 @@ def tolerance(value: Any, name: str = "accuracy") -> float:
 
 
 def require_finite(quantity: str, values: FloatArray) -> None:
-    """Refuses a result that overflowed: valid inputs can still be too large or too small together."""
+    """Refuse a result that overflowed: valid inputs can still be too large or too small together."""
     if not np.isfinite(values).all():
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
         raise InputError(
@@ -306,14 +311,14 @@ Shape = Sequence[int]
 
 
 def require_points(name: str, shape: Shape) -> None:
-    """Refuses what is not ``[n, 3]``."""
+    """Refuse what is not ``[n, 3]``."""
     if len(shape) != 2 or shape[1] != 3:
         remedy = "; for one point add an axis: [[x, y, z]]" if len(shape) == 1 and shape[0] == 3 else ""
         raise InputError(f"{name} has shape {list(shape)}; expected [n, 3]{remedy}")
 
 
 def require_multipoles(shape: Shape, n_atoms: int) -> None:
-    """Refuses what is not ``[n_atoms, (max_l + 1)**2]``."""
+    """Refuse what is not ``[n_atoms, (max_l + 1)**2]``."""
     if len(shape) != 2 or shape[0] != n_atoms:
         remedy = "; for charges alone pass charges[:, None]" if len(shape) == 1 else ""
         raise InputError(
@@ -327,7 +332,7 @@ def require_multipoles(shape: Shape, n_atoms: int) -> None:
 
 
 def require_cell(shape: Shape) -> None:
-    """Refuses what is neither ``[3]`` nor ``[3, 3]`` nor ``[n_systems, 3, 3]``."""
+    """Refuse what is neither ``[3]`` nor ``[3, 3]`` nor ``[n_systems, 3, 3]``."""
     if len(shape) not in (1, 2, 3) or shape[-1] != 3 or (len(shape) > 1 and shape[-2] != 3):
         raise InputError(
             f"cell has shape {list(shape)}; expected [3] (orthorhombic lengths), [3, 3] (rows are vectors) "
@@ -336,25 +341,25 @@ def require_cell(shape: Shape) -> None:
 
 
 def require_flags(shape: Shape) -> None:
-    """Refuses what is neither one flag nor ``[3]`` nor ``[n_systems, 3]``."""
+    """Refuse what is neither one flag nor ``[3]`` nor ``[n_systems, 3]``."""
     if len(shape) > 2 or (len(shape) > 0 and shape[-1] != 3):
         raise InputError(f"pbc has shape {list(shape)}; expected one flag, [3], [1, 3] or [n_systems, 3]")
 
 
 def require_per(name: str, shape: Shape, n: int, unit: str) -> None:
-    """Refuses what is neither one number nor ``[n]``; `unit` says what n counts."""
+    """Refuse what is neither one number nor ``[n]``; `unit` says what n counts."""
     if len(shape) > 1 or (len(shape) == 1 and shape[0] != n):
         raise InputError(f"{name} has shape {list(shape)}; expected one number or [{unit} = {n}]")
 
 
 def require_list(name: str, shape: Shape) -> None:
-    """Refuses what is neither one number nor a list of at least one."""
+    """Refuse what is neither one number nor a list of at least one."""
     if len(shape) > 1 or (len(shape) == 1 and shape[0] == 0):
         raise InputError(f"{name} has shape {list(shape)}; expected one number or a list of numbers")
 
 
 def require_field(shape: Shape, n_systems: int) -> None:
-    """Refuses what is neither ``[3]`` nor ``[n_systems, 3]``."""
+    """Refuse what is neither ``[3]`` nor ``[n_systems, 3]``."""
     if len(shape) not in (1, 2) or shape[-1] != 3 or (len(shape) == 2 and shape[0] != n_systems):
         raise InputError(
             f"external_field has shape {list(shape)}; expected [3] or [n_systems = {n_systems}, 3] in V/Å"
@@ -378,7 +383,7 @@ def stated_systems(cell: Shape | None, pbc: Shape) -> tuple[str, int] | None:
 
 
 def require_labels(name: str, shape: Shape | None, n: int, stated: tuple[str, int] | None) -> None:
-    """Refuses labels that are not ``[n]``, or none (shape None) where there are several systems."""
+    """Refuse labels that are not ``[n]``, or none (shape None) where there are several systems."""
     if shape is None:
         if stated is not None and stated[1] != 1:
             raise InputError(
@@ -441,6 +446,6 @@ def require_normalization(name: object) -> None:
 
 
 def require_precision(name: object) -> None:
-    """Refuses what is none of :data:`PRECISIONS`."""
+    """Refuse what is none of :data:`PRECISIONS`."""
     if name not in PRECISIONS:
         raise InputError(f"precision = {name!r}; use 'float64' or 'float32'")

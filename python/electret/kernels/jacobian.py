@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -12,6 +14,30 @@ from electret.kernels.geometry import Geometry
 from electret.kernels.inputs import FloatArray
 
 ComplexArray = NDArray[np.complex128]
+
+
+class JacobianSolution(NamedTuple):
+    """Result of :meth:`Jacobian.solve`. A system that failed has x = 0 and y = 0 and does not affect the
+    others.
+    """
+
+    x: FloatArray
+    """``[n_atoms, n_lm]``."""
+    y: FloatArray
+    """``[n_systems]``."""
+    status: NDArray[np.int64]
+    """``[n_systems]``: 0 solved, 1 singular, 2 not converged."""
+
+
+class Eigenpairs(NamedTuple):
+    """Result of :meth:`Jacobian.eigenpair`, of T = -R M. Then dλ = u^H dT w."""
+
+    values: ComplexArray
+    """λ ``[n_systems]``."""
+    right: ComplexArray
+    """w ``[n_atoms, n_lm]`` with T w = λ w and w of norm 1."""
+    left: ComplexArray
+    """u ``[n_atoms, n_lm]`` with u^H T = λ u^H and u^H w = 1; zero where w and u are orthogonal."""
 
 
 class Jacobian:
@@ -36,7 +62,7 @@ class Jacobian:
         right: R ``[n_atoms, n_lm, n_rows]``, rows ordered as ``features[i].ravel()``; None is the identity,
             for "coulomb" only.
         column: c ``[n_atoms, n_lm]``; None is 1_q.
-        constrained: whether the charge is constant, one flag or ``[n_systems]``.
+        constrained: True where the charge is constant, one flag or ``[n_systems]``.
         method: "auto", "dense" or "krylov".
         tolerance: relative residual at which Krylov iterations end.
         max_iterations: most products with K per Krylov solve; None chooses. A solve that fails with the
@@ -95,26 +121,23 @@ class Jacobian:
         constraint: ArrayLike | None = None,
         transpose: bool = False,
         tolerance: float | None = None,
-    ) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
-        """Solves ``K (x, y) = (residual, constraint)``, or with the transpose of K.
+    ) -> JacobianSolution:
+        """Solve ``K (x, y) = (residual, constraint)``, or with the transpose of K.
 
         Args:
             residual: ``[n_atoms, n_lm]``.
             constraint: ``[n_systems]``; None is zero.
             transpose: solve with K^T.
             tolerance: relative residual at which Krylov iterations end; None is that of the Jacobian.
-
-        Returns:
-            x ``[n_atoms, n_lm]``, y ``[n_systems]`` and the status of each system: 0 solved, 1 singular,
-            2 not converged. A system that failed has x = 0 and y = 0 and does not affect the others.
         """
         s = np.zeros(self._n_systems) if constraint is None else constraint
-        return self._native.solve(
+        found = self._native.solve(
             inputs.array("residual", residual, self._shape),
             inputs.array("constraint", s, (self._n_systems,)),
             transpose=bool(transpose),
             tolerance=None if tolerance is None else inputs.tolerance(tolerance, "tolerance"),
         )
+        return JacobianSolution(*found)
 
     def apply(self, x: ArrayLike, y: ArrayLike, transpose: bool = False) -> tuple[FloatArray, FloatArray]:
         """``K (x, y)``, or K^T (x, y), as arrays ``[n_atoms, n_lm]`` and ``[n_systems]``."""
@@ -124,19 +147,14 @@ class Jacobian:
             transpose=bool(transpose),
         )
 
-    def eigenpair(self) -> tuple[ComplexArray, ComplexArray, ComplexArray]:
+    def eigenpair(self) -> Eigenpairs:
         """Eigenvalue of largest modulus of T = -R M of each system, with its eigenvectors.
 
-        For a fixed point T = D B, and J = 1 - T without the border. Of a complex pair the eigenvalue with
-        positive imaginary part is given.
-
-        Returns:
-            values ``[n_systems]``, right ``[n_atoms, n_lm]`` with T w = λ w and w of norm 1, and left
-            ``[n_atoms, n_lm]`` with u^H T = λ u^H and u^H w = 1 (zero where w and u are orthogonal). Then
-            dλ = u^H dT w.
+        For a fixed point T = D B, and J = 1 - T without the border. The eigenvalue of a complex pair is the
+        one with positive imaginary part.
         """
         values, right, left = self._native.eigenpair()
-        return (
+        return Eigenpairs(
             _complex(values).reshape(self._n_systems),
             _complex(right).reshape(self._shape),
             _complex(left).reshape(self._shape),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,7 +14,10 @@ from electret.errors import InputError
 from electret.kernels import inputs
 from electret.kernels.inputs import FloatArray
 
-__all__ = ["NeighborList", "neighbor_list"]
+__all__ = ["NeighborList", "PairArrays", "neighbor_list"]
+
+PairArrays: TypeAlias = Any
+"""One array for a single letter, else a tuple of arrays."""
 
 
 @inputs.refuses(device=inputs.ON_THE_CPU["device"])
@@ -28,14 +31,14 @@ def neighbor_list(
     half: bool = False,
     self_interaction: bool = False,
     numbers: ArrayLike | None = None,
-) -> Any:
+) -> PairArrays:
     """Pairs of atoms (i, j, S) with ``|positions[j] - positions[i] + S @ cell|`` below ``cutoff``.
 
     Works for any cell (triclinic, left-handed, far smaller than the cutoff), any mix of periodic axes, atoms
     outside their cell, and open systems without a cell. Time and memory grow linearly with the pairs.
 
     Args:
-        quantities: Letters of the arrays wanted, as in ASE and matscipy: ``i`` and ``j`` (atoms, int64),
+        quantities: Letters of the arrays, as in ASE and matscipy: ``i`` and ``j`` (atoms, int64),
             ``S`` (cell shifts, int64), ``d`` (distances), ``D`` (vectors from i to j).
         positions: ``[n_atoms, 3]``, Å.
         cell: Cell vectors as rows, ``[3, 3]``, or ``[n_systems, 3, 3]`` with ``batch``, or ``[3]`` lengths,
@@ -80,13 +83,13 @@ def neighbor_list(
 
 
 class NeighborList:
-    """Pairs of moving atoms, as :func:`neighbor_list` gives them, at a lower price.
+    """Pairs of moving atoms, as :func:`neighbor_list` returns them, at a lower cost.
 
     Candidates within ``cutoff + skin`` are found once and serve until an atom may have moved further than
-    ``skin / 2`` since then. Motion is counted relative to the deformation of the cell, which takes its part
-    of the skin too, and modulo cell vectors, so that atoms may drift through the cell or be wrapped by the
-    caller. Other periodic axes, another `batch` or another number of atoms or systems always make the list
-    anew.
+    ``skin / 2`` since then. Motion is counted relative to the deformation of the cell, which uses part of
+    the skin too, and modulo cell vectors, so that atoms may drift through the cell or be wrapped by the
+    caller. A change of the periodic axes, of `batch` or of the number of atoms or systems always rebuilds
+    the list.
 
     The pairs, their order and every bit of ``d`` and ``D`` are those of :func:`neighbor_list` for the
     positions of the last :meth:`update`.
@@ -136,15 +139,15 @@ class NeighborList:
         """Move the atoms; the arguments are those of :func:`neighbor_list`.
 
         Returns:
-            True where the candidates were found anew.
+            True if the candidates were rebuilt.
 
         Raises:
             InputError: as :func:`neighbor_list`. The list then stays at the last accepted positions.
         """
         return self._native.update(inputs.systems(positions, cell, pbc, batch))
 
-    def get(self, quantities: str) -> Any:
-        """The arrays named by the letters, as :func:`neighbor_list` returns them. They belong to the caller.
+    def get(self, quantities: str) -> PairArrays:
+        """The arrays named by the letters, as :func:`neighbor_list` returns them. The caller owns them.
 
         Raises:
             InputError: an unknown letter, no positions yet, or more pairs than memory can hold.
@@ -156,12 +159,12 @@ class NeighborList:
 
     @property
     def n_builds(self) -> int:
-        """How often the candidates were found anew."""
+        """Number of times that the candidates were rebuilt."""
         return self._native.n_builds
 
     @property
     def n_updates(self) -> int:
-        """How often positions were accepted."""
+        """Number of times that positions were accepted."""
         return self._native.n_updates
 
     @property
@@ -175,7 +178,7 @@ class NeighborList:
         return self._native.skin
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles have the settings alone: they start without positions."""
+        """Copies and pickles hold the settings alone and start without positions."""
         native = self._native
         return type(self), (native.cutoff, native.skin, native.half, native.self_interaction)
 
@@ -193,7 +196,7 @@ def _length(name: str, value: Any) -> float:
 
 @dataclass(frozen=True)
 class Reach:
-    """Cutoffs of pairs: a list at the largest one, of which a filter keeps the pairs below their own.
+    """Cutoffs of pairs: a list at the largest one, then a filter that keeps the pairs below their own.
 
     Attributes:
         largest: Å.
@@ -208,7 +211,7 @@ class Reach:
 
     @property
     def searched(self) -> float:
-        """Cutoff of the list that is made, above zero."""
+        """Cutoff of the list before the filter, above zero."""
         return self.largest or 1e-3
 
     @property
@@ -216,7 +219,7 @@ class Reach:
         return self.largest == 0.0 or self.radii is not None or self.table is not None
 
     def kept(self, i: Any, j: Any, d: Any, moved: Callable[[Any], Any] = lambda array: array) -> Any:
-        """Flags of the pairs to keep, of arrays or, with arrays `moved` to where they are, tensors."""
+        """Flags of the pairs to keep, for arrays, or for tensors with arrays `moved` to their device."""
         if self.radii is not None:
             radii = moved(self.radii)
             return d < radii[i] + radii[j]
@@ -227,11 +230,11 @@ class Reach:
 
 
 def reach(cutoff: Any, n_atoms: int, numbers: Any = None) -> Reach:
-    """The cutoffs as :func:`neighbor_list` takes them.
+    """Cutoffs from the argument of :func:`neighbor_list`.
 
     Raises:
         InputError: a cutoff is negative, not finite or of another shape; a dictionary comes without the
-            elements of the atoms, or has keys that are no pairs of them.
+            elements of the atoms, or has keys that are not pairs of elements.
     """
     if cutoff is None:
         raise InputError("cutoff is missing; give the largest distance of a pair, in Å")
@@ -291,4 +294,4 @@ def _element(name: Any) -> int:
         return SYMBOLS.index(name) + 1
     if isinstance(name, (int, np.integer)) and not isinstance(name, bool) and name >= 0:
         return int(name)
-    raise InputError(f"{name!r} is no element; give a symbol such as 'H' or an atomic number")
+    raise InputError(f"{name!r} is not an element; give a symbol such as 'H' or an atomic number")

@@ -5,17 +5,17 @@ layer. First derivatives come with the forward call, second derivatives (force t
 products) from dual numbers in the native layer; no finite differences. Third derivatives raise
 ``NotImplementedError``.
 
-Tensors are used where they are, on the CPU or on an NVIDIA GPU: float64 ones without a copy, float32 ones
-are computed in float64 and the result is returned as float32. ``precision="float32"`` has a GPU do its long
+Tensors are used on their device, the CPU or an NVIDIA GPU: float64 without a copy; float32 is computed in
+float64 and returned as float32. ``precision="float32"`` has a GPU do its long
 sums in float32, whatever the dtype of the tensors, for an `accuracy` of 1e-5 or more. On a GPU the work is
-queued on torch's current stream and nothing waits, but for the first call with new tensors of cell, pbc,
+queued on torch's current stream and nothing waits, except for the first call with new tensors of cell, pbc,
 batch or widths, whose values are read (:mod:`electret.cuda.plans`), for a `batch` without the number of
 systems (give `cell` as ``[n_systems, 3, 3]``), and for open axes with a sum over k-vectors or a mesh, where
 every call reads the extent of the atoms. Give numbers or lists, or the same tensors in every call, to stay
 free of that. Values are not looked at there, so NaN in positions or multipoles gives NaN. Tensors on several
 devices are refused with a remedy, never copied silently; numbers and lists go where they are needed.
 
-Under ``torch.compile(fullgraph=True)`` the number of systems must be known without reading data: pass `batch`
+Under ``torch.compile(fullgraph=True)`` the number of systems must follow from shapes: pass `batch`
 together with a cell tensor ``[n_systems, 3, 3]`` (zeros for open systems), or no `batch` at all.
 """
 
@@ -43,10 +43,10 @@ from electret.torch.per_system import sum_over_atoms
 __all__ = ["coulomb_energy", "dipole", "features", "field_features", "neighbor_list", "potential"]
 
 LARGEST_KEPT_CONSTANT = 4096
-"""Bytes of numbers and lists up to which their tensors on a GPU are kept."""
+"""Bytes of numbers and lists up to which their tensors on a GPU are cached."""
 
 POINT_WIDTH = 1e-5
-"""Width in Å of the receivers that stand for points: they see the potential to 2 pi K rho width² (1e-8 V)."""
+"""Width in Å of the receivers that stand for points: the potential is exact to 2 pi K rho width² (1e-8 V)."""
 
 
 def coulomb_energy(
@@ -313,7 +313,7 @@ def _joined(
     pbc: bool | Sequence[bool] | Tensor,
     batch: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Positions, multipoles, widths and systems of the atoms and, behind them, of points: atoms without a
+    """Positions, multipoles, widths and systems of the atoms followed by points, which are atoms without a
     density, as wide as the widest."""
     _require_real(positions=positions, multipoles=multipoles, **{name: points})
     _require_together(positions, multipoles=multipoles, **{name: points})
@@ -405,7 +405,7 @@ def _flags(pbc: object, like: Tensor) -> Tensor:
 
 
 def _stated(cell: object, pbc: object, like: Tensor) -> tuple[str, int] | None:
-    """The number of systems in the shapes of cell and pbc, after the name of the one that states it."""
+    """The argument, cell or pbc, whose shape states the number of systems, and that number."""
     h = None if cell is None else _cell(cell, like).shape
     return inputs.stated_systems(h, () if isinstance(pbc, bool) else _flags(pbc, like).shape)
 
@@ -464,7 +464,7 @@ def _require_dense(name: str, value: Tensor) -> None:
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in a dtype; without a call of torch where it has it."""
+    """The tensor in a dtype; without a call of torch where it has that dtype."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
@@ -498,7 +498,7 @@ def _constant(name: str, value: object, like: Tensor) -> Tensor:
 
 
 def _moved(name: str, value: Any, dtype: torch.dtype | None, like: Tensor) -> Tensor:
-    """The value as a tensor on the device of `like`; of numbers on a GPU always the same tensor, so that
+    """The value as a tensor on the device of `like`; for numbers on a GPU always the same tensor, so that
     plans are found without reading it."""
     if isinstance(value, Tensor):
         return value if dtype is None else _cast(value, dtype)
@@ -520,7 +520,7 @@ def _moved(name: str, value: Any, dtype: torch.dtype | None, like: Tensor) -> Te
 
 
 def _filled(value: float, shape: tuple[int, ...], dtype: torch.dtype, like: Tensor) -> Tensor:
-    """A tensor of one number, that nobody writes to; on a GPU always the same tensor."""
+    """A read-only tensor of one number; on a GPU always the same tensor."""
 
     def make() -> Tensor:
         return torch.full(shape, value, dtype=dtype, device=like.device)
@@ -540,7 +540,7 @@ def _kept(key: Hashable, make: Callable[[], Tensor]) -> Tensor:
     tensor = _constants.get(key)
     if tensor is None:
         tensor = make()
-        if not tensor.is_inference():  # those cannot be saved for a backward pass
+        if not tensor.is_inference():  # inference tensors cannot be saved for a backward pass
             _constants.put(key, tensor)
     return tensor
 

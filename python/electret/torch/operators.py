@@ -4,13 +4,14 @@ Each operator calls one native function on CPU float64 tensors, or queues one ev
 (:mod:`electret.cuda.operators`); :mod:`electret.torch` prepares the arguments. The gradient operators are
 operators too, so that autograd can differentiate them once more through the native tangents.
 
-An operator of torch takes tensors and plain values alone. The functions here take the values of
-:mod:`electret.kernels.arguments`; :class:`_Schema` is where they become flat arguments and back.
+Operators of torch take tensors and plain values alone. The functions here take the values of
+:mod:`electret.kernels.arguments`; :class:`_Schema` converts them to flat arguments and back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ FIELDS: dict[Any, str] = {
 
 
 class _Schema:
-    """Arguments of an operator: those of `torch.library`, and the structured ones that hold them.
+    """Arguments of an operator: flat ones for `torch.library`, and the structured ones that hold them.
 
     Args:
         parts: keys of `FIELDS`, or the declarations of single arguments.
@@ -49,7 +50,15 @@ class _Schema:
 
     def __init__(self, *parts: Any) -> None:
         self.text = ", ".join(FIELDS.get(part, part) for part in parts)
-        self.names = [argument.split()[1] for argument in self.text.split(", ")]
+        declared = [argument.split() for argument in self.text.split(", ")]
+        self.names = [name for _, name in declared]
+        # places of the tensors, of the others, and of each argument in both together
+        tensors = [place for place, (kind, _) in enumerate(declared) if kind == "Tensor"]
+        others = [place for place in range(len(declared)) if place not in tensors]
+        self.n_tensors = len(tensors)
+        self.tensors_of, self.others_of = itemgetter(*tensors), itemgetter(*others)
+        self.joined = itemgetter(*map([*tensors, *others].index, range(len(declared))))
+        self.place = {name: place for place, name in enumerate(self.names)}
         self.places: list[tuple[Any, int, int]] = []
         start = 0
         for part in parts:
@@ -73,23 +82,22 @@ class _Schema:
 
     def by_name(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
         """A value for each flat argument, None for those that are not named."""
-        return tuple(values.get(name) for name in self.names)
+        return tuple(map(values.get, self.names))
 
 
 class _Saved:
     """Arguments and results of a call, for its derivatives."""
 
     def __init__(self, schema: _Schema, ctx: Any) -> None:
-        self._ctx = ctx
-        tensors = iter(ctx.saved_tensors)
-        flat = [next(tensors) if is_tensor else value for is_tensor, value in ctx.constants]
+        saved = ctx.saved_tensors
+        flat = schema.joined((*saved[: schema.n_tensors], *ctx.others))
         self.arguments = schema.structured(flat)
-        self.outputs = tuple(tensors)
-        self._names = schema.names
+        self.outputs = saved[schema.n_tensors :]
+        self._needs, self._place = ctx.needs_input_grad, schema.place
 
-    def wanted(self, name: str) -> bool:
+    def needs(self, name: str) -> bool:
         """True if the gradient in an argument is needed."""
-        return self._ctx.needs_input_grad[self._names.index(name)]
+        return self._needs[self._place[name]]
 
 
 def _operator(
@@ -103,7 +111,7 @@ def _operator(
     tangents: Callable[..., Any],
     saves_outputs: bool = False,
 ) -> Callable[..., Any]:
-    """Registers ``electret::name``; returns it as a function of structured arguments that the transforms of
+    """Register ``electret::name`` and return it as a function of structured arguments that the transforms of
     `torch.func` accept too.
 
     Kernels and formula are called by torch's dispatcher directly, which takes a third of the time that
@@ -119,7 +127,7 @@ def _operator(
         backward: `backward(saved, *cotangents)`, gradients by the name of their argument.
         tangents: `tangents(saved, named)`, tangents of the results from those of the arguments by name
             (forward mode).
-        saves_outputs: whether derivatives use the results.
+        saves_outputs: True if derivatives use the results.
     """
     results = "Tensor" if n_results == 1 else f"({', '.join(['Tensor'] * n_results)})"
     _library.define(f"{name}({schema.text}) -> {results}", tags=torch.Tag.pt2_compliant_tag)
@@ -131,9 +139,9 @@ def _operator(
 
     def keep(ctx, arguments, output):
         ctx.set_materialize_grads(False)
-        ctx.constants = [(True, None) if isinstance(value, Tensor) else (False, value) for value in arguments]
-        tensors = [value for value in arguments if isinstance(value, Tensor)]
-        return [*tensors, *output] if saves_outputs else tensors
+        ctx.others = schema.others_of(arguments)
+        tensors = schema.tensors_of(arguments)
+        return (*tensors, *output) if saves_outputs else tensors
 
     def gradients(ctx, *cotangents):
         return schema.by_name(backward(_Saved(schema, ctx), *cotangents))
@@ -191,9 +199,7 @@ def _operator(
         return fake(*schema.structured(arguments))
 
     def apply(*arguments):
-        if torch_internals.function_transforms():
-            return Transformed.apply(*arguments)
-        return overload(*arguments)
+        return (Transformed.apply if torch_internals.function_transforms() else overload)(*arguments)
 
     def call(*structured):
         return apply(*schema.flat(structured))
@@ -251,7 +257,7 @@ def _along(systems: Systems, sources: Sources, directions: Mapping[str, Tensor |
 
 
 def _third_derivative(name: str) -> Callable[..., Any]:
-    """Refuses derivatives of an operator that is a second derivative itself."""
+    """Refuse derivatives of an operator that is a second derivative itself."""
 
     def refuse(saved, *others):
         raise NotImplementedError(
@@ -341,9 +347,9 @@ def _coulomb_backward(saved, energy_bar, potential_bar, gradient_bar, cell_gradi
         )
         # the cotangent of a single system is the same number for all of its atoms
         per_atom = energy_bar if systems.n_systems == 1 else energy_bar[systems.batch][:, None]
-        found["positions"] = per_atom * gradient if saved.wanted("positions") else None
-        found["multipoles"] = per_atom * potential if saved.wanted("multipoles") else None
-        found["cell"] = energy_bar[:, None, None] * cell_gradient if saved.wanted("cell") else None
+        found["positions"] = per_atom * gradient if saved.needs("positions") else None
+        found["multipoles"] = per_atom * potential if saved.needs("multipoles") else None
+        found["cell"] = energy_bar[:, None, None] * cell_gradient if saved.needs("cell") else None
     bars = {"positions": gradient_bar, "multipoles": potential_bar, "cell": cell_gradient_bar}
     if with_gradients and any(bar is not None for bar in bars.values()):
         along = _along(systems, sources, bars)

@@ -179,7 +179,7 @@ impl DevicePlan {
         self.evaluator.plans()
     }
 
-    /// Evaluates arrays at these addresses; a tangent of the positions asks for directional derivatives.
+    /// Evaluates arrays at these addresses; with a tangent of the positions it forms directional derivatives.
     #[pyo3(signature = (stream, **addresses))]
     fn evaluate(
         &self,

@@ -14,7 +14,7 @@ create_exception!(
     "Base class of every error that electret raises."
 );
 
-/// A class that derives from `ElectretError` and a builtin, made in Python terms once.
+/// A class that derives from `ElectretError` and a builtin, created once.
 fn derived<'py>(
     py: Python<'py>,
     class: &'py PyOnceLock<Py<PyType>>,
@@ -54,7 +54,7 @@ pub fn device_error(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
         &CLASS,
         "DeviceError",
         py.get_type::<PyRuntimeError>(),
-        "A graphics processor, its driver or a library of it is missing or failed: the message says which and why.",
+        "A graphics processor, its driver or a library of it is missing or failed; the message names it and the reason.",
     )
 }
 

@@ -12,16 +12,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Calls at work.
+/// Calls in progress.
 static CALLS: AtomicUsize = AtomicUsize::new(0);
-/// Forks that wait for them or are under way.
+/// Forks that wait for calls or are in progress.
 static FORKS: AtomicUsize = AtomicUsize::new(0);
-/// Whether this process is a child.
+/// True in a forked child.
 static FORKED: AtomicBool = AtomicBool::new(false);
 /// The pool of a child, made at its first call.
 static POOL: Mutex<Option<&'static ThreadPool>> = Mutex::new(None);
 
-/// A call at work.
+/// A call in progress.
 struct Call;
 
 impl Call {
@@ -72,7 +72,7 @@ fn pool() -> Result<&'static ThreadPool> {
     Ok(pool.insert(Box::leak(Box::new(made))))
 }
 
-/// Waits, with the GIL, for calls that do not need it any more.
+/// Waits, with the GIL, for calls in progress, which do not need it.
 #[pyfunction]
 fn before_fork() {
     FORKS.fetch_add(1, SeqCst);
@@ -94,7 +94,7 @@ fn after_fork_in_child() {
     cuda::after_fork();
 }
 
-/// Has Python call these functions around every fork; there are none on Windows.
+/// Registers these functions to be called around every fork; Windows has no forks.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     let os = py.import("os")?;
