@@ -165,11 +165,9 @@ def lattices(
     missing = full_pbc & ~full_cell.any(axis=2)
     if missing.any():
         system, axis = (int(i) for i in np.argwhere(missing)[0])
-        given = "no cell was given" if cells is None else f"cell[{system}, {axis}] is zero"
-        raise InputError(
-            f"pbc[{system}, {axis}] is True but {given}; "
-            "give the cell vector of every periodic axis or set pbc=False"
-        )
+        if cells is None:
+            require_open(full_pbc)
+        raise InputError(f"pbc[{system}, {axis}] is True but cell[{system}, {axis}] is zero; {EVERY_PERIOD}")
     return full_cell, full_pbc, index
 
 
@@ -364,6 +362,19 @@ def require_field(shape: Shape, n_systems: int) -> None:
         raise InputError(
             f"external_field has shape {list(shape)}; expected [3] or [n_systems = {n_systems}, 3] in V/Å"
         )
+
+
+EVERY_PERIOD = "give the cell vector of every periodic axis or set pbc=False"
+"""Remedy for periodic axes without a vector."""
+
+
+def require_open(pbc: NDArray[np.bool_]) -> None:
+    """Refuse periodic axes where no cell was given."""
+    rows = np.atleast_2d(pbc)
+    periodic = np.argwhere(np.broadcast_to(rows, (len(rows), 3)))
+    if len(periodic):
+        system, axis = periodic[0]
+        raise InputError(f"pbc[{system}, {axis}] is True but no cell was given; {EVERY_PERIOD}")
 
 
 def stated_systems(cell: Shape | None, pbc: Shape) -> tuple[str, int] | None:

@@ -356,6 +356,8 @@ def _prepare(
     inputs.require_multipoles(multipoles.shape, n_atoms)
     x, p = _cast(positions, torch.float64), _cast(multipoles, torch.float64)
     h = None if cell is None else _cell(cell, x)
+    if h is None and pbc is not False and not isinstance(pbc, Tensor) and not torch.compiler.is_compiling():
+        inputs.require_open(inputs.flags(pbc))
     flags = None if isinstance(pbc, bool) else _flags(pbc, x)
     stated = inputs.stated_systems(None if h is None else h.shape, () if flags is None else flags.shape)
     index = None if batch is None else _labels("batch", batch, n_atoms, stated, x)
