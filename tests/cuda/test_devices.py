@@ -24,7 +24,7 @@ from electret.cuda.geometry import DeviceGeometry  # noqa: E402
 from electret.cuda.plans import Recent, rounded_up  # noqa: E402
 from electret.kernels.arguments import Options, Receivers, Systems  # noqa: E402
 from electret.scf import device_jacobian  # noqa: E402
-from electret.torch import coulomb_energy, features, neighbor_list  # noqa: E402
+from electret.torch import Geometry, coulomb_energy, features, neighbor_list  # noqa: E402
 
 FIELD = np.array([0.1, -0.2, 0.3])
 
@@ -184,6 +184,26 @@ def test_a_geometry_gives_the_numbers_of_the_cpu(device, axes):
         assert relative(there.coulomb_matrix(system), here.coulomb_matrix(system)) < 1e-9
         assert relative(there.features_matrix(system), here.features_matrix(system)) < 1e-9
     assert len(there.methods) == len(there.plans) == 2
+
+
+@pytest.mark.parametrize("place", devices.DEVICES)
+@pytest.mark.parametrize("axes", ["xyz", "xy", ""])
+def test_a_geometry_of_tensors_gives_the_numbers_of_numpy(axes, place):
+    joined = pair_of_systems(axes)
+    p, g = joined.pop("multipoles"), np.random.default_rng(2).normal(size=(8, 2, 9))
+    expected = electret.Geometry(**joined, features_max_l=2)
+    accuracy = joined.pop("accuracy")
+    with devices.on_device(place):
+        geometry = Geometry(**moved(joined, place), features_max_l=2, accuracy=accuracy)
+        t = moved({"p": p, "g": g}, place)
+        energy, potential = geometry.energy_and_potential(t["p"])
+        assert relative(energy, expected.energy(p)) < 1e-9
+        assert relative(potential, expected.potential(p)) < 1e-9
+        assert relative(geometry.features(t["p"]), expected.features(p)) < 1e-9
+        assert relative(geometry.features_transpose(t["g"]), expected.features_transpose(g)) < 1e-9
+        assert len(geometry.methods) == 2
+        with pytest.raises(electret.InputError, match="multipoles has shape"):
+            geometry.features(t["p"][:3])
 
 
 @pytest.mark.parametrize("operator", ["coulomb", "features"])

@@ -153,6 +153,9 @@ def test_potential_at_points_is_that_of_numpy_and_is_differentiable(axes, device
     wanted = electret.potential(points, **system, external_field=field, accuracy=TIGHT)
     assert np.abs(wanted).min() > 1e-3
     assert np.abs(values.detach().cpu().numpy() - wanted).max() < 1e-6
+    plain = potential(moved(points), **t, external_field=moved(field), accuracy=TIGHT, differentiable=False)
+    assert relative(plain, wanted) < 1e-9
+    assert not plain.requires_grad
     # the potential of unit multipoles is its derivative in the multipoles, since it is linear
     (gradient,) = torch.autograd.grad(values[3], t["multipoles"], retain_graph=True)
     unit = np.zeros_like(system["multipoles"])
