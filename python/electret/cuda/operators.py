@@ -62,9 +62,10 @@ def queue(
         inputs: tensors by the names of `DevicePlan.evaluate`.
         outputs: likewise, dense tensors to write to.
     """
-    dense = {name: _plain(tensor) for name, tensor in (*inputs.items(), *outputs.items())}
+    dense = {name: _plain(tensor) for name, tensor in inputs.items()}  # alive until the work is queued
+    addresses = {name: tensor.data_ptr() for name, tensor in (*dense.items(), *outputs.items())}
     with place.current():
-        plan.evaluate(place.stream, **{name: tensor.data_ptr() for name, tensor in dense.items()})
+        plan.evaluate(place.stream, **addresses)
 
 
 def coulomb(

@@ -39,4 +39,4 @@ function_transforms: Callable[[], bool] = torch._C._are_functorch_transforms_act
 
 def forward_mode() -> bool:
     """True within a level of forward-mode differentiation."""
-    return getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0
+    return torch.autograd.forward_ad._current_level >= 0
