@@ -35,7 +35,7 @@ def functions() -> dict[str, Callable]:
         "features": lambda **s: electret.features(R, Q, **s),
         "potential": lambda **s: at_points(electret.potential, POINTS, R, Q, **s),
         "Geometry": lambda **s: electret.Geometry(R, **s).energy(Q),
-        "charge_equilibration": lambda **s: electret.charge_equilibration(R, 8.0, [13.0, 14.0], **s).charges,
+        "charge_equilibration": lambda **s: electret.charge_equilibration(R, [8.0, 4.5], 13.0, **s).charges,
         "neighbor_list": lambda **s: electret.neighbor_list("d", R, cutoff=4.0, **s),
         "NeighborList": followed,
         "torch.coulomb_energy": lambda **s: differentiable.coulomb_energy(x, q, **s).numpy(),
