@@ -97,7 +97,7 @@ def call(function: str, values: dict[str, Any]) -> Any:
         multipoles = values.pop("multipoles")
         geometry = electret.Geometry(**values)
         found = [*geometry.energy_and_potential(multipoles), geometry.features(multipoles)]
-        return [*found, geometry.coulomb_matrix(), geometry.matrix()]
+        return [*found, geometry.coulomb_matrix(), geometry.features_matrix()]
     result = getattr(electret, function)(**values)
     if function == "coulomb":
         return [result.energy, result.potential, result.forces, result.virial, result.dipole]

@@ -351,7 +351,7 @@ def test_operators_of_a_coarse_mesh_are_each_others_transposes(corners):
     settings = {"max_l": 2, "widths": [0.8, 1.5], "features_max_l": 1, "method": "mesh", "accuracy": LOW}
     g = electret.Geometry(**system, **settings)
     assert g.methods == [("mesh", "mesh")]
-    a, b = g.coulomb_matrix(), g.matrix()
+    a, b = g.coulomb_matrix(), g.features_matrix()
     assert np.abs(a - a.T).max() < 1e-12 * np.abs(a).max()
     assert relative((a @ p.ravel()).reshape(p.shape), g.potential(p)) < LOW
     values = g.features(p)

@@ -20,7 +20,7 @@ PairArrays: TypeAlias = Any
 """One array for a single letter, else a tuple of arrays."""
 
 
-@inputs.refuses(device=inputs.ON_THE_CPU["device"])
+@inputs.refuses(**inputs.ON_THE_CPU)
 def neighbor_list(
     quantities: str,
     positions: ArrayLike,
