@@ -77,7 +77,8 @@ def neighbor_list(
     letters = quantities + "ijd" if within.filters and quantities else quantities
     arrays = _native.neighbor_list(letters, s, within.searched, half, self_interaction)
     if within.filters:
-        kept = within.kept(*arrays[-3:])
+        i, j, d = arrays[-3:]
+        kept = within.kept(i, j, d)
         arrays = tuple(array[kept] for array in arrays[:-3])
     return arrays[0] if len(arrays) == 1 else arrays
 

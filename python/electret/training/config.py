@@ -107,7 +107,7 @@ class LearningRates(StrictConfig):
     electrostatics: Rate = 0.01
 
 
-_Weights: Any = create_model(
+_Weights: Any = create_model(  # type: ignore[call-overload]
     "_Weights",
     __base__=StrictConfig,
     **{name: (Weight, Field(default=0.0, description=target.note)) for name, target in TARGETS.items()},

@@ -45,6 +45,8 @@ class ConstantPotential(Trajectory):
         "deviation to expect with the atoms fixed, C = 1/(d²E/dQ²) of the first structure."
     )
 
+    fermi_level: float | None = Field(default=None, allow_inf_nan=False)
+    """eV; None takes -dE/dQ of the model at the charge of the structure."""
     picoseconds: float = Field(default=2.0, gt=0)
 
     def measure(self, model: Model, frames: Sequence[Atoms], advance: Advance) -> dict[str, Any]:
