@@ -28,7 +28,7 @@ autodoc_type_aliases = {
     "ArrayLike": "array_like",
     "FloatArray": "ndarray",
     "ComplexArray": "ndarray",
-    "PairArrays": "ndarrays",
+    "PairArrays": "arrays",
 }
 autodoc_preserve_defaults = True
 maximum_signature_line_length = 80
@@ -40,14 +40,6 @@ default_role = "code"
 nitpicky = False
 html_theme = "furo"
 html_title = f"electret {release}"
-
-
-RETURNED = {
-    "electret.neighbor_list": "ndarray | tuple[ndarray, ...]",
-    "electret.NeighborList.get": "ndarray | tuple[ndarray, ...]",
-    "electret.torch.neighbor_list": "Tensor | tuple[Tensor, ...]",
-}
-"""Types that depend on the number of letters asked for, which the annotations leave open."""
 
 
 def _short(text):
@@ -66,7 +58,7 @@ def _short(text):
 def _short_types(app, what, name, obj, options, signature, returns):
     if dataclasses.is_dataclass(obj):
         return "", None  # results, whose fields are listed below
-    return _short(signature), RETURNED.get(name, _short(returns))
+    return _short(signature), _short(returns)
 
 
 def _short_lines(app, what, name, obj, options, lines):
