@@ -658,9 +658,10 @@ def test_dielectric_tensor_of_a_cubic_lattice_of_dipoles():
     model.parameters_of = spy
     model(graph)
     coefficient = float(response["isotropic"][0, 1, 0] / model.norms[0, 1])
+    from electret.kernels.arguments import Receivers
     from electret.kernels.external_field import receiver_scale
 
-    alpha = -coefficient * float(receiver_scale(np.array([0.4]), 4, "receiver")[0, 1])
+    alpha = -coefficient * float(receiver_scale(Receivers(np.array([0.4]), 1, "receiver"))[0, 1])
     from electret.units import COULOMB_CONSTANT
 
     x = 4 * np.pi * COULOMB_CONSTANT * alpha / (3 * 3.6**3)
