@@ -340,7 +340,8 @@ class Calculator(ASECalculator):
         """
         if "charge_stiffness" not in self.model.available_properties:
             raise PropertyNotImplementedError(
-                f"no dE/dQ: the density of the {self.model.family!r} model does not respond to a change of charge"
+                f"no dE/dQ: the density of the {self.model.family!r} model does not respond to a change of "
+                "charge"
             )
         with self._lock:
             if not self.model.variational:
