@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy.special import erf
 
+from electret.kernels.arguments import Options
 from electret.models.families.fixed_point import FixedPointProblem
 from electret.models.variational import VariationalProblem
 from electret.scf.electrostatics import Electrostatics
@@ -91,7 +92,7 @@ def electrostatics_of(
         max_l=max_l,
         widths=widths,
         features_max_l=max_l if features_max_l is None else features_max_l,
-        accuracy=1e-11,
+        options=Options(accuracy=1e-11),
     )
 
 

@@ -36,7 +36,17 @@ __all__ = [
 ]
 
 # The command line needs none of these to show its help, and the numpy layer needs numpy alone.
-_read = names_from(__name__)
+_read = names_from(
+    __name__,
+    (
+        "errors",
+        *(
+            f"kernels.{part}"
+            for part in ("electrostatics", "equilibration", "geometry", "jacobian", "neighbors")
+        ),
+        "calculator",
+    ),
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -469,7 +469,7 @@ def stability_at(model, graph, result):
                 for component in range(n_lm):
                     unit = torch.zeros_like(state.multipoles)
                     unit[atom, component] = 1.0
-                    v = torch.from_numpy(electrostatics.geometry.features(unit.numpy()))
+                    v = torch.from_numpy(electrostatics.operators.geometry.features(unit.numpy()))
                     columns.append(point.tangent(v)[atoms].flatten())
             total += float(np.abs(np.linalg.eigvals(torch.stack(columns, dim=1).numpy())).max())
     return total

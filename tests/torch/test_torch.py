@@ -313,7 +313,7 @@ def test_float32_in_and_out(device):
 
 
 def test_cpu_tensors_are_read_in_place():
-    array = torch_operators._array(tensor := torch.arange(12.0, dtype=torch.float64).reshape(4, 3))
+    array = torch_operators.array(tensor := torch.arange(12.0, dtype=torch.float64).reshape(4, 3))
     assert array.ctypes.data == tensor.data_ptr()
 
 

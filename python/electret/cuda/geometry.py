@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from electret.cuda.waves import Waves, find_waves
 from electret.kernels.arguments import Options, Receivers, Systems
 from electret.kernels.geometry import Geometry
 
-__all__ = ["DeviceGeometry", "Layout"]
+__all__ = ["DeviceGeometry", "Layout", "host_geometry"]
 
 SITES_PER_PRODUCT = 8192
 """Atoms that one evaluation of matrix columns takes together: enough to fill a device."""
@@ -199,24 +198,8 @@ class DeviceGeometry:
 
     def on_host(self) -> Geometry:
         """Operators of these atoms on the CPU."""
-        x, h, pbc, batch = (tensor.cpu().numpy() for tensor in self.systems)
-        widths, features_max_l, normalization = self.receivers or Receivers(np.empty(0), 0)
-        boundary, method, accuracy, _, own = self.options
-        return Geometry(
-            x,
-            self.sigma.cpu().numpy(),
-            widths.cpu().numpy() if self.receivers else widths,
-            max_l=self.max_l,
-            features_max_l=features_max_l,
-            cell=h,
-            pbc=pbc,
-            batch=batch,
-            normalization=normalization,
-            self_interaction=own,
-            features_self_interaction=self.features_self_interaction,
-            boundary=boundary,
-            method=method,
-            accuracy=accuracy,
+        return host_geometry(
+            self.systems, self.sigma, self.receivers, self.max_l, self.options, self.features_self_interaction
         )
 
     def _of_both(self, attribute: str) -> list[tuple[str, str | None]]:
@@ -282,3 +265,33 @@ class DeviceGeometry:
         return DeviceGeometry(
             systems, sigma, self.receivers, self.max_l, self.options, self.features_self_interaction
         )
+
+
+def host_geometry(
+    systems: Systems,
+    sigma: Tensor,
+    receivers: Receivers | None,
+    max_l: int,
+    options: Options,
+    features_self_interaction: bool = False,
+) -> Geometry:
+    """Operators of the atoms on the CPU. Arguments are those of `DeviceGeometry`, tensors of any device."""
+    x, cell, pbc, batch = (tensor.detach().cpu().numpy() for tensor in systems)
+    widths, features_max_l, normalization = receivers or Receivers(torch.empty(0), 0)
+    boundary, method, accuracy, _, own = options
+    return Geometry(
+        x,
+        sigma.detach().cpu().numpy(),
+        widths.cpu().numpy(),
+        max_l=max_l,
+        features_max_l=features_max_l,
+        cell=cell,
+        pbc=pbc,
+        batch=batch,
+        normalization=normalization,
+        self_interaction=own,
+        features_self_interaction=features_self_interaction,
+        boundary=boundary,
+        method=method,
+        accuracy=accuracy,
+    )

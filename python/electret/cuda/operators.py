@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from electret import _native
-from electret.cuda.plans import Place, Request, find_plan, place_of
-from electret.errors import InputError
+from electret.cuda.plans import Place, Request, find_plan, place_of, require_one_device
 from electret.kernels.arguments import Options, Receivers, Sources, Systems, Tangents
 
 __all__ = [
@@ -159,11 +158,12 @@ def _evaluate(
         named = zip(tangents._fields, tangents, strict=True)
         inputs |= {f"{name}_tangent": tensor for name, tensor in named if tensor is not None}
     others = {"sigma": sources.sigma, "pbc": systems.pbc, "batch": systems.batch, "widths": widths}
-    place = _one_device(**inputs, **others, points_batch=points_batch)
+    require_one_device(systems.positions.device, **inputs, **others, points_batch=points_batch)
     if systems.n_atoms == 0:
         for tensor in outputs.values():
             tensor.zero_()
         return
+    place = place_of(systems.positions)
     with place.current():
         plan = find_plan(place, request, systems, sources.sigma, widths, inputs.get("points"), points_batch)
     queue(place, plan, inputs, outputs)
@@ -195,19 +195,3 @@ def _order(sources: Sources) -> int:
 
 def _request(sources: Sources, receivers: Receivers, options: Options) -> Request:
     return Request(_order(sources), receivers.max_l, receivers.normalization, options)
-
-
-def _one_device(positions: Tensor, **tensors: Tensor | None) -> Place:
-    """The device of all arguments.
-
-    Raises:
-        InputError: they are on several.
-    """
-    device = positions.device
-    for name, tensor in tensors.items():
-        if tensor is not None and tensor.device != device:
-            raise InputError(
-                f"{name} is on {tensor.device} but positions on {device}; bring them together with "
-                f"{name}.to(positions.device)"
-            )
-    return place_of(positions)

@@ -34,7 +34,17 @@ from electret.kernels.arguments import Options, Systems
 from electret.support import torch_internals
 from electret.support.locks import Lock
 
-__all__ = ["EMULATED", "Place", "Recent", "Request", "find_plan", "forget_plans", "place_of", "rounded_up"]
+__all__ = [
+    "EMULATED",
+    "Place",
+    "Recent",
+    "Request",
+    "find_plan",
+    "forget_plans",
+    "place_of",
+    "require_one_device",
+    "rounded_up",
+]
 
 EMULATED = -1
 """Ordinal of the device whose kernels are compiled for the CPU and whose memory is the host's (for tests)."""
@@ -83,6 +93,16 @@ def place_of(tensor: Tensor) -> Place:
     """Device of a tensor; the emulated one for CPU tensors."""
     device = tensor.device
     return Place(device.index if device.type == "cuda" else EMULATED, device)
+
+
+def require_one_device(device: torch.device, **tensors: Tensor | None) -> None:
+    """Raise `InputError` for a tensor on another device than the positions."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != device:
+            raise InputError(
+                f"{name} is on {tensor.device} but positions on {device}; bring them together with "
+                f"{name}.to(positions.device)"
+            )
 
 
 class Request(NamedTuple):

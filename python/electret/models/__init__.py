@@ -49,4 +49,4 @@ __all__ = [
 ]
 
 # Options and headers of files are read without PyTorch.
-__getattr__ = names_from(__name__)
+__getattr__ = names_from(__name__, ("header", "config", "start.statistics", "base", "construction", "files"))

@@ -18,6 +18,7 @@ from ase.data import atomic_numbers, chemical_symbols
 
 from electret.errors import InputError
 from electret.graph import NEAREST, Graph, coinciding
+from electret.kernels.arguments import Options
 from electret.models.backbone import Backbone, load_tensors
 from electret.models.config import ModelConfig
 from electret.models.family import Family, family_named
@@ -377,10 +378,7 @@ class Model(torch.nn.Module):
             widths=self.feature_widths,
             features_max_l=options.features_max_l,
             features_self_interaction=self.config.fixed_point.self_interaction,
-            boundary=options.boundary,
-            method=options.method,
-            accuracy=options.accuracy,
-            precision=options.precision,
+            options=Options(options.boundary, options.method, options.accuracy, options.precision),
         )
 
     def _widths_of_atoms(self, elements: torch.Tensor) -> torch.Tensor:

@@ -5,8 +5,10 @@ Their equation is the stationarity dE/dp + mu = 0, so that dE/dQ = -mu.
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -32,6 +34,7 @@ class LocalEnergy(Protocol):
         ...
 
 
+@dataclass(eq=False)
 class VariationalProblem:
     """d eps/dp + A p + potential of the field + mu = 0.
 
@@ -41,30 +44,19 @@ class VariationalProblem:
         electrostatics: of the batch.
         systems: condition of each system.
         potential: p to A p, with derivatives or without.
-        quadratic: True if eps is a quadratic function of p.
+        affine: True if eps is a quadratic function of p.
         linear_solver: `auto`, `dense` or `krylov`.
     """
 
-    variational = True
-
-    def __init__(
-        self,
-        local: LocalEnergy,
-        parameters: Parameters,
-        electrostatics: Electrostatics,
-        systems: Systems,
-        potential: Operator,
-        quadratic: bool,
-        linear_solver: str,
-    ) -> None:
-        self.local = local
-        self.parameters = parameters
-        self.electrostatics = electrostatics
-        self.systems = systems
-        self.potential = potential
-        self.affine = quadratic
-        self.linear_solver = linear_solver
-        self._curvature: Curvature | None = None
+    local: LocalEnergy
+    parameters: Parameters
+    electrostatics: Electrostatics
+    systems: Systems
+    potential: Operator
+    affine: bool
+    linear_solver: str
+    variational: ClassVar[bool] = True
+    _curvature: Curvature | None = dataclasses.field(default=None, init=False)
 
     @cached_property
     def field(self) -> torch.Tensor:
@@ -73,9 +65,7 @@ class VariationalProblem:
 
     def curvature(self, p: torch.Tensor) -> Curvature:
         """Curvature of eps at p; of a quadratic eps one serves all p."""
-        if not self.affine:
-            return Curvature(self, p)
-        if self._curvature is None:
+        if self._curvature is None or not self.affine:
             self._curvature = Curvature(self, p)
         return self._curvature
 

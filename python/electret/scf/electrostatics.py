@@ -7,64 +7,21 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from electret.cuda.geometry import DeviceGeometry
-from electret.cuda.operators import emulated
 from electret.kernels.arguments import Options, Receivers, Sources, Systems
-from electret.kernels.geometry import Geometry
 from electret.torch import dipole, field_features
+from electret.torch.geometry import FixedOperators, fixed_operators
 from electret.torch.operators import coulomb, features, features_gradient
 from electret.torch.per_system import at_atoms
 from electret.units import COULOMB_CONSTANT
 
-__all__ = ["Electrostatics", "FixedOperators", "HostOperators", "Operator"]
+__all__ = ["Electrostatics", "Operator"]
 
 Operator = Callable[[torch.Tensor], torch.Tensor]
 """Map from multipoles `[n_atoms, n_lm]` to features or potentials."""
-
-
-class FixedOperators(Protocol):
-    """Operators of fixed atoms, evaluated repeatedly in a solver's loop; float64, without derivatives.
-    Implemented by `HostOperators` and `electret.cuda.geometry.DeviceGeometry`."""
-
-    def features(self, multipoles: torch.Tensor) -> torch.Tensor:
-        """B p `[n_atoms, n_widths, n_features_lm]` of multipoles `[n_atoms, n_lm]`."""
-        ...
-
-    def features_transpose(self, cotangent: torch.Tensor) -> torch.Tensor:
-        """Bᵀ g `[n_atoms, n_lm]` of `[n_atoms, n_widths, n_features_lm]`."""
-        ...
-
-    def potential(self, multipoles: torch.Tensor) -> torch.Tensor:
-        """A p `[n_atoms, n_lm]`."""
-        ...
-
-
-class HostOperators:
-    """Operators of an :class:`electret.Geometry`, which reads CPU tensors in place."""
-
-    def __init__(self, geometry: Geometry) -> None:
-        self.geometry = geometry
-
-    def features(self, multipoles: torch.Tensor) -> torch.Tensor:
-        """B p."""
-        return torch.from_numpy(self.geometry.features(_array(multipoles)))
-
-    def features_transpose(self, cotangent: torch.Tensor) -> torch.Tensor:
-        """Bᵀ g."""
-        return torch.from_numpy(self.geometry.features_transpose(_array(cotangent)))
-
-    def potential(self, multipoles: torch.Tensor) -> torch.Tensor:
-        """A p."""
-        return torch.from_numpy(self.geometry.potential(_array(multipoles)))
-
-
-def _array(tensor: torch.Tensor):
-    return tensor.detach().resolve_neg().contiguous().numpy()
 
 
 class _AtPositions(torch.autograd.Function):
@@ -107,13 +64,10 @@ class Electrostatics:
     external_field: torch.Tensor  # [n_systems, 3] V/Å
     sigma: torch.Tensor  # [n_atoms] Å
     max_l: int
+    options: Options
     widths: tuple[float, ...] = ()
     features_max_l: int = 0
     features_self_interaction: bool = False
-    boundary: str | None = None
-    method: str = "auto"
-    accuracy: float = 1e-8
-    precision: str = "float64"
     in_field: bool = True
     """True if an external field acts or derivatives in it are wanted."""
     lattice: torch.Tensor | None = None
@@ -144,34 +98,14 @@ class Electrostatics:
         """Cached operators of these atoms, without derivatives."""
         if self._detached is not self:
             return self._detached.operators
-        if self.positions.device.type == "cpu" and not emulated():
-            return HostOperators(self.geometry)
         receivers = Receivers(self._receivers, self.features_max_l) if self.widths else None
         own = self.features_self_interaction
-        return DeviceGeometry(self._systems, self.sigma, receivers, self.max_l, self._options(True), own)
+        return fixed_operators(self._systems, self.sigma, receivers, self.max_l, self.options, own)
 
     @cached_property
     def _receivers(self) -> torch.Tensor:
         """Widths of the receivers, `[n_widths]` Å."""
         return torch.tensor(self.widths, dtype=torch.float64, device=self.positions.device)
-
-    @cached_property
-    def geometry(self) -> Geometry:
-        """Cached operators on the CPU."""
-        return Geometry(
-            self.positions.detach().cpu().numpy(),
-            self.sigma.cpu().numpy(),
-            self.widths,
-            max_l=self.max_l,
-            features_max_l=self.features_max_l,
-            cell=self.cell.detach().cpu().numpy(),
-            pbc=self.pbc.cpu().numpy(),
-            batch=self.batch.cpu().numpy(),
-            features_self_interaction=self.features_self_interaction,
-            boundary=self.boundary,
-            method=self.method,
-            accuracy=self.accuracy,
-        )
 
     def energies(
         self, multipoles: torch.Tensor, per_atom: bool = False
@@ -180,7 +114,7 @@ class Electrostatics:
         inputs = (self.positions, multipoles, self.cell)
         gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
         sources = Sources(multipoles, self.sigma)
-        energy, potential, _, _ = coulomb(self._systems, sources, self._options(True), gradients or per_atom)
+        energy, potential, _, _ = coulomb(self._systems, sources, self.options, gradients or per_atom)
         return energy, 0.5 * (multipoles * potential).sum(dim=1).detach() if per_atom else None
 
     def _features(
@@ -194,7 +128,8 @@ class Electrostatics:
         return Systems(self.positions, self.cell, self.pbc, self.batch)
 
     def _options(self, self_interaction: bool) -> Options:
-        return Options(self.boundary, self.method, self.accuracy, self.precision, self_interaction)
+        """Settings with or without the self-interaction of features."""
+        return self.options._replace(self_interaction=self_interaction)
 
     def features_gradient(
         self, multipoles: torch.Tensor, cotangent: torch.Tensor

@@ -150,11 +150,17 @@ class Problem(Protocol):
     """Equations R(p, mu) = 0 of a batch."""
 
     systems: Systems
-    affine: bool
-    """True if the residual is affine in the state: one step with the Jacobian solves it, and the Jacobian is
-    the same at every state."""
-    variational: bool
-    """True if the residual is the gradient of an energy in the multipoles, plus mu at charges."""
+
+    @property
+    def affine(self) -> bool:
+        """True if the residual is affine in the state: one step with the Jacobian solves it, and the Jacobian
+        is the same at every state."""
+        ...
+
+    @property
+    def variational(self) -> bool:
+        """True if the residual is the gradient of an energy in the multipoles, plus mu at charges."""
+        ...
 
     def at(self, state: State, known: Evaluation | None = None) -> Evaluation:
         """Equations at a state.

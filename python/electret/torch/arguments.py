@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from electret.cuda.operators import emulated
-from electret.cuda.plans import Recent
+from electret.cuda.plans import Recent, require_one_device
 from electret.errors import InputError
 from electret.kernels import inputs
 from electret.kernels.arguments import Sources, Systems
@@ -206,14 +206,10 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def require_together(like: Tensor, **arguments: object) -> None:
-    for name, value in arguments.items():
-        if isinstance(value, Tensor):
-            _require_dense(name, value)
-        if isinstance(value, Tensor) and value.device != like.device:
-            raise InputError(
-                f"{name} is on {value.device} but positions on {like.device}; bring them together with "
-                f"{name}.to(positions.device)"
-            )
+    tensors = {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
+    for name, tensor in tensors.items():
+        _require_dense(name, tensor)
+    require_one_device(like.device, **tensors)
 
 
 def require_supported(positions: Tensor) -> None:

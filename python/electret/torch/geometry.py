@@ -7,16 +7,65 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from electret import _native
-from electret.cuda.geometry import DeviceGeometry
+from electret.cuda.geometry import DeviceGeometry, host_geometry
 from electret.cuda.operators import emulated
 from electret.errors import InputError
 from electret.kernels import inputs
-from electret.kernels.arguments import Receivers
+from electret.kernels.arguments import Options, Receivers, Systems
+from electret.kernels.geometry import Geometry as NumpyGeometry
 from electret.torch import arguments
-from electret.torch.operators import arrays
+from electret.torch.operators import array
 
-__all__ = ["Geometry"]
+__all__ = ["FixedOperators", "Geometry", "HostOperators", "fixed_operators"]
+
+
+class HostOperators:
+    """Operators of an :class:`electret.Geometry`, which reads CPU tensors in place; as
+    `electret.cuda.geometry.DeviceGeometry`."""
+
+    def __init__(self, geometry: NumpyGeometry) -> None:
+        self.geometry = geometry
+
+    def energy_and_potential(self, multipoles: Tensor) -> tuple[Tensor, Tensor]:
+        """Energy `[n_systems]` and potential `[n_atoms, n_lm]`."""
+        energy, potential = self.geometry.energy_and_potential(array(multipoles))
+        return torch.from_numpy(energy), torch.from_numpy(potential)
+
+    def potential(self, multipoles: Tensor) -> Tensor:
+        """A p."""
+        return self.energy_and_potential(multipoles)[1]
+
+    def features(self, multipoles: Tensor) -> Tensor:
+        """B p."""
+        return torch.from_numpy(self.geometry.features(array(multipoles)))
+
+    def features_transpose(self, cotangent: Tensor) -> Tensor:
+        """Bᵀ g."""
+        return torch.from_numpy(self.geometry.features_transpose(array(cotangent)))
+
+    @property
+    def methods(self) -> list[tuple[str, str | None]]:
+        """The methods that serve the energy and the features (None without widths) of each system."""
+        return self.geometry.methods
+
+
+FixedOperators = HostOperators | DeviceGeometry
+"""Operators of fixed atoms for the loop of a solver; float64, without derivatives."""
+
+
+def fixed_operators(
+    systems: Systems,
+    sigma: Tensor,
+    receivers: Receivers | None,
+    max_l: int,
+    options: Options,
+    features_self_interaction: bool = False,
+) -> FixedOperators:
+    """Operators of fixed atoms on the device of their tensors. Arguments are those of `DeviceGeometry`."""
+    on_host = systems.positions.device.type == "cpu" and not emulated()
+    make = host_geometry if on_host else DeviceGeometry
+    found = make(systems, sigma, receivers, max_l, options, features_self_interaction)
+    return HostOperators(found) if isinstance(found, NumpyGeometry) else found
 
 
 class Geometry:
@@ -69,45 +118,32 @@ class Geometry:
             w = arguments.constant("widths", widths, systems.positions).reshape(-1)
         receivers = Receivers(w, order, normalization)
         self._shape = (systems.n_atoms, w.shape[0], receivers.n_lm)
-        self._on_cpu = positions.device.type == "cpu" and not emulated()
-        if self._on_cpu:
-            self._native = _native.Geometry(
-                arrays(systems), arrays(sources.sigma), self.max_l, arrays(receivers), options, own
-            )
-        else:
-            self._device = DeviceGeometry(
-                systems, sources.sigma, receivers if w.shape[0] else None, self.max_l, options, own
-            )
+        self._positions = systems.positions
+        self._operators = fixed_operators(
+            systems, sources.sigma, receivers if w.shape[0] else None, self.max_l, options, own
+        )
 
     def energy_and_potential(self, multipoles: Tensor) -> tuple[Tensor, Tensor]:
         """Energy ``[n_systems]`` in eV and potential dE/dp ``[n_atoms, n_lm]`` of one evaluation."""
-        p = self._checked("multipoles", multipoles, (self._shape[0], (self.max_l + 1) ** 2))
-        if self._on_cpu:
-            energy, potential = self._native.energy(arrays(p))
-            return torch.from_numpy(energy), torch.from_numpy(potential)
-        return self._device.energy_and_potential(p)
+        shape = (self._shape[0], (self.max_l + 1) ** 2)
+        return self._operators.energy_and_potential(self._checked("multipoles", multipoles, shape))
 
     def features(self, multipoles: Tensor) -> Tensor:
         """Features ``[n_atoms, n_widths, (features_max_l + 1)**2]``, as :func:`electret.torch.features`."""
         self._require_receivers()
-        p = self._checked("multipoles", multipoles, (self._shape[0], (self.max_l + 1) ** 2))
-        if self._on_cpu:
-            return torch.from_numpy(self._native.features(arrays(p)))
-        return self._device.features(p)
+        shape = (self._shape[0], (self.max_l + 1) ** 2)
+        return self._operators.features(self._checked("multipoles", multipoles, shape))
 
     def features_transpose(self, cotangent: Tensor) -> Tensor:
         """Transpose of :meth:`features`: ``[n_atoms, n_lm]`` of a `cotangent`
         ``[n_atoms, n_widths, (features_max_l + 1)**2]``."""
         self._require_receivers()
-        g = self._checked("cotangent", cotangent, self._shape)
-        if self._on_cpu:
-            return torch.from_numpy(self._native.features_transpose(arrays(g)))
-        return self._device.features_transpose(g)
+        return self._operators.features_transpose(self._checked("cotangent", cotangent, self._shape))
 
     @property
     def methods(self) -> list[tuple[str, str | None]]:
         """The methods that serve the energy and the features (None without widths) of each system."""
-        return (self._native if self._on_cpu else self._device).methods
+        return self._operators.methods
 
     def _require_receivers(self) -> None:
         if self._shape[1] == 0:
@@ -115,8 +151,7 @@ class Geometry:
 
     def _checked(self, name: str, values: Tensor, shape: tuple[int, ...]) -> Tensor:
         arguments.require_real(**{name: values})
-        if not self._on_cpu:
-            arguments.require_together(self._device.positions, **{name: values})
+        arguments.require_together(self._positions, **{name: values})
         if tuple(values.shape) != shape:
             raise InputError(f"{name} has shape {list(values.shape)}; expected {list(shape)}")
         return arguments.cast(values.detach(), torch.float64)

@@ -269,15 +269,15 @@ def _third_derivative(name: str) -> Callable[..., Any]:
     return refuse
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    """The tensor's memory as a C-contiguous numpy array; copies only what is strided."""
-    return tensor.detach().contiguous().numpy()
+def array(tensor: Tensor) -> np.ndarray:
+    """The tensor's memory as a C-contiguous numpy array; copies only what is strided or lazily negated."""
+    return tensor.detach().resolve_neg().contiguous().numpy()
 
 
 def arrays(value: Any) -> Any:
     """A value whose tensors are numpy arrays of the same memory."""
     if isinstance(value, Tensor):
-        return _array(value)
+        return array(value)
     if isinstance(value, tuple):
         return type(value)(*map(arrays, value))  # type: ignore[call-arg]
     return value

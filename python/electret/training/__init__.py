@@ -37,4 +37,4 @@ __all__ = [
 ]
 
 # Configurations are read and checked without the training loop.
-__getattr__ = names_from(__name__)
+__getattr__ = names_from(__name__, ("errors", "config", "metrics", "evaluation", "run"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ LEVEL_BOUND = 10.0
 an update with a small response is unbounded."""
 
 
+@dataclass(eq=False)
 class FixedPointProblem:
     """p - F(v) = 0 with v = (B p + features of the field + mu) / norms.
 
@@ -51,28 +53,20 @@ class FixedPointProblem:
         linear_solver: `auto`, `dense` or `krylov`.
     """
 
-    variational = False
+    update: OneBodyUpdate
+    parameters: Parameters
+    electrostatics: Electrostatics
+    systems: Systems
+    features: Operator
+    norms: torch.Tensor
+    origin: float
+    linear_solver: str
+    variational: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        update: OneBodyUpdate,
-        parameters: Parameters,
-        electrostatics: Electrostatics,
-        systems: Systems,
-        features: Operator,
-        norms: torch.Tensor,
-        origin: float,
-        linear_solver: str,
-    ) -> None:
-        self.update = update
-        self.parameters = parameters
-        self.electrostatics = electrostatics
-        self.systems = systems
-        self.features = features
-        self.norms = norms
-        self.origin = origin
-        self.linear_solver = linear_solver
-        self.affine = update.affine
+    @property
+    def affine(self) -> bool:
+        """True if F is affine in v."""
+        return self.update.affine
 
     @cached_property
     def constant(self) -> torch.Tensor:

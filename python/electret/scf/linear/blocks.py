@@ -11,6 +11,7 @@ from electret.kernels.jacobian import Jacobian
 from electret.scf.electrostatics import Electrostatics
 from electret.scf.linear.device import DeviceJacobian
 from electret.scf.linear.operator import Solver
+from electret.torch.operators import array
 
 __all__ = ["BlockJacobian", "NativeJacobian", "block_jacobian"]
 
@@ -42,9 +43,9 @@ class NativeJacobian(Solver):
         self.native = Jacobian(
             geometry,
             operator,
-            left=None if left is None else _array(left),
-            right=None if right is None else _array(right),
-            column=_array(column),
+            left=None if left is None else array(left),
+            right=None if right is None else array(right),
+            column=array(column),
             constrained=constrained.numpy(),
             method=method,
         )
@@ -53,7 +54,7 @@ class NativeJacobian(Solver):
         self, b: Tensor, s: Tensor, transpose: bool, tolerance: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `Solver`."""
-        x, y, status = self.native.solve(_array(b), _array(s), transpose, tolerance)
+        x, y, status = self.native.solve(array(b), array(s), transpose, tolerance)
         return torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(status) == 0
 
     def dominant_eigenpair(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,8 +79,4 @@ def block_jacobian(
     operators = electrostatics.operators
     if isinstance(operators, DeviceGeometry):
         return DeviceJacobian(operators, operator, left, right, column, constrained, method)
-    return NativeJacobian(electrostatics.geometry, operator, left, right, column, constrained, method)
-
-
-def _array(tensor: Tensor):
-    return tensor.detach().contiguous().numpy()
+    return NativeJacobian(operators.geometry, operator, left, right, column, constrained, method)

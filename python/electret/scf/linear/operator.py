@@ -101,13 +101,10 @@ class OperatorJacobian(Solver):
         batch, (n_atoms, n_lm) = self.borders[0].systems, self.borders[0].column.shape
         layout = Layout(batch.batch, batch.n_systems)
         number = layout.slot[:, None] * n_lm + torch.arange(n_lm, device=layout.slot.device)
-        columns = []
+        matrix = self.borders[0].column.new_empty(n_atoms, n_lm, layout.largest * n_lm)
         for index in range(layout.largest * n_lm):
-            unit = (number == index).to(self.borders[0].column.dtype)
-            columns.append(unit - self.products[0](unit))
-        if not columns:
-            columns = [self.borders[0].column.new_zeros(n_atoms, n_lm)][:0]
-        matrix = torch.stack(columns, dim=2)  # [n_atoms, n_lm, largest * n_lm]
+            unit = (number == index).to(matrix.dtype)
+            matrix[:, :, index] = unit - self.products[0](unit)
         return dominant_eigenpairs(layout.pad(matrix).flatten(1, 2), layout, n_lm)
 
 
