@@ -37,6 +37,7 @@ from electret.training.optimization import (
     Schedule,
     averaged_weights,
     build_optimizer,
+    clip_gradient,
     parameter_groups,
 )
 from electret.training.plots import plot_convergence
@@ -103,6 +104,17 @@ def test_huber_is_linear_beyond_delta() -> None:
     loss = Loss(LossConfig(energy=1.0, form="huber", huber_delta=0.3))
     expected = (0.2**2 / 2 + 0.3 * (0.5 - 0.15)) / 2
     assert float(loss.terms(predictions(), graph)["energy"]) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("limit", [None, 10.0])
+@pytest.mark.parametrize("size", [1.0, 1e25])
+def test_gradients_longer_than_the_root_of_float32_are_clipped(size: float, limit: float | None) -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(n)) for n in (2, 3, 1)]
+    for parameter, gradient in zip(parameters, ([3.0, 0.0], [0.0, 4.0, 12.0], None), strict=True):
+        parameter.grad = None if gradient is None else size * torch.tensor(gradient)
+    assert clip_gradient(torch.optim.Adam(parameters), limit) == pytest.approx(13.0 * size, rel=1e-6)
+    expected = 4.0 * size if limit is None else min(4.0 * size, 4.0 / 13.0 * limit)
+    assert float(parameters[1].grad[1]) == pytest.approx(expected, rel=1e-6)
 
 
 def test_weights_of_frames_and_config_types() -> None:

@@ -29,7 +29,13 @@ from electret.training.errors import NonFiniteError, TrainingInterrupted
 from electret.training.evaluation import compute, evaluate_dataset
 from electret.training.loss import Loss
 from electret.training.metrics import Metrics
-from electret.training.optimization import MovingAverage, Schedule, averaged_weights, build_optimizer
+from electret.training.optimization import (
+    MovingAverage,
+    Schedule,
+    averaged_weights,
+    build_optimizer,
+    clip_gradient,
+)
 from electret.training.progress import DIVERGED, Progress
 from electret.training.resumption import (
     BEST_CHECKPOINT,
@@ -176,9 +182,7 @@ class Trainer:
         if not math.isfinite(total.item()):
             raise self._non_finite(indices, f"the loss is {total.item()}")
         total.backward()
-        limit = math.inf if self.stage.clip_grad is None else self.stage.clip_grad
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        norm = clip_gradient(self.optimizer, self.stage.clip_grad)
         if not math.isfinite(norm):
             raise self._non_finite(indices, f"the gradient norm is {norm}")
         self.optimizer.step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,14 @@ import torch
 from electret.errors import InputError
 from electret.training.config import LearningRates, OptimizerConfig, SchedulerConfig, StageConfig
 
-__all__ = ["MovingAverage", "Schedule", "averaged_weights", "build_optimizer", "parameter_groups"]
+__all__ = [
+    "MovingAverage",
+    "Schedule",
+    "averaged_weights",
+    "build_optimizer",
+    "clip_gradient",
+    "parameter_groups",
+]
 
 
 def parameter_groups(model: torch.nn.Module) -> dict[str, list[tuple[str, torch.nn.Parameter]]]:
@@ -50,6 +58,21 @@ def build_optimizer(model: torch.nn.Module, stage: StageConfig) -> torch.optim.O
         return _schedule_free(groups, config)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     return kind(groups, betas=config.betas, weight_decay=config.weight_decay, amsgrad=config.amsgrad)
+
+
+def clip_gradient(optimizer: torch.optim.Optimizer, limit: float | None) -> float:
+    """Norm of the gradient of all parameters, which is scaled to `limit` if it is longer.
+
+    Summed in float64: the square of a float32 overflows from 2e19 on.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
+    norm = math.hypot(*torch.stack(norms).tolist()) if norms else 0.0
+    if limit is not None and limit < norm < math.inf:
+        for gradient in gradients:
+            gradient.mul_(limit / norm)
+    return norm
 
 
 def _schedule_free(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:

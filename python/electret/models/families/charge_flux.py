@@ -75,9 +75,11 @@ class EdgeFlux(torch.nn.Module):
     def forward(
         self, features: list[torch.Tensor], edge_index: torch.Tensor, vectors: torch.Tensor
     ) -> torch.Tensor:
-        """Flux `[n_edges]` for edges `[2, n_edges]` with vectors `[n_edges, 3]` from sender to receiver."""
+        """Flux `[n_edges]` for edges `[2, n_edges]` with vectors `[n_edges, 3]` from sender to receiver, in
+        the dtype of the features."""
         sender, receiver = edge_index
         projected = self.projection(features)  # [n_atoms, channels * sum(2l+1)]
+        vectors = vectors.to(projected.dtype)
         at_sender, at_receiver, start = [], [], 0
         for l in self.degrees:
             width = self.channels * (2 * l + 1)

@@ -45,7 +45,7 @@ class SplitCharges(Model):
         """Multipoles `[n_atoms, (max_l+1)^2]` and each atom's share of the polarisation, `[n_atoms, 3]`."""
         graph, (edges, vectors) = structure.graph, one_way(structure)
         reference = shift_to_total_charge(self.element_charges[structure.elements], graph)  # [n_atoms]
-        flux = self.flux(features, edges, vectors.to(self.dtype)).double()  # [n_pairs]
+        flux = self.flux(features, edges, vectors).double()  # [n_pairs]
         charges = flowed(reference, edges, flux)
         multipoles = charges[:, None]
         if self.max_l > 0:
