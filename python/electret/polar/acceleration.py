@@ -1,0 +1,117 @@
+"""Acceleration of PolarMACE objects in place."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import torch
+
+from electret.errors import InputError
+from electret.kernels import inputs
+from electret.polar.electrostatics import checked_mode
+from electret.polar.hosted import PARTS, SETTINGS, PolarReplaced, Settings, polar_class, stand_in
+
+__all__ = ["accelerate", "accelerated", "is_accelerated", "restore"]
+
+Model = TypeVar("Model", bound=torch.nn.Module)
+
+
+def accelerate(
+    model: Model,
+    mode: str = "exact",
+    accuracy: float = 1e-8,
+    method: str = "auto",
+    precision: str = "float64",
+) -> Model:
+    """Have a MACE-POLAR-1 model sum its electrostatics by the kernels of this package, in place.
+
+    The model stays a `mace.modules.PolarMACE` with its parameters, buffers and state dict: MACE's calculators,
+    training and `torch.save` take it as before, and a file of it is one of the plain model. It runs without
+    graph_longrange. Positions, cells and periodic axes are those of each batch, so that open systems, wires,
+    slabs and crystals may share one. Virials and stress have the electrostatics and the field.
+
+    Args:
+        model: the object; one that is accelerated already takes the new settings.
+        mode: `"exact"` sums every system as its periodic axes say. `"as_trained"` repeats the approximations
+            of the training code, with which published weights were fitted: dipoles of open systems are
+            displaced charges (differences of 1 to 10 meV/Å), slabs are crystals with a dipole correction
+            along z. Its sums over waves are converged, and not cut off at the model's `kspace_cutoff`.
+        accuracy: of the sums, relative.
+        method: `"auto"`, `"direct"`, `"reciprocal"`, `"ewald"` or `"mesh"`.
+        precision: of long sums on a GPU, `"float64"` or `"float32"`.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: the model is no PolarMACE, or a setting that cannot be used.
+
+    Example:
+        >>> import electret.polar
+        >>> from mace.calculators import MACECalculator             # doctest: +SKIP
+        >>> calculator = MACECalculator("polar.model", model_type="PolarMACE")  # doctest: +SKIP
+        >>> electret.polar.accelerate(calculator.models[0])          # doctest: +SKIP
+    """
+    inputs.options(None, method, accuracy, precision)
+    settings = Settings(checked_mode(mode), float(accuracy), method, precision)
+    if not isinstance(model, polar_class()):
+        raise InputError(
+            f"the model is a {type(model).__name__}; electret.polar is for mace.modules.PolarMACE. Other MACE "
+            "models have no electrostatics of their own: electret.models.from_mace takes them"
+        )
+    if not is_accelerated(model):
+        for name, kind in PARTS.items():
+            part = getattr(model, name)
+            part.__class__ = stand_in(kind, type(part))
+        model.__class__ = stand_in(PolarReplaced, type(model))
+    object.__setattr__(model, SETTINGS, settings)
+    return model
+
+
+def is_accelerated(model: torch.nn.Module) -> bool:
+    """True if the electrostatics of the model are those of this package."""
+    return isinstance(model, PolarReplaced)
+
+
+def restore(model: Model) -> Model:
+    """Undo `accelerate`, in place.
+
+    A model that was loaded without graph_longrange is a plain PolarMACE then, which runs where that package is
+    installed.
+
+    Returns:
+        The model.
+    """
+    if is_accelerated(model):
+        for part in (*(getattr(model, name) for name in PARTS), model):
+            part.__class__ = part.first_class
+        vars(model).pop(SETTINGS, None)
+    return model
+
+
+@contextlib.contextmanager
+def accelerated(**settings: Any) -> Iterator[None]:
+    """Accelerate every PolarMACE that is made inside, as by MACE's training; `settings` are those of
+    `accelerate`.
+
+    Example:
+        >>> import electret.polar
+        >>> from mace.cli.run_train import main                      # doctest: +SKIP
+        >>> with electret.polar.accelerated():                       # doctest: +SKIP
+        ...     main()
+    """
+    polar = polar_class()
+    make = polar.__init__
+
+    def made(self: Any, *arguments: Any, **options: Any) -> None:
+        make(self, *arguments, **options)
+        if type(self) is polar:
+            accelerate(self, **settings)
+
+    polar.__init__ = made
+    try:
+        yield
+    finally:
+        polar.__init__ = make

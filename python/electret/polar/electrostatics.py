@@ -1,0 +1,235 @@
+"""Potential features and energies of MACE-POLAR-1 by the kernels of `electret.torch`.
+
+`exact` sums every system as its periodic axes say. `as_trained` repeats the approximations of graph-longrange,
+the package that published weights were fitted with: dipoles of open systems as displaced charges, slabs as
+crystals with the field of their images removed along z, wires as crystals.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, get_args
+
+import torch
+
+from electret.errors import InputError
+from electret.kernels.arguments import Options
+from electret.scf.electrostatics import Electrostatics
+from electret.torch import coulomb_energy, features, field_features
+from electret.torch.per_system import at_atoms, sum_over_atoms
+from electret.units import COULOMB_CONSTANT
+
+__all__ = ["Mode", "PolarElectrostatics", "checked_mode"]
+
+Mode = Literal["exact", "as_trained"]
+
+COULOMB_OF_PEER = 1.0 / (4.0 * math.pi * 5.526349406e-3)
+"""Coulomb constant of graph-longrange in eV Å/e²."""
+RATIO = COULOMB_OF_PEER / COULOMB_CONSTANT
+
+ENERGY_OFFSET, FEATURES_OFFSET = 0.02, 0.1
+"""Displacements in Å of the charges that stand for dipoles in energies and features of open systems."""
+
+
+def checked_mode(mode: str) -> Mode:
+    """The name of a mode.
+
+    Raises:
+        InputError: no mode has the name.
+    """
+    if mode not in get_args(Mode):
+        raise InputError(f"mode = {mode!r}; use 'exact' or 'as_trained' (the sums of the training code)")
+    return mode  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class PolarElectrostatics(Electrostatics):
+    """Electrostatics of a batch with the Coulomb constant of graph-longrange; one width for all densities."""
+
+    mode: Mode = "exact"
+
+    @property
+    def width(self) -> torch.Tensor:
+        """Width of the densities, Å."""
+        return self.sigma[:1]
+
+    def energies(
+        self, multipoles: torch.Tensor, per_atom: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Energies `[n_systems]` eV, and with `per_atom` those of the atoms `[n_atoms]` without derivatives."""
+        if self.mode == "exact":
+            energy, halves = super().energies(multipoles, per_atom)
+            return RATIO * energy, None if halves is None else RATIO * halves
+        energy = RATIO * self._trained_energies(multipoles)
+        if not per_atom:
+            return energy, None
+        with torch.enable_grad():
+            p = multipoles.detach().requires_grad_()
+            (potential,) = torch.autograd.grad(self._detached._trained_energies(p).sum(), p)
+        return energy, RATIO * 0.5 * (p.detach() * potential).sum(dim=1)
+
+    def features(self, multipoles: torch.Tensor) -> torch.Tensor:
+        """Features `[n_atoms, n_widths, n_features_lm]`; differentiable twice."""
+        return RATIO * (
+            super().features(multipoles) if self.mode == "exact" else self._trained_features(multipoles)
+        )
+
+    def features_of(self, densities: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Features of several densities of the same atoms, by one evaluation."""
+        count = len(densities)
+        if count == 1:
+            return [self.features(densities[0])]
+        together = self._repeated(count).features(torch.cat(densities))
+        return list(together.chunk(count))
+
+    def _repeated(self, count: int) -> PolarElectrostatics:
+        """Copies of every system, one after the other."""
+        batch = torch.cat([self.batch + copy * self.n_systems for copy in range(count)])
+        tensors = {
+            name: getattr(self, name).repeat(count, *[1] * (getattr(self, name).dim() - 1))
+            for name in ("positions", "cell", "pbc", "sigma", "external_field")
+        }
+        return replace(self, batch=batch, lattice=None, **tensors)
+
+    def features_of_field(self, external_field: torch.Tensor) -> torch.Tensor:
+        """Features of the potential F·(r - centre) of a field `[n_systems, 3]` about the mean position of the
+        atoms of each system, as MACE-POLAR-1 has it (energy +F·D)."""
+        counts = sum_over_atoms(torch.ones_like(self.sigma), self.batch, self.n_systems)
+        centre = sum_over_atoms(self.positions, self.batch, self.n_systems) / counts[:, None]
+        positions = self.positions - at_atoms(centre, self.batch)
+        local = at_atoms(-external_field, self.batch)
+        return field_features(positions, local, self._receivers, self.features_max_l, "receiver")
+
+    # --- sums of graph-longrange ---
+
+    @cached_property
+    def _is_open(self) -> torch.Tensor:
+        return ~self.pbc.any(dim=1)  # [n_systems]
+
+    def _part(self, is_open: bool) -> tuple[PolarElectrostatics, torch.Tensor, torch.Tensor] | None:
+        """The open systems, or the others as crystals, with the places of their atoms and systems."""
+        systems = torch.nonzero(self._is_open == is_open).flatten()
+        if len(systems) == 0:
+            return None
+        atoms = torch.nonzero(self._is_open[self.batch] == is_open).flatten()
+        index = torch.full_like(self._is_open, -1, dtype=torch.int64)
+        index[systems] = torch.arange(len(systems), device=index.device)
+        part = replace(
+            self,
+            positions=self.positions[atoms],
+            cell=self.cell[systems],
+            lattice=None,
+            pbc=self.pbc[systems],
+            batch=index[self.batch[atoms]],
+            external_field=self.external_field[systems],
+            sigma=self.sigma[atoms],
+            mode="exact",
+        )
+        return part, atoms, systems
+
+    def _trained_energies(self, p: torch.Tensor) -> torch.Tensor:
+        energy = p.new_zeros(self.n_systems)
+        for is_open in (True, False):
+            found = self._part(is_open)
+            if found is not None:
+                part, atoms, systems = found
+                values = part._open_energies(p[atoms]) if is_open else part._periodic_energies(p[atoms])
+                energy = energy.index_add(0, systems, values)
+        return energy
+
+    def _trained_features(self, p: torch.Tensor) -> torch.Tensor:
+        values = p.new_zeros(len(p), len(self.widths), (self.features_max_l + 1) ** 2)
+        for is_open in (True, False):
+            found = self._part(is_open)
+            if found is not None:
+                part, atoms, _ = found
+                of_part = part._open_features(p[atoms]) if is_open else part._periodic_features(p[atoms])
+                values = values.index_add(0, atoms, of_part)
+        return values
+
+    @cached_property
+    def _crystal(self) -> Electrostatics:
+        """All axes periodic."""
+        names = ("positions", "cell", "batch", "external_field", "sigma", "max_l", "options", "widths")
+        shared = {name: getattr(self, name) for name in (*names, "features_max_l", "features_self_interaction")}
+        return Electrostatics(pbc=torch.ones_like(self.pbc), **shared)
+
+    def _dipole_along_z(self, p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Dipoles along z of slabs open along their third axis, zero for other systems, and volumes."""
+        is_slab = self.pbc[:, 0] & self.pbc[:, 1] & ~self.pbc[:, 2]
+        return self.dipole(p)[:, 2] * is_slab, torch.linalg.det(self.cell).abs()
+
+    def _periodic_energies(self, p: torch.Tensor) -> torch.Tensor:
+        dipole, volume = self._dipole_along_z(p)
+        return self._crystal.energies(p)[0] + 2 * math.pi * COULOMB_CONSTANT * dipole**2 / volume
+
+    def _periodic_features(self, p: torch.Tensor) -> torch.Tensor:
+        dipole, volume = self._dipole_along_z(p)
+        along_z = -4 * math.pi * COULOMB_CONSTANT * dipole / volume
+        field = torch.stack([torch.zeros_like(along_z), torch.zeros_like(along_z), along_z], dim=1)
+        local = at_atoms(field, self.batch)
+        removed = field_features(self.positions, local, self._receivers, self.features_max_l, "receiver")
+        return self._crystal.features(p) + removed
+
+    def _displaced(self, p: torch.Tensor, offset: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Positions, charges and systems of four charges for each atom: at its position, and displaced by
+        `offset` along x, y, z."""
+        steps = offset * torch.cat([p.new_zeros(1, 3), torch.eye(3, dtype=p.dtype, device=p.device)])
+        positions = (self.positions[:, None] + steps).reshape(-1, 3)
+        charges = p.new_zeros(len(p), 4) if p.shape[1] < 4 else p[:, [0, 3, 1, 2]] / offset
+        charges = torch.cat([p[:, :1] - charges[:, 1:].sum(dim=1, keepdim=True), charges[:, 1:]], dim=1)
+        return positions, charges, self.batch.repeat_interleave(4)
+
+    def _between_displaced(self, widths: torch.Tensor, offset: float) -> torch.Tensor:
+        """K erf(d / 2w) / d between the four charges of an atom, `[n_widths, 4, 4]`."""
+        steps = offset * torch.cat([widths.new_zeros(1, 3), torch.eye(3).to(widths)])
+        d = torch.cdist(steps, steps)[None].clamp(min=1e-9)
+        return COULOMB_CONSTANT * torch.erf(d / (2 * widths[:, None, None])) / d
+
+    def _open_energies(self, p: torch.Tensor) -> torch.Tensor:
+        """Charges of an atom do not interact with each other; its own energy is that of the multipoles."""
+        x, q, batch = self._displaced(p, ENERGY_OFFSET)
+        options = {"method": "direct", "accuracy": self.options.accuracy, "precision": self.options.precision}
+        flat = q.reshape(-1, 1)
+        energy = coulomb_energy(x, flat, self.width.expand(len(x)), self._open_cell, False, batch, **options)
+        own = 0.5 * torch.einsum("ni,ij,nj->n", q, self._between_displaced(self.width, ENERGY_OFFSET)[0], q)
+        energy = energy - sum_over_atoms(own, self.batch, self.n_systems)
+        if self.options.self_interaction:
+            alone = 0.5 * (self.self_interaction() * p**2).sum(dim=1)
+            energy = energy + sum_over_atoms(alone, self.batch, self.n_systems)
+        return energy
+
+    @property
+    def _open_cell(self) -> torch.Tensor:
+        return torch.zeros_like(self.cell)
+
+    def _open_features(self, p: torch.Tensor) -> torch.Tensor:
+        """One-sided differences of potentials at displaced receivers."""
+        x, q, batch = self._displaced(p, FEATURES_OFFSET)
+        flat, widths = q.reshape(-1, 1), self._receivers
+        options = {"method": "direct", "accuracy": self.options.accuracy, "precision": self.options.precision}
+        sigma, cell = self.width.expand(len(x)), self._open_cell
+        values = features(x, flat, sigma, widths, 0, "receiver", True, cell, False, batch, **options)
+        values = values[:, :, 0].reshape(len(p), 4, -1).transpose(1, 2)  # [n_atoms, n_widths, 4]
+        pair = torch.sqrt((self.width**2 + widths**2) / 2)
+        own = math.sqrt(4 * math.pi) * self._between_displaced(pair, FEATURES_OFFSET)
+        values = values - torch.einsum("wij,nj->nwi", own, q)
+        found = [values[:, :, :1]]
+        if self.features_max_l == 1:
+            factor = math.sqrt(6 * math.pi) / 4 * widths[:, None] / FEATURES_OFFSET
+            found.append(factor * (values[:, :, [2, 3, 1]] - values[:, :, :1]))
+        result = torch.cat(found, dim=2)
+        if self.features_self_interaction:
+            apart = torch.arange(len(p), device=p.device)
+            none = p.new_zeros(len(p), 3)
+            cells = p.new_zeros(len(p), 3, 3)
+            settings = (self.features_max_l, "receiver", True, cells, False, apart)
+            result = result + features(none, p, self.width.expand(len(p)), widths, *settings)
+        return result
+
+
+def options_of(accuracy: float, method: str, precision: str, self_interaction: bool) -> Options:
+    """Settings of the kernels."""
+    return Options(None, method, accuracy, precision, self_interaction)
