@@ -51,6 +51,11 @@ $(STAMPS)/extra-%: $(STAMPS)/dependencies
 	$(call install,.[$*])
 	@touch $@
 
+# The version that mace 0.3.16 runs with, beside the one of the peers.
+$(STAMPS)/polar-peer: $(STAMPS)/dependencies
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/graph-longrange-0.4.0 graph-longrange==0.4.0
+	@touch $@
+
 build: $(STAMPS)/native  ## Set up .venv with the package and its native module
 
 demo: build  ## Train a small model, run molecular dynamics in a field; plots and a table in demo_output/
@@ -65,7 +70,7 @@ test-rust: $(STAMPS)/venv
 	cargo $(CARGO_TEST) --release -p electret-core
 	cargo test --release -p electret-core --doc
 
-test-python: build $(STAMPS)/extra-peers
+test-python: build $(STAMPS)/extra-peers $(STAMPS)/polar-peer
 	$(PYTEST)
 	ELECTRET_EMULATED_ORDER=backward $(PYTEST) --device emulated @tests/on_devices.txt
 	$(PORTABLE) $(PYTEST) $(PORTABLE_TESTS:%=tests/*/test_%.py)

@@ -1,5 +1,6 @@
 """MACE-POLAR-1 (`mace.modules.PolarMACE`) on the kernels of this package."""
 
 from electret.polar.acceleration import accelerate, accelerated, is_accelerated, restore
+from electret.polar.pickles import load, save
 
-__all__ = ["accelerate", "accelerated", "is_accelerated", "restore"]
+__all__ = ["accelerate", "accelerated", "is_accelerated", "load", "restore", "save"]

@@ -27,10 +27,10 @@ def accelerate(
 ) -> Model:
     """Have a MACE-POLAR-1 model sum its electrostatics by the kernels of this package, in place.
 
-    The model stays a `mace.modules.PolarMACE` with its parameters, buffers and state dict: MACE's calculators,
+    The model stays a `mace.modules.PolarMACE` with its parameters, buffers and state dict: calculators,
     training and `torch.save` take it as before, and a file of it is one of the plain model. It runs without
-    graph_longrange. Positions, cells and periodic axes are those of each batch, so that open systems, wires,
-    slabs and crystals may share one. Virials and stress have the electrostatics and the field.
+    graph_longrange. Open systems, wires, slabs and crystals may share a batch. Virials and stress have the
+    electrostatics and the field.
 
     Args:
         model: the object; one that is accelerated already takes the new settings.
@@ -58,14 +58,14 @@ def accelerate(
     settings = Settings(checked_mode(mode), float(accuracy), method, precision)
     if not isinstance(model, polar_class()):
         raise InputError(
-            f"the model is a {type(model).__name__}; electret.polar is for mace.modules.PolarMACE. Other MACE "
-            "models have no electrostatics of their own: electret.models.from_mace takes them"
+            f"the model is a {type(model).__name__}; electret.polar is for mace.modules.PolarMACE. "
+            "electret.models.from_mace takes MACE models without electrostatics of their own"
         )
     if not is_accelerated(model):
         for name, kind in PARTS.items():
             part = getattr(model, name)
-            part.__class__ = stand_in(kind, type(part))
-        model.__class__ = stand_in(PolarReplaced, type(model))
+            part.__class__ = stand_in(kind, part.__class__)
+        model.__class__ = stand_in(PolarReplaced, model.__class__)
     object.__setattr__(model, SETTINGS, settings)
     return model
 
@@ -78,8 +78,7 @@ def is_accelerated(model: torch.nn.Module) -> bool:
 def restore(model: Model) -> Model:
     """Undo `accelerate`, in place.
 
-    A model that was loaded without graph_longrange is a plain PolarMACE then, which runs where that package is
-    installed.
+    A model that was loaded without graph_longrange is a plain PolarMACE then, which needs that package.
 
     Returns:
         The model.

@@ -1,8 +1,8 @@
 """Potential features and energies of MACE-POLAR-1 by the kernels of `electret.torch`.
 
-`exact` sums every system as its periodic axes say. `as_trained` repeats the approximations of graph-longrange,
-the package that published weights were fitted with: dipoles of open systems as displaced charges, slabs as
-crystals with the field of their images removed along z, wires as crystals.
+`exact` sums every system as its periodic axes say. `as_trained` repeats the approximations of
+graph-longrange, the package that published weights were fitted with: dipoles of open systems as displaced
+charges, slabs as crystals with the field of their images removed along z, wires as crystals.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -58,7 +58,7 @@ class PolarElectrostatics(Electrostatics):
     def energies(
         self, multipoles: torch.Tensor, per_atom: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Energies `[n_systems]` eV, and with `per_atom` those of the atoms `[n_atoms]` without derivatives."""
+        """Energies `[n_systems]` eV, and with `per_atom` shares `[n_atoms]` without derivatives."""
         if self.mode == "exact":
             energy, halves = super().energies(multipoles, per_atom)
             return RATIO * energy, None if halves is None else RATIO * halves
@@ -67,7 +67,8 @@ class PolarElectrostatics(Electrostatics):
             return energy, None
         with torch.enable_grad():
             p = multipoles.detach().requires_grad_()
-            (potential,) = torch.autograd.grad(self._detached._trained_energies(p).sum(), p)
+            fixed: Any = self._detached
+            (potential,) = torch.autograd.grad(fixed._trained_energies(p).sum(), p)
         return energy, RATIO * 0.5 * (p.detach() * potential).sum(dim=1)
 
     def features(self, multipoles: torch.Tensor) -> torch.Tensor:
@@ -153,7 +154,9 @@ class PolarElectrostatics(Electrostatics):
     def _crystal(self) -> Electrostatics:
         """All axes periodic."""
         names = ("positions", "cell", "batch", "external_field", "sigma", "max_l", "options", "widths")
-        shared = {name: getattr(self, name) for name in (*names, "features_max_l", "features_self_interaction")}
+        shared = {
+            name: getattr(self, name) for name in (*names, "features_max_l", "features_self_interaction")
+        }
         return Electrostatics(pbc=torch.ones_like(self.pbc), **shared)
 
     def _dipole_along_z(self, p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -191,9 +194,8 @@ class PolarElectrostatics(Electrostatics):
     def _open_energies(self, p: torch.Tensor) -> torch.Tensor:
         """Charges of an atom do not interact with each other; its own energy is that of the multipoles."""
         x, q, batch = self._displaced(p, ENERGY_OFFSET)
-        options = {"method": "direct", "accuracy": self.options.accuracy, "precision": self.options.precision}
-        flat = q.reshape(-1, 1)
-        energy = coulomb_energy(x, flat, self.width.expand(len(x)), self._open_cell, False, batch, **options)
+        sigma, cell = self.width.expand(len(x)), torch.zeros_like(self.cell)
+        energy = coulomb_energy(x, q.reshape(-1, 1), sigma, cell, False, batch, **self._direct)
         own = 0.5 * torch.einsum("ni,ij,nj->n", q, self._between_displaced(self.width, ENERGY_OFFSET)[0], q)
         energy = energy - sum_over_atoms(own, self.batch, self.n_systems)
         if self.options.self_interaction:
@@ -202,16 +204,16 @@ class PolarElectrostatics(Electrostatics):
         return energy
 
     @property
-    def _open_cell(self) -> torch.Tensor:
-        return torch.zeros_like(self.cell)
+    def _direct(self) -> dict[str, Any]:
+        """Settings of sums over pairs."""
+        return {"method": "direct", "accuracy": self.options.accuracy, "precision": self.options.precision}
 
     def _open_features(self, p: torch.Tensor) -> torch.Tensor:
         """One-sided differences of potentials at displaced receivers."""
         x, q, batch = self._displaced(p, FEATURES_OFFSET)
-        flat, widths = q.reshape(-1, 1), self._receivers
-        options = {"method": "direct", "accuracy": self.options.accuracy, "precision": self.options.precision}
-        sigma, cell = self.width.expand(len(x)), self._open_cell
-        values = features(x, flat, sigma, widths, 0, "receiver", True, cell, False, batch, **options)
+        widths, sigma, cell = self._receivers, self.width.expand(len(x)), torch.zeros_like(self.cell)
+        settings: tuple[Any, ...] = (widths, 0, "receiver", True, cell, False, batch)
+        values = features(x, q.reshape(-1, 1), sigma, *settings, **self._direct)
         values = values[:, :, 0].reshape(len(p), 4, -1).transpose(1, 2)  # [n_atoms, n_widths, 4]
         pair = torch.sqrt((self.width**2 + widths**2) / 2)
         own = math.sqrt(4 * math.pi) * self._between_displaced(pair, FEATURES_OFFSET)
@@ -225,8 +227,8 @@ class PolarElectrostatics(Electrostatics):
             apart = torch.arange(len(p), device=p.device)
             none = p.new_zeros(len(p), 3)
             cells = p.new_zeros(len(p), 3, 3)
-            settings = (self.features_max_l, "receiver", True, cells, False, apart)
-            result = result + features(none, p, self.width.expand(len(p)), widths, *settings)
+            settings = (widths, self.features_max_l, "receiver", True, cells, False, apart)
+            result = result + features(none, p, self.sigma, *settings)
         return result
 
 

@@ -1,7 +1,7 @@
 """MACE's own code of PolarMACE on the kernels of this package, with or without graph_longrange installed.
 
-Objects change their class in place and keep their tensors. The classes derive from those of the objects, pickle as
-these, and run MACE's functions with other global names, so that nothing in MACE is patched.
+Objects change their class in place and keep their tensors. The classes derive from those of the objects,
+pickle as these, and run MACE's functions with other global names, so that nothing in MACE is patched.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import functools
 import importlib
 import io
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +30,7 @@ __all__ = [
     "PolarReplaced",
     "Settings",
     "Step",
+    "make_polar",
     "polar_class",
     "polar_electrostatics",
     "running",
@@ -69,7 +70,7 @@ class Step:
         self.channels = [*self.channels[-1:], density]
 
     def features(self, density: torch.Tensor) -> torch.Tensor:
-        """Features `[n_atoms, n_features]` in MACE's order (l, width, m), of both channels by one evaluation."""
+        """Features `[n_atoms, n_features]` in the order (l, width, m), of both channels by one evaluation."""
         if self.next_features is not None and _same(self.next_features[0], density):
             (_, found), self.next_features = self.next_features, None
             return found
@@ -138,9 +139,7 @@ class _Descriptor(_Replaced):
     def precompute_geometry(self, **geometry: Any) -> dict[str, Any]:
         return {}
 
-    def forward_dynamic(
-        self, cache: Any = None, source_feats: Any = None, pbc: Any = None
-    ) -> torch.Tensor:
+    def forward_dynamic(self, cache: Any = None, source_feats: Any = None, pbc: Any = None) -> torch.Tensor:
         return _current().features(source_feats)
 
     def forward(self, *, source_feats: torch.Tensor, **geometry: Any) -> torch.Tensor:
@@ -183,7 +182,7 @@ class _LocalEnergy(_Replaced):
         return energies
 
 
-PARTS: dict[str, type[_Replaced]] = {
+PARTS: dict[str, Any] = {
     "electric_potential_descriptor": _Descriptor,
     "coulomb_energy": _Energy,
     "external_field_contribution": _Field,
@@ -340,10 +339,12 @@ def with_names(function: Any, **names: Any) -> Any:
 
 
 @functools.cache
-def _forward(polar: type) -> Any:
+def _forward(polar: Any) -> Any:
     """The forward of a PolarMACE without waves of graph_longrange."""
     return with_names(
-        polar.forward, GRAPH_LONGRANGE_AVAILABLE=True, compute_k_vectors_flat=_no_waves  # type: ignore[attr-defined]
+        polar.forward,
+        GRAPH_LONGRANGE_AVAILABLE=True,
+        compute_k_vectors_flat=_no_waves,
     )
 
 
@@ -353,7 +354,7 @@ def _no_waves(cutoff: Any, cell: torch.Tensor, reciprocal: Any) -> tuple[torch.T
 
 
 @functools.cache
-def stand_in(kind: type[_Replaced], first: type) -> type:
+def stand_in(kind: Any, first: Any) -> type:
     """The class of an object of class `first` with other behaviour."""
     names = {name: getattr(first, name) for name in ("__module__", "__qualname__")}
     return type(first.__name__, (kind, first), {"first_class": first, **names})
@@ -367,6 +368,26 @@ class _Empty(torch.nn.Module):
 
     def set_pbc_handling(self, name: str) -> None:
         """Boundaries follow the periodic axes of each system."""
+
+
+def _waves_cutoff(widths: Sequence[float], max_l: int) -> float:
+    """Cutoff of waves in 1/Å, from which MACE sets its buffer `kspace_cutoff`."""
+    return 2.25 / min(widths) * (max_l + 1) ** 0.3
+
+
+def make_polar(**options: Any) -> Any:
+    """A PolarMACE with parts of no tensors in place of those of graph_longrange; `options` are MACE's."""
+    polar = polar_class()
+    model = polar.__new__(polar)
+    parts = ("GTOElectrostaticFeatures", "GTOElectrostaticEnergy", "DisplacedGTOExternalFieldBlock")
+    make = with_names(
+        polar.__init__,
+        GRAPH_LONGRANGE_AVAILABLE=True,
+        gto_basis_kspace_cutoff=_waves_cutoff,
+        **dict.fromkeys(parts, _Empty),
+    )
+    make(model, **options)
+    return model
 
 
 @functools.cache

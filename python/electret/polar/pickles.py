@@ -1,0 +1,132 @@
+"""Whole-model pickles of PolarMACE, with or without graph_longrange installed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from electret.cuda.found_device import found_device
+from electret.errors import ElectretError, InputError
+from electret.models.hosted import quiet
+from electret.models.pickles import placeholder_packages
+from electret.polar.acceleration import accelerate
+from electret.polar.hosted import polar_class
+from electret.support.locks import Lock
+from electret.support.outputs import atomic_write
+
+__all__ = ["load", "save"]
+
+PEER = "graph_longrange"
+_IMPORTING = Lock()
+
+
+class _Part(torch.nn.Module):
+    """A class of graph_longrange, without its methods."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Objects hold bound methods of their class, by name in the pickle."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("__") or not name.startswith("_"):
+                raise
+
+        def method(self: Any, *arguments: Any, **options: Any) -> Any:
+            raise ElectretError(f"{name} is code of graph_longrange, which is not installed")
+
+        method.__name__ = name
+        return types.MethodType(method, self)
+
+    def set_pbc_handling(self, name: str) -> None:
+        """MACE 0.3.17 and later repeat the model's setting when it is unpickled."""
+
+    @staticmethod
+    def _build_output_permutation(max_l: int, n_widths: int) -> torch.Tensor:
+        """Order (l, width, m) of features (width, l, m), which MACE compares with the file's."""
+        n_lm = (max_l + 1) ** 2
+        places = torch.arange(n_widths * n_lm).reshape(n_widths, n_lm)
+        return torch.cat([places[:, l * l : (l + 1) ** 2].flatten() for l in range(max_l + 1)])
+
+
+def _part(module: str, name: str) -> type:
+    return type(name, (_Part,), {"__module__": f"{PEER}.{module}", "__qualname__": name})
+
+
+_PARTS = (_part("features", "GTOElectrostaticFeatures"), _part("energy", "GTOElectrostaticEnergy"))
+
+
+@contextlib.contextmanager
+def _importable(classes: Any = ()) -> Iterator[None]:
+    """graph_longrange can be imported inside the context; where it is absent, as `classes` and empty ones."""
+    polar_class()  # before there are placeholders, which mace would take for the package
+    with _IMPORTING:
+        try:
+            importlib.import_module(PEER)
+        except ImportError:
+            with placeholder_packages([PEER]):
+                for made in classes:
+                    setattr(importlib.import_module(made.__module__), made.__name__, made)
+                yield
+        else:
+            yield
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    trust: bool,
+    device: str | torch.device = "cpu",
+    **settings: Any,
+) -> Any:
+    """A PolarMACE from a pickle of it, accelerated.
+
+    Args:
+        path: the file, as MACE writes it.
+        trust: the word that the file may run code, as reading any pickle does.
+        device: where its tensors go.
+        settings: those of `accelerate`.
+
+    Raises:
+        InputError: no word of trust, no such file, a file that is no pickle of a PolarMACE.
+    """
+    if not trust:
+        raise InputError(
+            f"{path} is a pickle, and reading it runs whatever code it holds. If it is from a source that "
+            "you trust, say so: electret.polar.load(path, trust=True)"
+        )
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file; give the path of a model file")
+    place = found_device(device)
+    with _importable(_PARTS), quiet():
+        try:
+            model = torch.load(path, map_location=place, weights_only=False)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise InputError(f"{path}: no pickle of a PolarMACE that can be read ({reason})") from error
+    return accelerate(model, **settings)
+
+
+def save(model: torch.nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a PolarMACE, accelerated or not, as a pickle of the plain model, which MACE reads.
+
+    `torch.save` does the same where graph_longrange is installed.
+
+    Raises:
+        InputError: the model is no PolarMACE.
+        OutputError: the file cannot be written.
+    """
+    if not isinstance(model, polar_class()):
+        raise InputError(f"the model is a {type(model).__name__}; give a PolarMACE")
+    kinds = {getattr(type(part), "first_class", type(part)) for part in model.modules()}
+    written = io.BytesIO()
+    with _importable(kind for kind in kinds if kind.__module__.partition(".")[0] == PEER), quiet():
+        torch.save(model, written)
+    atomic_write(Path(path), written.getvalue())
