@@ -50,12 +50,12 @@ def mace_results(mace, atoms, head=0):
     """Energy, forces and stress by MACE's own forward."""
     dtype = next(mace.parameters()).dtype
     graph = Graph.from_atoms(atoms, 3.5, dtype)
-    table = {1: 0, 8: 1, 11: 2}
-    index = torch.tensor([table[number] for number in atoms.numbers])
+    elements = mace.atomic_numbers.tolist()
+    index = torch.tensor([elements.index(number) for number in atoms.numbers])
     output = mace(
         {
             "positions": graph.positions.clone(),
-            "node_attrs": torch.nn.functional.one_hot(index, 3).to(dtype),
+            "node_attrs": torch.nn.functional.one_hot(index, len(elements)).to(dtype),
             "edge_index": graph.edge_index,
             "shifts": graph.unit_shifts @ graph.cell[0],
             "unit_shifts": graph.unit_shifts,

@@ -140,8 +140,11 @@ def state(values: Mapping[str, torch.Tensor], atoms: Atoms, model: Model) -> dic
 
 def undefined_by_boundary(name: str, atoms: Atoms, model: Model) -> bool:
     """True for the dipole, and for its derivatives without a polarisation in its place, of atoms with a
-    periodic axis."""
-    of_dipole = name == "dipole" or (name in _NORMALS and not model.description.has_polarization)
+    periodic axis. Born charges of latent charges are defined everywhere."""
+    family = model.description
+    of_dipole = name == "dipole" or (
+        name in _NORMALS and bool(family.properties) and not family.has_polarization
+    )
     return of_dipole and bool(atoms.pbc.any())
 
 

@@ -175,6 +175,33 @@ def compare(
     )
 
 
+@application.command("import")
+@reported
+def import_model(
+    model: Annotated[Path, typer.Argument(help="Model file of mace-torch (.model): MACE or MACE-LES.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write (.electret).")],
+    trust: Annotated[
+        bool, typer.Option("--trust", help="The file is a pickle from a source that you trust.")
+    ] = False,
+    head: Annotated[str | None, typer.Option(help="Energy head, of a model with several.")] = None,
+    dtype: Dtype = None,
+    force: Force = False,
+) -> None:
+    """Turn a model of mace-torch into an .electret file."""
+    from electret.models import from_mace, save
+    from electret.models.config import BackboneConfig
+    from electret.support.console import say, standard_console
+    from electret.support.outputs import check_ending, check_outputs
+
+    check_outputs([output], [model], replace=force)
+    check_ending(output, (".electret",))
+    given = {name: value for name, value in (("head", head), ("dtype", dtype)) if value is not None}
+    found = from_mace(model, BackboneConfig.parse(given), trust=trust)
+    save(found, output, {"imported": model.name})
+    n_parameters = sum(parameter.numel() for parameter in found.parameters())
+    say(standard_console(), f"{found.family}: {n_parameters} parameters, written to {output}")
+
+
 @application.command()
 @reported
 def info(

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
         ElectrostaticsConfig,
         FixedPointConfig,
         FunctionalConfig,
+        LatentConfig,
         ModelConfig,
         QeqConfig,
         ScfConfig,
         SplitChargesConfig,
     )
-    from electret.models.construction import MODEL_CLASSES, build, from_mace
+    from electret.models.construction import MODEL_CLASSES, build
+    from electret.models.existing_mace import from_mace
     from electret.models.files import load, save
     from electret.models.header import ModelFileError, read_header
     from electret.models.start.statistics import Statistics
@@ -33,6 +35,7 @@ __all__ = [
     "ElectrostaticsConfig",
     "FixedPointConfig",
     "FunctionalConfig",
+    "LatentConfig",
     "Model",
     "ModelConfig",
     "ModelFileError",
@@ -49,4 +52,6 @@ __all__ = [
 ]
 
 # Options and headers of files are read without PyTorch.
-__getattr__ = names_from(__name__, ("header", "config", "start.statistics", "base", "construction", "files"))
+__getattr__ = names_from(
+    __name__, ("header", "config", "start.statistics", "base", "construction", "files", "existing_mace")
+)

@@ -22,11 +22,11 @@ from electret.models.start.statistics import Statistics
 from electret.support.locks import Lock
 
 __all__ = [
+    "GATES",
     "Allocations",
     "Backbone",
     "BackboneOutput",
     "construction_dtype",
-    "describe_mace",
     "load_tensors",
     "mace_input",
 ]
@@ -48,7 +48,7 @@ _READOUTS = {
     )
     if hasattr(mace_blocks, name)
 }
-_GATES = {"abs": torch.abs, "tanh": torch.tanh, "silu": torch.nn.functional.silu, "None": None}
+GATES = {"abs": torch.abs, "tanh": torch.tanh, "silu": torch.nn.functional.silu, "None": None}
 
 
 class Allocations(TorchFunctionMode):
@@ -282,7 +282,7 @@ def _build_mace(config: BackboneConfig, statistics: Statistics) -> Any:
         avg_num_neighbors=config.avg_num_neighbors or statistics.avg_num_neighbors,
         atomic_numbers=list(statistics.elements),
         correlation=correlation if isinstance(correlation, int) else list(correlation),
-        gate=_GATES[config.gate],
+        gate=GATES[config.gate],
         pair_repulsion=config.pair_repulsion,
         apply_cutoff=config.apply_cutoff,
         use_reduced_cg=config.use_reduced_cg,
@@ -300,79 +300,6 @@ def _build_mace(config: BackboneConfig, statistics: Statistics) -> Any:
         atomic_inter_scale=scale,
         atomic_inter_shift=shift,
     )
-
-
-def describe_mace(mace: Any, head: str | None = None) -> tuple[BackboneConfig, Statistics]:
-    """The configuration and statistics that rebuild an existing MACE model.
-
-    Raises:
-        InputError: a class or option of MACE that cannot be hosted, or several heads and none chosen.
-    """
-    if type(mace).__name__ != "ScaleShiftMACE":
-        raise InputError(
-            f"the model is a {type(mace).__name__}; only mace.modules.ScaleShiftMACE can be hosted. Load it "
-            "with torch.load and, if compiled or converted to cuEquivariance, convert it back to e3nn first"
-        )
-    if hasattr(mace, "joint_embedding"):
-        raise InputError(
-            "the MACE model embeds total charge or spin itself (embedding_specs), which is not supported; "
-            "use a foundation model without joint embeddings"
-        )
-    from mace.tools.scripts_utils import extract_config_mace_model  # imports MACE's training tools
-
-    found = extract_config_mace_model(mace)
-    heads = tuple(str(name) for name in found["heads"])
-    if head is None and len(heads) > 1:
-        raise InputError(f"the MACE model has several heads; set backbone.head to one of {list(heads)}")
-    if head is not None and head not in heads:
-        raise InputError(f"backbone.head = {head!r} is not a head of the MACE model; it has {list(heads)}")
-    index = 0 if head is None else heads.index(head)
-    elements = tuple(int(number) for number in found["atomic_numbers"])
-    energies = np.atleast_2d(np.asarray(found["atomic_energies"], dtype=np.float64))[index]
-    gates = {function: name for name, function in _GATES.items()}
-    deep = int(found["num_interactions"]) > 1
-    first, last = (str(mace.products[layer].linear.irreps_out) for layer in (0, -1))
-    avg_num_neighbors = float(found["avg_num_neighbors"])
-    config = BackboneConfig.parse(
-        {
-            "r_max": float(found["r_max"]),
-            "num_radial_basis": int(found["num_bessel"]),
-            "num_cutoff_basis": int(found["num_polynomial_cutoff"]),
-            "max_ell": int(found["max_ell"]),
-            "interaction": found["interaction_cls"].__name__,
-            "interaction_first": found["interaction_cls_first"].__name__,
-            "num_interactions": int(found["num_interactions"]),
-            "hidden_irreps": str(found["hidden_irreps"]),
-            "correlation": int(found["correlation"]),
-            "MLP_irreps": str(found["MLP_irreps"]),
-            "radial_MLP": tuple(int(width) for width in found["radial_MLP"]),
-            "radial_type": found["radial_type"],
-            "gate": gates.get(found["gate"], "None") if deep else "silu",
-            "pair_repulsion": bool(found["pair_repulsion"]),
-            "distance_transform": found["distance_transform"] or "None",
-            "apply_cutoff": bool(found["apply_cutoff"]),
-            "use_reduced_cg": bool(found["use_reduced_cg"]),
-            "use_so3": bool(found["use_so3"]),
-            "use_agnostic_product": bool(found["use_agnostic_product"]),
-            "use_last_readout_only": bool(found["use_last_readout_only"]),
-            "edge_irreps": None if found["edge_irreps"] is None else str(found["edge_irreps"]),
-            "use_edge_irreps_first": bool(found["use_edge_irreps_first"]),
-            "readout": found["readout_cls"].__name__ if deep else "NonLinearReadoutBlock",
-            "keep_last_layer_irreps": deep and first == last and o3.Irreps(first).lmax > 0,
-            "avg_num_neighbors": avg_num_neighbors,
-            "heads": heads,
-            "head": head,
-            "dtype": str(next(mace.parameters()).dtype).removeprefix("torch."),
-        }
-    )
-    statistics = Statistics(
-        elements=elements,
-        e0s={number: float(value) for number, value in zip(elements, energies, strict=True)},
-        mean=float(np.atleast_1d(found["atomic_inter_shift"])[index]),
-        scale=float(np.atleast_1d(found["atomic_inter_scale"])[index]),
-        avg_num_neighbors=avg_num_neighbors,
-    )
-    return config, statistics
 
 
 def load_tensors(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -516,7 +516,7 @@ def _differentiated(
         return torch.where(constrained, by_charge, gradients(value, graph.fermi_level) / change)
 
     for name, leaf in (("polarizability", graph.external_field), ("born_effective_charges", positions)):
-        if name in call.properties:
+        if name in call.properties and name not in result:
             dipole = result.get("polarization", result["dipole"])
             if not dipole.requires_grad:
                 raise AssertionError("the dipole has lost its graph")

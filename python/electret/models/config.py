@@ -35,6 +35,7 @@ __all__ = [
     "ElectrostaticsConfig",
     "FixedPointConfig",
     "FunctionalConfig",
+    "LatentConfig",
     "ModelConfig",
     "QeqConfig",
     "ScfConfig",
@@ -260,6 +261,20 @@ class SplitChargesConfig(StrictConfig):
     """Width of the hidden layer of the flux network."""
 
 
+class LatentConfig(StrictConfig):
+    """Readouts, energy and Born charges of the latent charges of `latent_ewald`."""
+
+    readout: Literal["linear", "mace"] = "linear"
+    """`linear` in the features of all layers; `mace`: as MACE reads energies, with a gated MLP for the last
+    layer (charges only, with the `MLP_irreps` and the `gate` of the backbone; MACE-LES)."""
+    self_interaction: bool = True
+    """The energy has the interaction of each Gaussian with itself."""
+    remove_mean: bool = True
+    """Born charges are those of the latent charges less their mean over the system."""
+    epsilon_factor: Positive = 1.0
+    """Born charges are those of the latent charges times its square root (a permittivity)."""
+
+
 class QeqConfig(StrictConfig):
     """Electronegativity and hardness of `qeq`."""
 
@@ -351,6 +366,7 @@ class ModelConfig(StrictConfig):
     """Charges of `latent_ewald`. `free`, as published: neutral fragments have latent charges that do not add
     up to zero, so that energies are not size-consistent; `flux`: charges that flow along edges, so that every
     fragment beyond the cutoff of all others is neutral."""
+    latent: LatentConfig = LatentConfig()
     split: SplitChargesConfig = SplitChargesConfig()
     qeq: QeqConfig = QeqConfig()
     functional: FunctionalConfig = FunctionalConfig()
@@ -394,6 +410,12 @@ class ModelConfig(StrictConfig):
             raise ValueError(
                 "option 'split' does nothing with latent_charges = 'free'; remove it or use 'flux'"
             )
+        if self.latent.readout == "mace" and (self.electrostatics.max_l > 0 or not latent):
+            raise ValueError(
+                f"latent.readout = 'mace' gives charges only (electrostatics.max_l is "
+                f"{self.electrostatics.max_l}, latent_charges {self.latent_charges!r}); set "
+                "electrostatics.max_l: 0 and latent_charges: free"
+            )
         return self
 
     @property
@@ -433,7 +455,7 @@ _FAMILIES = (
     Family(
         "latent_ewald",
         f"{_PLACE}.latent_ewald:LatentEwald",
-        options=("latent_charges", "split"),
+        options=("latent_charges", "latent", "split"),
         properties={},  # latent charges are no observables
         targets=LABELLED_FORCES,
     ),

@@ -98,6 +98,7 @@ def _answer() -> None:
     request = json.loads(sys.stdin.read())
     folder = Path(request.pop("folder"))
     try:
+        found: dict[str, Any] = {}
         description, tensors = _described(**request)
         save_file(tensors, folder / "tensors.safetensors")
         found = {"description": description}
