@@ -13,7 +13,6 @@ export PATH := $(abspath $(BIN)):$(PATH)
 EDITABLE := --no-build-isolation --quiet --editable
 UV := UV_CACHE_DIR=$(VENV)/.cache UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --python $(BIN)/python
 install = { $(UV) $(EDITABLE) "$(1)" || $(BIN)/python -m pip install $(EDITABLE) "$(1)"; }
-CARGO_BUILD := cargo build --release --manifest-path rust/py/Cargo.toml --lib --features pyo3/extension-module
 
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name '*.cu' -o -name '*.cuh' -o -name Cargo.toml)
 # Processes of the Python tests, each of about 3 GB; one thread of PyTorch each is faster than one process with two.
@@ -39,7 +38,7 @@ $(STAMPS)/venv:
 
 $(STAMPS)/dependencies: $(STAMPS)/venv pyproject.toml
 	@echo "Installing the dependencies into $(VENV) (PyTorch is a download of some GB) and building the native module ..."
-	@PYO3_PYTHON=$(abspath $(BIN))/python $(CARGO_BUILD) --quiet & $(call install,.[dev]) && wait $$!
+	@$(call install,.[dev])
 	@touch $@
 
 $(STAMPS)/native: $(STAMPS)/dependencies $(RUST_SOURCES)

@@ -41,7 +41,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Scope:
-    """What is run, and where."""
+    """Benchmarks to run, and their device."""
 
     clock: Clock
     sizes: tuple[int, ...]
@@ -53,7 +53,7 @@ class Scope:
     """Atoms of the profile."""
     frames: int
     layers: tuple[int, int, int]
-    """Of a training step: frames, and molecules along each axis of a frame."""
+    """Frames of a training step, and molecules along each axis of a frame."""
     numbers: int
     """Entries of the array that is copied for the ceiling of memory."""
 
@@ -253,7 +253,7 @@ def batches(scope: Scope) -> Iterator[Row]:
 
 
 def kernels(scope: Scope) -> Iterator[Row]:
-    """Where the time of one call goes, kernel by kernel."""
+    """Time of one call, kernel by kernel."""
     from torch.profiler import profile
 
     for sigma, precision in itertools.product(SIGMAS, ("float64", "float32")):

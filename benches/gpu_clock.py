@@ -17,12 +17,12 @@ Call = Callable[[], object]
 
 
 class Clock(Protocol):
-    """Where a benchmark runs, and how its calls are timed."""
+    """Device of a benchmark, and the timing of its calls."""
 
     device: str
-    """Of the tensors."""
+    """Device of the tensors."""
     activity: ProfilerActivity
-    """What the profiler looks at."""
+    """Activities that the profiler records."""
 
     def stream_ms(self, function: Call) -> float:
         """Time per call in the stream."""

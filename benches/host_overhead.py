@@ -48,7 +48,7 @@ class Idle:
 
 
 def calls(device: str) -> dict[str, Callable[[], object]]:
-    """What is timed, by name."""
+    """Timed calls, by name."""
     generator = torch.Generator().manual_seed(0)
     x = (12.4 * torch.rand(N_ATOMS, 3, generator=generator, dtype=torch.float64)).to(device)
     p = torch.rand(N_ATOMS, 4, generator=generator, dtype=torch.float64).sub_(0.5).to(device)

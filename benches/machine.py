@@ -1,4 +1,4 @@
-"""What a benchmark ran on."""
+"""Machine and software of a benchmark."""
 
 from __future__ import annotations
 

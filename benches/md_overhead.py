@@ -1,4 +1,4 @@
-"""Where the time of a step of molecular dynamics goes: backbone, kernels, SCF, and electret's own Python.
+"""Time of a step of molecular dynamics by part: backbone, kernels, SCF, and electret's own Python.
 
 ``python benches/md_overhead.py`` writes ``benches/results/md_overhead.md``. The models are untrained (seed 0)
 with a backbone so small that the rest shows; frames are the 192-atom water box and a cluster of 24 atoms of

@@ -55,7 +55,7 @@ def salt(shear: float = 0.0) -> dict[str, Any]:
 
 
 def along(system: dict[str, Any], pbc: tuple[bool, bool, bool]) -> dict[str, Any]:
-    """The same, periodic along these axes only."""
+    """A copy, periodic along these axes only."""
     return system | {"pbc": pbc}
 
 

@@ -86,7 +86,7 @@ def silver_frames() -> dict[str, Atoms]:
 
 
 def statistics() -> Statistics:
-    """Of water with the charges of `benches/water.py`; norms are the RMS of its features."""
+    """Equations of water with the charges of `benches/water.py`; norms are the RMS of its features."""
     frame = water_frame(192)
     values = electret.features(
         frame.positions, frame.arrays["water_multipoles"], SIGMA, WIDTHS, 1, cell=frame.cell.array, pbc=True
@@ -161,7 +161,7 @@ class Case:
         return loop, start
 
     def fresh(self):
-        """The same from the learned parameters, on a fresh geometry."""
+        """Solution from the learned parameters, on a fresh geometry."""
         electrostatics = self.model.electrostatics_of(self.structure)
         return self.loop(self.model.prepared(self.parameters), electrostatics, self.systems())
 

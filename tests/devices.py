@@ -67,7 +67,7 @@ def on_device(device: str) -> AbstractContextManager[None]:
 
 
 def torch_device(device: str):
-    """Where the tensors of a test belong."""
+    """Device of the tensors of a test."""
     import torch
 
     return torch.device("cuda" if device == "cuda" else "cpu")

@@ -23,7 +23,7 @@ CUDA = torch.device("cuda", 0)
 ACROSS = ("aten::copy_", "aten::_to_copy", "aten::index", "aten::index_put", "aten::index_put_")
 
 
-# What a GPU is waited for, beside copies to the CPU.
+# Calls that wait for a GPU, beside copies to the CPU.
 WAITED_FOR = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2")
 
 waits: list[str] = []

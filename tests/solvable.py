@@ -23,7 +23,7 @@ from electret.scf.state import State
 from electret.units import COULOMB_CONSTANT as K
 
 CARTESIAN = [2, 0, 1]
-"""Where x, y, z stand among the components (y, z, x) of l = 1."""
+"""Positions of x, y, z among the components (y, z, x) of l = 1."""
 
 
 # --- closed forms, numpy ---

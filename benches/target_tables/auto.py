@@ -1,4 +1,4 @@
-"""Whether the method chosen is the fastest one, over a grid of cases."""
+"""Choice of the method against the fastest one, over a grid of cases."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def multiply_add_rate(seconds: float) -> float:
 
 
 def prepared(kernel: str, n: int) -> tuple[Callable[[], object], float, float]:
-    """What to time, its floating-point operations and its bytes."""
+    """Call to time, its floating-point operations and its bytes."""
     system = water_of(n)
     x, p, cell = system["positions"], system["multipoles"], system["cell"]
     periodic = {"cell": cell, "pbc": True, "accuracy": ACCURACY}

@@ -23,8 +23,8 @@ OPENMM_COULOMB = 138.93545764438198
 
 @dataclass(frozen=True)
 class Settings:
-    """Of a particle-mesh Ewald sum: alpha = `decay` / `cutoff`, so that erfc(decay) is left out of real
-    space."""
+    """Parameters of a particle-mesh Ewald sum: alpha = `decay` / `cutoff`, so that erfc(decay) is left out of
+    real space."""
 
     cutoff: float  # Å
     decay: float
@@ -44,8 +44,8 @@ class Settings:
 
 
 def candidates(code: str, length: float) -> Iterator[Settings]:
-    """What is tried for a code in a cube of this length; OpenMM has order 5 and needs cutoffs of at most half
-    the box, torch-pme has powers of 2 and orders up to 5."""
+    """Parameters tried for a code in a cube of this length; OpenMM has order 5 and needs cutoffs of at most
+    half the box, torch-pme has powers of 2 and orders up to 5."""
     cutoffs = [c for c in (5.0, 6.0, 7.0, 8.0, 10.0) if code != "OpenMM" or c <= 0.5 * length]
     if code == "OpenMM" and length < 14.0:
         cutoffs.append(6.8)

@@ -38,13 +38,13 @@ HEADLINE_ERROR = 5e-6
 ACCURACIES = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 FACTORS = (1.0, 1.5)
 ERRORS = (1e-4, 3e-6)
-"""Which nvalchemi is tuned to; it has orders up to 6, so that smaller errors take very fine meshes."""
+"""Errors that nvalchemi is tuned to; it has orders up to 6: smaller errors take very fine meshes."""
 TARGETS = {"192": 0.5, "1536": 2.0, "5184": 6.0, "12288": 12.0, "98304": 150.0, "16 × 192": 8.0}
 """ms at sigma 1.0 Å."""
 MEMORY_TARGETS = {"12288": 150.0, "98304": 1000.0}
 """MB at sigma 1.0 Å."""
 SECONDS_ONCE = 5.0
-"""What takes longer is evaluated once, without warming up."""
+"""Calls that take longer are evaluated once, without warming up."""
 LARGEST_PEER = {"graph-longrange": 12_288, "nvalchemi multipole PME": 12_288}
 
 

@@ -70,7 +70,7 @@ def measure(
 
 
 def solve(atoms: int, solver: str, timer) -> Row:
-    """Of the affine fixed point."""
+    """Options of the affine fixed point."""
     from scf_table import Case, models, water_frame
     from scf_table import measure as measure_solve
 

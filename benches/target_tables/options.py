@@ -1,4 +1,4 @@
-"""What a run of the tables is given."""
+"""Options of a run of the tables."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def megabytes(value: float | None) -> str:
 
 
 def against(value: float | None, target: float | None) -> str:
-    """Whether a target (an upper bound) is met."""
+    """True if a target (an upper bound) is met."""
     if target is None:
         return ""
     if value is None:
@@ -42,7 +42,7 @@ def against(value: float | None, target: float | None) -> str:
 
 
 def missing(rows: Sequence[dict[str, Any]], labels: Sequence[str]) -> str:
-    """What could not be measured, and why."""
+    """Rows that could not be measured, and why."""
     lines = []
     for row in rows:
         if "missing" in row:

@@ -114,7 +114,7 @@ def _period(dynamics: ConstantFermiLevel, centre: float, steps: int) -> float:
 @pytest.mark.parametrize("family", ["qeq", "energy_functional", "fixed_point"])
 @pytest.mark.parametrize("axes", [(), (0, 1)])
 def test_period_of_the_charge_is_the_one_asked_for(family: str, axes: tuple[int, ...]) -> None:
-    """Of a cluster and of a slab of small thickness, whose energy has a minimum in the charge."""
+    """A cluster and a thin slab, whose energy has a minimum in the charge."""
     atoms = cluster()
     atoms.pbc[list(axes)] = True
     atoms.cell = [[8.0, 0.0, 0.0], [1.0, 9.0, 0.0], [0.0, 0.0, 20.0]]

@@ -42,7 +42,7 @@ def located(file: str) -> list[Path]:
 
 
 def missing(file: str, name: str | None) -> str | None:
-    """What is wrong with a reference, or None."""
+    """Fault of a reference, or None."""
     found = located(file)
     if not found:
         return f"{file} does not exist"

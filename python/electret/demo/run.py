@@ -40,7 +40,7 @@ TABLE_ROWS = {
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo gives.
+    """Results of the demo.
 
     Attributes:
         model_file: the trained model.

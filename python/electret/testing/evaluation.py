@@ -61,5 +61,5 @@ def derivative(values: Array, step: float) -> float:
 
 
 def has_volume(atoms: Atoms) -> bool:
-    """Whether a stress is defined."""
+    """True if a stress is defined."""
     return bool(atoms.pbc.any() and abs(np.linalg.det(atoms.cell.array)) > 1e-6)

@@ -32,7 +32,7 @@ def check_self_consistency(model: Model, atoms: Atoms, name: str, tolerance: flo
 
 
 def at_fermi_level(atoms: Atoms, level: float) -> Atoms:
-    """The same atoms at a constant Fermi level in eV."""
+    """A copy of the atoms at a constant Fermi level in eV."""
     copy = atoms.copy()
     for key in ("total_charge", "charge"):
         copy.info.pop(key, None)

@@ -243,7 +243,7 @@ struct Arrays<'a, T> {
     cotangent: &'a [T],
 }
 
-/// What a device gave.
+/// Results from a device.
 #[derive(PartialEq, Debug)]
 struct Found {
     value: Vec<f64>,
@@ -319,7 +319,7 @@ fn on_device(
     };
     let found = evaluated();
     if queue.device().is_emulated() {
-        // Where a barrier is missing or sums depend on which thread comes first, some order shows it.
+        // A missing barrier, or a sum that depends on which thread comes first, shows in some order.
         for order in [Order::Backward, Order::Shuffled(7)] {
             assert_eq!(in_order(order, evaluated), found, "{order:?}");
         }

@@ -107,7 +107,7 @@ impl System {
         ]
     }
 
-    /// The same on dual numbers, along given directions.
+    /// The evaluation on dual numbers, along given directions.
     fn tangent(&self, direction: &Self, options: &Options) -> [Output<Dual>; 2] {
         let dual = |a: &[f64; 3], b: &[f64; 3]| std::array::from_fn(|k| Dual::new(a[k], b[k]));
         let positions: Vec<[Dual; 3]> = self

@@ -25,7 +25,7 @@ fn relative(found: &[f64], expected: &[f64]) -> f64 {
     largest.fold(0.0, f64::max) / scale
 }
 
-/// What a geometry is made with.
+/// Arguments of a geometry.
 struct Setup {
     pbc: [bool; 3],
     max_l: usize,
@@ -743,7 +743,7 @@ fn equilibrated_charges_are_stationary() {
             assert!((slope + result.fermi_level[system]).abs() < 1e-9, "{pbc:?}");
         }
         assert!((totals[0] - 0.5).abs() < 1e-12 && (totals[1] + 1.0).abs() < 1e-12);
-        // The same Fermi level gives the same charges.
+        // That Fermi level gives the charges back.
         let level = result.fermi_level.clone();
         let again = at(Reservoir::FermiLevel(&level)).expect("charges");
         assert!(relative(&again.charges, &result.charges) < 1e-9, "{pbc:?}");

@@ -91,7 +91,7 @@ pub fn chosen() -> Result<Instructions> {
 /// The instruction set in use.
 ///
 /// # Panics
-/// Where [`chosen`] is an error.
+/// If [`chosen`] is an error.
 pub fn instructions() -> Instructions {
     static IN_USE: OnceLock<Instructions> = OnceLock::new();
     *IN_USE.get_or_init(|| chosen().unwrap_or_else(|error| panic!("{error}")))

@@ -22,7 +22,7 @@ pub struct Waves {
     pub n_modes: usize,
     /// `[site][channel][lm][mode]`.
     pub source: Workspace<f64>,
-    /// Those waves of the receivers; empty where the sources receive.
+    /// Waves of the receivers; empty where the sources receive.
     pub receiver: Workspace<f64>,
 }
 

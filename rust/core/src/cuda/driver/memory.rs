@@ -94,7 +94,7 @@ impl Queue {
         self.buffer(bytes, false)
     }
 
-    /// The same, zeroed.
+    /// A zeroed allocation.
     pub fn zeros(&self, bytes: usize) -> Result<Buffer> {
         let buffer = self.allocate(bytes)?;
         self.fill_zeros(buffer.address, bytes)?;

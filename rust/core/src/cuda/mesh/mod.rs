@@ -156,7 +156,7 @@ impl Mesh {
             addresses,
             &kernel_parts,
         )?;
-        // Where the receivers have fields of their own, the sources' are not needed any more.
+        // Receivers with fields of their own need the sources' no more.
         let potentials = potentials.unwrap_or(spectra);
         receiver_fields.transform(queue, potentials.address(), Way::Backward)?;
         self.interpolate(pass, chunk, receiving, potentials.address())

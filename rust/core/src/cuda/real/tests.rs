@@ -88,7 +88,7 @@ struct Sample<T> {
     receiver: Option<Sites<T>>,
 }
 
-/// What a sum gives, all systems one after the other.
+/// Results of a sum, all systems one after the other.
 struct Sums<T> {
     receiver: Vec<T>,
     receiver_positions: Vec<T>,

@@ -102,8 +102,8 @@ pub fn modes(extent: &Extent, pbc: [bool; 3], cutoff: f64, mut lengths: [f64; 3]
     // Columns run along the longest vector.
     lengths.sort_by(f64::total_cmp);
     let reach = lengths.map(|length| cutoff * length / (2.0 * std::f64::consts::PI));
-    // Of the box around the sphere or the circle one half, since each pair ±k is met once; also where a vector is so
-    // short that it has no room for a wave.
+    // Half the box around the sphere or the circle, since each pair ±k is met once; also for vectors too short to
+    // have room for a wave.
     let [a, b, c] = reach.map(|n| 2.0 * n + 1.0);
     let columns = 0.4 * a * b;
     // One for each ±k along a column: weights, structure factors, and what potentials are summed from.

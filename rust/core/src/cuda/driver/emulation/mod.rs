@@ -281,7 +281,7 @@ KERNEL(take, Arguments) {
 
     const ORDERS: [Order; 3] = [Order::Forward, Order::Backward, Order::Shuffled(11)];
 
-    /// What the threads of the first block took, and the total, in one order.
+    /// Values taken by the threads of the first block, and the total, in one order.
     fn taken(order: Order, threads: u32, apart: i32, barrier: i32) -> (Vec<f64>, f64) {
         let queue = Queue::emulated();
         let module = queue.device().module(Unit::new("take.cu", CODE)).unwrap();

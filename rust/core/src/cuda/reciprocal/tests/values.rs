@@ -88,13 +88,13 @@ impl<T: Scalar> Values<T> {
     }
 }
 
-/// What a side has collected.
+/// Values collected on one side.
 pub struct Found<T> {
     pub potentials: Vec<T>,
     pub gradients: Vec<T>,
 }
 
-/// What outputs hold before.
+/// Value of every output before the call.
 const BEFORE: f64 = 0.25;
 
 pub struct DeviceSide {
