@@ -47,8 +47,8 @@ def graph_longrange_at(system: System, sigma: float, factor: float) -> Evaluator
 
 @dataclass(frozen=True)
 class PmeSettings:
-    """Parameters of nvalchemi's particle-mesh sum of Gaussians: without a real-space part (`alpha` = 1e4 / Å) or
-    with one."""
+    """Parameters of nvalchemi's particle-mesh sum of Gaussians, with a real-space part or (`alpha` = 1e4 / Å)
+    without."""
 
     mesh: int  # points per 13.73 Å
     order: int
