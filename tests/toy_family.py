@@ -38,7 +38,7 @@ class ElementCharges(ShiftedCharges):
 
     def __init__(self, config: ModelConfig, statistics: Statistics) -> None:
         super().__init__(config, statistics)
-        self.charges = torch.nn.Parameter(torch.linspace(-0.1, 0.1, len(statistics.elements)).to(self.dtype))
+        self.charges = torch.nn.Parameter(torch.zeros(len(statistics.elements), dtype=self.dtype))
 
     def density(self, structure: Structure, features: list[torch.Tensor]) -> Density:
         """Charges of the elements, `[n_atoms, 1]`."""

@@ -301,6 +301,6 @@ def test_the_potential_of_a_wide_sheet_is_the_closed_form():
     )
     expected = -2 * math.pi * K / CELL**2 * mean
     assert np.abs(expected).min() > 10
-    assert own.geometry.coulomb_matrix() == pytest.approx(expected, abs=1e-9)
+    assert own.operators.geometry.coulomb_matrix() == pytest.approx(expected, abs=1e-9)
     free = electrostatics_of(positions, 1.4)
-    assert free.geometry.coulomb_matrix() == pytest.approx(charge_matrix(positions, 1.4), abs=1e-9)
+    assert free.operators.geometry.coulomb_matrix() == pytest.approx(charge_matrix(positions, 1.4), abs=1e-9)

@@ -1,4 +1,4 @@
-"""Evaluations of one system at a time, and derivatives by finite differences, for the checks."""
+"""Evaluations, and derivatives by finite differences, for the checks."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ __all__ = [
     "derivative",
     "energies",
     "evaluate",
+    "evaluate_all",
     "graph_of",
     "has_volume",
 ]
@@ -48,16 +49,27 @@ def as_arrays(result: dict[str, torch.Tensor]) -> dict[str, Array]:
     return {name: value.detach().cpu().double().numpy() for name, value in result.items()}
 
 
+def evaluate_all(model: Model, systems: Sequence[Atoms]) -> dict[str, Array]:
+    """Results without forces of a batch of systems of equally many atoms, those of atoms as
+    `[n_systems, n_atoms, ...]`."""
+    graph = Graph.collate([graph_of(model, atoms) for atoms in systems])
+    found = as_arrays(model(graph, forces=False))
+    n_atoms = len(systems[0])
+    return {
+        name: value.reshape(len(systems), n_atoms, *value.shape[1:]) if len(value) == graph.n_atoms else value
+        for name, value in found.items()
+    }
+
+
 def energies(model: Model, systems: Sequence[Atoms]) -> Array:
-    """Energies `[n]` of the stencil (grand potentials at constant Fermi level), one system at a time so that
-    a fault of batching stays out."""
-    results = [model(graph_of(model, atoms), forces=False) for atoms in systems]
-    return np.array([result.get("grand_potential", result["energy"]).item() for result in results])
+    """Energies `[n_systems]`, grand potentials at constant Fermi level, of a batch."""
+    found = evaluate_all(model, systems)
+    return found.get("grand_potential", found["energy"])
 
 
-def derivative(values: Array, step: float) -> float:
-    """Derivative of the values at the points of the stencil."""
-    return float(sum(weight * value for (_, weight), value in zip(STENCIL, values, strict=True)) / step)
+def derivative(values: Array, step: float) -> Array:
+    """Derivative of the values `[..., points]` at the points of the stencil."""
+    return np.asarray(values @ np.array([weight for _, weight in STENCIL]) / step)
 
 
 def has_volume(atoms: Atoms) -> bool:

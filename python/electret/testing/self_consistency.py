@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from ase import Atoms
 
+from electret.graph import Graph
 from electret.models import Model
 from electret.scf import ScfRequest, State
 from electret.testing.comparison import ContractError, assert_close
 from electret.testing.derivatives import check_forces, check_stress
-from electret.testing.evaluation import STENCIL, Array, as_arrays, derivative, evaluate, graph_of, has_volume
+from electret.testing.evaluation import (
+    STENCIL,
+    as_arrays,
+    derivative,
+    energies,
+    evaluate,
+    evaluate_all,
+    graph_of,
+    has_volume,
+)
 
 __all__ = ["check_constant_fermi_level", "check_responses", "check_self_consistency", "check_warm_start"]
 
@@ -76,8 +84,8 @@ def check_constant_fermi_level(
         check_stress(model, open_system, 100 * tolerance)
     if getattr(model, "variational", False):
         levels = [at_fermi_level(atoms, level + offset_ * step) for offset_, _ in STENCIL]
-        expected = derivative(_values(model, levels, "grand_potential")[:, 0], step)
-        assert_close("charge against dOmega/dmu", [charge], [expected], 100 * tolerance)
+        expected = derivative(energies(model, levels), step)
+        assert_close("charge against dOmega/dmu", charge, expected, 100 * tolerance)
 
 
 def check_responses(model: Model, atoms: Atoms, tolerance: float = 1e-6, step: float = 1e-3) -> None:
@@ -87,14 +95,14 @@ def check_responses(model: Model, atoms: Atoms, tolerance: float = 1e-6, step: f
     names += ["charge_stiffness", "energy_charge_curvature"]
     found = as_arrays(model(graph_of(model, atoms), properties=names))
     field = np.asarray(atoms.info.get("external_field", np.zeros(3)), dtype=np.float64)
-    expected = np.zeros((3, 3))
-    for axis in range(3):
-        copies = []
+    copies = []
+    for axis in np.eye(3):
         for offset, _ in STENCIL:
             copy = atoms.copy()
-            copy.info["external_field"] = field + offset * step * np.eye(3)[axis]
+            copy.info["external_field"] = field + offset * step * axis
             copies.append(copy)
-        expected[:, axis] = _difference(_values(model, copies, "dipole")[:, 0], step)
+    dipoles = evaluate_all(model, copies)["dipole"].reshape(3, -1, 3)  # [axis, point, component]
+    expected = derivative(dipoles.transpose(2, 0, 1), step)
     assert_close("polarizability against dD/dF", found["polarizability"][0], expected, tolerance)
     direction = np.random.default_rng(17).normal(size=(len(atoms), 3))
     copies = []
@@ -102,7 +110,7 @@ def check_responses(model: Model, atoms: Atoms, tolerance: float = 1e-6, step: f
         copy = atoms.copy()
         copy.positions = atoms.positions + offset * step * direction
         copies.append(copy)
-    moved = _difference(_values(model, copies, "dipole")[:, 0], step)
+    moved = derivative(evaluate_all(model, copies)["dipole"].T, step)
     predicted = np.einsum("iab,ib->a", found["born_effective_charges"], direction)
     assert_close("Born effective charges against dD/dR", predicted, moved, tolerance)
     charge = float(evaluate(model, atoms)["total_charge"][0])
@@ -112,31 +120,19 @@ def check_responses(model: Model, atoms: Atoms, tolerance: float = 1e-6, step: f
         copy.info.pop("charge", None)
         copy.info["total_charge"] = charge + offset * step
         copies.append(copy)
-    fukui = _difference(_values(model, copies, "multipoles"), step)
+    at_charges = evaluate_all(model, copies)
+    fukui = derivative(np.moveaxis(at_charges["multipoles"], 0, -1), step)
     assert_close("Fukui functions against dq/dQ", found["fukui"], fukui[:, 0], tolerance)
     assert_close("Fukui functions of multipoles against dp/dQ", found["fukui_multipoles"], fukui, tolerance)
-    stiffness = _difference(_values(model, copies, "fermi_level"), step)
-    assert_close("capacitance against -dQ/dmu", found["capacitance"], -1.0 / stiffness, tolerance)
-    slope = _difference(_values(model, copies, "energy"), step)
-    assert_close("dE/dQ against finite differences", found["energy_charge_derivative"], slope, tolerance)
-    slopes = [
-        as_arrays(model(graph_of(model, copy), properties=["charge_stiffness"]))["energy_charge_derivative"]
-        for copy in copies
-    ]
-    curvature = _difference(np.stack(slopes), step)
+    stiffness = derivative(at_charges["fermi_level"], step)
+    assert_close("capacitance against -dQ/dmu", found["capacitance"][0], -1.0 / stiffness, tolerance)
+    slope = derivative(at_charges["energy"], step)
+    assert_close("dE/dQ against finite differences", found["energy_charge_derivative"][0], slope, tolerance)
+    graph = Graph.collate([graph_of(model, copy) for copy in copies])
+    slopes = as_arrays(model(graph, properties=["charge_stiffness"]))["energy_charge_derivative"]
+    curvature = derivative(slopes, step)
     assert_close(
-        "d²E/dQ² against differences of dE/dQ", found["energy_charge_curvature"], curvature, tolerance
+        "d²E/dQ² against differences of dE/dQ", found["energy_charge_curvature"][0], curvature, tolerance
     )
     if getattr(model, "variational", False):
         assert_close("dE/dQ against -mu", found["energy_charge_derivative"], -found["fermi_level"], tolerance)
-
-
-def _values(model: Model, systems: Sequence[Atoms], name: str) -> Array:
-    """Result `name` of each system, stacked."""
-    return np.stack([evaluate(model, atoms)[name] for atoms in systems])
-
-
-def _difference(values: Array, step: float) -> Array:
-    """Derivative of stacked arrays by the stencil."""
-    weights = np.array([weight for _, weight in STENCIL])
-    return np.tensordot(weights, values, axes=(0, 0)) / step
