@@ -20,7 +20,7 @@ TEST_JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 # The instruction sets of the smallest processor, and what is tested with them too.
 PORTABLE := ELECTRET_INSTRUCTIONS=portable ATEN_CPU_CAPABILITY=default
-PORTABLE_TESTS := boundaries derivatives mesh neighbors scf
+PORTABLE_TESTS := boundaries derivatives mesh neighbors response
 CARGO_TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo "test")
 
 .DEFAULT_GOAL := help

@@ -1,4 +1,4 @@
-"""Every CUDA kernel compiles with NVRTC for three generations of GPUs, which needs no GPU."""
+"""Every CUDA kernel compiles with NVRTC for the oldest and the newest GPUs, which needs no GPU."""
 
 import pytest
 
@@ -7,12 +7,12 @@ from electret.cuda.package_folders import register_package_folders
 
 
 def architectures() -> list[int]:
-    """sm_80, sm_90 and the newest that NVRTC knows."""
+    """Every architecture that NVRTC compiles for."""
     register_package_folders()
     return _native.device_libraries()["architectures"]
 
 
-@pytest.mark.parametrize("generation", ["sm_80", "sm_90", "newest"])
+@pytest.mark.parametrize("generation", ["sm_80", "newest"])
 def test_every_module_compiles(generation):
     known = architectures()
     if not known:
