@@ -40,6 +40,11 @@ FAMILY_OPTIONS = {
     "qeq": {"scf": {"tolerance": 1e-11}},
     "energy_functional": {"scf": {"tolerance": 1e-11}},
     "fixed_point": {"scf": {"tolerance": 1e-11}},
+    "polar": {
+        "backbone": {**BACKBONE, "hidden_irreps": "4x0e + 4x1o", "correlation": 1},
+        "electrostatics": {"sigma": 1.5, "accuracy": 1e-10},
+        "polar": {"steps": 1, "feature_norms": [100.0, 100.0, 5.0, 5.0]},
+    },
 }
 
 

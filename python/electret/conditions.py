@@ -21,19 +21,20 @@ UNITS: Mapping[str, str] = {
     "total_charge": "e",
     "external_field": "V/Å, energy -F·D",
     "fermi_level": "eV",
+    "spin_multiplicity": "2S + 1",
 }
 """The conditions with their units."""
 
-CONDITIONS = ("total_charge", "charge", "external_field", "fermi_level")
+CONDITIONS = ("total_charge", "charge", "external_field", "fermi_level", "spin_multiplicity")
 """Keys of `atoms.info` that are read; `charge` is a second name of `total_charge`."""
 
-SPIN = "spin"
-"""A condition of other codes that no model has."""
+SPIN = "spin_multiplicity"
+"""A condition that models without spin leave aside where it is 1, and refuse otherwise."""
 
 _CHARGE = ("charge", "net_charge", "tot_charge", "charge_total", "system_charge", "molecular_charge", "qtot")
 _FIELD = ("electric_field", "efield", "e_field", "elec_field", "applied_field", "field")
 _LEVEL = ("chemical_potential", "electrode_potential", "mu")
-_SPIN = (SPIN, "total_spin", "multiplicity", "spin_multiplicity")
+_SPIN = ("spin", "total_spin", "multiplicity")
 _MEANING: Mapping[str, str] = {
     **{name: name for name in UNITS},
     **dict.fromkeys(_CHARGE, "total_charge"),

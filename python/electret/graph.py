@@ -27,7 +27,7 @@ NEAREST = 1e-6
 
 _ALWAYS_DOUBLE = ("positions", "cell", "unit_shifts", "energy", "grid_points")
 _PER_ATOM_FIELDS = ("positions", "atomic_numbers")
-_PER_SYSTEM_FIELDS = ("cell", "pbc", "total_charge", "external_field", "fermi_level")
+_PER_SYSTEM_FIELDS = ("cell", "pbc", "total_charge", "external_field", "fermi_level", "spin_multiplicity")
 _CALCULATOR_RESULTS = ("energy", "forces", "stress", "dipole", "charges")
 
 
@@ -53,9 +53,14 @@ class Graph:
     total_charge: torch.Tensor  # [n_systems] e
     external_field: torch.Tensor  # [n_systems, 3] V/Å
     fermi_level: torch.Tensor  # [n_systems] eV, nan where none is requested
+    spin_multiplicity: torch.Tensor = None  # type: ignore[assignment]  # [n_systems] 2S + 1; None is 1
     labels: dict[str, torch.Tensor] = field(default_factory=dict)
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     config_type: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.spin_multiplicity is None:
+            self.spin_multiplicity = torch.ones_like(self.total_charge)
 
     def __repr__(self) -> str:
         counts = f"{self.n_atoms} atoms, {self.n_systems} systems, {self.n_edges} edges"
@@ -106,7 +111,8 @@ class Graph:
 
         Args:
             atoms: positions in Å, cell, pbc; conditions in `atoms.info` (`total_charge` or `charge` in e,
-                `external_field` in V/Å, `fermi_level` in eV); labels in `info` and `arrays`.
+                `external_field` in V/Å, `fermi_level` in eV, `spin_multiplicity`); labels in `info` and
+                `arrays`.
             cutoff: radius of the neighbour list in Å.
             dtype: `torch.float32` or `torch.float64` for conditions, labels and weights.
             keys: names in `atoms` that differ from `electret.labels.LABELS`, by the package's name.
@@ -148,6 +154,7 @@ class Graph:
         if names["external_field"] in atoms.info:
             external_field = _info(atoms, names["external_field"], (3,))
         total_charge = _total_charge(atoms, names["total_charge"])
+        spin_multiplicity = _multiplicity(atoms, names["spin_multiplicity"])
         taken = {"total_charge": total_charge, "external_field": external_field}
         check_other_names(atoms.info, names, taken, "atoms.info", "keys={{{condition!r}: {key!r}}}")
         return cls(
@@ -162,6 +169,7 @@ class Graph:
             total_charge=real([total_charge]),
             external_field=real(external_field[None]),
             fermi_level=real([fermi_level]),
+            spin_multiplicity=real([spin_multiplicity]),
             labels=_label_tensors(found, dtype),
             weights={name: real([value]) for name, value in _weights(atoms).items()},
             config_type=[str(atoms.info.get("config_type", "Default"))],
@@ -297,6 +305,14 @@ def _total_charge(atoms: Atoms, key: str) -> float:
     if len(set(given.values())) > 1:
         raise InputError(f"atoms.info gives two total charges, {given}; remove one of them")
     return next(iter(given.values()), 0.0)
+
+
+def _multiplicity(atoms: Atoms, key: str) -> float:
+    """The spin multiplicity 2S + 1, 1 where none is given."""
+    value = float(_info(atoms, key, ())) if key in atoms.info else 1.0
+    if value < 1 or value != round(value):
+        raise InputError(f"atoms.info[{key!r}] is {value:g}; give the multiplicity 2S + 1, as 1, 2 or 3")
+    return value
 
 
 def _read_labels(atoms: Atoms, names: Mapping[str, str]) -> dict[str, NDArray[np.float64]]:

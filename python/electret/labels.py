@@ -56,8 +56,8 @@ class Label:
 
     @property
     def in_graph(self) -> bool:
-        """True for labels of `Graph`: neither the external field nor labels that are converted on reading."""
-        return self.name not in CONVERTED and self.name != "external_field"
+        """True for labels of `Graph`: neither field and spin nor labels that are converted on reading."""
+        return self.name not in CONVERTED and self.name not in ("external_field", "spin_multiplicity")
 
     @property
     def per_atom(self) -> bool:
@@ -98,6 +98,7 @@ LABELS: dict[str, Label] = {
         Label("total_charge", "system", "e", default="total_charge"),
         Label("external_field", "system", "V/Å", (3,), default="external_field"),
         Label("fermi_level", "system", "eV", default="fermi_level"),
+        Label("spin_multiplicity", "system", "2S + 1", default="spin_multiplicity"),
     )
 }
 """Every quantity by name."""

@@ -422,7 +422,7 @@ def test_charges_that_miss_the_total_charge_are_reported() -> None:
 def test_spins_and_fermi_levels_under_other_names_are_reported() -> None:
     structures = [Atoms("H", info={"spin": 1, "chemical_potential": -4.0}), Atoms("H", info={"spin": 3})]
     text = report(structures)
-    assert "'spin' of 2 frames (first: <atoms>, frame 0) is not read: models have no spin" in text
+    assert "'spin' of 2 frames (first: <atoms>, frame 0) is not read: every frame is a singlet" in text
     assert "'chemical_potential' of 1 frame" in text
     assert "data.keys.fermi_level" in text
 

@@ -37,8 +37,8 @@ def select(info: Mapping[str, Any], ignore: Collection[str]) -> dict[str, Any]:
 
 
 def check(conditions: Mapping[str, Any], honours: Collection[str]) -> None:
-    """Refuse conditions that would be left out because of their name, and a charge together
-    with the Fermi level that fixes it.
+    """Refuse conditions that would be left out because of their name, and a charge together with the Fermi
+    level that fixes it.
 
     Raises:
         InputError: names the key and what to do.
@@ -46,7 +46,7 @@ def check(conditions: Mapping[str, Any], honours: Collection[str]) -> None:
     for key in conditions:
         if key not in CONDITIONS:
             raise InputError(
-                f"atoms.info[{key!r}] is not a condition of this calculator: {_misnomer(key)} "
+                f"atoms.info[{key!r}] is not a condition of this calculator: {_misnomer(key, honours)} "
                 f"(to leave it out of account: Calculator(..., ignore=[{key!r}]))"
             )
     charges = [key for key in ("total_charge", "charge") if key in conditions]
@@ -96,9 +96,7 @@ def refuse_parameters(parameters: Mapping[str, Any]) -> None:
     for key, value in parameters.items():
         condition = meant(key)
         place = "there is no such parameter; options are arguments of Calculator(...)"
-        if condition == SPIN:
-            place = "the model has no spin"
-        elif condition is not None:
+        if condition is not None:
             unit = UNITS[condition]
             place = f"conditions are read from atoms.info: atoms.info[{condition!r}] = {value!r} ({unit})"
         raise InputError(f"calc.set({key}={value!r}): {place}")
@@ -111,9 +109,9 @@ def equal(conditions: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
     )
 
 
-def _misnomer(key: Any) -> str | None:
+def _misnomer(key: Any, honours: Collection[str] = ()) -> str | None:
     """Remedy for a key of `atoms.info` that only looks like a condition; None for others."""
     condition = None if key in CONDITIONS else meant(key)
-    if condition == SPIN:
+    if condition == SPIN and SPIN not in honours:
         return "the model has no spin"
     return condition and f"name it {condition} ({UNITS[condition]})"

@@ -48,6 +48,7 @@ class Response:
 RESPONSES: Mapping[str, Response] = {
     "energy_charge_derivative": Response("charge_stiffness"),
     "polarizability": Response("polarizability", is_property=True),
+    "energy_polarizability": Response("energy_polarizability", is_property=True),
     "born_effective_charges": Response("born_effective_charges", per_atom=True, is_property=True),
     "energy_charge_curvature": Response("energy_charge_curvature"),
     "fukui": Response("fukui", per_atom=True),
@@ -126,6 +127,8 @@ def state(values: Mapping[str, torch.Tensor], atoms: Atoms, model: Model) -> dic
             sigma = model.config.electrostatics.sigma
             found["max_l"] = model.config.electrostatics.max_l
             found["sigma"] = np.array([sigma[s] if isinstance(sigma, dict) else sigma for s in atoms.symbols])
+    if "spin_multipoles" in values:
+        found["spin_multipoles"] = array(values["spin_multipoles"])
     if model.feature_widths:
         found["widths"] = np.array(model.feature_widths)
     if "scf_iterations" in values:
@@ -157,7 +160,7 @@ def responses(
     for name in names:
         value = array(values[name] if RESPONSES[name].per_atom else values[name][0])
         if undefined_by_boundary(name, atoms, model):
-            if normal is not None and name == "polarizability":
+            if normal is not None and not RESPONSES[name].per_atom:
                 found[_NORMALS[name]] = float(normal @ value @ normal)
             elif normal is not None:
                 found[_NORMALS[name]] = np.einsum("a,iab->ib", normal, value)
@@ -178,6 +181,7 @@ def slab_normal(atoms: Atoms) -> np.ndarray | None:
 _NORMALS: Mapping[str, str] = {
     "dipole": "dipole_normal",
     "polarizability": "polarizability_normal",
+    "energy_polarizability": "energy_polarizability_normal",
     "born_effective_charges": "born_effective_charges_normal",
 }
 """Entry in place of each dipole property of a slab."""

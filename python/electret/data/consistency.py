@@ -82,11 +82,11 @@ def _other_names(frames: Iterable[Frame]) -> Iterator[str]:
     for frame in frames:
         for key in frame.other_keys:
             condition = meant(key)
-            if condition == SPIN or (condition == "fermi_level" and not frame.has("fermi_level")):
+            if condition in (SPIN, "fermi_level") and not frame.has(condition):
                 found[key, condition].append(frame)
     for (key, condition), holders in sorted(found.items()):
         hint = (
-            "models have no spin, and states of different spin are trained as one"
+            f"every frame is a singlet; if it is the multiplicity 2S + 1, set data.keys.{SPIN} to '{key}'"
             if condition == SPIN
             else f"if it is the Fermi level (eV), set data.keys.fermi_level to '{key}'"
         )

@@ -85,6 +85,7 @@ class GraphDataset:
                 "pbc": graph.pbc,
                 "total_charge": graph.total_charge,
                 "external_field": graph.external_field,
+                "spin_multiplicity": graph.spin_multiplicity,
                 **{f"label {name}": value for name, value in sorted(graph.labels.items())},
                 **{f"weight {name}": value for name, value in sorted(graph.weights.items())},
             }

@@ -29,7 +29,7 @@ ISOLATED_ATOM = "IsolatedAtom"
 """`config_type` of the single-atom frames that hold the atomic energies (MACE's convention); on reading,
 case, `-`, `_` and spaces do not matter."""
 
-_INPUTS = ("external_field", "grid_points")
+_INPUTS = ("external_field", "spin_multiplicity", "grid_points")
 _WEIGHT_KEYS = tuple(name for name in LABELS if name not in _INPUTS)
 _EXTXYZ_SUFFIXES = (".xyz", ".extxyz")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -109,7 +109,9 @@ class Backbone(torch.nn.Module):
     e0s: torch.Tensor
     element_index: torch.Tensor
 
-    def __init__(self, config: BackboneConfig, statistics: Statistics) -> None:
+    def __init__(
+        self, config: BackboneConfig, statistics: Statistics, make: Callable[..., Any] | None = None
+    ) -> None:
         super().__init__()
         self.mace: Any
         self.config = config
@@ -117,7 +119,7 @@ class Backbone(torch.nn.Module):
         self.elements = statistics.elements
         with construction_dtype(getattr(torch, config.dtype)):
             try:
-                self.mace = _build_mace(config, statistics)
+                self.mace = _build_mace(config, statistics, make or mace_models.ScaleShiftMACE)
             except (ElectretError, MemoryError, KeyboardInterrupt):
                 raise
             except Exception as error:
@@ -170,11 +172,16 @@ class Backbone(torch.nn.Module):
         """
         data = mace_input(graph, vectors.to(self.dtype), elements, len(self.elements), self.head_index)
         output = self.mace(data, compute_force=False)
+        features = torch.split(output["node_feats"], [irreps.dim for irreps in self.layer_irreps], dim=-1)
+        return BackboneOutput(self.energies_of(data, output, elements), list(features))
+
+    def energies_of(
+        self, data: dict[str, torch.Tensor], output: Mapping[str, torch.Tensor], elements: torch.Tensor
+    ) -> torch.Tensor:
+        """Energies `[n_atoms]` float64 of MACE's output, with those of isolated atoms."""
         # MACE has added its own energies of isolated atoms, with the digits of its dtype.
         isolated = self.mace.atomic_energies_fn(data["node_attrs"])[:, self.head_index].double()
-        energies = self.e0s.double()[elements] + (output["node_energy"] - isolated)
-        features = torch.split(output["node_feats"], [irreps.dim for irreps in self.layer_irreps], dim=-1)
-        return BackboneOutput(energies, list(features))
+        return self.e0s.double()[elements] + (output["node_energy"] - isolated)
 
 
 def mace_input(
@@ -252,7 +259,7 @@ def _check_couplings(config: BackboneConfig) -> None:
         )
 
 
-def _build_mace(config: BackboneConfig, statistics: Statistics) -> Any:
+def _build_mace(config: BackboneConfig, statistics: Statistics, make: Callable[..., Any]) -> Any:
     """MACE's own constructor with our names; tensors are filled in from files or other models later."""
     n_heads = len(config.heads)
     hidden = _irreps("hidden_irreps", config.hidden_irreps)
@@ -267,7 +274,7 @@ def _build_mace(config: BackboneConfig, statistics: Statistics) -> Any:
     correlation = config.correlation
     scale: Any = [statistics.scale] * n_heads if n_heads > 1 else statistics.scale
     shift: Any = [statistics.mean] * n_heads if n_heads > 1 else statistics.mean
-    return mace_models.ScaleShiftMACE(
+    return make(
         r_max=config.r_max,
         num_bessel=config.num_radial_basis,
         num_polynomial_cutoff=config.num_cutoff_basis,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -42,7 +42,13 @@ __all__ = [
 ]
 
 DIFFERENTIATED = frozenset(
-    {"polarizability", "born_effective_charges", "charge_stiffness", "energy_charge_curvature"}
+    {
+        "polarizability",
+        "energy_polarizability",
+        "born_effective_charges",
+        "charge_stiffness",
+        "energy_charge_curvature",
+    }
 )
 """Properties that are derivatives of the dipole and the energy through the density."""
 
@@ -72,6 +78,10 @@ class Density:
     multipoles: torch.Tensor  # [n_atoms, n_lm] e Å^l
     moments: torch.Tensor | None = None
     """Dipole of each atom `[n_atoms, 3]` e Å that couples to a field, where it is not q r + d."""
+    local_energies: torch.Tensor | None = None
+    """Energy of the density at each atom `[n_atoms]` eV, beside its electrostatics."""
+    results: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Further results of the family."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +158,7 @@ class Model(torch.nn.Module):
                 f"ignored_conditions names {sorted(pointless)}, which {config.family!r} honours; remove them"
             )
         self.statistics = statistics
-        self.backbone = Backbone(config.backbone, statistics)
+        self.backbone = self.make_backbone(config, statistics)
         width = config.electrostatics.sigma
         widths = (
             per_element(width, statistics, "electrostatics.sigma")
@@ -199,7 +209,8 @@ class Model(torch.nn.Module):
 
     @property
     def honours(self) -> frozenset[str]:
-        """Conditions (`total_charge`, `external_field`, `fermi_level`) that the energy depends on."""
+        """Conditions that the energy depends on: `total_charge`, `external_field`, `fermi_level`,
+        `spin_multiplicity`."""
         return frozenset()
 
     @property
@@ -212,9 +223,18 @@ class Model(torch.nn.Module):
         """Conditions that the model predicts instead of obeying: accepted as labels, without effect."""
         return frozenset()
 
+    def make_backbone(self, config: ModelConfig, statistics: Statistics) -> Backbone:
+        """The hosted MACE."""
+        return Backbone(config.backbone, statistics)
+
     def density(self, structure: Structure, features: list[torch.Tensor]) -> Density | None:
         """The charge density, or None for a family without one."""
         raise NotImplementedError
+
+    def energies_and_density(self, structure: Structure) -> tuple[torch.Tensor, Density | None]:
+        """Short-range energies `[n_atoms]` eV of the backbone, and the density."""
+        energies, features = self.backbone(structure.graph, structure.edge_vectors, structure.elements)
+        return energies, self.density(structure, features)
 
     @property
     def available_properties(self) -> frozenset[str]:
@@ -251,7 +271,8 @@ class Model(torch.nn.Module):
                 `energy_charge_derivative [n_systems]`, dE/dQ, eV/e), `energy_charge_curvature [n_systems]`
                 (d²E/dQ², eV/e²; with the former) and, of fixed points, `dielectric_tensor [n_systems, 3, 3]`
                 (crystals, where only dipoles respond) and `stability [n_systems]` (spectral radius of D B).
-                Dipoles, and so their derivatives, are meaningful along open axes.
+                Of `polar` also `energy_polarizability [n_systems, 3, 3]` (-d²E/dF_a dF_b, e Å²/V). Dipoles,
+                and so their derivatives, are meaningful along open axes.
 
         Returns:
             `energy [n_systems]` (float64, as its parts `energy_short_range`, `energy_electrostatic` and
@@ -319,7 +340,7 @@ class Model(torch.nn.Module):
     def _energies(self, structure: Structure, call: Call) -> dict[str, torch.Tensor]:
         """Short-range, electrostatic and field energy, and what is known of the density."""
         graph = structure.graph
-        energies, features = self.backbone(graph, structure.edge_vectors, structure.elements)
+        energies, density = self.energies_and_density(structure)
         short_range = sum_over_atoms(energies, graph.batch, graph.n_systems)
         result = {
             "energy": short_range,
@@ -328,7 +349,6 @@ class Model(torch.nn.Module):
             "energy_field": torch.zeros_like(short_range),
         }
         parts = [energies]  # of each atom
-        density = self.density(structure, features)
         if density is not None:
             multipoles = density.multipoles.double()  # whatever the dtype of the backbone, as positions are
             electrostatics = self.electrostatics_of(structure)
@@ -355,9 +375,14 @@ class Model(torch.nn.Module):
             result["total_charge"] = sum_over_atoms(charges, graph.batch, graph.n_systems)
             if "potentials" in call.properties:
                 result["potentials"] = self._potentials(structure, multipoles)
+            result.update(density.results)
         elif density is not None:
             result["latent_multipoles"] = multipoles
         result["energy"] = short_range + result["energy_electrostatic"] + result["energy_field"]
+        if density is not None and density.local_energies is not None:
+            result["energy_density"] = sum_over_atoms(density.local_energies, graph.batch, graph.n_systems)
+            result["energy"] = result["energy"] + result["energy_density"]
+            parts.append(density.local_energies)
         if "energies" in call.properties:
             result["energies"] = torch.stack([part.detach() for part in parts]).sum(dim=0)
         return result
@@ -437,7 +462,7 @@ class Model(torch.nn.Module):
 
     def check_conditions(self, graph: Graph) -> bool:
         """Refuse what the family cannot honour instead of dropping it silently; True if there is a field."""
-        given = (graph.total_charge, graph.external_field, graph.fermi_level)
+        given = (graph.total_charge, graph.external_field, graph.fermi_level, graph.spin_multiplicity)
         has_field = self._has_field.of(lambda: self._accepts(graph), *given)
         if not has_field or "external_field" not in self.honours or self.description.has_polarization:
             return has_field
@@ -459,6 +484,7 @@ class Model(torch.nn.Module):
             "total_charge": lambda charge: charge != 0,
             "external_field": lambda field: (field != 0).any(dim=1),
             "fermi_level": lambda level: ~torch.isnan(level),
+            "spin_multiplicity": lambda multiplicity: multiplicity != 1,
         }
         for name in sorted(given.keys() - accepted):
             mask = given[name](getattr(graph, name))
@@ -496,12 +522,13 @@ def _differentiated(
     """Derivatives of dipole and energy; in the graph in training."""
     found: dict[str, torch.Tensor] = {}
     curvature = "energy_charge_curvature" in call.properties
+    of_energy = "energy_polarizability" in call.properties
 
     def gradients(value: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
         return torch.autograd.grad(
             value.sum(),
             leaf,
-            create_graph=call.training or curvature,
+            create_graph=call.training or curvature or of_energy,
             retain_graph=True,
             materialize_grads=True,
         )[0]
@@ -522,6 +549,10 @@ def _differentiated(
                 raise AssertionError("the dipole has lost its graph")
             # [n, 3 (component of the dipole), 3 (component of field or position)]
             found[name] = torch.stack([gradients(dipole[:, axis], leaf) for axis in range(3)], dim=1)
+    if of_energy:
+        slope = -gradients(result["energy"], graph.external_field)
+        rows = [gradients(slope[:, axis], graph.external_field) for axis in range(3)]
+        found["energy_polarizability"] = torch.stack(rows, dim=1)
     if curvature or "charge_stiffness" in call.properties:
         found["energy_charge_derivative"] = per_charge(result["energy"])
     if curvature:

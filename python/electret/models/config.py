@@ -37,6 +37,7 @@ __all__ = [
     "FunctionalConfig",
     "LatentConfig",
     "ModelConfig",
+    "PolarConfig",
     "QeqConfig",
     "ScfConfig",
     "SplitChargesConfig",
@@ -45,7 +46,7 @@ __all__ = [
 
 LEAST_SINGLE = 1e-5
 """Least accuracy for which a GPU sums in float32; as the native planner has it."""
-Condition = Literal["total_charge", "external_field", "fermi_level"]
+Condition = Literal["total_charge", "external_field", "fermi_level", "spin_multiplicity"]
 Positive = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
 Length = Annotated[float, Field(ge=0.01, le=100.0, allow_inf_nan=False)]
 """Å."""
@@ -330,6 +331,28 @@ class FixedPointConfig(StrictConfig):
     """True if the potential features contain the atom's own density."""
 
 
+class PolarConfig(StrictConfig):
+    """MACE-POLAR-1, in terms of `mace.modules.PolarMACE`."""
+
+    mode: Literal["exact", "as_trained"] = "exact"
+    """`exact` sums every system as its periodic axes say; `as_trained` repeats the approximations of
+    graph-longrange, with which published weights were fitted (`electret.polar.accelerate`)."""
+    steps: int = Field(default=1, ge=1, le=100)
+    """Updates of the density in its own potential (`num_recursion_steps`)."""
+    features_self_interaction: bool = False
+    """True if the potential features contain the atom's own density (`field_si`)."""
+    self_interaction: bool = False
+    """True if the energy has the interaction of each Gaussian with itself
+    (`include_electrostatic_self_interaction`)."""
+    local_energy: bool = True
+    """Adds an energy of the density and its potential at each atom (`add_local_electron_energy`)."""
+    feature_norms: tuple[Positive, ...] | None = None
+    """Divisors of the potential features, by l and width (`field_feature_norms`)."""
+    field_norm_factor: Positive = 0.02
+    kspace_cutoff_factor: Positive = 1.5
+    """For the training code; the sums here take their cutoff from `electrostatics.accuracy`."""
+
+
 class ScfConfig(StrictConfig):
     """How the density is found."""
 
@@ -371,6 +394,7 @@ class ModelConfig(StrictConfig):
     qeq: QeqConfig = QeqConfig()
     functional: FunctionalConfig = FunctionalConfig()
     fixed_point: FixedPointConfig = FixedPointConfig()
+    polar: PolarConfig = PolarConfig()
     scf: ScfConfig = ScfConfig()
     ignored_conditions: tuple[Condition, ...] = ()
     """Conditions the family cannot honour that may be present nevertheless, as when `mace` is trained on
@@ -481,6 +505,13 @@ _FAMILIES = (
         # The total charge of a single evaluation of the map is not exact.
         targets=(*SOLVED_DENSITY, "total_charge", "stability"),
         modes=_SOLVED_MODES,
+    ),
+    Family(
+        "polar",
+        "electret.polar.family:Polar",
+        options=("polar",),
+        electrostatics="features",
+        properties={**CHARGES_AND_DIPOLE, "magmoms": "atom"},
     ),
 )
 FAMILIES: tuple[str, ...] = tuple(register(family).name for family in _FAMILIES)

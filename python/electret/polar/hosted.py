@@ -31,6 +31,7 @@ __all__ = [
     "Settings",
     "Step",
     "make_polar",
+    "plain_forward",
     "polar_class",
     "polar_electrostatics",
     "running",
@@ -237,7 +238,7 @@ class PolarReplaced(_Replaced):
         further = compute_hessian or compute_edge_forces or compute_atomic_stresses
         later = bool(leaves) and not further
         with running(Step(_electrostatics(self, data, getattr(self, SETTINGS)))):
-            result = _forward(self.first_class)(
+            result = plain_forward(
                 self,
                 data,
                 training=training or (bool(leaves) and further),
@@ -351,6 +352,11 @@ def _forward(polar: Any) -> Any:
 def _no_waves(cutoff: Any, cell: torch.Tensor, reciprocal: Any) -> tuple[torch.Tensor, ...]:
     none = cell.new_zeros(0)
     return cell.new_zeros(0, 3), none, none.long(), none
+
+
+def plain_forward(model: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
+    """MACE's forward of an accelerated model, without a strain; a `Step` must run."""
+    return _forward(model.first_class)(model, *arguments, **options)
 
 
 @functools.cache

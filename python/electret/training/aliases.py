@@ -95,7 +95,7 @@ WITHOUT_COUNTERPART: dict[str, str] = {
 }
 """MACE's options that have no counterpart here, with what to do instead."""
 
-_FAMILIES = {"MACE": "mace", "ScaleShiftMACE": "mace"}
+_FAMILIES = {"MACE": "mace", "ScaleShiftMACE": "mace", "PolarMACE": "polar"}
 _SCHEDULERS = {"ReduceLROnPlateau": "plateau", "ExponentialLR": "exponential"}
 _LOSSES = {"weighted": "mse", "forces_only": "mse", "stress": "mse", "ef": "mse"}
 _SCALINGS = {"rms_forces_scaling": "rms_forces", "std_scaling": "std", "no_scaling": "none"}

@@ -346,7 +346,8 @@ def _counts_in(graph: Graph, target: str) -> bool:
 def _structure(frame: Frame) -> tuple[bytes, ...]:
     """Elements, positions, cell and conditions, to find frames that are in two sets."""
     atoms = frame.atoms
-    given = [np.asarray(frame.value(name)) for name in ("total_charge", "external_field") if frame.has(name)]
+    names = ("total_charge", "external_field", "spin_multiplicity")
+    given = [np.asarray(frame.value(name)) for name in names if frame.has(name)]
     arrays = (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, *given)
     return tuple(array.tobytes() for array in arrays)
 
