@@ -18,6 +18,7 @@ from ase import Atoms
 pytest.importorskip("mace")
 
 import electret.polar
+from electret import Calculator
 from electret.errors import ElectretError, InputError
 from electret.polar.hosted import polar_class
 from places import TESTS
@@ -278,6 +279,13 @@ electret.polar.save(model, "second.model")
     )
     assert child.returncode == 0, child.stderr
     assert float(child.stdout) == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(InputError, match="trust"):
+        electret.polar.from_mace(tmp_path / "first.model")
+    atoms = crystal()
+    atoms.info.update(total_charge=1, spin_multiplicity=2)
+    atoms.calc = Calculator(tmp_path / "first.model", trust=True)
+    assert atoms.get_potential_energy() == pytest.approx(expected, abs=1e-6)  # at the accuracy of models
+    assert atoms.calc.model.family == "polar"
     other = torch.load(tmp_path / "second.model", weights_only=False)
     assert vars(other).keys() == vars(model).keys()
     for part in electret.polar.hosted.PARTS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ import electret.polar
 from electret import Calculator
 from electret.errors import InputError
 from electret.graph import Graph
-from electret.models import build
+from electret.models import build, save
 from electret.models.config import ModelConfig
 from model_cases import STATISTICS, model_config, small_model
-from polar_models import crystal, mace_batch, molecule, slab, under
+from polar_models import crystal, mace_batch, molecule, polar_model, slab, under
 
 FIELD = np.array([0.03, -0.05, 0.04])
 
@@ -121,6 +122,27 @@ def test_a_slab_has_the_normal_components() -> None:
     atoms.info["external_field"] = [0.05, 0.0, 0.0]
     with pytest.raises(InputError, match="along its periodic axis 0"):
         Calculator(small_model("polar")).get_potential_energy(atoms)
+
+
+def test_an_object_becomes_a_model_and_a_file(tmp_path: Path) -> None:
+    mace = electret.polar.accelerate(polar_model(), "as_trained", accuracy=1e-6)
+    model = electret.polar.from_mace(mace, mode="as_trained")
+    save(model, tmp_path / "polar.electret")
+    atoms = molecule()
+    atoms.info.update(total_charge=1, spin_multiplicity=2, external_field=FIELD)
+    expected = mace(mace_batch(mace, under(atoms, 1, 2, -FIELD)))
+    for calculator in (Calculator(tmp_path / "polar.electret"), Calculator(model)):
+        energy = float(expected["energy"].detach())
+        assert calculator.get_potential_energy(atoms) == pytest.approx(energy, abs=1e-10)
+        np.testing.assert_allclose(calculator.get_forces(atoms), expected["forces"], rtol=0, atol=1e-10)
+    for name in ("_field_readout_config", "_fixedpoint_update_config"):
+        given = vars(mace)[name]
+        vars(mace)[name] = {"type": "Other"}
+        with pytest.raises(InputError, match=f"'Other' in {name}"):
+            electret.polar.from_mace(mace)
+        vars(mace)[name] = given
+    with pytest.raises(InputError, match="head = 'dft' is not a head"):
+        electret.polar.from_mace(mace, head="dft")
 
 
 def test_spins_that_cannot_be_are_refused() -> None:

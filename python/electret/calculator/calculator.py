@@ -35,7 +35,6 @@ from electret.calculator.properties import (
 from electret.calculator.self_consistency import SelfConsistency
 from electret.calculator.trajectory import TrajectoryGraph
 from electret.errors import InputError
-from electret.models import Model
 from electret.models.start.ranges import outside
 from electret.support.locks import Lock
 
@@ -75,12 +74,14 @@ class Calculator(ASECalculator):
 
     Args:
         model: path of a `.electret` file, or a model (copied, so that later training does not reach the
-            calculator).
+            calculator); a `PolarMACE`, or with `trust` the path of a pickle of one, is summed exactly
+            (`electret.polar.from_mace`).
         device: `"cpu"`, `"cuda"`, `"cuda:1"`, ...
         dtype: `torch.float32`, `torch.float64` or their names; the model's own where None.
         precision: of the electrostatic sums on a GPU, `"float64"` or `"float32"`; the latter has an accuracy
             of 1e-5 at best and takes that where the accuracy of the model is higher. The model's own where
             None.
+        trust: the path is a pickle from a trusted source, and may be read.
         energy: the result `energy` at constant Fermi level, `"grand_potential"` (E + mu Q) or `"internal"`
             (E, of which the forces are not the derivative). `free_energy` is the grand potential always.
         open_stress: the stress of systems without a periodic axis: `"refuse"`, as they have none, or
@@ -113,11 +114,12 @@ class Calculator(ASECalculator):
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | Model,
+        model: str | os.PathLike[str] | torch.nn.Module,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | str | None = None,
         precision: str | None = None,
         *,
+        trust: bool = False,
         energy: Literal["grand_potential", "internal"] = "grand_potential",
         open_stress: Literal["refuse", "virial"] = "refuse",
         ignore: Iterable[str] = (),
@@ -134,7 +136,7 @@ class Calculator(ASECalculator):
             raise InputError(f"open_stress = {open_stress!r}; use 'refuse' or 'virial'")
         self._internal = energy == "internal"
         self._open_stress = open_stress == "virial"
-        self.model, self._ranges = frozen_model(model, device, dtype, precision)
+        self.model, self._ranges = frozen_model(model, device, dtype, precision, trust)
         self.device = torch.device(device)
         self.dtype: torch.dtype = self.model.dtype
         self.ignore = _names(ignore)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +20,11 @@ __all__ = ["frozen_model"]
 
 
 def frozen_model(
-    model: str | os.PathLike[str] | Model,
+    model: str | os.PathLike[str] | torch.nn.Module,
     device: str | torch.device,
     dtype: torch.dtype | str | None,
     precision: str | None = None,
+    trust: bool = False,
 ) -> tuple[Model, dict[str, Any]]:
     """The model ready for evaluation and the training ranges of its file (empty where not known).
 
@@ -35,6 +37,11 @@ def frozen_model(
     ranges: dict[str, Any] = {}
     if isinstance(model, Model):
         found = _copy(model, wanted).to(place)
+    elif isinstance(model, torch.nn.Module) or (trust and Path(model).suffix != ".electret"):
+        from electret.polar import from_mace
+
+        name = None if wanted is None else str(wanted).removeprefix("torch.")
+        found = from_mace(model, trust=trust, dtype=name).to(place)
     else:
         found = load(model, device=place, dtype=wanted)
         ranges = read_header(model)["metadata"].get("training_ranges", {})

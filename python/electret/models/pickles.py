@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 
 from electret.errors import ElectretError, InputError
 
-__all__ = ["placeholder_packages", "read_pickle"]
+__all__ = ["Placeholder", "placeholder_packages", "read_pickle"]
 
 
 def read_pickle(
@@ -117,7 +117,7 @@ def _described(
         function = _named(describe)
         for former, place in moved.items():
             module, _, name = former.partition(":")
-            if not hasattr(importlib.import_module(module), name):
+            if name not in vars(importlib.import_module(module)):
                 setattr(sys.modules[module], name, _named(place))
         description, tensors = function(_unpickled(path))
     return description, {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -163,11 +163,25 @@ def placeholder_packages(packages: Sequence[str]) -> Iterator[None]:
         sys.modules.update(hidden)
 
 
-class _Placeholder(torch.nn.Module):
+class Placeholder(torch.nn.Module):
     """Stands for a class that is absent: takes any arguments and computes nothing."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__()
+
+    def __getattr__(self, name: str) -> Any:
+        """Objects may hold bound methods of their class, which a pickle has by name."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("__") or not name.startswith("_"):
+                raise
+
+        def method(self: Any, *arguments: Any, **options: Any) -> Any:
+            raise ElectretError(f"{name} of {type(self).__name__} is code of a package that is absent")
+
+        method.__name__ = name
+        return MethodType(method, self)
 
 
 class _Placeholders(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -188,7 +202,7 @@ class _Placeholders(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         def attribute(name: str) -> Any:
             if name.startswith("__"):
                 raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
-            made = type(name, (_Placeholder,), {"__module__": module.__name__})
+            made = type(name, (Placeholder,), {"__module__": module.__name__})
             setattr(module, name, made)
             return made
 

@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import io
 import os
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from typing import Any
 import torch
 
 from electret.cuda.found_device import found_device
-from electret.errors import ElectretError, InputError
+from electret.errors import InputError
 from electret.models.hosted import quiet
-from electret.models.pickles import placeholder_packages
+from electret.models.pickles import Placeholder, placeholder_packages
 from electret.polar.acceleration import accelerate
 from electret.polar.hosted import polar_class
 from electret.support.locks import Lock
@@ -28,25 +27,11 @@ PEER = "graph_longrange"
 _IMPORTING = Lock()
 
 
-class _Part(torch.nn.Module):
-    """A class of graph_longrange, without its methods."""
-
-    def __getattr__(self, name: str) -> Any:
-        """Objects hold bound methods of their class, by name in the pickle."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name.startswith("__") or not name.startswith("_"):
-                raise
-
-        def method(self: Any, *arguments: Any, **options: Any) -> Any:
-            raise ElectretError(f"{name} is code of graph_longrange, which is not installed")
-
-        method.__name__ = name
-        return types.MethodType(method, self)
+class _Part(Placeholder):
+    """A class of graph_longrange with the methods that MACE 0.3.17 and later call when it is unpickled."""
 
     def set_pbc_handling(self, name: str) -> None:
-        """MACE 0.3.17 and later repeat the model's setting when it is unpickled."""
+        """Boundaries follow the periodic axes of each system."""
 
     @staticmethod
     def _build_output_permutation(max_l: int, n_widths: int) -> torch.Tensor:
@@ -60,7 +45,8 @@ def _part(module: str, name: str) -> type:
     return type(name, (_Part,), {"__module__": f"{PEER}.{module}", "__qualname__": name})
 
 
-_PARTS = (_part("features", "GTOElectrostaticFeatures"), _part("energy", "GTOElectrostaticEnergy"))
+GTOElectrostaticFeatures = _part("features", "GTOElectrostaticFeatures")
+GTOElectrostaticEnergy = _part("energy", "GTOElectrostaticEnergy")
 
 
 @contextlib.contextmanager
@@ -105,7 +91,7 @@ def load(
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file; give the path of a model file")
     place = found_device(device)
-    with _importable(_PARTS), quiet():
+    with _importable((GTOElectrostaticFeatures, GTOElectrostaticEnergy)), quiet():
         try:
             model = torch.load(path, map_location=place, weights_only=False)
         except Exception as error:
