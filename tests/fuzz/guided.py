@@ -98,7 +98,7 @@ def main() -> None:
         )
         for number, seed in enumerate(seeds):
             (Path(corpus) / str(number)).write_bytes(seed)
-        limits = [f"-max_total_time={60 * options.minutes:.0f}", "-timeout=10", "-rss_limit_mb=4096"]
+        limits = [f"-max_total_time={60 * options.minutes:.0f}", "-timeout=100", "-rss_limit_mb=4096"]
         limits += [f"-max_len={2 * max(map(len, seeds))}", "-len_control=0"]
         chosen = list(map(str, options.inputs)) or [*limits, corpus]
         atheris.Setup([sys.argv[0], *chosen], TARGETS[options.target])

@@ -88,6 +88,19 @@ def test_saving_again_replaces_the_file_whole(model, path, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["model.electret"]
 
 
+def test_equal_models_give_equal_files(model, tmp_path):
+    for number in range(6):
+        save(model, tmp_path / f"{number}.electret", {"data": "water"})
+    assert len({file.read_bytes() for file in tmp_path.iterdir()}) == 1
+
+
+def test_a_changed_name_in_the_header_is_noticed(path):
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"electret_checksum", b"electret_checksun", 1))
+    with pytest.raises(ModelFileError, match=r"unknown entries \['electret_checksun'\]"):
+        load(path)
+
+
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(ModelFileError, match="no such file"):
         load(tmp_path / "absent.electret")

@@ -51,6 +51,11 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     text = metadata.get(HEADER_KEY)
     if text is None:
         raise ModelFileError(f"{path}: a safetensors file without electret's header; save it with electret")
+    unknown = sorted(set(metadata) - {HEADER_KEY, CHECKSUM_KEY})
+    if unknown:
+        raise ModelFileError(
+            f"{path}: the header has unknown entries {unknown[:4]}; the file is damaged, copy it again"
+        )
     if metadata.get(CHECKSUM_KEY, text_checksum(text)) != text_checksum(text):
         raise ModelFileError(
             f"{path}: the checksum of the header does not match; the file is damaged, copy it again"
