@@ -11,10 +11,15 @@ from ase.data import atomic_numbers, chemical_symbols
 from electret.data.reading import ISOLATED_ATOM, Frame
 from electret.errors import InputError
 
-__all__ = ["E0Source", "atomic_energies", "elements_of", "energy_warnings"]
+__all__ = ["FROM_START", "E0Source", "atomic_energies", "elements_of", "energy_warnings"]
 
-E0Source = Literal["auto", "isolated", "average"] | dict[str, float]
-"""Source of the E0s: `auto` is `isolated` if such frames exist, else `average`; or {symbol: eV}."""
+FROM_START = ("foundation", "fit to residual")
+"""Rules that take the E0s from the model to start from."""
+
+E0Source = Literal["auto", "isolated", "average", "foundation", "fit to residual"] | dict[str, float]
+"""Source of the E0s: `auto` is `isolated` if such frames exist, else `average`; or {symbol: eV}. With a model
+to start from, `auto` is `foundation`, the E0s of that model; `fit to residual` changes them by the
+least-squares fit of its errors."""
 
 
 def elements_of(frames: Sequence[Frame]) -> list[int]:
@@ -52,7 +57,8 @@ def atomic_energies(frames: Sequence[Frame], source: E0Source) -> dict[int, floa
 def energy_warnings(frames: Sequence[Frame], source: E0Source) -> list[str]:
     """Sentences on atomic energies that are not what they seem: not determined by the compositions of the
     frames, or single atoms that are not taken as isolated ones."""
-    if isinstance(source, Mapping) or not any(frame.has("energy") for frame in frames):
+    given = isinstance(source, Mapping) or source in FROM_START
+    if given or not any(frame.has("energy") for frame in frames):
         return []
     if source == "isolated" or (source == "auto" and _isolated(frames)):
         return []

@@ -40,6 +40,9 @@ TOP_LEVEL_ALIASES: dict[str, str] = {
     "valid_file": "data.valid",
     "test_file": "data.test",
     "E0s": "data.e0s",
+    "foundation_model": "model.start",
+    "lora_rank": "model.lora.rank",
+    "lora_alpha": "model.lora.alpha",
     **{name: f"data.{name}" for name in _DATA},
     **{f"{name}_key": f"data.keys.{name}" for name in _KEYS},
     **{name: f"model.backbone.{name}" for name in _BACKBONE},
@@ -63,6 +66,7 @@ STAGE_ALIASES: dict[str, str] = {
     "max_num_epochs": "epochs",
     "lr": "lr",
     "clip_grad": "clip_grad",
+    "freeze": "freeze",
     "patience": "early_stop",
     "optimizer": "optimizer.name",
     "amsgrad": "optimizer.amsgrad",
@@ -88,6 +92,11 @@ WITHOUT_COUNTERPART: dict[str, str] = {
         ("swa_stress_weight", "swa_dipole_weight", "stage_two", "start_stage_two"), _SECOND_STAGE
     ),
     **dict.fromkeys(("log_dir", "model_dir", "checkpoints_dir", "results_dir"), _ONE_FOLDER),
+    **dict.fromkeys(
+        ("multiheads_finetuning", "pt_train_file", "weight_pt_head", "num_samples_pt"),
+        "name the earlier data and their weight in data.replay; a model has one head in training",
+    ),
+    "foundation_head": "set model.backbone.head",
     "restart_latest": "run 'electret train ... --resume'",
     "virials_weight": "weight the stress, to which virials are converted",
     "compute_stress": "the stress is computed where it is needed",
@@ -109,7 +118,8 @@ def _e0s(value: Any) -> Any:
         except (ValueError, SyntaxError):
             raise InputError(f"E0s: {value!r} is not a mapping {{atomic number: eV}}") from None
     if isinstance(value, str):
-        return {"isolatedatom": "isolated"}.get(value.lower(), value.lower())
+        name = value.lower().replace("_", " ")
+        return {"isolatedatom": "isolated", "estimated": "fit to residual"}.get(name, name)
     if isinstance(value, dict):
         return {str(name): energy for name, energy in value.items()}
     return "auto" if value is None else value

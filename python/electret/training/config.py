@@ -16,8 +16,9 @@ from pydantic import (
 )
 
 from electret.data.keys import DataKeys, DipoleOrigin
-from electret.data.reference import E0Source
+from electret.data.reference import FROM_START, E0Source
 from electret.models.config import ElectrostaticsConfig, ModelConfig, ScfConfig, StrictConfig
+from electret.models.header import read_header
 from electret.support.outputs import check_file_name
 from electret.training.aliases import STAGE_ALIASES, TOP_LEVEL_ALIASES
 from electret.training.config_file import parse_config, read_config
@@ -28,8 +29,10 @@ __all__ = [
     "LearningRates",
     "LossConfig",
     "OptimizerConfig",
+    "ReplayConfig",
     "SchedulerConfig",
     "StageConfig",
+    "TrainedModelConfig",
     "TrainingConfig",
 ]
 
@@ -56,6 +59,55 @@ def _as_list(value: Any) -> Any:
 Files = Annotated[list[Path], BeforeValidator(_as_list)]
 
 
+class LoraConfig(StrictConfig):
+    """Low-rank changes of the linear maps of the backbone (`mace.modules.lora`), trained in place of them."""
+
+    rank: int = Field(default=4, ge=1, le=4096)
+    alpha: float = Field(default=1.0, gt=0, le=1e6)
+    """The product of the two factors enters with alpha / rank."""
+
+
+class TrainedModelConfig(ModelConfig):
+    """Options of the model, and a model file to start from, whose own options hold then."""
+
+    start: Path | None = None
+    """Model of mace-torch (`.model`, with `trust`) or of electret, of the same family, or a MACE model to
+    which the family adds its density. Other options may be left out, or must agree with the file."""
+    trust: bool = False
+    """The start is a pickle from a trusted source; reading it runs whatever code it holds."""
+    lora: LoraConfig | None = None
+    """Train low-rank changes of the backbone alone, which are merged into the saved model."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _family_of_the_start(cls, raw: Any) -> Any:
+        """The family is that of an `.electret` file, `mace` for other starts, unless it is given."""
+        if not isinstance(raw, dict) or raw.get("start") is None or "family" in raw:
+            return raw
+        start = str(raw["start"])
+        own = start.endswith(".electret")
+        return {**raw, "family": read_header(start)["config"]["family"] if own else "mace"}
+
+    @property
+    def plain(self) -> ModelConfig:
+        """The options that a model file holds."""
+        return ModelConfig.parse(self.model_dump(exclude=set(START_OPTIONS), exclude_unset=True))
+
+
+START_OPTIONS = ("start", "trust", "lora")
+"""Options of a run beside those of its model."""
+
+
+class ReplayConfig(StrictConfig):
+    """Frames of earlier training that a model is not to forget, added to the training frames."""
+
+    files: Files
+    weight: Weight = 1.0
+    """Factor of their weight in the loss."""
+    frames: Count | None = None
+    """Number of frames drawn at random; None: all."""
+
+
 class DataConfig(StrictConfig):
     """Files, keys, validation split, atomic energies, batches."""
 
@@ -63,6 +115,8 @@ class DataConfig(StrictConfig):
     valid: Files | None = None
     valid_fraction: float | None = Field(default=None, gt=0, lt=1)
     """Part of the training frames to validate on if `valid` is not given; None then means 0.1."""
+    replay: ReplayConfig | None = None
+    """Data of the model to start from, against forgetting."""
     test: dict[str, Files] | Files = Field(default_factory=dict)
     """Files to evaluate at the end, in one set or in named sets."""
     keys: DataKeys = DataKeys()
@@ -213,6 +267,9 @@ class StageConfig(StrictConfig):
     unrolled_steps: int = Field(default=10, ge=1, le=10_000)
     optimizer: OptimizerConfig = OptimizerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
+    freeze: tuple[str, ...] = ()
+    """Parts of the backbone that are not trained: `embedding`, `layer N` (interaction and product),
+    `readout N` (of the energy), counted from 0."""
     clip_grad: Annotated[float, Field(ge=1e-9, le=1e12, allow_inf_nan=False)] | None = 10.0
     """Largest gradient norm; None: no clipping."""
     early_stop: Count | None = None
@@ -246,7 +303,7 @@ class TrainingConfig(StrictConfig):
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float64"
-    model: ModelConfig
+    model: TrainedModelConfig
     data: DataConfig
     stages: list[StageConfig]
     ema_decay: float | None = Field(default=0.99, gt=0, lt=1)
@@ -272,6 +329,15 @@ class TrainingConfig(StrictConfig):
             )
         backbone["dtype"] = wanted
         return {**raw, "dtype": wanted, "model": {**model, "backbone": backbone}}
+
+    @model_validator(mode="after")
+    def _energies_of_the_start(self) -> TrainingConfig:
+        if self.data.e0s in FROM_START and self.model.start is None:
+            raise ValueError(
+                f"data.e0s = {self.data.e0s!r} takes the energies of the model to start from, but there is "
+                "none; set model.start, or use average"
+            )
+        return self
 
     @field_validator("stages")
     @classmethod

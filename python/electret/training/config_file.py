@@ -235,9 +235,7 @@ def _all_paths(model: type[BaseModel], path: str) -> Iterator[str]:
 
 def _make_absolute(options: dict[str, Any], base: Path) -> None:
     """Data files relative to the folder of the config."""
-    data = options.get("data")
-    if not isinstance(data, dict):
-        return
+    data, model = options.get("data"), options.get("model")
 
     def absolute(value: Any) -> Any:
         if str(value) == "-":
@@ -250,6 +248,7 @@ def _make_absolute(options: dict[str, Any], base: Path) -> None:
             return {name: absolute(item) for name, item in value.items()}
         return value
 
-    for name in ("train", "valid", "test"):
-        if name in data:
-            data[name] = absolute(data[name])
+    replay = data.get("replay") if isinstance(data, dict) else None
+    for place, names in ((data, ("train", "valid", "test")), (replay, ("files",)), (model, ("start",))):
+        if isinstance(place, dict):
+            place.update({name: absolute(place[name]) for name in names if place.get(name) is not None})

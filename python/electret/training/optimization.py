@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ __all__ = [
     "averaged_weights",
     "build_optimizer",
     "clip_gradient",
+    "frozen_prefixes",
     "parameter_groups",
 ]
 
@@ -39,19 +40,46 @@ def parameter_groups(model: torch.nn.Module) -> dict[str, list[tuple[str, torch.
     return groups
 
 
+def frozen_prefixes(model: torch.nn.Module, parts: Sequence[str]) -> tuple[str, ...]:
+    """Beginnings of the names of the parameters in parts of the backbone (`freeze` of a stage).
+
+    Raises `InputError` for a part that the backbone does not have.
+    """
+    modules = {name for name, _ in model.named_modules()}
+    found: list[str] = []
+    for part in parts:
+        kind, _, index = part.partition(" ")
+        names = {
+            "embedding": ("node_embedding", "radial_embedding"),
+            "layer": (f"interactions.{index}", f"products.{index}"),
+            "readout": (f"readouts.{index}",),
+        }.get(kind, ())
+        own = [f"backbone.mace.{name}" for name in names]
+        if not own or not modules.issuperset(own) or (kind == "embedding") == bool(index):
+            layers = sum(name.count(".") == 3 and ".interactions." in name for name in modules)
+            raise InputError(
+                f"freeze: {part!r} is no part of the backbone; it has 'embedding', and 'layer N' and "
+                f"'readout N' with N from 0 to {layers - 1}"
+            )
+        found += [f"{name}." for name in own]
+    return tuple(found)
+
+
 def build_optimizer(model: torch.nn.Module, stage: StageConfig) -> torch.optim.Optimizer:
-    """Optimiser of a stage. Parameters of a group with learning rate 0 are left out.
+    """Optimiser of a stage. Parameters of a group with learning rate 0, and frozen ones, are left out.
 
     Raises `InputError` if every group is frozen, or if `schedulefree` is chosen and not installed.
     """
+    frozen = frozen_prefixes(model, stage.freeze)
     groups = [
-        {"params": [parameter for _, parameter in members], "lr": rate, "name": name}
+        {"params": trained, "lr": rate, "name": name}
         for name, members in parameter_groups(model).items()
-        if members and (rate := getattr(stage.lr, name)) > 0
+        if (rate := getattr(stage.lr, name)) > 0
+        and (trained := [p for key, p in members if p.requires_grad and not key.startswith(frozen)])
     ]
     if not groups:
         raise InputError(
-            f"stage '{stage.name}': the learning rate of every group is 0; nothing would be trained"
+            f"stage '{stage.name}': every group is frozen or has learning rate 0; nothing would be trained"
         )
     config = stage.optimizer
     if config.name == "schedulefree":

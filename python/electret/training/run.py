@@ -27,7 +27,7 @@ from electret.data import (
     random_split,
 )
 from electret.data.reading import read_frames
-from electret.data.reference import elements_of, energy_warnings
+from electret.data.reference import FROM_START, elements_of, energy_warnings
 from electret.errors import InputError
 from electret.graph import Graph
 from electret.models import Model, Statistics, build, save
@@ -44,7 +44,7 @@ from electret.support.outputs import (
     set_aside,
 )
 from electret.training.checkpoint import read_checkpoint
-from electret.training.config import TrainingConfig
+from electret.training.config import ReplayConfig, TrainedModelConfig, TrainingConfig
 from electret.training.config_file import write_config
 from electret.training.errors import CheckpointError
 from electret.training.evaluation import evaluate_dataset
@@ -59,6 +59,7 @@ from electret.training.resumption import (
     fingerprints,
 )
 from electret.training.run_log import RunLog, read_history
+from electret.training.start import add_lora, continued, merge_lora, read_start, started
 from electret.training.summary import print_summary, write_summary
 from electret.training.targets import DENSITY_LABELS, TARGETS, resolved_mode
 
@@ -127,6 +128,13 @@ def train(
     """
     console, folder = console or standard_console(), config.run_folder
     check_not_in_use(folder)
+    source = None
+    if config.model.start is not None:
+        if resume:
+            stored = read_checkpoint(folder / LAST_CHECKPOINT).state["config"]["model"]
+            config = continued(config, TrainedModelConfig.parse(stored))
+        else:
+            config, source = read_start(config)
     _check_folder(config, resume, restart)  # reported before any work
     found_device(config.device)
     data = load_data(config)
@@ -146,7 +154,7 @@ def train(
         state = read_checkpoint(folder / LAST_CHECKPOINT).state
         check_data(state, fingerprints(datasets["train"], datasets["valid"], references), folder)
     _check_sets(config, datasets, console)
-    model = _build_model(config, data, datasets["train"], state)
+    model = _build_model(config, data, datasets["train"], state, source, console)
     magnitude_table(datasets, model.statistics.e0s).show(console)
     for warning in magnitude_warnings(datasets, model.statistics.e0s):
         say(console, f"warning: {warning}")
@@ -220,12 +228,25 @@ def load_data(config: TrainingConfig) -> TrainingData:
             raise InputError(f"{options.valid[0]}: no validation frames besides isolated atoms")
     else:
         train, valid = random_split(train, options.valid_fraction or 0.1, config.seed)
+    train += (
+        _replayed(bound(read(options.replay.files)), options.replay, config.seed) if options.replay else []
+    )
     test = {name: bound(read(files)) for name, files in options.test_sets.items()}
     for name in ("train", "valid"):
         if name in test:
             raise InputError(f"data.test: '{name}' is the name of another set; rename the test set")
     references = [frame for frame in everything if frame.is_isolated_atom and not options.keep_isolated_atoms]
     return TrainingData(train, valid, {name: frames for name, frames in test.items() if frames}, references)
+
+
+def _replayed(frames: list[Frame], options: ReplayConfig, seed: int) -> list[Frame]:
+    """Frames of earlier training, in their file order, with their weight in the loss."""
+    if options.frames is not None and options.frames < len(frames):
+        chosen = np.random.default_rng(seed).choice(len(frames), options.frames, replace=False)
+        frames = [frames[index] for index in sorted(chosen)]
+    for frame in frames:
+        frame.atoms.info["config_weight"] = frame.atoms.info.get("config_weight", 1.0) * options.weight
+    return frames
 
 
 def _check_labels(config: TrainingConfig, data: TrainingData) -> None:
@@ -361,7 +382,8 @@ def statistics(config: TrainingConfig, data: TrainingData, train_set: GraphDatas
     """
     has_energy = any(frame.has("energy") for frame in data.train)
     if has_energy or isinstance(config.data.e0s, dict):
-        e0s = atomic_energies([*data.train, *data.references], config.data.e0s)
+        rule = "average" if config.data.e0s in FROM_START else config.data.e0s
+        e0s = atomic_energies([*data.train, *data.references], rule)
     else:
         e0s = dict.fromkeys(
             elements_of(data.train), 0.0
@@ -383,11 +405,26 @@ def statistics(config: TrainingConfig, data: TrainingData, train_set: GraphDatas
 
 
 def _build_model(
-    config: TrainingConfig, data: TrainingData, train_set: GraphDataset, state: dict[str, Any] | None = None
+    config: TrainingConfig,
+    data: TrainingData,
+    train_set: GraphDataset,
+    state: dict[str, Any] | None = None,
+    source: Model | None = None,
+    console: Console | None = None,
 ) -> Model:
-    """A fresh model; `state` is that of the checkpoint to resume, whose tensors belong to its statistics."""
-    found = statistics(config, data, train_set) if state is None else Statistics.parse(state["statistics"])
-    return build(config.model, found, config.seed).to(config.device)
+    """A fresh model, or one that goes on from `source`; `state` is that of the checkpoint to resume, whose
+    tensors belong to its statistics."""
+    if source is not None:
+        model, about = started(config, source, statistics(config, data, train_set), train_set)
+        say(console or standard_console(), about)
+    else:
+        found = Statistics.parse(state["statistics"]) if state else statistics(config, data, train_set)
+        model = build(config.model.plain, found, config.seed)
+    if config.model.lora is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(config.seed)
+            add_lora(model, config.model.lora)
+    return model.to(config.device)
 
 
 def _check_frames(config: TrainingConfig, model: Model, datasets: dict[str, GraphDataset]) -> None:
@@ -416,6 +453,8 @@ def _finish(
         )
     trainer.load_best()
     model = trainer.model
+    if config.model.lora is not None:
+        merge_lora(model)
     model_file = folder / MODEL_FILE
     batch_size = config.data.valid_batch_size or config.data.batch_size
     metrics = {
