@@ -24,6 +24,7 @@ PAGES = [
     "docs/guide/training.md",
     "docs/guide/gpu.md",
     "docs/guide/coming_from.md",
+    "docs/guide/models_that_exist.md",
 ]
 SMALL_BACKBONE = {"r_max": 3.5, "hidden_irreps": "4x0e + 4x1o", "max_ell": 1, "correlation": 1}
 
@@ -41,6 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(build(config, statistics, seed=0), folder / "model.electret")
     config = ModelConfig.parse({"family": "qeq", "backbone": SMALL_BACKBONE})
     save(build(config, statistics, seed=0), folder / "electrode.electret")
+    config = ModelConfig.parse({"family": "polar", "backbone": SMALL_BACKBONE})
+    save(build(config, statistics, seed=0), folder / "polar.electret")
     data = Path(electret.demo.__file__).parent / "data"
     water = [
         atoms
