@@ -142,6 +142,11 @@ def under(atoms: Atoms, charge: float = 0.0, spin: int = 1, field: Any = (0.0, 0
 
 def mace_batch(model: Any, *systems: Atoms) -> dict[str, torch.Tensor]:
     """MACE's dictionary of a batch, float64."""
+    return mace_graphs(model, *systems).to_dict()
+
+
+def mace_graphs(model: Any, *systems: Atoms) -> Any:
+    """MACE's batch, float64."""
     from mace import data
     from mace.tools import AtomicNumberTable, torch_geometric
 
@@ -158,4 +163,4 @@ def mace_batch(model: Any, *systems: Atoms) -> dict[str, torch.Tensor]:
             )
             for atoms in systems
         ]
-    return torch_geometric.Batch.from_data_list(entries).to_dict()
+    return torch_geometric.Batch.from_data_list(entries)

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.io import write
 
 pytest.importorskip("mace")
 
@@ -23,7 +22,7 @@ from electret import Calculator
 from electret.errors import ElectretError, InputError
 from electret.polar.hosted import polar_class
 from places import TESTS
-from polar_models import built, crystal, mace_batch, molecule, peer, polar_model, slab, under
+from polar_models import built, crystal, mace_batch, mace_graphs, molecule, peer, polar_model, slab, under
 
 CONDITIONS = [(0.0, 1, 0.0), (1.0, 2, 0.0), (0.0, 3, 0.0), (0.0, 1, 0.08)]
 """Charge, multiplicity and field along z: neutral, charged, triplet, in a field."""
@@ -304,59 +303,29 @@ def test_pickles_are_read_on_a_word_of_trust_only(tmp_path: Path) -> None:
         electret.polar.load(path, trust=True)
 
 
-def test_training_by_mace_takes_the_kernels(tmp_path: Path) -> None:
-    """MACE's command with the version of graph-longrange that it does not run with, or none."""
-    frames, rng = [], np.random.default_rng(0)
-    for _ in range(3):
-        atoms = Atoms("OHH", [[0, 0, 0], [1, 0, 0], [0, 1, 0]], cell=[6, 6, 6], pbc=True)
-        atoms.positions += rng.normal(0, 0.1, (3, 3))
-        atoms.info.update(REF_energy=rng.normal(0, 0.01), REF_stress=rng.normal(0, 0.01, 6))
-        atoms.arrays["REF_forces"] = rng.normal(0, 0.01, (3, 3))
-        frames.append(atoms)
-    write(tmp_path / "train.xyz", frames)
-    options = {
-        "name": "polar",
-        "train_file": "train.xyz",
-        "valid_fraction": 0.3,
-        "model": "PolarMACE",
-        "hidden_irreps": "4x0e",
-        "MLP_irreps": "4x0e",
-        "radial_MLP": "[8]",
-        "num_radial_basis": 4,
-        "max_ell": 1,
-        "correlation": 1,
-        "r_max": 3.5,
-        "max_num_epochs": 1,
-        "batch_size": 1,
-        "loss": "stress",
-        "E0s": "average",
-        "device": "cpu",
-        "checkpoints_dir": ".",
-    }
-    keys = {f"{name}_key": f"REF_{name}" for name in ("energy", "forces", "stress")}
-    arguments = [f"--{name}={value}" for name, value in (options | keys).items()]
-    code = f"""import sys
-import electret.polar
-from mace.cli import run_train
-made = []
-accelerate = electret.polar.acceleration.accelerate
-electret.polar.acceleration.accelerate = lambda model, **settings: made.append(accelerate(model, **settings))
-sys.argv = ["mace_run_train", *{arguments!r}]
-with electret.polar.accelerated():
-    run_train.main()
-assert made and all(map(electret.polar.is_accelerated, made))
-"""
-    child = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
+def test_steps_of_the_training_of_mace_take_the_kernels() -> None:
+    """A model that MACE makes inside of the context, by the optimisation step of its command."""
+    pytest.importorskip(
+        "graph_longrange", reason="graph-longrange is not installed: pip install electret[peers]"
     )
-    assert child.returncode == 0, child.stderr
-    model = torch.load(tmp_path / "polar.model", weights_only=False)
-    assert type(model) is polar_class()
-    assert list(tmp_path.glob("polar_run-*_epoch-0.pt"))
+    from mace.modules import WeightedEnergyForcesStressLoss
+    from mace.tools.train import take_step
+
+    with electret.polar.accelerated(mode="as_trained"):
+        model = built(polar_class(), num_recursion_steps=1)
+    assert electret.polar.is_accelerated(model)
+    assert not electret.polar.is_accelerated(built(polar_class(), num_recursion_steps=1))
+    loss = WeightedEnergyForcesStressLoss(energy_weight=1.0, forces_weight=10.0, stress_weight=1.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    batch = mace_graphs(model, under(crystal(), 1.0, 2), under(slab()))
+    wanted = {"forces": True, "virials": False, "stress": True}
+    values = [
+        float(take_step(model, loss, batch, optimizer, None, wanted, 10.0, torch.device("cpu"))[0].detach())
+        for _ in range(4)
+    ]
+    assert values[-1] < 0.999 * values[0]
+    unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert not any(name.startswith(("lr_source_maps", "fukui", "field_dependent")) for name in unused)
 
 
 BOXES = [
