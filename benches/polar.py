@@ -163,8 +163,8 @@ def report(rows: list[tuple[str, dict[str, Any]]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for system, cells in rows:
-        times = [f"{cells[code]['ms']:.0f}" if cells[code] else "none" for code in CODES]
-        memory = [f"{cells[code]['mb']:.0f}" if cells[code] else "none" for code in CODES]
+        times = [f"{cells[code]['ms']:.0f}" if cells[code] else "not run" for code in CODES]
+        memory = [f"{cells[code]['mb']:.0f}" if cells[code] else "not run" for code in CODES]
         both = cells["graph-longrange"] and cells["exact"]
         ratio = f"{cells['graph-longrange']['ms'] / cells['exact']['ms']:.1f} ×" if both else ""
         lines.append(f"| {' | '.join([system, *times, *memory, ratio])} |")
