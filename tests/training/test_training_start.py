@@ -25,7 +25,7 @@ from training_frames import run_options, write_frames
 LOSS = {"energy": 1.0, "forces": 100.0}
 STAGED = {
     "name": "staged",
-    "epochs": 4,
+    "epochs": 3,
     "lr": {"backbone": 5e-4, "readouts": 5e-4, "electrostatics": 5e-3},
     "loss": {**LOSS, "charges": 1.0},
     "freeze": ["embedding", "layer 0"],
@@ -64,7 +64,7 @@ def options_from(base: TrainingResult, data: Path, output: Path, **changes: Any)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_frames(tmp_path_factory.mktemp("data") / "springs.xyz", springs(20))
+    return write_frames(tmp_path_factory.mktemp("data") / "springs.xyz", springs(14))
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def at_step_0(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Model
     return found[0]
 
 
-@pytest.mark.parametrize("family", ["mace", "local_charges", "split_charges", "latent_ewald"])
+@pytest.mark.parametrize("family", ["mace", "split_charges", "latent_ewald"])
 def test_step_0_is_the_start(
     base: TrainingResult, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
@@ -151,9 +151,9 @@ def test_step_0_is_the_start(
 def test_atomic_energies(
     base: TrainingResult, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shifted = write_frames(tmp_path / "shifted.xyz", springs(12, seed=2, shift=(0.7, 0.5)))
+    shifted = write_frames(tmp_path / "shifted.xyz", springs(8, seed=2, shift=(0.7, 0.5)))
     found = {}
-    for rule in ("foundation", "fit to residual", "average"):
+    for rule in ("foundation", "fit to residual"):
         options = options_from(base, shifted, tmp_path / "run", stages=[{"epochs": 1, "loss": LOSS}])
         options["data"]["e0s"] = rule
         model = at_step_0(options, monkeypatch)
@@ -172,7 +172,7 @@ def test_atomic_energies(
 
 
 def test_resuming_is_exact(base: TrainingResult, staged: TrainingResult, data: Path, tmp_path: Path) -> None:
-    shorter = options_from(base, data, tmp_path / "run", stages=[{**STAGED, "epochs": 2}])
+    shorter = options_from(base, data, tmp_path / "run", stages=[{**STAGED, "epochs": 1}])
     run(shorter)
     moved = {**shorter, "stages": [STAGED]}
     run(moved, resume=True)
@@ -189,6 +189,7 @@ def test_low_rank_changes_are_merged(base: TrainingResult, data: Path, tmp_path:
     options = options_from(base, data, tmp_path / "run")
     options["model"] = {"start": str(base.model_file), "lora": {"rank": 2, "alpha": 2.0}}
     options["stages"] = [{"epochs": 1, "lr": 0.01, "loss": LOSS}]
+    options["data"]["batch_size"] = 14
     run(options)
     options["stages"][0]["epochs"] = 2
     result = run(options, resume=True)

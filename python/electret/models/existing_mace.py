@@ -99,7 +99,8 @@ def from_mace(
     except InputError as error:
         raise InputError(
             f"the MACE model cannot be rebuilt from its description: {error}. It may be of a version of "
-            "mace-torch whose modules differ, or altered after its construction"
+            "mace-torch whose modules differ, altered after its construction, or have the reduced couplings "
+            "of cuequivariance (use_reduced_cg), which need that package here too"
         ) from error
     rebuilt = _probe(model.backbone.mace, backbone, found["elements"], index)
     if not math.isclose(found["probe"][index], rebuilt, rel_tol=1e-4, abs_tol=1e-4):
