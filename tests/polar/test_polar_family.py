@@ -141,7 +141,7 @@ def test_an_object_becomes_a_model_and_a_file(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"'Other' in {name}"):
             electret.polar.from_mace(mace)
         vars(mace)[name] = given
-    with pytest.raises(InputError, match="head = 'dft' is not a head"):
+    with pytest.raises(InputError, match="'dft' is not a head"):
         electret.polar.from_mace(mace, head="dft")
 
 

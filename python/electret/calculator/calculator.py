@@ -74,8 +74,8 @@ class Calculator(ASECalculator):
 
     Args:
         model: path of a `.electret` file, or a model (copied, so that later training does not reach the
-            calculator); a `PolarMACE`, or with `trust` the path of a pickle of one, is summed exactly
-            (`electret.polar.from_mace`).
+            calculator); an object of mace-torch, or with `trust` the path of a pickle of one, is converted
+            (`electret.models.from_mace`).
         device: `"cpu"`, `"cuda"`, `"cuda:1"`, ...
         dtype: `torch.float32`, `torch.float64` or their names; the model's own where None.
         precision: of the electrostatic sums on a GPU, `"float64"` or `"float32"`; the latter has an accuracy

@@ -12,7 +12,7 @@ import torch
 from electret.cuda.found_device import found_device
 from electret.errors import InputError
 from electret.kernels.inputs import require_precision
-from electret.models import Model, ModelConfig, build, load, read_header
+from electret.models import BackboneConfig, Model, ModelConfig, build, from_mace, load, read_header
 from electret.models.backbone import load_tensors
 from electret.models.config import LEAST_SINGLE
 
@@ -38,10 +38,8 @@ def frozen_model(
     if isinstance(model, Model):
         found = _copy(model, wanted).to(place)
     elif isinstance(model, torch.nn.Module) or (trust and Path(model).suffix != ".electret"):
-        from electret.polar import from_mace
-
-        name = None if wanted is None else str(wanted).removeprefix("torch.")
-        found = from_mace(model, trust=trust, dtype=name).to(place)
+        options = {} if wanted is None else {"dtype": str(wanted).removeprefix("torch.")}
+        found = from_mace(model, BackboneConfig.parse(options), trust=trust).to(place)
     else:
         found = load(model, device=place, dtype=wanted)
         ranges = read_header(model)["metadata"].get("training_ranges", {})

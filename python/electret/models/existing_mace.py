@@ -26,6 +26,17 @@ __all__ = ["describe", "from_mace"]
 
 _LATENT = ("sigma", "dl", "norm_factor", "remove_self_interaction")
 """Numbers of the Ewald sum of a MACE-LES model."""
+_OF_PEER = ("electric_potential_descriptor.", "coulomb_energy.", "external_field_contribution.")
+"""Parts of a PolarMACE whose tensors are those of graph_longrange."""
+_POLAR_CLASSES = {
+    "_fixedpoint_update_config": "AgnosticEmbeddedOneBodyVariableUpdate",
+    "_field_readout_config": "OneBodyMLPFieldReadout",
+}
+_MOVED = {
+    "mace.modules.models:MACELES": "mace.modules.extensions:MACELES",
+    "graph_longrange.features:GTOElectrostaticFeatures": "electret.polar.pickles:GTOElectrostaticFeatures",
+    "graph_longrange.energy:GTOElectrostaticEnergy": "electret.polar.pickles:GTOElectrostaticEnergy",
+}
 _UNUSED = ("pair_repulsion_fn.r_max", "pair_repulsion_fn.cutoff.r_max", "pair_repulsion_fn.cutoff.p")
 """Buffers of earlier versions of mace-torch that entered no result."""
 
@@ -41,16 +52,16 @@ def from_mace(
     """A model whose backbone is a copy of an existing MACE model, foundation models too.
 
     `mace.modules.ScaleShiftMACE` is a start for any family; MACE-LES (`MACELES`) is family `latent_ewald`
-    with readouts, widths and self-interaction of the object. The backbone is rebuilt through MACE's own
-    constructor from the attributes of the object, and its energy is compared with the object's on a probe
-    cluster. Models converted to cuEquivariance or OpenEquivariance are converted back by mace-torch, where
-    those packages are installed. Last layers with scalars only are fine as long as another layer has the
-    irreps that the multipoles need.
+    with readouts, widths and self-interaction of the object, MACE-POLAR-1 (`PolarMACE`) family `polar`. The
+    backbone is rebuilt through MACE's own constructor from the attributes of the object, and its energy is
+    compared with the object's on a probe cluster. Models converted to cuEquivariance or OpenEquivariance are
+    converted back by mace-torch, where those packages are installed. Last layers with scalars only are fine
+    as long as another layer has the irreps that the multipoles need.
 
     Args:
         mace: the model object, or a file that `mace_run_train` or `torch.save` wrote.
         config: `backbone` may set `head` and `dtype`; other backbone options must agree with the object. The
-            backbone alone, or None, stands for family `mace`, and for `latent_ewald` around MACE-LES.
+            backbone alone, or None, stands for family `mace`, and for that of MACE-LES or MACE-POLAR-1.
         seed: for the parameters that the family adds.
         charges: mean labelled charge by atomic number, for `fixed_charges` without configured charges.
         trust: for a file: it is a pickle from a trusted source, and may be read (in another process).
@@ -65,18 +76,20 @@ def from_mace(
             mace,
             f"{__name__}:describe",
             trust=trust,
-            placeholders=("les",),
-            moved={"mace.modules.models:MACELES": "mace.modules.extensions:MACELES"},
+            placeholders=("les", "graph_longrange"),
+            moved=_MOVED,
         )
-    latent = found["latent"]
+    latent, polar = found["latent"], found["polar"]
     if not isinstance(config, ModelConfig):
-        family = "mace" if latent is None else "latent_ewald"
+        family = "latent_ewald" if latent else "polar" if polar else "mace"
         config = ModelConfig(family=family, backbone=config or BackboneConfig())
     head = _head(found["heads"], config.backbone.head)
     backbone = _backbone(found, config.backbone)
     if latent is not None:
         config = _latent_config(config, latent)
         tensors = _latent_tensors(tensors, latent)
+    if polar is not None:
+        config = _polar_config(config, polar)
     index = found["heads"].index(head)
     statistics = Statistics(
         elements=found["elements"],
@@ -87,7 +100,7 @@ def from_mace(
         charges=charges,
     )
     model = build(config.model_copy(update={"backbone": backbone}), statistics, seed)
-    own = {name: value for name, value in tensors.items() if not name.startswith("les")}
+    own = {name: value for name, value in tensors.items() if not name.startswith(("les", *_OF_PEER))}
     try:
         load_tensors(model.backbone.mace, _present_form(model.backbone.mace, own))
         if latent is not None:
@@ -124,8 +137,8 @@ def describe(mace: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         InputError: a class or option of MACE that cannot be hosted.
     """
     kind = type(mace).__name__
-    if kind not in ("ScaleShiftMACE", "MACELES"):
-        known = "mace.modules.ScaleShiftMACE and MACELES"
+    if kind not in ("ScaleShiftMACE", "MACELES", "PolarMACE"):
+        known = "mace.modules.ScaleShiftMACE, MACELES and PolarMACE"
         given = f"a {kind}"
         if isinstance(mace, Mapping):
             given = f"a dictionary with {', '.join(sorted(map(str, mace))[:4])}"
@@ -189,6 +202,7 @@ def describe(mace: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         "e0s": np.reshape(found["atomic_energies"], (len(heads), -1)).astype(float).tolist(),
         **per_head,
         "latent": _latent(mace) if kind == "MACELES" else None,
+        "polar": _polar(found, mace) if kind == "PolarMACE" else None,
         "probe": [_probe(mace, probed, elements, index) for index in range(len(heads))],
     }
     return description, mace.state_dict()
@@ -280,6 +294,57 @@ def _probe(mace: Any, config: BackboneConfig, elements: list[int], head: int) ->
     plain: Any = next(kind for kind in type(mace).__mro__ if kind.__name__ == "ScaleShiftMACE")
     with torch.no_grad():
         return float(plain.forward(mace, data, compute_force=False)["interaction_energy"])
+
+
+def _polar(found: Mapping[str, Any], mace: Any) -> dict[str, Any]:
+    """Options of `electrostatics` and `polar` of a PolarMACE.
+
+    Raises:
+        InputError: a class that updates the density, or reads its energy, other than the usual ones.
+    """
+    for name, usual in _POLAR_CLASSES.items():
+        given = getattr(mace, name, {}).get("type", usual)
+        if given != usual:
+            raise InputError(f"the model has {given!r} in {name}; only {usual!r} is supported")
+    norms = found["field_feature_norms"]
+    return {
+        "electrostatics": {
+            "max_l": int(found["atomic_multipoles_max_l"]),
+            "sigma": float(found["atomic_multipoles_smearing_width"]),
+            "widths": [float(width) for width in found["field_feature_widths"]],
+            "features_max_l": int(found["field_feature_max_l"]),
+        },
+        "polar": {
+            "steps": int(found["num_recursion_steps"]),
+            "features_self_interaction": bool(found["field_si"]),
+            "self_interaction": bool(found["include_electrostatic_self_interaction"]),
+            "local_energy": bool(found["add_local_electron_energy"]),
+            "feature_norms": None if norms is None else [float(norm) for norm in norms],
+            "field_norm_factor": float(found["field_norm_factor"]),
+            "kspace_cutoff_factor": float(found["kspace_cutoff_factor"]),
+        },
+    }
+
+
+def _polar_config(config: ModelConfig, polar: Mapping[str, Any]) -> ModelConfig:
+    """The options of `polar` that give the energy of a PolarMACE; `polar.mode` is the caller's."""
+    if config.family != "polar":
+        raise InputError(
+            f"the model is MACE-POLAR-1, whose energy without its density is no start; family "
+            f"{config.family!r} cannot host it, use family: polar"
+        )
+    update = {}
+    for part in ("electrostatics", "polar"):
+        own = getattr(config, part)
+        parsed = type(own).parse({**own.model_dump(), **polar[part]})
+        for name in polar[part]:
+            if name in own.model_fields_set and getattr(own, name) != getattr(parsed, name):
+                raise InputError(
+                    f"{part}.{name} = {getattr(own, name)!r} contradicts the PolarMACE, which has "
+                    f"{getattr(parsed, name)!r}; remove the option"
+                )
+        update[part] = parsed
+    return config.model_copy(update=update)
 
 
 def _latent(mace: Any) -> dict[str, Any]:
