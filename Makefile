@@ -21,6 +21,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadf
 # The instruction sets of the smallest processor, and what is tested with them too.
 PORTABLE := ELECTRET_INSTRUCTIONS=portable ATEN_CPU_CAPABILITY=default
 PORTABLE_TESTS := boundaries derivatives mesh neighbors response
+# Both, so that crates have the features of the native module and are not compiled again.
+CRATES := -p electret-core -p electret-py
 CARGO_TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo "test")
 
 .DEFAULT_GOAL := help
@@ -66,8 +68,8 @@ check: build  ## The fast tests, for work in progress: minutes; `make test` is t
 test: test-rust test-python  ## All tests: Rust, Python, docstring examples
 
 test-rust: $(STAMPS)/venv
-	cargo $(CARGO_TEST) --release -p electret-core
-	cargo test --release -p electret-core --doc
+	cargo $(CARGO_TEST) --release $(CRATES)
+	cargo test --release $(CRATES) --doc
 
 test-python: build $(STAMPS)/extra-peers $(STAMPS)/polar-peer
 	$(PYTEST)
@@ -88,7 +90,7 @@ lint: build  ## Formatting, clippy, ruff, mypy, and the native stub against the 
 	$(BIN)/stubtest electret._native --mypy-config-file pyproject.toml
 
 bench: build $(STAMPS)/extra-peers $(STAMPS)/extra-bench  ## Benchmarks against the peers, and the tables of targets
-	cargo bench -p electret-core
+	cargo bench -p electret-benches
 	$(BIN)/python benches/targets.py
 
 docs: build $(STAMPS)/extra-docs  ## HTML documentation in site/

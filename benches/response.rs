@@ -1,6 +1,6 @@
 //! Jacobians of water-like boxes: matrices, factors, solves, eigenpairs.
 //!
-//! `cargo bench -p electret-core --bench response`
+//! `cargo bench -p electret-benches --bench response`
 
 use std::hint::black_box;
 use std::sync::Arc;
