@@ -138,7 +138,7 @@ def small_mace(**options: Any) -> Any:
     return mace_object(max_ell=1, radial_MLP=[6], **options)
 
 
-def latent(mace: Any, remove_self_interaction: bool = False) -> Any:
+def latent(mace: Any, remove_self_interaction: bool = False, size: float = 30.0) -> Any:
     """A MACE-LES object around a plain one: its class, readouts, and the attributes of `les`."""
     import mace.modules.extensions as extensions
 
@@ -149,7 +149,7 @@ def latent(mace: Any, remove_self_interaction: bool = False) -> Any:
     mace.les_readouts = torch.nn.ModuleList(readouts)
     with torch.no_grad():
         for weight in mace.les_readouts.parameters():
-            weight.mul_(30.0)
+            weight.mul_(size)
     mace.les = torch.nn.Module()
     mace.les.ewald, mace.les.bec = torch.nn.Module(), torch.nn.Module()
     ewald = {"sigma": 1.3, "dl": 2.0, "norm_factor": 60.0, "remove_self_interaction": remove_self_interaction}
@@ -195,7 +195,8 @@ def test_energy_of_mace_les(plain: Model, removed: bool) -> None:
 
 
 def test_contract_and_file_of_mace_les(tmp_path: Path) -> None:
-    model = from_mace(latent(small_mace()), config_around("latent_ewald", electrostatics={"accuracy": 1e-10}))
+    mace = latent(small_mace(), size=10.0)
+    model = from_mace(mace, config_around("latent_ewald", electrostatics={"accuracy": 1e-10}))
     check_model(model, [molecule(), bulk()])
     save(model, tmp_path / "les.electret")
     graph = Graph.from_atoms(bulk(), model.cutoff)
