@@ -119,7 +119,7 @@ def test_gradient_of_every_term_is_that_of_finite_differences(
     limit = {"stability_limit": 0.0} if "stability" in weights else {}
     stage = {"epochs": 1, "mode": mode, "loss": {**weights, **limit}}
     if mode == "unrolled":
-        stage["unrolled_steps"] = 60
+        stage["unrolled_steps"] = 120
     options = options_of(family, data, tmp_path, stage)
     if affine:
         options["model"]["fixed_point"] = {"channels": 4, "hidden": 4}
