@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import e3nn
 import numpy as np
 import pytest
 import torch
@@ -21,9 +20,8 @@ from ase import Atoms
 from electret.models.backbone import construction_dtype
 from electret.models.hosted import mace_blocks, o3
 from electret.polar.hosted import make_polar, polar_class, with_names
-
-# Scripting takes most of the time of small models and changes no result.
-e3nn.set_optimization_defaults(jit_script_fx=False)
+from model_cases import bulk as crystal
+from model_cases import molecule as molecule
 
 OPTIONS: dict[str, Any] = {
     "r_max": 3.5,
@@ -60,7 +58,7 @@ OPTIONS: dict[str, Any] = {
     },
     "apply_cutoff": False,
 }
-"""Those of the published models, small; with the cutoff, energies would jump where a pair crosses it."""
+"""Options of the published models, small; with the cutoff, energies would jump where a pair crosses it."""
 
 
 def polar_model(**changes: Any) -> Any:
@@ -113,24 +111,12 @@ def peer() -> SimpleNamespace:
     )
 
 
-def crystal() -> Atoms:
-    """A dense sheared cell of five atoms."""
-    cell = np.array([[4.1, 0.3, -0.2], [0.9, 3.9, 0.4], [-0.6, 0.7, 4.3]])
-    scaled = [[0.02, 0.05, 0.1], [0.24, 0.1, 0.07], [0.9, 0.28, 0.05], [0.5, 0.55, 0.6], [0.3, 0.6, 0.35]]
-    return Atoms("OHHNaH", scaled_positions=scaled, cell=cell, pbc=True)
-
-
 def slab() -> Atoms:
-    """Those atoms open along z, in a cell with vacuum."""
+    """The atoms of the crystal, open along z, in a cell with vacuum."""
     atoms = crystal()
     atoms.set_cell(np.diag([4.1, 3.9, 16.0]), scale_atoms=False)
     atoms.pbc = [True, True, False]
     return atoms
-
-
-def molecule() -> Atoms:
-    """Four atoms without symmetry, open."""
-    return Atoms("OHHNa", [[0.0, 0.1, 0.2], [0.9, 0.2, -0.3], [-0.4, 0.8, -0.3], [0.3, -1.7, 0.9]])
 
 
 def under(atoms: Atoms, charge: float = 0.0, spin: int = 1, field: Any = (0.0, 0.0, 0.0)) -> Atoms:

@@ -176,7 +176,8 @@ def latent_charges(plain: Model, mace: Any, atoms: Atoms) -> np.ndarray:
 
 @pytest.mark.parametrize("removed", [False, True])
 def test_energy_of_mace_les(plain: Model, removed: bool) -> None:
-    """Of a molecule, by the published formula: N/(4 pi) sum_ij q_i q_j erf(r/(sqrt(2) sigma))/r."""
+    """Energy of the latent charges of a molecule by the published formula:
+    N/(4 pi) sum_ij q_i q_j erf(r/(sqrt(2) sigma))/r."""
     mace = latent(small_mace(), removed)
     charges, atoms = latent_charges(plain, mace, molecule()), molecule()
     distances = atoms.get_all_distances()

@@ -496,6 +496,10 @@ def test_checkpoints_read_back_exactly(tmp_path: Path) -> None:
     assert all(torch.equal(read.tensors[name], value) for name, value in written.tensors.items())
     assert read.group("model").keys() == {"a", "n"}
     assert [entry.name for entry in path.parent.iterdir()] == ["c.safetensors"]
+    content = path.read_bytes()
+    for _ in range(6):
+        write_checkpoint(path, written)
+        assert path.read_bytes() == content
 
 
 def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:

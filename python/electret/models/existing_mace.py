@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from electret.errors import InputError
 from electret.graph import Graph
 from electret.models.backbone import GATES, construction_dtype, load_tensors, mace_input
 from electret.models.base import Model
-from electret.models.config import BackboneConfig, LatentConfig, ModelConfig
+from electret.models.config import BackboneConfig, LatentConfig, ModelConfig, StrictConfig
 from electret.models.construction import build
 from electret.models.hosted import o3
 from electret.models.pickles import read_pickle
@@ -241,16 +241,23 @@ def _backbone(found: Mapping[str, Any], wanted: BackboneConfig) -> BackboneConfi
     """Options of the backbone, with head and dtype as wanted."""
     options = {**found["backbone"], "heads": found["heads"], "head": wanted.head}
     backbone = BackboneConfig.parse(options)
-    for name in wanted.model_fields_set - {"dtype", "head"}:
-        value = getattr(wanted, name)
-        if getattr(backbone, name) != value:
-            raise InputError(
-                f"backbone.{name} = {value!r} contradicts the MACE model, which has "
-                f"{getattr(backbone, name)!r}; remove the option"
-            )
+    names = set(BackboneConfig.model_fields) - {"dtype", "head"}
+    _check_options("backbone", wanted, backbone, names, "the MACE model")
     if "dtype" in wanted.model_fields_set:
         backbone = backbone.model_copy(update={"dtype": wanted.dtype})
     return backbone
+
+
+def _check_options(
+    part: str, given: StrictConfig, found: StrictConfig, names: Collection[str], model: str
+) -> None:
+    """Refuse options of a part that are given and differ from those of the model."""
+    for name in sorted(given.model_fields_set & set(names)):
+        if getattr(given, name) != getattr(found, name):
+            raise InputError(
+                f"{part}.{name} = {getattr(given, name)!r} contradicts {model}, which has "
+                f"{getattr(found, name)!r}; remove the option"
+            )
 
 
 def _present_form(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -337,12 +344,7 @@ def _polar_config(config: ModelConfig, polar: Mapping[str, Any]) -> ModelConfig:
     for part in ("electrostatics", "polar"):
         own = getattr(config, part)
         parsed = type(own).parse({**own.model_dump(), **polar[part]})
-        for name in polar[part]:
-            if name in own.model_fields_set and getattr(own, name) != getattr(parsed, name):
-                raise InputError(
-                    f"{part}.{name} = {getattr(own, name)!r} contradicts the PolarMACE, which has "
-                    f"{getattr(parsed, name)!r}; remove the option"
-                )
+        _check_options(part, own, parsed, polar[part], "the PolarMACE")
         update[part] = parsed
     return config.model_copy(update=update)
 
@@ -369,18 +371,9 @@ def _latent_config(config: ModelConfig, latent: Mapping[str, Any]) -> ModelConfi
             f"the model is MACE-LES, whose energy without its latent charges is no start; family "
             f"{config.family!r} cannot host it, use family: latent_ewald"
         )
-    wanted = {
-        "max_l": 0,
-        "sigma": latent["sigma"] / math.sqrt(2.0),
-    }
-    electrostatics = config.electrostatics
-    for name, value in wanted.items():
-        given = getattr(electrostatics, name)
-        if name in electrostatics.model_fields_set and given != value:
-            raise InputError(
-                f"electrostatics.{name} = {given!r} contradicts the MACE-LES model, which has {value!r}; "
-                "remove the option"
-            )
+    wanted = {"max_l": 0, "sigma": latent["sigma"] / math.sqrt(2.0)}
+    electrostatics = config.electrostatics.model_copy(update=wanted)
+    _check_options("electrostatics", config.electrostatics, electrostatics, wanted, "the MACE-LES model")
     options = LatentConfig(
         readout="mace",
         self_interaction=not latent["remove_self_interaction"],
@@ -388,9 +381,7 @@ def _latent_config(config: ModelConfig, latent: Mapping[str, Any]) -> ModelConfi
         # Born charges of the package les are those of its own unit of charge.
         epsilon_factor=latent["epsilon_factor"] / _charge_factor(latent) ** 2,
     )
-    return config.model_copy(
-        update={"electrostatics": electrostatics.model_copy(update=wanted), "latent": options}
-    )
+    return config.model_copy(update={"electrostatics": electrostatics, "latent": options})
 
 
 def _charge_factor(latent: Mapping[str, Any]) -> float:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
@@ -30,6 +29,7 @@ from electret.models.header import (
 )
 from electret.models.start.statistics import Statistics
 from electret.support.outputs import atomic_write, check_outputs
+from electret.support.tensor_files import tensor_file
 
 __all__ = ["FORMAT_VERSION", "ModelFileError", "load", "read_header", "save"]
 
@@ -68,17 +68,7 @@ def save(model: Model, path: str | os.PathLike[str], metadata: dict[str, Any] | 
     path = Path(path)
     own = path.suffix == ".electret" or _is_model(path)
     check_outputs([path], replace=own, remedy="it is no model file: give another name or remove it")
-    atomic_write(path, _file_of(tensors, {HEADER_KEY: text, CHECKSUM_KEY: text_checksum(text)}))
-
-
-def _file_of(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
-    """Content of a safetensors file whose header has one order of entries: equal models give equal files."""
-    content = safetensors.torch.save(tensors, metadata)
-    start = 8 + int.from_bytes(content[:8], "little")
-    entries = json.loads(content[8:start])
-    header = json.dumps(entries, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + content[start:]
+    atomic_write(path, tensor_file(tensors, {HEADER_KEY: text, CHECKSUM_KEY: text_checksum(text)}))
 
 
 def _check_statistics(model: Model, tensors: dict[str, torch.Tensor]) -> None:

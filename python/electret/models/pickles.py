@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 
 from electret.errors import ElectretError, InputError
 
-__all__ = ["Placeholder", "placeholder_packages", "read_pickle"]
+__all__ = ["Placeholder", "placeholder_packages", "read_pickle", "trusted_pickle"]
 
 
 def read_pickle(
@@ -56,14 +56,7 @@ def read_pickle(
         InputError: no word of trust, no such file, no pickle of PyTorch, a class that is not installed, or
             an object that `describe` refuses.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give the path of a model file")
-    if not trust:
-        raise InputError(
-            f"{path} is a pickle, and reading it runs whatever code it holds. If it is from a source that "
-            "you trust, say so: trust=True in Python, --trust on the command line, trust: true in YAML"
-        )
+    path = trusted_pickle(path, trust)
     with tempfile.TemporaryDirectory(prefix="electret-") as folder:
         request = {
             "path": str(path.resolve()),
@@ -91,6 +84,23 @@ def read_pickle(
         if "error" in found:
             raise InputError(f"{path}: {found['error']}")
         return found["description"], load_file(Path(folder, "tensors.safetensors"))
+
+
+def trusted_pickle(path: str | os.PathLike[str], trust: bool) -> Path:
+    """The path of a pickle that may be read.
+
+    Raises:
+        InputError: no such file, or no word of trust.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give the path of a model file")
+    if not trust:
+        raise InputError(
+            f"{path} is a pickle, and reading it runs whatever code it holds. If it is from a source that "
+            "you trust, say so: trust=True in Python, --trust on the command line, trust: true in YAML"
+        )
+    return path
 
 
 def _answer() -> None:

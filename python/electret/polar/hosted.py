@@ -22,11 +22,13 @@ import torch
 
 from electret.errors import ElectretError, InputError
 from electret.models.hosted import quiet
+from electret.models.pickles import Placeholder
 from electret.polar.electrostatics import PolarElectrostatics, options_of
 
 __all__ = [
     "PARTS",
     "SETTINGS",
+    "Part",
     "PolarReplaced",
     "Settings",
     "Step",
@@ -366,14 +368,19 @@ def stand_in(kind: Any, first: Any) -> type:
     return type(first.__name__, (kind, first), {"first_class": first, **names})
 
 
-class _Empty(torch.nn.Module):
-    """A part without tensors, in the place of one of graph_longrange."""
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__()
+class Part(Placeholder):
+    """A part without tensors in the place of one of graph_longrange, with the methods that MACE 0.3.17 and
+    later call when it is made or unpickled."""
 
     def set_pbc_handling(self, name: str) -> None:
         """Boundaries follow the periodic axes of each system."""
+
+    @staticmethod
+    def _build_output_permutation(max_l: int, n_widths: int) -> torch.Tensor:
+        """Order (l, width, m) of features (width, l, m), which MACE compares with the file's."""
+        n_lm = (max_l + 1) ** 2
+        places = torch.arange(n_widths * n_lm).reshape(1, n_widths, n_lm)
+        return _in_order(places, max_l)[0]
 
 
 def _waves_cutoff(widths: Sequence[float], max_l: int) -> float:
@@ -390,7 +397,7 @@ def make_polar(**options: Any) -> Any:
         polar.__init__,
         GRAPH_LONGRANGE_AVAILABLE=True,
         gto_basis_kspace_cutoff=_waves_cutoff,
-        **dict.fromkeys(parts, _Empty),
+        **dict.fromkeys(parts, Part),
     )
     make(model, **options)
     return model

@@ -15,9 +15,9 @@ import torch
 from electret.cuda.found_device import found_device
 from electret.errors import InputError
 from electret.models.hosted import quiet
-from electret.models.pickles import Placeholder, placeholder_packages
+from electret.models.pickles import placeholder_packages, trusted_pickle
 from electret.polar.acceleration import accelerate
-from electret.polar.hosted import polar_class
+from electret.polar.hosted import Part, polar_class
 from electret.support.locks import Lock
 from electret.support.outputs import atomic_write
 
@@ -27,22 +27,8 @@ PEER = "graph_longrange"
 _IMPORTING = Lock()
 
 
-class _Part(Placeholder):
-    """A class of graph_longrange with the methods that MACE 0.3.17 and later call when it is unpickled."""
-
-    def set_pbc_handling(self, name: str) -> None:
-        """Boundaries follow the periodic axes of each system."""
-
-    @staticmethod
-    def _build_output_permutation(max_l: int, n_widths: int) -> torch.Tensor:
-        """Order (l, width, m) of features (width, l, m), which MACE compares with the file's."""
-        n_lm = (max_l + 1) ** 2
-        places = torch.arange(n_widths * n_lm).reshape(n_widths, n_lm)
-        return torch.cat([places[:, l * l : (l + 1) ** 2].flatten() for l in range(max_l + 1)])
-
-
 def _part(module: str, name: str) -> type:
-    return type(name, (_Part,), {"__module__": f"{PEER}.{module}", "__qualname__": name})
+    return type(name, (Part,), {"__module__": f"{PEER}.{module}", "__qualname__": name})
 
 
 GTOElectrostaticFeatures = _part("features", "GTOElectrostaticFeatures")
@@ -83,13 +69,7 @@ def load(
     Raises:
         InputError: no word of trust, no such file, a file that is no pickle of a PolarMACE.
     """
-    if not trust:
-        raise InputError(
-            f"{path} is a pickle, and reading it runs whatever code it holds. If it is from a source that "
-            "you trust, say so: electret.polar.load(path, trust=True)"
-        )
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file; give the path of a model file")
+    path = trusted_pickle(path, trust)
     place = found_device(device)
     with _importable((GTOElectrostaticFeatures, GTOElectrostaticEnergy)), quiet():
         try:

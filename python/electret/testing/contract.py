@@ -16,7 +16,6 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from electret.errors import InputError
-from electret.graph import Graph
 from electret.models import Model, load, save
 from electret.testing.comparison import ContractError, assert_close
 from electret.testing.derivatives import (
@@ -25,7 +24,7 @@ from electret.testing.derivatives import (
     check_stress,
     check_training_gradients,
 )
-from electret.testing.evaluation import MULTIPOLES, as_arrays, evaluate, graph_of, has_volume
+from electret.testing.evaluation import MULTIPOLES, as_arrays, batch_of, evaluate, has_volume
 from electret.testing.harmonics import rotation_of_multipoles
 from electret.testing.self_consistency import check_self_consistency
 
@@ -165,7 +164,7 @@ def check_total_charge(model: Model, atoms: Atoms, tolerance: float = 1e-9) -> N
 def check_batch(model: Model, systems: Sequence[Atoms], tolerance: float = 1e-9) -> None:
     """A batch of all systems gives what each gives alone, whatever their boundaries."""
     stress = all(has_volume(atoms) for atoms in systems)
-    batch = as_arrays(model(Graph.collate([graph_of(model, atoms) for atoms in systems]), stress=stress))
+    batch = as_arrays(model(batch_of(model, systems), stress=stress))
     single = [evaluate(model, atoms, stress=stress) for atoms in systems]
     for name, values in batch.items():
         if name.startswith("scf_"):

@@ -16,6 +16,7 @@ __all__ = [
     "MULTIPOLES",
     "STENCIL",
     "as_arrays",
+    "batch_of",
     "derivative",
     "energies",
     "evaluate",
@@ -44,6 +45,11 @@ def graph_of(model: Model, atoms: Atoms) -> Graph:
     return graph.to(device=next(model.parameters()).device)
 
 
+def batch_of(model: Model, systems: Sequence[Atoms]) -> Graph:
+    """The graphs of all systems, as one."""
+    return Graph.collate([graph_of(model, atoms) for atoms in systems])
+
+
 def as_arrays(result: dict[str, torch.Tensor]) -> dict[str, Array]:
     """Results as float64 arrays."""
     return {name: value.detach().cpu().double().numpy() for name, value in result.items()}
@@ -52,7 +58,7 @@ def as_arrays(result: dict[str, torch.Tensor]) -> dict[str, Array]:
 def evaluate_all(model: Model, systems: Sequence[Atoms]) -> dict[str, Array]:
     """Results without forces of a batch of systems of equally many atoms, those of atoms as
     `[n_systems, n_atoms, ...]`."""
-    graph = Graph.collate([graph_of(model, atoms) for atoms in systems])
+    graph = batch_of(model, systems)
     found = as_arrays(model(graph, forces=False))
     n_atoms = len(systems[0])
     return {

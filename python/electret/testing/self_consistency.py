@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from electret.graph import Graph
 from electret.models import Model
 from electret.scf import ScfRequest, State
 from electret.testing.comparison import ContractError, assert_close
@@ -14,6 +13,7 @@ from electret.testing.derivatives import check_forces, check_stress
 from electret.testing.evaluation import (
     STENCIL,
     as_arrays,
+    batch_of,
     derivative,
     energies,
     evaluate,
@@ -128,9 +128,8 @@ def check_responses(model: Model, atoms: Atoms, tolerance: float = 1e-6, step: f
     assert_close("capacitance against -dQ/dmu", found["capacitance"][0], -1.0 / stiffness, tolerance)
     slope = derivative(at_charges["energy"], step)
     assert_close("dE/dQ against finite differences", found["energy_charge_derivative"][0], slope, tolerance)
-    graph = Graph.collate([graph_of(model, copy) for copy in copies])
-    slopes = as_arrays(model(graph, properties=["charge_stiffness"]))["energy_charge_derivative"]
-    curvature = derivative(slopes, step)
+    at_charges = as_arrays(model(batch_of(model, copies), properties=["charge_stiffness"]))
+    curvature = derivative(at_charges["energy_charge_derivative"], step)
     assert_close(
         "d²E/dQ² against differences of dE/dQ", found["energy_charge_curvature"][0], curvature, tolerance
     )

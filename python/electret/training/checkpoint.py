@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from electret.support.outputs import atomic_write
+from electret.support.tensor_files import tensor_file
 from electret.training.errors import CheckpointError
 
 __all__ = [
@@ -46,7 +46,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     state = json.dumps(checkpoint.state)
     metadata = {"format": FORMAT, "state": state, "sha256": _checksum(tensors, state)}
-    atomic_write(path, save(tensors, metadata=metadata))
+    atomic_write(path, tensor_file(tensors, metadata))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -27,6 +27,7 @@ from electret.training.targets import TARGETS, check_family, resolved_mode
 __all__ = [
     "DataConfig",
     "LearningRates",
+    "LoraConfig",
     "LossConfig",
     "OptimizerConfig",
     "ReplayConfig",
