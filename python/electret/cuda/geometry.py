@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
@@ -13,6 +11,7 @@ from electret.cuda.plans import Request, find_plan, place_of
 from electret.cuda.waves import Waves, find_waves
 from electret.kernels.arguments import Options, Receivers, Systems
 from electret.kernels.geometry import Geometry
+from electret.support.locks import cached_property
 
 __all__ = ["DeviceGeometry", "Layout", "host_geometry"]
 

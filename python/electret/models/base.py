@@ -10,7 +10,6 @@ import copy
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -26,6 +25,7 @@ from electret.models.start.statistics import Statistics
 from electret.models.unchanged import Unchanged
 from electret.scf.electrostatics import Electrostatics
 from electret.scf.state import ScfRequest
+from electret.support.locks import cached_property
 from electret.torch import features
 from electret.torch.per_system import at_atoms, sum_over_atoms
 

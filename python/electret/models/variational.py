@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar, Protocol
 
 import torch
@@ -18,6 +17,7 @@ from electret.scf.linear.blocks import block_jacobian
 from electret.scf.problem import Evaluation, LinearSolver, Problem, Residual, Systems
 from electret.scf.reference import ReferenceDensity
 from electret.scf.state import State
+from electret.support.locks import cached_property
 
 __all__ = ["LocalEnergy", "Variational", "VariationalProblem"]
 

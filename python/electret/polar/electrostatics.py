@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -17,6 +16,7 @@ import torch
 from electret.errors import InputError
 from electret.kernels.arguments import Options
 from electret.scf.electrostatics import Electrostatics
+from electret.support.locks import cached_property
 from electret.torch import coulomb_energy, features, field_features
 from electret.torch.per_system import at_atoms, sum_over_atoms
 from electret.units import COULOMB_CONSTANT

@@ -6,12 +6,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from electret.kernels.arguments import Options, Receivers, Sources, Systems
+from electret.support.locks import cached_property
 from electret.torch import dipole, field_features
 from electret.torch.geometry import FixedOperators, fixed_operators
 from electret.torch.operators import coulomb, features, features_gradient

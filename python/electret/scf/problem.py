@@ -9,13 +9,13 @@ for chord steps and unrolled steps, and operators cached for fixed atoms in the 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Protocol
 
 import torch
 
 from electret.scf.electrostatics import Electrostatics
 from electret.scf.state import State
+from electret.support.locks import cached_property
 from electret.torch.per_system import at_atoms, sum_over_atoms
 
 __all__ = ["Batch", "Evaluation", "FixedPointEvaluation", "LinearSolver", "Problem", "Residual", "Systems"]

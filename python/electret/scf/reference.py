@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
@@ -12,6 +11,7 @@ from electret.graph import Graph
 from electret.scf.problem import Evaluation, LinearSolver, Problem, Residual, Systems
 from electret.scf.solvers import Newton, Solution
 from electret.scf.state import State
+from electret.support.locks import cached_property
 
 __all__ = ["ReferenceDensity", "clamped_solution"]
 

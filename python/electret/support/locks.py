@@ -1,13 +1,29 @@
-"""Locks of objects that threads share."""
+"""Locks of objects that threads share, and attributes without a lock."""
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 import threading
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Lock"]
+__all__ = ["Lock", "cached_property"]
+
+if TYPE_CHECKING or sys.version_info >= (3, 12):
+    from functools import cached_property
+else:
+
+    class cached_property(functools.cached_property):
+        """As that of Python 3.12. Before, it held one lock for all instances while it calculated, for which
+        threads waited, and a process forked meanwhile for ever."""
+
+        def __get__(self, instance, owner=None):
+            if instance is None:
+                return self
+            value = instance.__dict__[self.attrname] = self.func(instance)
+            return value
 
 
 class Lock:

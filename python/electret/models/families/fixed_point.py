@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar, cast
 
 import numpy as np
@@ -30,6 +29,7 @@ from electret.scf.linear.operator import OperatorJacobian
 from electret.scf.problem import Evaluation, LinearSolver, Problem, Residual, Systems
 from electret.scf.reference import ReferenceDensity
 from electret.scf.state import State
+from electret.support.locks import cached_property
 
 __all__ = ["FixedPoint", "FixedPointProblem"]
 

@@ -7,7 +7,6 @@ those of the native layer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from electret.kernels.jacobian import Jacobian
 from electret.scf.linear.border import Border, Inner
 from electret.scf.linear.operator import OperatorJacobian, Solver, dominant_eigenpairs
 from electret.scf.problem import Batch
+from electret.support.locks import cached_property
 
 __all__ = ["DeviceJacobian"]
 
