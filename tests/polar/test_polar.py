@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import io
 import os
 import subprocess
 import sys
@@ -14,15 +16,35 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from rich.console import Console
+from typer.testing import CliRunner
 
 pytest.importorskip("mace")
 
+import mace.modules
+
 import electret.polar
 from electret import Calculator
+from electret.cli.main import application
 from electret.errors import ElectretError, InputError
+from electret.models import existing_mace, pickles
 from electret.polar.hosted import polar_class
+from electret.polar.waves import Waves
+from electret.training import TrainingConfig, train
 from places import TESTS
-from polar_models import built, crystal, mace_batch, mace_graphs, molecule, peer, polar_model, slab, under
+from polar_models import (
+    built,
+    crystal,
+    later_polar,
+    mace_batch,
+    mace_graphs,
+    molecule,
+    peer,
+    polar_model,
+    slab,
+    under,
+)
+from training_frames import clusters, run_options, write_frames
 
 CONDITIONS = [(0.0, 1, 0.0), (1.0, 2, 0.0), (0.0, 3, 0.0), (0.0, 1, 0.08)]
 """Charge, multiplicity and field along z: neutral, charged, triplet, in a field."""
@@ -244,21 +266,55 @@ def test_what_cannot_be_accelerated_is_refused(exact: Any) -> None:
         electret.polar.accelerate(torch.nn.Linear(1, 1))
     with pytest.raises(InputError, match="mode = 'fast'; use 'exact' or 'as_trained'"):
         electret.polar.accelerate(exact, "fast")
+    with pytest.raises(InputError, match=r"cell \[\[0\.0.*without volume"):
+        Waves(torch.zeros(1, 3), torch.zeros(3, 3), 1.0, torch.ones(1)).energy(torch.ones(1, 1))
     with pytest.raises(InputError, match="lammps_mliap"):
         exact(mace_batch(exact, under(crystal())), lammps_mliap=True)
 
 
-BLOCKED = """
-import sys
 class Blocked:
+    """Finds no graph_longrange."""
+
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] == "graph_longrange":
             raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Blocked())
-"""
 
 
-def test_files_without_and_with_graph_longrange(tmp_path: Path) -> None:
+BLOCKED = f"import sys\n{inspect.getsource(Blocked)}\nsys.meta_path.insert(0, Blocked())"
+
+
+def check_commands(path: Path, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file as a model of its own, by `electret import`, and as the start of a run."""
+    with pytest.raises(InputError, match="trust"):
+        electret.polar.from_mace(path)
+    target = path.with_suffix(".electret")
+    done = CliRunner().invoke(application, ["import", str(path), "-o", str(target), "--trust"])
+    assert done.exit_code == 0, done.output + done.stderr
+    atoms = crystal()
+    atoms.info.update(total_charge=1, spin_multiplicity=2)
+    atoms.calc = Calculator(target)
+    assert atoms.get_potential_energy() == pytest.approx(expected, abs=1e-6)  # at the accuracy of models
+    assert atoms.calc.model.family == "polar"
+    # the file is read in this process, to spare one
+    monkeypatch.setattr(existing_mace, "read_pickle", described)
+    monkeypatch.setattr(mace.modules.models, "MACELES", None, raising=False)
+    data = write_frames(path.with_name("data.xyz"), clusters(4))
+    options = run_options(
+        data, path.with_name("run"), stages=[{"epochs": 1, "lr": 1e-12, "loss": {"forces": 1.0}}]
+    )
+    options["model"] = {"family": "polar", "start": str(path), "trust": True}
+    trained = train(TrainingConfig.from_dict(options), console=Console(file=io.StringIO())).model
+    assert trained.config.polar == atoms.calc.model.config.polar
+    assert Calculator(trained).get_potential_energy(atoms) == pytest.approx(expected, abs=1e-6)
+
+
+def described(path: Any, describe: str, *, trust: bool, placeholders: Any, moved: Any) -> Any:
+    """`read_pickle` without a process of its own."""
+    assert trust
+    return pickles._described(str(path), describe, placeholders, moved)
+
+
+def test_files_without_and_with_graph_longrange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made with graph-longrange, read and written where it is absent, and read with it again."""
     pytest.importorskip(
         "graph_longrange", reason="graph-longrange is not installed: pip install electret[peers]"
@@ -285,13 +341,7 @@ electret.polar.save(model, "second.model")
     )
     assert child.returncode == 0, child.stderr
     assert float(child.stdout) == pytest.approx(expected, abs=1e-12)
-    with pytest.raises(InputError, match="trust"):
-        electret.polar.from_mace(tmp_path / "first.model")
-    atoms = crystal()
-    atoms.info.update(total_charge=1, spin_multiplicity=2)
-    atoms.calc = Calculator(tmp_path / "first.model", trust=True)
-    assert atoms.get_potential_energy() == pytest.approx(expected, abs=1e-6)  # at the accuracy of models
-    assert atoms.calc.model.family == "polar"
+    check_commands(tmp_path / "second.model", expected, monkeypatch)
     other = torch.load(tmp_path / "second.model", weights_only=False)
     assert vars(other).keys() == vars(model).keys()
     for part in electret.polar.hosted.PARTS:
@@ -304,6 +354,43 @@ electret.polar.save(model, "second.model")
         other.coulomb_energy.self_interaction_terms(source),
         model.coulomb_energy.self_interaction_terms(source),
     )
+
+
+def test_interface_of_later_versions_of_mace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model with mace 0.3.17's handling of boundaries and checks of pickles, with and without
+    graph_longrange."""
+    pytest.importorskip(
+        "graph_longrange", reason="graph-longrange is not installed: pip install electret[peers]"
+    )
+    later, former = later_polar(), polar_class()
+    monkeypatch.setattr(sys.modules[former.__module__], "PolarMACE", later)
+    polar_class.cache_clear()
+    try:
+        model = built(later, num_recursion_steps=1, correlation=1, pbc_handling="pbc")
+        batch = mace_batch(model, under(crystal(), 1.0, 2))
+        theirs = model(dict(batch))
+        result = electret.polar.accelerate(model, "as_trained")(dict(batch), compute_stress=True)
+        for key in KEYS:
+            assert deviation(result[key], theirs[key]) < 1e-12, key
+        torch.save(model, tmp_path / "later.model")
+        again = torch.load(tmp_path / "later.model", weights_only=False)
+        assert (type(again), again.pbc_handling) == (later, "pbc")
+        assert torch.equal(again(dict(batch))["energy"], theirs["energy"])
+        for name in [name for name in sys.modules if name.partition(".")[0] == "graph_longrange"]:
+            monkeypatch.delitem(sys.modules, name)
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "meta_path", [Blocked(), *sys.meta_path])
+            alone = electret.polar.load(tmp_path / "later.model", trust=True, mode="as_trained")
+            found = alone(dict(batch), compute_stress=True)
+            for key in (*KEYS, "stress"):
+                assert torch.equal(found[key], result[key]), key
+            converted = electret.polar.from_mace(alone, mode="as_trained")
+            electret.polar.save(alone, tmp_path / "again.model")
+        assert type(converted.backbone.mace).__mro__[2] is later
+        again = torch.load(tmp_path / "again.model", weights_only=False)
+        assert torch.equal(again(dict(batch))["energy"], theirs["energy"])
+    finally:
+        polar_class.cache_clear()
 
 
 def test_pickles_are_read_on_a_word_of_trust_only(tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ class Waves:
         if not torch.linalg.det(cell).abs() > 0:
             raise InputError(
                 f"a system has the cell {cell.tolist()} without volume, and mode 'as_trained' sums slabs and "
-                "wires as crystals; give vectors along open axes, with the vacuum of the training data, or use "
-                "mode 'exact'"
+                "wires as crystals; give vectors along open axes, with the vacuum of the training data, or "
+                "use mode 'exact'"
             )
         reach = (self.cutoff * torch.linalg.norm(cell, dim=1) / (2 * math.pi)).ceil().long().tolist()
         multiples = torch.cartesian_prod(*(torch.arange(-n, n + 1, device=cell.device) for n in reach))
