@@ -41,7 +41,7 @@ OPTIONS: dict[str, Any] = {
     "atomic_energies": np.array([-1.0, -2.0, -3.0]),
     "avg_num_neighbors": 6.0,
     "atomic_numbers": [1, 8, 11],
-    "correlation": 2,
+    "correlation": 1,
     "gate": torch.nn.functional.silu,
     "radial_MLP": [8],
     "radial_type": "bessel",
@@ -148,7 +148,7 @@ class Later:
         assert isinstance(self.coulomb_energy, energy.GTOElectrostaticEnergy)
         order = descriptor._build_output_permutation(self.field_feature_max_l, len(self.field_feature_widths))
         assert descriptor.output_permutation.equal(order)
-        self.set_electrostatic_pbcs(self.pbc_handling)
+        self.set_electrostatic_pbcs(getattr(self, "pbc_handling", "auto"))
 
 
 def later_polar() -> Any:

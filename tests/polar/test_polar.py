@@ -1,50 +1,30 @@
-"""PolarMACE on the kernels of electret: agreement with graph-longrange 0.4.0, exact sums, files, MACE."""
+"""PolarMACE on the kernels of electret: agreement with graph-longrange 0.4.0, exact sums, derivatives."""
 
 from __future__ import annotations
 
 import copy
-import inspect
-import io
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from rich.console import Console
-from typer.testing import CliRunner
 
 pytest.importorskip("mace")
 
-import mace.modules
-
 import electret.polar
-from electret import Calculator
-from electret.cli.main import application
 from electret.errors import ElectretError, InputError
-from electret.models import existing_mace, pickles
-from electret.polar.hosted import polar_class
 from electret.polar.waves import Waves
-from electret.training import TrainingConfig, train
-from places import TESTS
 from polar_models import (
-    built,
     crystal,
-    later_polar,
     mace_batch,
-    mace_graphs,
     molecule,
     peer,
     polar_model,
     slab,
     under,
 )
-from training_frames import clusters, run_options, write_frames
 
 CONDITIONS = [(0.0, 1, 0.0), (1.0, 2, 0.0), (0.0, 3, 0.0), (0.0, 1, 0.08)]
 """Charge, multiplicity and field along z: neutral, charged, triplet, in a field."""
@@ -124,6 +104,8 @@ def test_agreement_of_other_orders_without_self_interaction() -> None:
         field_feature_norms=[20.0, 20.0, 0.5, 0.5],
         field_si=False,
         include_electrostatic_self_interaction=False,
+        num_recursion_steps=1,
+        correlation=1,
     )
     for atoms, mode, bar in (
         (crystal(), "exact", 1e-9),
@@ -270,163 +252,6 @@ def test_what_cannot_be_accelerated_is_refused(exact: Any) -> None:
         Waves(torch.zeros(1, 3), torch.zeros(3, 3), 1.0, torch.ones(1)).energy(torch.ones(1, 1))
     with pytest.raises(InputError, match="lammps_mliap"):
         exact(mace_batch(exact, under(crystal())), lammps_mliap=True)
-
-
-class Blocked:
-    """Finds no graph_longrange."""
-
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "graph_longrange":
-            raise ModuleNotFoundError(name)
-
-
-BLOCKED = f"import sys\n{inspect.getsource(Blocked)}\nsys.meta_path.insert(0, Blocked())"
-
-
-def check_commands(path: Path, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file as a model of its own, by `electret import`, and as the start of a run."""
-    with pytest.raises(InputError, match="trust"):
-        electret.polar.from_mace(path)
-    target = path.with_suffix(".electret")
-    done = CliRunner().invoke(application, ["import", str(path), "-o", str(target), "--trust"])
-    assert done.exit_code == 0, done.output + done.stderr
-    atoms = crystal()
-    atoms.info.update(total_charge=1, spin_multiplicity=2)
-    atoms.calc = Calculator(target)
-    assert atoms.get_potential_energy() == pytest.approx(expected, abs=1e-6)  # at the accuracy of models
-    assert atoms.calc.model.family == "polar"
-    # the file is read in this process, to spare one
-    monkeypatch.setattr(existing_mace, "read_pickle", described)
-    monkeypatch.setattr(mace.modules.models, "MACELES", None, raising=False)
-    data = write_frames(path.with_name("data.xyz"), clusters(4))
-    options = run_options(
-        data, path.with_name("run"), stages=[{"epochs": 1, "lr": 1e-12, "loss": {"forces": 1.0}}]
-    )
-    options["model"] = {"family": "polar", "start": str(path), "trust": True}
-    trained = train(TrainingConfig.from_dict(options), console=Console(file=io.StringIO())).model
-    assert trained.config.polar == atoms.calc.model.config.polar
-    assert Calculator(trained).get_potential_energy(atoms) == pytest.approx(expected, abs=1e-6)
-
-
-def described(path: Any, describe: str, *, trust: bool, placeholders: Any, moved: Any) -> Any:
-    """`read_pickle` without a process of its own."""
-    assert trust
-    return pickles._described(str(path), describe, placeholders, moved)
-
-
-def test_files_without_and_with_graph_longrange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Made with graph-longrange, read and written where it is absent, and read with it again."""
-    pytest.importorskip(
-        "graph_longrange", reason="graph-longrange is not installed: pip install electret[peers]"
-    )
-    model = built(polar_class(), num_recursion_steps=1, correlation=1)
-    torch.save(electret.polar.accelerate(model), tmp_path / "first.model")
-    expected = energy(model, under(crystal(), 1.0, 2))
-    electret.polar.restore(model)
-    code = f"""{BLOCKED}
-import electret.polar
-from polar_models import built, crystal, mace_batch, under
-model = electret.polar.load("first.model", trust=True)
-print(float(model(mace_batch(model, under(crystal(), 1.0, 2)))["energy"].detach()))
-assert not any(name.startswith("graph_longrange") for name in sys.modules)
-electret.polar.save(model, "second.model")
-"""
-    places = os.pathsep.join([str(TESTS), *sys.path])
-    child = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": places},
-        capture_output=True,
-        text=True,
-    )
-    assert child.returncode == 0, child.stderr
-    assert float(child.stdout) == pytest.approx(expected, abs=1e-12)
-    check_commands(tmp_path / "second.model", expected, monkeypatch)
-    other = torch.load(tmp_path / "second.model", weights_only=False)
-    assert vars(other).keys() == vars(model).keys()
-    for part in electret.polar.hosted.PARTS:
-        assert type(getattr(other, part)) is type(getattr(model, part))
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(other.state_dict()[name], tensor), name
-    # the parts of the package that is installed, without ours
-    source = torch.randn(5, 4, dtype=torch.float64)
-    assert torch.equal(
-        other.coulomb_energy.self_interaction_terms(source),
-        model.coulomb_energy.self_interaction_terms(source),
-    )
-
-
-def test_interface_of_later_versions_of_mace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model with mace 0.3.17's handling of boundaries and checks of pickles, with and without
-    graph_longrange."""
-    pytest.importorskip(
-        "graph_longrange", reason="graph-longrange is not installed: pip install electret[peers]"
-    )
-    later, former = later_polar(), polar_class()
-    monkeypatch.setattr(sys.modules[former.__module__], "PolarMACE", later)
-    polar_class.cache_clear()
-    try:
-        model = built(later, num_recursion_steps=1, correlation=1, pbc_handling="pbc")
-        batch = mace_batch(model, under(crystal(), 1.0, 2))
-        theirs = model(dict(batch))
-        result = electret.polar.accelerate(model, "as_trained")(dict(batch), compute_stress=True)
-        for key in KEYS:
-            assert deviation(result[key], theirs[key]) < 1e-12, key
-        torch.save(model, tmp_path / "later.model")
-        again = torch.load(tmp_path / "later.model", weights_only=False)
-        assert (type(again), again.pbc_handling) == (later, "pbc")
-        assert torch.equal(again(dict(batch))["energy"], theirs["energy"])
-        for name in [name for name in sys.modules if name.partition(".")[0] == "graph_longrange"]:
-            monkeypatch.delitem(sys.modules, name)
-        with monkeypatch.context() as patched:
-            patched.setattr(sys, "meta_path", [Blocked(), *sys.meta_path])
-            alone = electret.polar.load(tmp_path / "later.model", trust=True, mode="as_trained")
-            found = alone(dict(batch), compute_stress=True)
-            for key in (*KEYS, "stress"):
-                assert torch.equal(found[key], result[key]), key
-            converted = electret.polar.from_mace(alone, mode="as_trained")
-            electret.polar.save(alone, tmp_path / "again.model")
-        assert type(converted.backbone.mace).__mro__[2] is later
-        again = torch.load(tmp_path / "again.model", weights_only=False)
-        assert torch.equal(again(dict(batch))["energy"], theirs["energy"])
-    finally:
-        polar_class.cache_clear()
-
-
-def test_pickles_are_read_on_a_word_of_trust_only(tmp_path: Path) -> None:
-    path = tmp_path / "other.model"
-    torch.save(torch.nn.Linear(1, 1), path)
-    with pytest.raises(InputError, match="trust=True"):
-        electret.polar.load(path, trust=False)
-    with pytest.raises(InputError, match="no such file"):
-        electret.polar.load(tmp_path / "absent.model", trust=True)
-    with pytest.raises(InputError, match="is a Linear"):
-        electret.polar.load(path, trust=True)
-
-
-def test_steps_of_the_training_of_mace_take_the_kernels() -> None:
-    """A model that MACE makes inside of the context, by the optimisation step of its command."""
-    pytest.importorskip(
-        "graph_longrange", reason="graph-longrange is not installed: pip install electret[peers]"
-    )
-    from mace.modules import WeightedEnergyForcesStressLoss
-    from mace.tools.train import take_step
-
-    with electret.polar.accelerated(mode="as_trained"):
-        model = built(polar_class(), num_recursion_steps=1)
-    assert electret.polar.is_accelerated(model)
-    assert not electret.polar.is_accelerated(built(polar_class(), num_recursion_steps=1))
-    loss = WeightedEnergyForcesStressLoss(energy_weight=1.0, forces_weight=10.0, stress_weight=1.0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    batch = mace_graphs(model, under(crystal(), 1.0, 2), under(slab()))
-    wanted = {"forces": True, "virials": False, "stress": True}
-    values = [
-        float(take_step(model, loss, batch, optimizer, None, wanted, 10.0, torch.device("cpu"))[0].detach())
-        for _ in range(4)
-    ]
-    assert values[-1] < 0.999 * values[0]
-    unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}
-    assert not any(name.startswith(("lr_source_maps", "fukui", "field_dependent")) for name in unused)
 
 
 BOXES = [
