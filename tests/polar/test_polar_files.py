@@ -1,5 +1,4 @@
-"""Pickles of PolarMACE with and without graph_longrange, as models and starts of their own; the interface of later
-versions of mace; MACE's training."""
+"""PolarMACE in pickles, with and without graph_longrange, in later versions and in the training of MACE."""
 
 from __future__ import annotations
 
@@ -17,7 +16,6 @@ import torch
 from rich.console import Console
 
 pytest.importorskip("mace")
-pytest.importorskip("graph_longrange", reason="graph-longrange is not installed: pip install electret[peers]")
 
 import electret.polar
 from electret import Calculator
@@ -66,7 +64,10 @@ application(["import", "second.model", "-o", "second.electret", "--trust"], stan
 def written(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A model with parts of graph_longrange, `first.model` that was written when it was accelerated, and an
     energy."""
-    model = built(polar_class(), num_recursion_steps=1, correlation=1)
+    pytest.importorskip(
+        "graph_longrange", reason="graph-longrange is not installed: pip install electret[peers]"
+    )
+    model = built(polar_class(), num_recursion_steps=1)
     path = tmp_path_factory.mktemp("polar") / "first.model"
     torch.save(electret.polar.accelerate(model), path)
     batch = mace_batch(model, under(crystal(), 1.0, 2))
@@ -167,12 +168,15 @@ def test_pickles_are_read_on_a_word_of_trust_only(tmp_path: Path) -> None:
 
 def test_steps_of_the_training_of_mace_take_the_kernels() -> None:
     """A model that MACE makes inside of the context, by the optimisation step of its command."""
+    pytest.importorskip(
+        "graph_longrange", reason="graph-longrange is not installed: pip install electret[peers]"
+    )
     from mace.modules import WeightedEnergyForcesStressLoss
     from mace.tools.train import take_step
 
     make = polar_class().__init__
     with electret.polar.accelerated(mode="as_trained"):
-        model = built(polar_class(), num_recursion_steps=1, correlation=1)
+        model = built(polar_class(), num_recursion_steps=1)
     assert electret.polar.is_accelerated(model)
     assert polar_class().__init__ is make  # models made outside are plain ones
     loss = WeightedEnergyForcesStressLoss(energy_weight=1.0, forces_weight=10.0, stress_weight=1.0)
