@@ -41,7 +41,7 @@ OPTIONS: dict[str, Any] = {
     "atomic_energies": np.array([-1.0, -2.0, -3.0]),
     "avg_num_neighbors": 6.0,
     "atomic_numbers": [1, 8, 11],
-    "correlation": 1,
+    "correlation": 2,
     "gate": torch.nn.functional.silu,
     "radial_MLP": [8],
     "radial_type": "bessel",

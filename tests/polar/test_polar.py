@@ -104,7 +104,6 @@ def test_agreement_of_other_orders_without_self_interaction() -> None:
         field_feature_norms=[20.0, 20.0, 0.5, 0.5],
         field_si=False,
         include_electrostatic_self_interaction=False,
-        num_recursion_steps=1,
     )
     for atoms, mode, bar in (
         (crystal(), "exact", 1e-9),

@@ -125,7 +125,7 @@ def test_a_slab_has_the_normal_components() -> None:
 
 
 def test_an_object_becomes_a_model_and_a_file(tmp_path: Path) -> None:
-    mace = electret.polar.accelerate(polar_model(num_recursion_steps=1), "as_trained", accuracy=1e-6)
+    mace = electret.polar.accelerate(polar_model(), "as_trained", accuracy=1e-6)
     model = electret.polar.from_mace(mace, mode="as_trained")
     save(model, tmp_path / "polar.electret")
     atoms = molecule()
