@@ -6,7 +6,9 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import inspect
 import os
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,6 +111,58 @@ def peer() -> SimpleNamespace:
     return SimpleNamespace(
         model=functools.partial(built, make), forward=with_names(polar.forward, **names), parts=parts
     )
+
+
+LATER = (
+    (r"(kspace_cutoff_factor: float = 1.5,)", r'\1 pbc_handling: str = "auto",'),
+    (r'(integral_normalization="receiver",)', r"\1 pbc_handling=pbc_handling,"),
+    (
+        r"( *)(self\.coulomb_energy = GTOElectrostaticEnergy\(.*?include_self_interaction=\w+,)(\s*\))",
+        r"\1\2 pbc_handling=pbc_handling,\3\n\1self.set_electrostatic_pbcs(pbc_handling)",
+    ),
+    (r"use_pbc_evaluator: bool = False,", ""),
+    (r"force_pbc_evaluator=use_pbc_evaluator,", ""),
+    (r'\.unsqueeze\(-2\),\s*pbc=data\["pbc"\]\.view\(-1, 3\),(?=\s*\)\s*field_f)', ","),
+)
+"""Changes from PolarMACE of mace 0.3.16 to the interface of 0.3.17."""
+
+
+class Later:
+    """Methods of PolarMACE that came with mace 0.3.17, as far as other code sees them."""
+
+    def set_electrostatic_pbcs(self: Any, handling: str) -> None:
+        self.electric_potential_descriptor.set_pbc_handling(handling)
+        self.coulomb_energy.set_pbc_handling(handling)
+        self.electric_potential_descriptor.static_quantities = None
+        self.pbc_handling = handling
+
+    def __setstate__(self: Any, state: dict[str, Any]) -> None:
+        torch.nn.Module.__setstate__(self, state)
+        features, energy = (
+            importlib.import_module(f"graph_longrange.{name}") for name in ("features", "energy")
+        )
+        descriptor = self.electric_potential_descriptor
+        assert isinstance(descriptor, features.GTOElectrostaticFeatures)
+        assert isinstance(self.coulomb_energy, energy.GTOElectrostaticEnergy)
+        order = descriptor._build_output_permutation(self.field_feature_max_l, len(self.field_feature_widths))
+        assert descriptor.output_permutation.equal(order)
+        self.set_electrostatic_pbcs(getattr(self, "pbc_handling", "auto"))
+
+
+def later_polar() -> Any:
+    """PolarMACE with the interface of mace 0.3.17: that of the version installed, or made from 0.3.16."""
+    polar = polar_class()
+    if hasattr(polar, "set_electrostatic_pbcs"):
+        return polar
+    source = inspect.getsource(polar)
+    for old, new in LATER:
+        source, count = re.subn(old, new, source, flags=re.DOTALL)
+        assert count, f"PolarMACE of this version of mace has no {old}"
+    names = dict(vars(sys.modules[polar.__module__]))
+    exec(source, names)
+    for name in ("set_electrostatic_pbcs", "__setstate__"):
+        setattr(names["PolarMACE"], name, vars(Later)[name])
+    return names["PolarMACE"]
 
 
 def slab() -> Atoms:

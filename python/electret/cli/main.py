@@ -178,7 +178,9 @@ def compare(
 @application.command("import")
 @reported
 def import_model(
-    model: Annotated[Path, typer.Argument(help="Model file of mace-torch (.model): MACE or MACE-LES.")],
+    model: Annotated[
+        Path, typer.Argument(help="Model file of mace-torch (.model): MACE, MACE-LES or MACE-POLAR-1.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write (.electret).")],
     trust: Annotated[
         bool, typer.Option("--trust", help="The file is a pickle from a source that you trust.")

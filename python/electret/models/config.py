@@ -350,7 +350,8 @@ class PolarConfig(StrictConfig):
     """Divisors of the potential features, by l and width (`field_feature_norms`)."""
     field_norm_factor: Positive = 0.02
     kspace_cutoff_factor: Positive = 1.5
-    """For the training code; the sums here take their cutoff from `electrostatics.accuracy`."""
+    """Cutoff of the waves of mode `as_trained` relative to the rule of the training code; sums of mode
+    `exact` take theirs from `electrostatics.accuracy`."""
 
 
 class ScfConfig(StrictConfig):

@@ -37,9 +37,10 @@ def accelerate(
         mode: `"exact"` sums every system as its periodic axes say. `"as_trained"` repeats the approximations
             of the training code, with which published weights were fitted: dipoles of open systems are
             displaced charges (differences of 1 to 10 meV/Å), slabs are crystals with a dipole correction
-            along z. Its sums over waves are converged, and not cut off at the model's `kspace_cutoff`.
-        accuracy: of the sums, relative.
-        method: `"auto"`, `"direct"`, `"reciprocal"`, `"ewald"` or `"mesh"`.
+            along z, and sums of crystals and slabs end at the waves of the model's `kspace_cutoff`, at a cost
+            that grows with the square of the number of atoms.
+        accuracy: of the sums, relative; not of those that end at a cutoff.
+        method: `"auto"`, `"direct"`, `"reciprocal"`, `"ewald"` or `"mesh"`, where there is no cutoff.
         precision: of long sums on a GPU, `"float64"` or `"float32"`.
 
     Returns:

@@ -2,7 +2,8 @@
 
 `exact` sums every system as its periodic axes say. `as_trained` repeats the approximations of
 graph-longrange, the package that published weights were fitted with: dipoles of open systems as displaced
-charges, slabs as crystals with the field of their images removed along z, wires as crystals.
+charges, slabs as crystals with the field of their images removed along z, wires as crystals, and sums over
+waves that end at the cutoff of the model.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 
 from electret.errors import InputError
 from electret.kernels.arguments import Options
+from electret.polar.waves import Waves
 from electret.scf.electrostatics import Electrostatics
 from electret.support.locks import cached_property
 from electret.torch import coulomb_energy, features, field_features
@@ -49,6 +51,8 @@ class PolarElectrostatics(Electrostatics):
     """Electrostatics of a batch with the Coulomb constant of graph-longrange; one width for all densities."""
 
     mode: Mode = "exact"
+    waves_cutoff: float = math.nan
+    """Largest wave number of sums as trained, 1/Å."""
 
     @property
     def width(self) -> torch.Tensor:
@@ -80,8 +84,8 @@ class PolarElectrostatics(Electrostatics):
     def features_of(self, densities: list[torch.Tensor]) -> list[torch.Tensor]:
         """Features of several densities of the same atoms, by one evaluation."""
         count = len(densities)
-        if count == 1:
-            return [self.features(densities[0])]
+        if count == 1 or self.mode == "as_trained":
+            return [self.features(density) for density in densities]
         together = self._repeated(count).features(torch.cat(densities))
         return list(together.chunk(count))
 
@@ -106,58 +110,53 @@ class PolarElectrostatics(Electrostatics):
     # --- sums of graph-longrange ---
 
     @cached_property
-    def _is_open(self) -> torch.Tensor:
-        return ~self.pbc.any(dim=1)  # [n_systems]
-
-    def _part(self, is_open: bool) -> tuple[PolarElectrostatics, torch.Tensor, torch.Tensor] | None:
-        """The open systems, or the others as crystals, with the places of their atoms and systems."""
-        systems = torch.nonzero(self._is_open == is_open).flatten()
-        if len(systems) == 0:
-            return None
-        atoms = torch.nonzero(self._is_open[self.batch] == is_open).flatten()
-        index = torch.full_like(self._is_open, -1, dtype=torch.int64)
-        index[systems] = torch.arange(len(systems), device=index.device)
-        part = replace(
-            self,
-            positions=self.positions[atoms],
-            cell=self.cell[systems],
-            lattice=None,
-            pbc=self.pbc[systems],
-            batch=index[self.batch[atoms]],
-            external_field=self.external_field[systems],
-            sigma=self.sigma[atoms],
-            mode="exact",
-        )
-        return part, atoms, systems
+    def _parts(self) -> list[tuple[PolarElectrostatics, torch.Tensor, torch.Tensor, bool]]:
+        """The open systems and the others, with the places of their atoms and systems."""
+        is_open = ~self.pbc.any(dim=1)  # [n_systems]
+        parts = []
+        for wanted in (True, False):
+            systems = torch.nonzero(is_open == wanted).flatten()
+            if len(systems) == 0:
+                continue
+            atoms = torch.nonzero(is_open[self.batch] == wanted).flatten()
+            index = self.batch.new_full((self.n_systems,), -1)
+            index[systems] = torch.arange(len(systems), device=index.device)
+            part = replace(
+                self,
+                positions=self.positions[atoms],
+                cell=self.cell[systems],
+                lattice=None,
+                pbc=self.pbc[systems],
+                batch=index[self.batch[atoms]],
+                external_field=self.external_field[systems],
+                sigma=self.sigma[atoms],
+                mode="exact",
+            )
+            parts.append((part, atoms, systems, wanted))
+        return parts
 
     def _trained_energies(self, p: torch.Tensor) -> torch.Tensor:
         energy = p.new_zeros(self.n_systems)
-        for is_open in (True, False):
-            found = self._part(is_open)
-            if found is not None:
-                part, atoms, systems = found
-                values = part._open_energies(p[atoms]) if is_open else part._periodic_energies(p[atoms])
-                energy = energy.index_add(0, systems, values)
+        for part, atoms, systems, is_open in self._parts:
+            of_part = part._open_energies if is_open else part._periodic_energies
+            energy = energy.index_add(0, systems, of_part(p[atoms]))
         return energy
 
     def _trained_features(self, p: torch.Tensor) -> torch.Tensor:
         values = p.new_zeros(len(p), len(self.widths), (self.features_max_l + 1) ** 2)
-        for is_open in (True, False):
-            found = self._part(is_open)
-            if found is not None:
-                part, atoms, _ = found
-                of_part = part._open_features(p[atoms]) if is_open else part._periodic_features(p[atoms])
-                values = values.index_add(0, atoms, of_part)
+        for part, atoms, _, is_open in self._parts:
+            of_part = part._open_features if is_open else part._periodic_features
+            values = values.index_add(0, atoms, of_part(p[atoms]))
         return values
 
     @cached_property
-    def _crystal(self) -> Electrostatics:
-        """All axes periodic."""
-        names = ("positions", "cell", "batch", "external_field", "sigma", "max_l", "options", "widths")
-        shared = {
-            name: getattr(self, name) for name in (*names, "features_max_l", "features_self_interaction")
-        }
-        return Electrostatics(pbc=torch.ones_like(self.pbc), **shared)
+    def _waves(self) -> list[tuple[torch.Tensor, Waves]]:
+        """Places of the atoms of each system, and its waves."""
+        places = [torch.nonzero(self.batch == system).flatten() for system in range(self.n_systems)]
+        return [
+            (atoms, Waves(self.positions[atoms], cell, self.waves_cutoff, self.width))
+            for atoms, cell in zip(places, self.cell, strict=True)
+        ]
 
     def _dipole_along_z(self, p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Dipoles along z of slabs open along their third axis, zero for other systems, and volumes."""
@@ -165,8 +164,12 @@ class PolarElectrostatics(Electrostatics):
         return self.dipole(p)[:, 2] * is_slab, torch.linalg.det(self.cell).abs()
 
     def _periodic_energies(self, p: torch.Tensor) -> torch.Tensor:
+        energy = torch.stack([waves.energy(p[atoms]) for atoms, waves in self._waves])
+        if not self.options.self_interaction:
+            own = 0.5 * (p.square() * self.self_interaction()).sum(dim=1)
+            energy = energy - sum_over_atoms(own, self.batch, self.n_systems)
         dipole, volume = self._dipole_along_z(p)
-        return self._crystal.energies(p)[0] + 2 * math.pi * COULOMB_CONSTANT * dipole**2 / volume
+        return energy + 2 * math.pi * COULOMB_CONSTANT * dipole**2 / volume
 
     def _periodic_features(self, p: torch.Tensor) -> torch.Tensor:
         dipole, volume = self._dipole_along_z(p)
@@ -174,7 +177,26 @@ class PolarElectrostatics(Electrostatics):
         field = torch.stack([torch.zeros_like(along_z), torch.zeros_like(along_z), along_z], dim=1)
         local = at_atoms(field, self.batch)
         removed = field_features(self.positions, local, self._receivers, self.features_max_l, "receiver")
-        return self._crystal.features(p) + removed
+        values = p.new_zeros(len(p), len(self.widths), 4)
+        for atoms, waves in self._waves:
+            values = values.index_add(0, atoms, waves.features(p[atoms], self._receivers))
+        result = values[:, :, : removed.shape[2]] + removed
+        return result if self.features_self_interaction else result - self._own_features(p)
+
+    def _own_features(self, p: torch.Tensor) -> torch.Tensor:
+        """Features of the density of each atom at itself."""
+        apart = torch.arange(len(p), device=p.device)
+        none, cells = p.new_zeros(len(p), 3), p.new_zeros(len(p), 3, 3)
+        settings: tuple[Any, ...] = (
+            self._receivers,
+            self.features_max_l,
+            "receiver",
+            True,
+            cells,
+            False,
+            apart,
+        )
+        return features(none, p, self.sigma, *settings)
 
     def _displaced(self, p: torch.Tensor, offset: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Positions, charges and systems of four charges for each atom: at its position, and displaced by
@@ -223,13 +245,7 @@ class PolarElectrostatics(Electrostatics):
             factor = math.sqrt(6 * math.pi) / 4 * widths[:, None] / FEATURES_OFFSET
             found.append(factor * (values[:, :, [2, 3, 1]] - values[:, :, :1]))
         result = torch.cat(found, dim=2)
-        if self.features_self_interaction:
-            apart = torch.arange(len(p), device=p.device)
-            none = p.new_zeros(len(p), 3)
-            cells = p.new_zeros(len(p), 3, 3)
-            settings = (widths, self.features_max_l, "receiver", True, cells, False, apart)
-            result = result + features(none, p, self.sigma, *settings)
-        return result
+        return result + self._own_features(p) if self.features_self_interaction else result
 
 
 def options_of(accuracy: float, method: str, precision: str, self_interaction: bool) -> Options:

@@ -12,6 +12,7 @@ import copyreg
 import functools
 import importlib
 import io
+import math
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -288,6 +289,7 @@ def polar_electrostatics(
         features_max_l=int(model.field_feature_max_l),
         features_self_interaction=bool(model.field_si),
         mode=settings.mode,  # type: ignore[arg-type]
+        waves_cutoff=float(model.kspace_cutoff) if settings.mode == "as_trained" else math.nan,
         **{"external_field": cell.new_zeros(len(cell), 3), **further},
     )
 
