@@ -3,7 +3,7 @@
     python examples/train/adding_charges.py FOLDER [EPOCHS OF THE MACE] [EPOCHS AFTERWARDS]
 
 The frames are those of the packaged demo data without a field (GFN1-xTB, labelled charges). `together` is
-what the guide recommends; `charges first` fits the charges with the backbone frozen, then energies and forces.
+what the guide recommends; `charges first` fits charges with the backbone frozen, then energies and forces.
 """
 
 import sys
