@@ -1,9 +1,10 @@
-"""Adds charges to a trained MACE: force error on validation frames in every epoch, for two ways of training.
+"""Adds charges to a trained MACE: force error on validation frames in every epoch, three ways of training.
 
     python examples/train/adding_charges.py FOLDER [EPOCHS OF THE MACE] [EPOCHS AFTERWARDS]
 
-The frames are those of the packaged demo data without a field (GFN1-xTB, labelled charges). `together` is
-what the guide recommends; `charges first` fits charges with the backbone frozen, then energies and forces.
+The frames are those of the packaged demo data without a field (GFN1-xTB, labelled charges). `slowly` is
+what the guide recommends, with a weight of the charges that rises; `at once` has the last weight from the
+start, `charges first` fits the charges with the backbone frozen, then energies and forces.
 """
 
 import sys
@@ -17,10 +18,9 @@ from electret.training import TrainingConfig, evaluate, train
 from electret.training.run import load_data
 
 FOLDER = Path(sys.argv[1])
-BEFORE, AFTER = (int(number) for number in (*sys.argv[2:], *("80", "12")[len(sys.argv) - 2 :]))
+BEFORE, AFTER = (int(number) for number in (*sys.argv[2:], *("24", "8")[len(sys.argv) - 2 :]))
 DATA = Path(electret.demo.__file__).parent / "data"
 LOSS = {"energy": 1, "forces": 100}
-DENSITY = {**LOSS, "charges": 100}
 
 
 def run(name: str, model: dict[str, Any], stages: list[dict[str, Any]]) -> Any:
@@ -54,10 +54,14 @@ added = {"family": "local_charges", "start": mace.model_file}
 slow = {"backbone": 5e-4, "readouts": 5e-4, "electrostatics": 5e-3}
 frozen = {"backbone": 0, "readouts": 0, "electrostatics": 0.01}
 ways = {
-    "together": [{"epochs": AFTER, "lr": slow, "loss": DENSITY}],
+    "slowly": [
+        {"name": "first", "epochs": AFTER // 2, "lr": slow, "loss": {**LOSS, "charges": 1}},
+        {"name": "then", "epochs": AFTER - AFTER // 2, "lr": slow, "loss": {**LOSS, "charges": 10}},
+    ],
+    "at once": [{"epochs": AFTER, "lr": slow, "loss": {**LOSS, "charges": 100}}],
     "charges first": [
         {"name": "charges", "epochs": AFTER // 2, "lr": frozen, "loss": {"charges": 100}},
-        {"name": "forces", "epochs": AFTER - AFTER // 2, "lr": slow, "loss": DENSITY},
+        {"name": "forces", "epochs": AFTER - AFTER // 2, "lr": slow, "loss": {**LOSS, "charges": 100}},
     ],
 }
 print(f"force error of the start: {1000 * start:.1f} meV/Å")
