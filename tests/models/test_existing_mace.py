@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 from electret import Calculator, InputError
 from electret.cli.main import application
 from electret.graph import Graph
-from electret.models import Model, ModelConfig, from_mace, load, save
+from electret.models import Model, ModelConfig, build, from_mace, load, save
 from electret.models.backbone import construction_dtype
 from electret.models.existing_mace import describe
-from electret.testing import check_model
+from electret.testing import check_batch, check_model
 from model_cases import bulk, molecule
 from places import ROOT
 from training_frames import clusters, write_frames
@@ -35,8 +35,10 @@ RUN_TRAIN = """
 import e3nn, torch
 e3nn.set_optimization_defaults(jit_script_fx=False)
 torch.serialization.add_safe_globals([slice])
-from mace.cli.run_train import main
-main()
+from mace.cli import run_train
+run_train.deepcopy = lambda thing: thing  # copies of models are compiled, which takes seconds
+run_train.jit.compile = None
+run_train.main()
 """
 OPTIONS = {
     "name": "tiny",
@@ -49,6 +51,7 @@ OPTIONS = {
     "MLP_irreps": "4x0e",
     "radial_MLP": "[8]",
     "max_num_epochs": "1",
+    "plot": "False",
     "batch_size": "4",
     "valid_fraction": "0.2",
     "default_dtype": "float64",
@@ -119,10 +122,85 @@ def test_models_of_other_kinds_are_refused() -> None:
     with pytest.raises(InputError, match=r"a dictionary with model, optimizer.*not a checkpoint"):
         describe({"model": {}, "optimizer": {}})
     mace = small_mace()
-    mace.joint_embedding = torch.nn.Identity()
-    mace.embedding_specs = {"total_charge": {}, "total_spin": {}}
-    with pytest.raises(InputError, match=r"total_charge, total_spin.*have no spin"):
+    mace.embedding_specs = {"temperature": {"per": "graph"}, "total_charge": {"per": "graph"}}
+    with pytest.raises(InputError, match=r"embeds temperature .*Use a model without"):
         from_mace(mace, config_around())
+
+
+SPECS = {
+    "total_spin": {"type": "categorical", "per": "graph", "num_classes": 5, "emb_dim": 3, "key": "spin"},
+    "total_charge": {"type": "categorical", "per": "graph", "num_classes": 7, "offset": 3, "emb_dim": 4},
+}
+"""Joint embeddings as OMOL has them."""
+
+
+def charged(charge: float, multiplicity: int = 1, atoms: Atoms | None = None) -> Atoms:
+    atoms = atoms or molecule()
+    atoms.info.update(total_charge=charge, spin_multiplicity=multiplicity)
+    return atoms
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Any:
+    """A MACE of two heads that embeds charge and spin."""
+    return small_mace(heads=("pbe", "scan"), embedding_specs=SPECS, use_embedding_readout=True)
+
+
+def test_joint_embeddings_of_charge_and_spin(embedded: Any, tmp_path: Path) -> None:
+    described = describe(embedded)[0]
+    assert json.loads(json.dumps(described)) == described  # as another process hands it back
+    save(from_mace(embedded, config_around(backbone={"head": "scan"})), tmp_path / "omol.electret")
+    model = load(tmp_path / "omol.electret")
+    assert model.honours == {"total_charge", "spin_multiplicity"}
+    states = [charged(0), charged(-1), charged(1, 2), charged(3, 4, bulk())]
+    energies = set()
+    for atoms in states:
+        expected = mace_results(embedded, atoms, 1)
+        found = model(Graph.from_atoms(atoms, model.cutoff), properties=("energies",))
+        for name in ("energy", "forces"):
+            torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-10)
+        torch.testing.assert_close(found["energies"].sum(), found["energy"][0], rtol=0, atol=1e-10)
+        energies.add(round(float(found["energy"]), 4))
+    assert len(energies) == len(states)
+    calculator = Calculator(model)
+    for atoms in (states[1], states[2]):
+        assert calculator.get_potential_energy(atoms) == pytest.approx(
+            float(mace_results(embedded, atoms, 1)["energy"]), abs=1e-10
+        )
+    check_batch(model, states[2:])
+
+
+def test_families_on_joint_embeddings(embedded: Any) -> None:
+    def around(family: str, **options: Any) -> Model:
+        return from_mace(embedded, config_around(family, backbone={"head": "pbe"}, **options))
+
+    model = around("local_charges", electrostatics={"accuracy": 1e-10})
+    assert model.honours == {"total_charge", "spin_multiplicity", "external_field"}
+    for atoms in (charged(1, 2), charged(-2)):
+        found = model(Graph.from_atoms(atoms, model.cutoff))
+        assert float(found["total_charge"]) == pytest.approx(atoms.info["total_charge"], abs=1e-12)
+        short = mace_results(embedded, atoms)["energy"]
+        torch.testing.assert_close(found["energy_short_range"], short, rtol=0, atol=1e-10)
+    for atoms, match in (
+        (charged(0.5), r"total_charge = 0.5 of system 0 has no embedding.*from -3 to 3"),
+        (charged(-4), "total_charge = -4 of"),
+        (charged(0, 5), r"spin_multiplicity = 5 of .*from 0 to 4"),
+    ):
+        with pytest.raises(InputError, match=match):
+            model(Graph.from_atoms(atoms, model.cutoff))
+    solved = around("qeq")
+    assert solved.honours == model.honours
+    assert not {"charge_stiffness", "fukui"} & solved.available_properties
+    calculator = Calculator(solved)
+    calculator.get_potential_energy(charged(1, 2))
+    assert "energy_charge_derivative" not in calculator.state
+    with pytest.raises(InputError, match="fermi_level"):
+        calculator.get_potential_energy(Atoms(molecule(), info={"fermi_level": -3.0}))
+    with pytest.raises(InputError, match=r"embedding_specs does nothing in MACE-POLAR-1"):
+        build(
+            config_around("polar", backbone={"embedding_specs": {"total_charge": SPECS["total_charge"]}}),
+            solved.statistics,
+        )
 
 
 def test_a_model_of_another_library_needs_its_package() -> None:
@@ -191,7 +269,7 @@ def test_energy_of_mace_les(plain: Model, removed: bool) -> None:
     found = model(Graph.from_atoms(atoms, model.cutoff))
     assert abs(expected) > 1e-3
     assert float(found["energy_electrostatic"]) == pytest.approx(expected, abs=1e-10)
-    short = mace_results(small_mace(), atoms)["energy"]
+    short = mace_results(plain.backbone.mace, atoms)["energy"]
     torch.testing.assert_close(found["energy_short_range"], short, rtol=0, atol=1e-10)
 
 

@@ -63,6 +63,8 @@ def mace_results(mace, atoms, head=0):
             "batch": graph.batch,
             "ptr": graph.ptr,
             "head": torch.tensor([head]),
+            "total_charge": graph.total_charge,
+            "total_spin": graph.spin_multiplicity,
         },
         compute_stress=True,
         compute_displacement=True,
@@ -143,9 +145,6 @@ def test_objects_that_cannot_be_hosted_are_refused():
         from_mace(mace, config_around(backbone={"r_max": 6.0}))
     with pytest.raises(InputError, match="irrep 2e"):
         from_mace(mace, config_around("local_charges", electrostatics={"max_l": 2}))
-    mace.joint_embedding = torch.nn.Identity()
-    with pytest.raises(InputError, match="joint embeddings"):
-        from_mace(mace, config_around())
 
 
 def test_altered_object_is_noticed():

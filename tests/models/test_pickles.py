@@ -90,14 +90,12 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_pickle(tmp_path / "a.model", f"{__name__}:described", trust=True)
 
 
-def dies(thing: Any) -> Any:
-    os._exit(7)
-
-
-def test_a_failure_of_the_process_is_reported(tmp_path: Path) -> None:
-    torch.save(torch.nn.Identity(), tmp_path / "a.model")
+def test_a_failure_of_the_process_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.model").touch()
+    (tmp_path / "sitecustomize.py").write_text("import os\nos._exit(7)\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match="ended with status 7"):
-        read_pickle(tmp_path / "a.model", f"{__name__}:dies", trust=True)
+        read_pickle(tmp_path / "a.model", f"{__name__}:described", trust=True)
 
 
 def test_packages_are_back_after_the_context() -> None:

@@ -15,9 +15,10 @@ from rich.console import Console
 from electret import InputError
 from electret.data.reading import read_frames
 from electret.graph import Graph
-from electret.models import Model, load
+from electret.models import Model, ModelConfig, Statistics, build, load, save
 from electret.training import TrainingConfig, TrainingResult, evaluate, train
 from electret.training.checkpoint import read_checkpoint
+from electret.training.optimization import build_optimizer, frozen_prefixes
 from electret.training.resumption import LAST_CHECKPOINT
 from electret.training.run import load_data
 from training_frames import run_options, write_frames
@@ -256,3 +257,40 @@ def test_names_of_mace() -> None:
     assert config.stages[0].freeze == ("embedding",)
     with pytest.raises(InputError, match=r"data.replay"):
         TrainingConfig.from_dict({**options, "multiheads_finetuning": True})
+
+
+def test_a_start_with_joint_embeddings(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = {
+        **run_options(data, tmp_path)["model"]["backbone"],
+        "embedding_specs": {
+            "total_charge": {"type": "categorical", "num_classes": 5, "offset": 2, "emb_dim": 2},
+            "total_spin": {"type": "continuous", "emb_dim": 2},
+        },
+        "use_embedding_readout": True,
+    }
+    config = ModelConfig.parse({"family": "mace", "backbone": backbone})
+    model = build(config, Statistics(elements=(1, 8), e0s={1: -3.0, 8: -3.0}, avg_num_neighbors=3.0))
+    save(model, tmp_path / "omol.electret")
+    options = run_options(data, tmp_path / "run", stages=[{**STAGED, "freeze": ["embedding"]}])
+    options["model"] = {"start": str(tmp_path / "omol.electret"), "family": "local_charges"}
+    begun = at_step_0(options, monkeypatch)
+    assert begun.config.backbone == model.config.backbone
+    atoms, energies = springs(1, seed=5)[0], set()
+    for charge, multiplicity in ((0, 1), (-1, 1), (0, 3)):
+        atoms.info.update(total_charge=charge, spin_multiplicity=multiplicity)
+        graph = Graph.from_atoms(atoms, model.cutoff)
+        expected, found = model(graph), begun(graph)
+        torch.testing.assert_close(found["energy_short_range"], expected["energy"], rtol=0, atol=1e-10)
+        energies.add(round(float(found["energy_short_range"]), 5))
+    assert len(energies) == 3
+    groups = {
+        group["name"]: len(group["params"])
+        for group in build_optimizer(begun, TrainingConfig.from_dict(options).stages[0]).param_groups
+    }
+    free = [
+        name for name, _ in begun.named_parameters() if name.startswith(("backbone.mace.joint_embedding",))
+    ]
+    assert free
+    frozen = frozen_prefixes(begun, ["embedding"])
+    assert all(name.startswith(frozen) for name in free)
+    assert groups["readouts"] == sum("readout" in name for name, _ in begun.backbone.named_parameters())

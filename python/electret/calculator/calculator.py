@@ -266,7 +266,7 @@ class Calculator(ASECalculator):
         self.state = state(values, system, self.model)
         if "fermi_level" not in self.model.honours:
             self.state.pop("fermi_level", None)
-        if self.model.self_consistent and self.model.variational:
+        elif self.model.self_consistent and self.model.variational:
             self.state["energy_charge_derivative"] = -self.state["fermi_level"]
         self.state["extrapolating"] = self._extrapolations(system)
         unread = conditions.initial_charges_unread(system, self.model.honours)

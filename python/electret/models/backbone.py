@@ -181,7 +181,13 @@ class Backbone(torch.nn.Module):
         """Energies `[n_atoms]` float64 of MACE's output, with those of isolated atoms."""
         # MACE has added its own energies of isolated atoms, with the digits of its dtype.
         isolated = self.mace.atomic_energies_fn(data["node_attrs"])[:, self.head_index].double()
-        return self.e0s.double()[elements] + (output["node_energy"] - isolated)
+        energies = self.e0s.double()[elements] + (output["node_energy"] - isolated)
+        if self.config.use_embedding_readout:
+            # MACE adds it to its total energy alone.
+            embedded = self.mace.node_embedding(data["node_attrs"])
+            embedded = embedded + self.mace.joint_embedding(data["batch"], data)
+            energies = energies + self.mace.embedding_readout(embedded, None)[:, self.head_index].double()
+        return energies
 
 
 def mace_input(
@@ -202,6 +208,8 @@ def mace_input(
         "batch": graph.batch,
         "ptr": graph.ptr,
         "head": torch.full_like(graph.ptr[:-1], head_index),
+        "total_charge": graph.total_charge,
+        "total_spin": graph.spin_multiplicity,
     }
 
 
@@ -274,6 +282,9 @@ def _build_mace(config: BackboneConfig, statistics: Statistics, make: Callable[.
     correlation = config.correlation
     scale: Any = [statistics.scale] * n_heads if n_heads > 1 else statistics.scale
     shift: Any = [statistics.mean] * n_heads if n_heads > 1 else statistics.mean
+    specs = {
+        spec.name: spec.model_dump(exclude={"name"}, exclude_none=True) for spec in config.embedding_specs
+    }
     return make(
         r_max=config.r_max,
         num_bessel=config.num_radial_basis,
@@ -304,6 +315,8 @@ def _build_mace(config: BackboneConfig, statistics: Statistics, make: Callable[.
         heads=list(config.heads),
         readout_cls=_class_named("readout", config.readout, _READOUTS),
         keep_last_layer_irreps=config.keep_last_layer_irreps,
+        embedding_specs=specs or None,
+        use_embedding_readout=config.use_embedding_readout,
         atomic_inter_scale=scale,
         atomic_inter_shift=shift,
     )

@@ -210,8 +210,8 @@ class Model(torch.nn.Module):
     @property
     def honours(self) -> frozenset[str]:
         """Conditions that the energy depends on: `total_charge`, `external_field`, `fermi_level`,
-        `spin_multiplicity`."""
-        return frozenset()
+        `spin_multiplicity`. Here those that the backbone embeds; families add theirs."""
+        return frozenset(self.config.backbone.conditions)
 
     @property
     def feature_widths(self) -> tuple[float, ...]:
@@ -496,6 +496,16 @@ class Model(torch.nn.Module):
                 f"energy of family {self.family!r} does not depend on it; use another family, remove the "
                 f"request, or list {name!r} in ignored_conditions of the model's configuration"
             )
+        for name, spec in self.config.backbone.conditions.items():
+            values = getattr(graph, name)
+            low, high = -spec.offset, (spec.num_classes or 0) - 1 - spec.offset
+            mask = (values != values.round()) | (values < low) | (values > high)
+            if spec.type == "categorical" and bool(mask.any()):
+                system = int(torch.nonzero(mask)[0])
+                raise InputError(
+                    f"{name} = {values[system].tolist():g} of system {system} has no embedding in the model, "
+                    f"which has whole numbers from {low} to {high}; give one of these"
+                )
         return bool(graph.external_field.any())
 
 

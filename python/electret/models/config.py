@@ -131,6 +131,27 @@ def _is_branch(part: int | str) -> bool:
     return isinstance(part, str) and ("[" in part or part in ("int", "float", "str", "constrained-int"))
 
 
+class EmbeddingConfig(StrictConfig):
+    """A condition of a system that MACE embeds beside the elements, as in its `embedding_specs`."""
+
+    name: Literal["total_charge", "total_spin"]
+    """`total_spin` is the multiplicity 2S + 1."""
+    type: Literal["categorical", "continuous"]
+    per: Literal["graph"] = "graph"
+    emb_dim: Width
+    num_classes: Width | None = None
+    """Of a categorical embedding, whose whole numbers are -offset to num_classes - 1 - offset."""
+    offset: int = 0
+    in_dim: Literal[1] = 1
+    use_bias: bool = True
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> EmbeddingConfig:
+        if (self.type == "categorical") != (self.num_classes is not None):
+            raise ValueError("num_classes belongs to type 'categorical', which needs it")
+        return self
+
+
 class BackboneConfig(StrictConfig):
     """Hyperparameters of the hosted `mace.modules.ScaleShiftMACE`, under the names of MACE's command line.
 
@@ -176,6 +197,10 @@ class BackboneConfig(StrictConfig):
     )
     keep_last_layer_irreps: bool = True
     """Keep all irreps in the last layer, so that multipoles read from it too."""
+    embedding_specs: tuple[EmbeddingConfig, ...] = ()
+    """Conditions that the energy depends on by joint embeddings (those of OMOL); in files also a mapping."""
+    use_embedding_readout: bool = False
+    """Adds an energy that is linear in the embedded elements and conditions."""
     avg_num_neighbors: Positive | None = None
     """Normalises the messages; None takes the mean over the training data."""
     heads: tuple[str, ...] = ("Default",)
@@ -198,6 +223,12 @@ class BackboneConfig(StrictConfig):
         data["hidden_irreps"] = " + ".join(f"{channels}x{l}{'eo'[l % 2]}" for l in range(max_l + 1))
         return data
 
+    @field_validator("embedding_specs", mode="before")
+    @classmethod
+    def _named(cls, specs: Any) -> Any:
+        """MACE's mapping by name as a sequence, whose order a file keeps."""
+        return [{"name": name, **spec} for name, spec in specs.items()] if isinstance(specs, dict) else specs
+
     @model_validator(mode="after")
     def _check_heads(self) -> BackboneConfig:
         if not self.heads:
@@ -208,7 +239,14 @@ class BackboneConfig(StrictConfig):
             raise ValueError(
                 f"correlation has {len(self.correlation)} entries for {self.num_interactions} interactions"
             )
+        self.refuse_without_effect(use_embedding_readout=bool(self.embedding_specs))
         return self
+
+    @property
+    def conditions(self) -> dict[str, EmbeddingConfig]:
+        """The embedding of each condition that the short-range energy depends on."""
+        names = {"total_spin": "spin_multiplicity"}
+        return {names.get(spec.name, spec.name): spec for spec in self.embedding_specs}
 
     @property
     def head_index(self) -> int:

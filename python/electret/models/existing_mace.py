@@ -24,6 +24,8 @@ from electret.units import COULOMB_CONSTANT
 
 __all__ = ["describe", "from_mace"]
 
+_EMBEDDED = ("total_charge", "total_spin")
+"""Conditions that joint embeddings can have."""
 _LATENT = ("sigma", "dl", "norm_factor", "remove_self_interaction")
 """Numbers of the Ewald sum of a MACE-LES model."""
 _OF_PEER = ("electric_potential_descriptor.", "coulomb_energy.", "external_field_contribution.")
@@ -146,12 +148,12 @@ def describe(mace: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             f"the model is {given}; only {known} can be hosted. Give the file NAME.model that mace_run_train "
             "writes, not a checkpoint or a compiled model"
         )
-    if hasattr(mace, "joint_embedding"):
-        inputs = ", ".join(getattr(mace, "embedding_specs", {})) or "further inputs"
+    specs = getattr(mace, "embedding_specs", None) or {}
+    further = [name for name, spec in specs.items() if name not in _EMBEDDED or spec["per"] != "graph"]
+    if further or (specs and kind == "PolarMACE"):
         raise InputError(
-            f"the MACE model embeds {inputs} itself (embedding_specs). Joint embeddings are not hosted: "
-            "batches have no spin, and energies of an embedding readout are in no atom's energy. Use a "
-            "foundation model without joint embeddings, and a family that honours the total charge"
+            f"the {kind} embeds {', '.join(further or specs)} (embedding_specs); total_charge and total_spin "
+            "of a system can be, in ScaleShiftMACE and MACELES. Use a model without this embedding"
         )
     mace = _of_e3nn(mace)
     from mace.tools.scripts_utils import extract_config_mace_model  # imports MACE's training tools
@@ -185,6 +187,11 @@ def describe(mace: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         "edge_irreps": None if found["edge_irreps"] is None else str(found["edge_irreps"]),
         "use_edge_irreps_first": bool(found["use_edge_irreps_first"]),
         "readout": found["readout_cls"].__name__ if deep else "NonLinearReadoutBlock",
+        "embedding_specs": {
+            name: {option: value for option, value in spec.items() if option != "key"}
+            for name, spec in specs.items()
+        },
+        "use_embedding_readout": bool(found["use_embedding_readout"]),
         "keep_last_layer_irreps": deep and first == last and o3.Irreps(first).lmax > 0,
         "avg_num_neighbors": float(found["avg_num_neighbors"]),
         "dtype": str(next(mace.parameters()).dtype).removeprefix("torch."),

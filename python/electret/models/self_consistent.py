@@ -26,7 +26,12 @@ from electret.scf.response import RESPONSES, linear_responses
 from electret.scf.solvers import LOST, Anderson, Mixing, Newton, Point, Solution, mixed
 from electret.scf.state import Record, ScfRequest, State
 
-__all__ = ["Parameters", "SelfConsistent"]
+__all__ = ["OF_CHARGE", "Parameters", "SelfConsistent"]
+
+OF_CHARGE = frozenset(
+    {"fukui", "fukui_multipoles", "capacitance", "charge_stiffness", "energy_charge_curvature"}
+)
+"""Derivatives in the charge, which a backbone has none of that embeds whole charges."""
 
 Parameters = dict[str, torch.Tensor]
 """Learned quantities of a family's equations, by name."""
@@ -67,15 +72,18 @@ class SelfConsistent(Model):
 
     @property
     def honours(self) -> frozenset[str]:
-        """Conditions: total charge or Fermi level, and field."""
-        return frozenset({"total_charge", "external_field", "fermi_level"})
+        """Conditions: total charge or Fermi level, and field. A backbone that embeds the total charge needs
+        it as a number."""
+        found = super().honours
+        level = set() if "total_charge" in found else {"fermi_level"}
+        return found | {"total_charge", "external_field"} | level
 
     @property
     def available_properties(self) -> frozenset[str]:
         """Derivatives through the density, and responses at the solution."""
         fixed_point = frozenset() if self.variational else frozenset({"stability"})
-        own = {"energies", "potentials", "fukui", "fukui_multipoles", "capacitance"}
-        return DIFFERENTIATED | own | fixed_point
+        found = DIFFERENTIATED | {"energies", "potentials"} | OF_CHARGE | fixed_point
+        return found - OF_CHARGE if "total_charge" in super().honours else found
 
     # --- equations of a family ---
 

@@ -40,6 +40,10 @@ class Polar(Model):
                 f"electrostatics.max_l = {options.max_l} and features_max_l = {options.features_max_l}; "
                 "MACE-POLAR-1 has charges and dipoles, so give at most 1"
             )
+        if config.backbone.embedding_specs:
+            raise InputError(
+                "backbone.embedding_specs does nothing in MACE-POLAR-1, which has charge and spin; remove it"
+            )
         make = partial(
             make_polar,
             atomic_multipoles_max_l=options.max_l,
@@ -75,8 +79,6 @@ class Polar(Model):
             "pbc": graph.pbc,
             "rcell": torch.zeros_like(data["cell"]),  # for sums over waves, which MACE leaves to the kernels
             "volume": torch.zeros_like(graph.total_charge),
-            "total_charge": graph.total_charge,
-            "total_spin": graph.spin_multiplicity,
             "external_field": -graph.external_field,  # the energy is +F·D in MACE
             "fermi_level": torch.zeros_like(graph.total_charge),
         }

@@ -30,6 +30,7 @@ _BACKBONE = (
         "hidden_irreps",
     ),
     *("num_channels", "max_L", "MLP_irreps", "correlation", "gate", "avg_num_neighbors"),
+    *("embedding_specs", "use_embedding_readout"),
 )
 
 TOP_LEVEL_ALIASES: dict[str, str] = {
@@ -45,6 +46,7 @@ TOP_LEVEL_ALIASES: dict[str, str] = {
     "lora_alpha": "model.lora.alpha",
     **{name: f"data.{name}" for name in _DATA},
     **{f"{name}_key": f"data.keys.{name}" for name in _KEYS},
+    "total_spin_key": "data.keys.spin_multiplicity",
     **{name: f"model.backbone.{name}" for name in _BACKBONE},
     "atomic_multipoles_max_l": "model.electrostatics.max_l",
     "atomic_multipoles_smearing_width": "model.electrostatics.sigma",
@@ -97,6 +99,7 @@ WITHOUT_COUNTERPART: dict[str, str] = {
         "name the earlier data and their weight in data.replay; a model has one head in training",
     ),
     "foundation_head": "set model.backbone.head",
+    "foundation_filter_elements": "leave it out: a model keeps all elements of its start",
     "restart_latest": "run 'electret train ... --resume'",
     "virials_weight": "weight the stress, to which virials are converted",
     "compute_stress": "the stress is computed where it is needed",

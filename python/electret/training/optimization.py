@@ -35,7 +35,7 @@ def parameter_groups(model: torch.nn.Module) -> dict[str, list[tuple[str, torch.
         if parts[0] != "backbone":
             group = "electrostatics"
         else:
-            group = "readouts" if "readouts" in parts else "backbone"
+            group = "readouts" if {"readouts", "embedding_readout"} & set(parts) else "backbone"
         groups[group].append((name, parameter))
     return groups
 
@@ -46,11 +46,12 @@ def frozen_prefixes(model: torch.nn.Module, parts: Sequence[str]) -> tuple[str, 
     Raises `InputError` for a part that the backbone does not have.
     """
     modules = {name for name, _ in model.named_modules()}
+    joint = ["joint_embedding"] if "backbone.mace.joint_embedding" in modules else []
     found: list[str] = []
     for part in parts:
         kind, _, index = part.partition(" ")
         names = {
-            "embedding": ("node_embedding", "radial_embedding"),
+            "embedding": ("node_embedding", "radial_embedding", *joint),
             "layer": (f"interactions.{index}", f"products.{index}"),
             "readout": (f"readouts.{index}",),
         }.get(kind, ())

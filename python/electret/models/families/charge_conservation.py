@@ -26,7 +26,7 @@ class ShiftedCharges(Model):
     @property
     def honours(self) -> frozenset[str]:
         """The field always; the total charge with `conserve_charge`."""
-        return frozenset({"external_field"}) | ({"total_charge"} - self.predicts)
+        return super().honours | {"external_field"} | ({"total_charge"} - self.predicts)
 
     @property
     def predicts(self) -> frozenset[str]:

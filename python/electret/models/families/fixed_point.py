@@ -18,7 +18,7 @@ from electret.models.families.density_energies import InvariantEnergy, Quadratic
 from electret.models.families.updates import ManyBodyUpdate, OneBodyUpdate
 from electret.models.hosted import o3
 from electret.models.readouts import MultipoleReadout
-from electret.models.self_consistent import Parameters, SelfConsistent
+from electret.models.self_consistent import OF_CHARGE, Parameters, SelfConsistent
 from electret.models.start.density import unit_norm
 from electret.models.start.elements import element_charges
 from electret.models.start.statistics import Statistics
@@ -329,14 +329,7 @@ class FixedPoint(SelfConsistent):
         found = super().available_properties
         if self.config.fixed_point.responding == "all":
             return found
-        of_charge = {
-            "fukui",
-            "fukui_multipoles",
-            "capacitance",
-            "charge_stiffness",
-            "energy_charge_curvature",
-        }
-        return found - of_charge | {"dielectric_tensor"}
+        return found - OF_CHARGE | {"dielectric_tensor"}
 
     @property
     def feature_widths(self) -> tuple[float, ...]:

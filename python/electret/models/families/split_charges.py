@@ -39,7 +39,7 @@ class SplitCharges(Model):
     @property
     def honours(self) -> frozenset[str]:
         """Total charge and field."""
-        return frozenset({"total_charge", "external_field"})
+        return super().honours | {"total_charge", "external_field"}
 
     def density(self, structure: Structure, features: list[torch.Tensor]) -> Density:
         """Multipoles `[n_atoms, (max_l+1)^2]` and each atom's share of the polarisation, `[n_atoms, 3]`."""
