@@ -6,12 +6,11 @@ import pytest
 import torch
 
 import devices
-from electret.calculator import Calculator
 from electret.graph import Graph
 from electret.models import FAMILIES, SELF_CONSISTENT, build
 from electret.scf.state import ScfRequest
 from electret.testing import assert_close, check_model
-from labelled_device import Labelled, MixedDevices, found_as_cuda, labelled, to_labelled
+from labelled_device import Labelled, MixedDevices, labelled, to_labelled
 from model_cases import STATISTICS, bulk, in_field, model_config, molecule, small_model
 
 MANY_BODY = {"update": "many_body", "channels": 4, "hidden": 8, "energy": "none"}
@@ -83,26 +82,6 @@ def test_finding_densities_on_a_labelled_device(family, finder):
         if finder == "anderson":  # extrapolations of an unfinished search would amplify rounding
             assert bool(result["scf_converged"].all())
         compared(result, expected)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_calculators_on_a_labelled_device(family):
-    """Steps of dynamics, stress and responses, with neighbours found on the device."""
-    devices.require("emulated")
-    crystal, moved = bulk(), bulk()
-    crystal.calc = Calculator(build(model_config(family), STATISTICS, seed=1))
-    with found_as_cuda():
-        there = Calculator(build(model_config(family), STATISTICS, seed=1), device="cuda")
-        moved.calc = there
-        for _ in range(2):
-            found = moved.get_potential_energy(), moved.get_forces(), moved.get_stress()
-            moved.positions += 0.01
-        if family in SELF_CONSISTENT:
-            assert there.response(moved)
-    crystal.positions += 0.01
-    expected = crystal.get_potential_energy(), crystal.get_forces(), crystal.get_stress()
-    for ours, theirs in zip(found, expected, strict=True):
-        assert_close("result", ours, theirs, 1e-9)
 
 
 def test_the_labels_find_mixed_devices():
