@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import struct
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from electret import Calculator
 from electret.errors import InputError
+from electret.models import load, read_header
+from electret.models.header import is_pickle
 from electret.models.pickles import _described, placeholder_packages, read_pickle
 
 PACKAGE = "absent_package_of_a_test"
@@ -62,9 +67,15 @@ def test_nothing_is_read_without_a_word_of_trust(file: Path, tmp_path: Path) -> 
             return Path.touch, (tmp_path / "ran",)
 
     torch.save(Planted(), tmp_path / "planted.model")
-    with pytest.raises(InputError, match="trust: true in YAML"):
-        read_pickle(tmp_path / "planted.model", f"{__name__}:described", trust=False)
+    torch.save(Planted(), tmp_path / "older.model", _use_new_zipfile_serialization=False)
+    for path in (tmp_path / "planted.model", tmp_path / "older.model"):
+        for read in (load, read_header, Calculator, partial(read_pickle, describe="a:b", trust=False)):
+            with pytest.raises(InputError, match=rf"{path.name} is a pickle.*trust: true in YAML, or"):
+                read(path)
     assert not (tmp_path / "ran").exists()
+    # the length of this header begins as a pickle
+    (tmp_path / "tensors").write_bytes(struct.pack("<Q", 0x280) + b"{" + 639 * b" ")
+    assert not is_pickle(tmp_path / "tensors")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from electret.kernels.inputs import require_precision
 from electret.models import BackboneConfig, Model, ModelConfig, build, from_mace, load, read_header
 from electret.models.backbone import load_tensors
 from electret.models.config import LEAST_SINGLE
+from electret.models.header import is_pickle
 
 __all__ = ["frozen_model"]
 
@@ -37,7 +37,7 @@ def frozen_model(
     ranges: dict[str, Any] = {}
     if isinstance(model, Model):
         found = _copy(model, wanted).to(place)
-    elif isinstance(model, torch.nn.Module) or (trust and Path(model).suffix != ".electret"):
+    elif isinstance(model, torch.nn.Module) or is_pickle(model):
         options = {} if wanted is None else {"dtype": str(wanted).removeprefix("torch.")}
         found = from_mace(model, BackboneConfig.parse(options), trust=trust).to(place)
     else:

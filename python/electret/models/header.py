@@ -12,7 +12,16 @@ from typing import Any
 from electret._native import __version__
 from electret.errors import InputError
 
-__all__ = ["CHECKSUM_KEY", "FORMAT_VERSION", "HEADER_KEY", "ModelFileError", "read_header", "text_checksum"]
+__all__ = [
+    "CHECKSUM_KEY",
+    "FORMAT_VERSION",
+    "HEADER_KEY",
+    "ModelFileError",
+    "is_pickle",
+    "read_header",
+    "text_checksum",
+    "untrusted",
+]
 
 FORMAT_VERSION = 3
 """Raised when a change makes files unreadable for earlier versions; every released version stays readable."""
@@ -33,6 +42,24 @@ _LENGTH = struct.Struct("<Q")
 
 class ModelFileError(InputError):
     """A model file cannot be read: the message names the file, the reason and a remedy."""
+
+
+def is_pickle(path: str | os.PathLike[str]) -> bool:
+    """True for a file that begins as those of `torch.save` do, and not as a safetensors file."""
+    if not Path(path).is_file():
+        return False
+    with open(path, "rb") as file:
+        start = file.read(_LENGTH.size + 1)
+    return start.startswith((b"PK\x03\x04", b"\x80")) and not start.endswith(b"{")
+
+
+def untrusted(path: str | os.PathLike[str]) -> str:
+    """Message about a pickle without a word of trust."""
+    return (
+        f"{path} is a pickle, and reading it runs whatever code it holds. If it is from a source that you "
+        "trust, say so: trust=True in Python (Calculator, from_mace), trust: true in YAML, or "
+        f"'electret import {path} -o {Path(path).stem}.electret --trust' on the command line"
+    )
 
 
 def text_checksum(text: str) -> str:
@@ -87,6 +114,8 @@ def _safetensors_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     if not Path(path).is_file():
         reason = "not a regular file" if Path(path).exists() else "no such file"
         raise ModelFileError(f"{path}: {reason}; give the path of an .electret file")
+    if is_pickle(path):
+        raise ModelFileError(untrusted(path))
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size

@@ -30,6 +30,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from electret.errors import ElectretError, InputError
+from electret.models.header import untrusted
 
 __all__ = ["Placeholder", "placeholder_packages", "read_pickle", "trusted_pickle"]
 
@@ -94,12 +95,12 @@ def trusted_pickle(path: str | os.PathLike[str], trust: bool) -> Path:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file; give the path of a model file")
-    if not trust:
         raise InputError(
-            f"{path} is a pickle, and reading it runs whatever code it holds. If it is from a source that "
-            "you trust, say so: trust=True in Python, --trust on the command line, trust: true in YAML"
+            f"{path}: no such file; give the path of a model file (those that mace-torch downloads by name, "
+            "as 'small', are in ~/.cache/mace)"
         )
+    if not trust:
+        raise InputError(untrusted(path))
     return path
 
 
