@@ -255,8 +255,20 @@ def test_names_of_mace() -> None:
     assert config.model.lora is not None
     assert config.model.lora.rank == 8
     assert config.stages[0].freeze == ("embedding",)
-    with pytest.raises(InputError, match=r"data.replay"):
-        TrainingConfig.from_dict({**options, "multiheads_finetuning": True})
+    for change, match in (
+        ({"multiheads_finetuning": True}, r"data.replay"),
+        ({"foundation_filter_elements": True}, "leave it out: a model keeps all elements"),
+        ({"freeze": 5}, r"freeze: 5 counts parts in MACE; name them here"),
+        ({"stage_two_lr": 1e-4}, "write a second entry in 'stages'"),
+    ):
+        with pytest.raises(InputError, match=match):
+            TrainingConfig.from_dict({**options, **change})
+    polar = {"train_file": "a.xyz", "model": "PolarMACE", "max_num_epochs": 1, "freeze": 0}
+    polar |= {"field_feature_widths": "[1.0, 2.5]", "num_recursion_steps": 2, "field_si": True}
+    config = TrainingConfig.from_dict(polar)
+    assert config.model.electrostatics.widths == (1.0, 2.5)
+    assert (config.model.polar.steps, config.model.polar.features_self_interaction) == (2, True)
+    assert config.stages[0].freeze == ()
 
 
 def test_a_start_with_joint_embeddings(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,22 @@ _BACKBONE = (
         "hidden_irreps",
     ),
     *("num_channels", "max_L", "MLP_irreps", "correlation", "gate", "avg_num_neighbors"),
-    *("embedding_specs", "use_embedding_readout"),
+    *("embedding_specs", "use_embedding_readout", "apply_cutoff", "edge_irreps"),
+    *("use_reduced_cg", "use_so3", "use_agnostic_product", "use_last_readout_only", "use_edge_irreps_first"),
 )
+_POLAR = {
+    "atomic_multipoles_max_l": "electrostatics.max_l",
+    "atomic_multipoles_smearing_width": "electrostatics.sigma",
+    "field_feature_max_l": "electrostatics.features_max_l",
+    "field_feature_widths": "electrostatics.widths",
+    "field_feature_norms": "polar.feature_norms",
+    "field_norm_factor": "polar.field_norm_factor",
+    "field_si": "polar.features_self_interaction",
+    "include_electrostatic_self_interaction": "polar.self_interaction",
+    "add_local_electron_energy": "polar.local_energy",
+    "num_recursion_steps": "polar.steps",
+    "kspace_cutoff_factor": "polar.kspace_cutoff_factor",
+}
 
 TOP_LEVEL_ALIASES: dict[str, str] = {
     "work_dir": "output",
@@ -48,8 +62,7 @@ TOP_LEVEL_ALIASES: dict[str, str] = {
     **{f"{name}_key": f"data.keys.{name}" for name in _KEYS},
     "total_spin_key": "data.keys.spin_multiplicity",
     **{name: f"model.backbone.{name}" for name in _BACKBONE},
-    "atomic_multipoles_max_l": "model.electrostatics.max_l",
-    "atomic_multipoles_smearing_width": "model.electrostatics.sigma",
+    **{name: f"model.{place}" for name, place in _POLAR.items()},
 }
 """MACE's name -> key path here."""
 
@@ -85,21 +98,48 @@ STAGE_ALIASES: dict[str, str] = {
 make one stage `main` if the config has no `stages`. `optimizer`, `scheduler` and `loss` are aliases only if
 their value is a name; mappings are the options of the same name here."""
 
+_OF_SECOND_STAGE = (
+    *("lr", "energy_weight", "forces_weight", "stress_weight", "virials_weight"),
+    *("dipole_weight", "polarizability_weight"),
+)
 _SECOND_STAGE = "write a second entry in 'stages' with its own lr and loss"
 _ONE_FOLDER = "everything a run writes is in the folder 'output'"
 
 WITHOUT_COUNTERPART: dict[str, str] = {
-    **dict.fromkeys(("swa", "start_swa", "swa_lr", "swa_energy_weight", "swa_forces_weight"), _SECOND_STAGE),
-    **dict.fromkeys(
-        ("swa_stress_weight", "swa_dipole_weight", "stage_two", "start_stage_two"), _SECOND_STAGE
-    ),
+    **dict.fromkeys(("swa", "start_swa", "stage_two", "start_stage_two"), _SECOND_STAGE),
+    **{f"{stage}_{name}": _SECOND_STAGE for stage in ("swa", "stage_two") for name in _OF_SECOND_STAGE},
     **dict.fromkeys(("log_dir", "model_dir", "checkpoints_dir", "results_dir"), _ONE_FOLDER),
     **dict.fromkeys(
-        ("multiheads_finetuning", "pt_train_file", "weight_pt_head", "num_samples_pt"),
+        (
+            *("multiheads_finetuning", "pt_train_file", "pt_valid_file", "weight_pt_head", "num_samples_pt"),
+            *("filter_type_pt", "subselect_pt", "pseudolabel_replay", "force_mh_ft_lr"),
+            *("heads", "head_key"),
+        ),
         "name the earlier data and their weight in data.replay; a model has one head in training",
     ),
     "foundation_head": "set model.backbone.head",
-    "foundation_filter_elements": "leave it out: a model keeps all elements of its start",
+    "foundation_model_readout": "leave it out: a model keeps the readouts of its start",
+    "lora": "give lora_rank, and lora_alpha",
+    "lr_params_factors": "give lr as a mapping of backbone, readouts and electrostatics, and freeze",
+    **dict.fromkeys(
+        ("fixedpoint_update_config", "field_readout_config"),
+        "leave it out: family polar has the default of mace-torch",
+    ),
+    "quadrupole_feature_corrections": "leave it out: graph_longrange does not read it",
+    **dict.fromkeys(
+        ("atomic_numbers", "mean", "std", "statistics_file", "compute_avg_num_neighbors"),
+        "leave it out: it is found from the training data, or that of the start",
+    ),
+    **dict.fromkeys(("enable_cueq", "only_cueq", "enable_oeq"), "leave it out: modules are those of e3nn"),
+    **dict.fromkeys(("distributed", "launcher"), "leave it out: a run is one process on one device"),
+    **dict.fromkeys(
+        ("wandb", "plot", "plot_frequency", "error_table"),
+        "see tensorboard, plots and the tables of the run",
+    ),
+    **dict.fromkeys(
+        ("foundation_filter_elements", "foundation_model_elements"),
+        "leave it out: a model keeps all elements of its start",
+    ),
     "restart_latest": "run 'electret train ... --resume'",
     "virials_weight": "weight the stress, to which virials are converted",
     "compute_stress": "the stress is computed where it is needed",
@@ -139,8 +179,18 @@ def _mapping(value: Any) -> Any:
 
 def _list(value: Any) -> Any:
     if isinstance(value, str) and value.strip().startswith("["):
-        return [int(word) for word in value.strip(" []").split(",")]
+        return [float(word) if "." in word else int(word) for word in value.strip(" []").split(",")]
     return value
+
+
+def _freeze(value: Any) -> Any:
+    """MACE counts groups of parts."""
+    if isinstance(value, int) and value != 0:
+        raise InputError(
+            f"freeze: {value} counts parts in MACE; name them here, as [embedding, layer 0] (embedding, "
+            "layer N, readout N, from 0)"
+        )
+    return value or ()
 
 
 _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
@@ -150,7 +200,10 @@ _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "data.scaling": lambda value: _SCALINGS.get(value, value) if isinstance(value, str) else value,
     "data.e0s": _e0s,
     "data.config_type_weights": _mapping,
-    "model.backbone.radial_MLP": _list,
+    **dict.fromkeys(
+        ("model.backbone.radial_MLP", "model.electrostatics.widths", "model.polar.feature_norms"), _list
+    ),
+    "freeze": _freeze,
     "ema_decay": lambda value: {True: 0.99, False: None}[value] if isinstance(value, bool) else value,
 }
 
