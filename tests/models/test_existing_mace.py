@@ -122,6 +122,8 @@ def test_models_of_other_kinds_are_refused() -> None:
     with pytest.raises(InputError, match=r"a dictionary with model, optimizer.*not a checkpoint"):
         describe({"model": {}, "optimizer": {}})
     mace = small_mace()
+    with pytest.raises(InputError, match="mode = 'exact' is an option of MACE-POLAR-1"):
+        from_mace(mace, mode="exact")
     mace.embedding_specs = {"temperature": {"per": "graph"}, "total_charge": {"per": "graph"}}
     with pytest.raises(InputError, match=r"embeds temperature .*Use a model without"):
         from_mace(mace, config_around())

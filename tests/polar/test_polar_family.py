@@ -16,8 +16,7 @@ import electret.polar
 from electret import Calculator
 from electret.errors import InputError
 from electret.graph import Graph
-from electret.models import build, save
-from electret.models.config import ModelConfig
+from electret.models import BackboneConfig, ModelConfig, build, save
 from model_cases import STATISTICS, model_config, small_model
 from polar_models import crystal, mace_batch, molecule, polar_model, slab, under
 
@@ -141,8 +140,11 @@ def test_an_object_becomes_a_model_and_a_file(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"'Other' in {name}"):
             electret.polar.from_mace(mace)
         vars(mace)[name] = given
+    mace.largest_dipole = 0.5
+    with pytest.raises(InputError, match=r"has largest_dipole = 0\.5, where .* has None"):
+        electret.polar.from_mace(mace)
     with pytest.raises(InputError, match="'dft' is not a head"):
-        electret.polar.from_mace(mace, head="dft")
+        electret.polar.from_mace(mace, BackboneConfig.parse({"head": "dft"}))
 
 
 def test_spins_that_cannot_be_are_refused() -> None:

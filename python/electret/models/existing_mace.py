@@ -39,6 +39,11 @@ _MOVED = {
     "graph_longrange.features:GTOElectrostaticFeatures": "electret.polar.pickles:GTOElectrostaticFeatures",
     "graph_longrange.energy:GTOElectrostaticEnergy": "electret.polar.pickles:GTOElectrostaticEnergy",
 }
+_WITHOUT_ENERGY = (
+    *("training", "lammps_mliap", "return_electrostatic_potentials", "pbc_handling"),
+    "quadrupole_feature_corrections",  # which no version of graph_longrange reads
+)
+"""Attributes of a PolarMACE that do not enter its energy."""
 _UNUSED = ("pair_repulsion_fn.r_max", "pair_repulsion_fn.cutoff.r_max", "pair_repulsion_fn.cutoff.p")
 """Buffers of earlier versions of mace-torch that entered no result."""
 
@@ -50,6 +55,7 @@ def from_mace(
     charges: dict[int, float] | None = None,
     *,
     trust: bool = False,
+    mode: str | None = None,
 ) -> Model:
     """A model whose backbone is a copy of an existing MACE model, foundation models too.
 
@@ -67,6 +73,7 @@ def from_mace(
         seed: for the parameters that the family adds.
         charges: mean labelled charge by atomic number, for `fixed_charges` without configured charges.
         trust: for a file: it is a pickle from a trusted source, and may be read (in another process).
+        mode: of MACE-POLAR-1 in place of `config.polar.mode`, `"exact"` or `"as_trained"`.
 
     Raises:
         InputError: a file without `trust`, or a model that cannot be hosted, with the reason and a remedy.
@@ -82,6 +89,10 @@ def from_mace(
             moved=_MOVED,
         )
     latent, polar = found["latent"], found["polar"]
+    if mode is not None:
+        if polar is None:
+            raise InputError(f"mode = {mode!r} is an option of MACE-POLAR-1 alone; remove it")
+        polar["polar"]["mode"] = mode
     if not isinstance(config, ModelConfig):
         family = "latent_ewald" if latent else "polar" if polar else "mace"
         config = ModelConfig(family=family, backbone=config or BackboneConfig())
@@ -118,6 +129,8 @@ def from_mace(
             "of cuequivariance (use_reduced_cg), which need that package here too"
         ) from error
     rebuilt = _probe(model.backbone.mace, backbone, found["elements"], index)
+    if polar is not None:
+        _check_attributes(polar["attributes"], model.backbone.mace)
     if not math.isclose(found["probe"][index], rebuilt, rel_tol=1e-4, abs_tol=1e-4):
         raise InputError(
             f"the rebuilt MACE gives {rebuilt:.6f} eV for a probe cluster where the original gives "
@@ -337,7 +350,36 @@ def _polar(found: Mapping[str, Any], mace: Any) -> dict[str, Any]:
             "field_norm_factor": float(found["field_norm_factor"]),
             "kspace_cutoff_factor": float(found["kspace_cutoff_factor"]),
         },
+        "attributes": _attributes(mace),
     }
+
+
+def _attributes(mace: Any) -> dict[str, Any]:
+    """Plain attributes of a PolarMACE that may enter its energy, and its nested options."""
+    options = {key: value for name in _POLAR_CLASSES for key, value in getattr(mace, name, {}).items()}
+    of_class = {"type", "potential_embedding_cls", "nonlinearity_cls"}  # one class each, checked elsewhere
+    found = {**vars(mace), **{key: value for key, value in options.items() if key not in of_class}}
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, (bool, int, float, str)) and name not in _WITHOUT_ENERGY
+    }
+
+
+def _check_attributes(given: Mapping[str, Any], rebuilt: Any) -> None:
+    """Refuse a PolarMACE with an option that its description lacks.
+
+    Raises:
+        InputError: an attribute that the rebuilt model does not have, or not with this value.
+    """
+    present = _attributes(rebuilt)
+    for name, value in given.items():
+        if present.get(name) != value:
+            raise InputError(
+                f"the PolarMACE has {name} = {value!r}, where a model of family 'polar' has "
+                f"{present.get(name)}; it may change the energy, so the model runs in the mace-torch that "
+                "wrote it alone (electret.polar.accelerate)"
+            )
 
 
 def _polar_config(config: ModelConfig, polar: Mapping[str, Any]) -> ModelConfig:

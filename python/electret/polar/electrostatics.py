@@ -15,7 +15,6 @@ from typing import Any, Literal, get_args
 import torch
 
 from electret.errors import InputError
-from electret.kernels.arguments import Options
 from electret.polar.waves import Waves
 from electret.scf.electrostatics import Electrostatics
 from electret.support.locks import cached_property
@@ -246,8 +245,3 @@ class PolarElectrostatics(Electrostatics):
             found.append(factor * (values[:, :, [2, 3, 1]] - values[:, :, :1]))
         result = torch.cat(found, dim=2)
         return result + self._own_features(p) if self.features_self_interaction else result
-
-
-def options_of(accuracy: float, method: str, precision: str, self_interaction: bool) -> Options:
-    """Settings of the kernels."""
-    return Options(None, method, accuracy, precision, self_interaction)

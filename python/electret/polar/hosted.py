@@ -22,9 +22,10 @@ from typing import Any
 import torch
 
 from electret.errors import ElectretError, InputError
+from electret.kernels.arguments import Options
 from electret.models.hosted import quiet
 from electret.models.pickles import Placeholder
-from electret.polar.electrostatics import PolarElectrostatics, options_of
+from electret.polar.electrostatics import PolarElectrostatics
 
 __all__ = [
     "PARTS",
@@ -284,7 +285,7 @@ def polar_electrostatics(
         batch=batch,
         sigma=positions.new_full((len(positions),), float(model.atomic_multipoles_smearing_width)),
         max_l=int(model.atomic_multipoles_max_l),
-        options=options_of(settings.accuracy, settings.method, settings.precision, own),
+        options=Options(None, settings.method, settings.accuracy, settings.precision, own),
         widths=tuple(float(width) for width in model.field_feature_widths),
         features_max_l=int(model.field_feature_max_l),
         features_self_interaction=bool(model.field_si),
