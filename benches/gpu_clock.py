@@ -40,7 +40,7 @@ class Clock(Protocol):
         """Waits for everything queued."""
 
     def card(self) -> dict[str, Any]:
-        """The device, as torch and the driver tell it."""
+        """Name, memory, driver and clocks of the device, from torch and the driver."""
 
     def use(self) -> AbstractContextManager[None]:
         """Within it tensors of `device` go to the device."""

@@ -1,4 +1,4 @@
-"""Errors of method="mesh" in units of the accuracy asked for.
+"""Errors of method="mesh" in units of the requested accuracy.
 
 ``python benches/mesh_accuracy.py --large`` writes ``benches/results/mesh_accuracy.md``: for each system,
 degree, width and boundary the relative RMS error of the forces and of the features, and the largest error of
@@ -79,9 +79,8 @@ def main() -> None:
     quantiles = np.quantile(forces_array, [0.05, 0.5, 0.95])
     summary = (
         f"{len(forces)} ratios of forces: largest {forces_array.max():.2g}, {np.sum(forces_array > 1)} above "
-        "1; "
-        f"5, 50, 95 %: {quantiles[0]:.2g}, {quantiles[1]:.2g}, {quantiles[2]:.2g}; "
-        f"geometric mean {np.exp(np.log(forces_array).mean()):.2g}."
+        f"1; 5, 50, 95 %: {quantiles[0]:.2g}, {quantiles[1]:.2g}, {quantiles[2]:.2g}; geometric mean "
+        f"{np.exp(np.log(forces_array).mean()):.2g}."
     )
     columns = [f"F {accuracy:.0e}" for accuracy in accuracies] + ["energy", "features", "virial"]
     header = [

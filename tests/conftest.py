@@ -1,4 +1,4 @@
-"""Device of the numpy layer, counts of tests left out for want of a device or for their time."""
+"""Device of the numpy layer, counts of tests left out for lack of a device or for their time."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def pytest_testnodedown(node):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Loud counts of the tests that were left out, for their time or for want of a GPU."""
+    """Loud counts of the tests that were left out, for their time or for lack of a GPU."""
     left_out = terminalreporter.config.stash.get(LEFT_OUT, 0)
     if left_out:
         terminalreporter.write_sep(

@@ -71,7 +71,7 @@ class Labelled(torch.Tensor):
             for leaf in tree_flatten((args, kwargs))[0]
             if isinstance(leaf, torch.Tensor) and not isinstance(leaf, Labelled) and leaf.dim() > 0
         ]
-        if name.startswith("electret::"):  # autograd's zeros for what has no gradient do not know the label
+        if name.startswith("electret::"):  # autograd's zeros for missing gradients carry no label
             plain = [tensor for tensor in plain if bool(tensor.any())]
         # a tensor may have indices of the CPU, but not the other way round
         indexed = name.startswith("aten::index") and not isinstance(args[0], Labelled)
@@ -108,12 +108,12 @@ def _moved(tensor: torch.Tensor, device: torch.device | None) -> torch.Tensor:
     return _Move.apply(tensor) if wanted != isinstance(tensor, Labelled) and device is not None else tensor
 
 
-# Composite operations that make tensors of their own in C++, where the label is not seen.
+# Composite operations that create tensors in C++, where they get no label.
 UNWRAPPED = (torch.nn.functional.one_hot, torch.bincount)
 
 
 class _Labels(TorchFunctionMode):
-    """Sends what is asked of cuda to labelled tensors."""
+    """Redirects requests to cuda to labelled tensors."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})

@@ -53,7 +53,7 @@ class DeviceFunctions:
         self.emulated, self.precision = device == "emulated", precision
 
     def tensor(self, values: Any) -> Any:
-        """A value whose arrays are copies on the device, and whose precision is the one wanted there."""
+        """A value whose arrays are copies on the device, and whose precision is that of the device."""
         if isinstance(values, np.ndarray):
             return torch.from_numpy(np.ascontiguousarray(values).copy()).to(self.device)
         if isinstance(values, Options):

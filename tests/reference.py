@@ -5,7 +5,7 @@ weighted sum over wave vectors, ``U(q, p) = sum_k W(k) Re[conj(chi_q(k)) rho_p(k
 
 * periodic axes: the reciprocal lattice; k = 0 left out with three of them;
 * open axes: trapezoidal rule, exact to rounding when the spacing 2 pi / L has L beyond the reach of the
-  kernel. Where the wave vector has no component along the periodic axes the kernel has a long tail and is cut
+  kernel. If the wave vector has no component along the periodic axes the kernel has a long tail and is cut
   at a radius R that contains all atoms with their tails: sheet -2 pi |z| and line -2 ln(rho / Å), whose
   transforms on [0, R] are elementary;
 * no periodic axis: spherical quadrature of 1/k², Gauss-Legendre in k and cos(theta), trapezoidal in phi.

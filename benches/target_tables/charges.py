@@ -104,7 +104,7 @@ def first_within(
     threads: int,
 ) -> Row:
     """The fastest of the survey that keeps the limit at this size too; the best three are timed with care at
-    the sizes of the survey. Where none reaches it, the most accurate."""
+    the sizes of the survey. If none reaches it, the most accurate."""
     fit = [settings for settings, difference, _ in found if difference <= limit]
     if not fit:
         fit = [settings for settings, _, _ in sorted(found, key=lambda entry: entry[1])[:1]]

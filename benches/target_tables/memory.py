@@ -18,7 +18,7 @@ class PeakMemory:
         self.baseline = _status("VmRSS")
 
     def restart(self) -> None:
-        """Forget the peak so far."""
+        """Reset the peak."""
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
 

@@ -85,7 +85,7 @@ def add_waters(rng: np.random.Generator, atoms: Atoms, n_waters: int) -> Atoms:
 
 
 def silver_slab(rng: np.random.Generator, n_waters: int, ion: str | None, vacuum: float) -> Atoms:
-    """Ag(111) 2 × 2 with 3 or 4 layers, waters on top and, if asked, an ion (``"Na"``, ``"Cl"``); 3-D
+    """Ag(111) 2 × 2 with 3 or 4 layers, waters on top and optionally an ion (``"Na"``, ``"Cl"``); 3-D
     periodic."""
     slab = fcc111("Ag", (2, 2, int(rng.integers(3, 5))), a=SILVER_LATTICE_CONSTANT)
     top = slab.positions[:, 2].max()

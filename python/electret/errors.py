@@ -1,4 +1,4 @@
-"""Exceptions of the package. Those of the native layer are defined there."""
+"""Exceptions of the package. The native layer defines its own."""
 
 from __future__ import annotations
 

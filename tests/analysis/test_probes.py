@@ -27,7 +27,7 @@ from model_cases import molecule, slab, small_model
 
 
 def silent(_: str) -> None:
-    """Progress of nobody."""
+    """Progress that is not shown."""
 
 
 def store(path: Path, frames: list[Atoms]) -> Path:

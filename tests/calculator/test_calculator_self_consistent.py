@@ -1,6 +1,7 @@
 """The calculator of self-consistent models: charge control, warm start, failure, responses, extrapolation.
 
-On a toy whose answers follow from linear algebra; the families are in `test_calculator_families.py`.
+Checked on a toy whose solution follows from linear algebra; the families are in
+`test_calculator_families.py`.
 """
 
 import copy

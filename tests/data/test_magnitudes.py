@@ -1,4 +1,4 @@
-"""Units and signs that no system has are told from the numbers of a data set."""
+"""Wrong units and signs are detected from the numbers of a data set."""
 
 from __future__ import annotations
 

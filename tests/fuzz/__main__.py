@@ -11,7 +11,7 @@ from fuzz import watch
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the areas one after the other, each in as many processes as asked for."""
+    """Runs the areas one after the other, each in the given number of processes."""
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=watch.__doc__)
     parser.add_argument("--area", choices=watch.AREAS, action="append", help="default: all")
     parser.add_argument("--minutes", type=float, default=10.0, help="for all areas together")

@@ -1,4 +1,4 @@
-"""Calls of the numpy layer that ask for too much: at most 20 atoms with tiny and huge lengths, needle-like,
+"""Calls of the numpy layer beyond its bounds: at most 20 atoms with tiny and huge lengths, needle-like,
 sheared and nearly singular cells, fine accuracies, methods by name, high orders, batches."""
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def call(function: str, values: dict[str, Any], changed: dict[str, str], order: 
 
 
 def tensor(value: Any, change: str) -> Any:
-    """Arrays as tensors, of another type where that is asked for; everything else as it is."""
+    """Arrays as tensors, converted to another type if one is given; other values unchanged."""
     import torch
 
     if not isinstance(value, np.ndarray) or change == "numpy":

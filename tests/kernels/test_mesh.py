@@ -295,8 +295,8 @@ def test_forces_are_the_gradient_of_the_interpolated_energy(corners):
 
 
 def test_stress_is_the_strain_derivative_of_the_interpolated_energy(corners):
-    """Strain of periodic directions only, since the span along open ones sets the mesh. Where the number of
-    mesh points changes between the steps the energy jumps: of cells of several sizes the first one without a
+    """Strain of periodic directions only, since the span along open ones sets the mesh. The energy jumps if
+    the number of mesh points changes between the steps: of cells of several sizes the first one without a
     jump (by the fourth differences of the energy) is taken."""
     system, axes = corners
     # open rows normal to the periodic ones, so that the strain leaves the span alone

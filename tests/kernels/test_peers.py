@@ -73,7 +73,7 @@ SLAB = np.array([[5.5, 0.4, 0.0], [-0.8, 6.0, 0.0], [0.0, 0.0, 12.0]])
 
 @pytest.mark.parametrize("neutral", [True, False])
 def test_slab_dipole_correction(peer_module, neutral):
-    """The peer has the term of the dipole alone. Those of the charge are added here, with the second moment
+    """The peer has the term of the dipole alone. The terms of the charge are added here: the second moment
     q (z² + sigma²) + 2 d z by hand; of a neutral slab they are a constant potential."""
     system, sigma = common_width(83, neutral)
     system["cell"] = SLAB

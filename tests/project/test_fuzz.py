@@ -1,4 +1,4 @@
-"""The fuzzing tools: each kind of bad end is seen, and a short run of every area ends well."""
+"""The fuzzing tools: each kind of bad end is detected, and a short run of every area ends well."""
 
 from __future__ import annotations
 

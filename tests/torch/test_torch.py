@@ -145,8 +145,8 @@ def test_gradcheck_of_a_batch_and_of_the_field(device):
 
 @pytest.mark.parametrize("axes", ["", "xy", "xyz"])
 def test_potential_at_points_is_that_of_numpy_and_is_differentiable(axes, device):
-    """Points are narrow receivers: they may not see their own width, nor each other, nor care for coinciding
-    with an atom or another point."""
+    """Points are narrow receivers: their width and the other points must not matter, nor coincidence with an
+    atom or another point."""
     system = random_system(77, axes, max_l=1)
     rng = np.random.default_rng(3)
     points = rng.uniform(-2.0, 4.0, (6, 3))
@@ -197,7 +197,8 @@ def test_features_at_receivers_are_those_of_numpy_and_differentiable_twice(axes,
     system = random_system(78, axes, n=3, max_l=1)
     t = tensors(system)
     points = moved(np.array([[0.3, 0.2, 1.0], [1.0, 0.4, 0.2]]))
-    points[1] = t["positions"][0].detach()  # no density of its own there, so that it sees all of the atom's
+    # no density of its own there, so that it has the whole potential of the atom
+    points[1] = t["positions"][0].detach()
     options = {"widths": [0.8, 1.5], "features_max_l": 1, "accuracy": TIGHT}
     found = features(**t, receivers=points, external_field=moved(np.array([0.1, -0.2, 0.3])), **options)
     wanted = electret.features(

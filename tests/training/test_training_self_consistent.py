@@ -109,8 +109,9 @@ def test_gradient_of_every_term_is_that_of_finite_differences(
 ) -> None:
     """d(loss)/d(parameters) along a random direction, of each term by itself.
 
-    The derivative of unrolled iterations is that of the converged density once there are enough of them. Of a
-    nonlinear update the stability is differentiated at fixed density, so its term is checked for affine ones.
+    The derivative of unrolled iterations is that of the converged density once there are enough of them.
+    The stability of a nonlinear update is differentiated at fixed density, so that its term is checked for
+    affine ones.
     """
     affine, family = family.startswith("affine"), family.removeprefix("affine ")
     weights = weights_of(family, mode)

@@ -294,7 +294,7 @@ class Calculator(ASECalculator):
         - `energy_charge_derivative`: dE/dQ, eV/e; `energy_charge_curvature`: d²E/dQ², eV/e²
         - `stability`: spectral radius of the map of the density onto itself
 
-        at the charge control of the calculation (constant charge or constant Fermi level). Of a slab, in
+        at the charge control of the calculation (constant charge or constant Fermi level). For a slab, in
         place of the first two, `polarizability_normal` and `born_effective_charges_normal` [n_atoms, 3] hold
         the component of the dipole along the normal of its plane.
 

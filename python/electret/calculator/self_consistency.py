@@ -106,9 +106,8 @@ class SelfConsistency:
         else:
             what = f"the SCF did not converge in {iterations} iterations"
             advice = (
-                "Give more iterations (scf_max_iterations), another solver "
-                f"(scf_solver={others[0]!r} or {others[1]!r}) or a looser scf_tolerance; look at the "
-                "structure"
+                f"Give more iterations (scf_max_iterations), another solver (scf_solver={others[0]!r} or "
+                f"{others[1]!r}) or a looser scf_tolerance; look at the structure"
             )
         message = (
             f"{what}; the last residuals are {last}. {advice}, and at calc.response(..., ['stability']) of a "

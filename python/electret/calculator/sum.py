@@ -1,4 +1,4 @@
-"""Sum of calculators that sees conditions in `atoms.info`."""
+"""Sum of calculators that follows conditions in `atoms.info`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans of device evaluations, cached so that the device need not be read again.
+"""Plans of device evaluations, cached to avoid further reads from the device.
 
 A plan (`electret._native.DevicePlan`) holds method and parameters of the sums of a batch. It follows from the
 values of cell, pbc, batch and widths, which are on the device, so reading them makes the host wait. They are
@@ -8,7 +8,7 @@ read once, in one copy, and then:
   with the same tensors, forward and backward of one step, the steps of a trajectory;
 - other tensors are read, and equal contents have the same plan.
 
-Where the plan depends on the positions (open axes, not method="direct") the extent of the atoms along open
+If the plan depends on the positions (open axes, not method="direct") the extent of the atoms along open
 directions is read in every call, and rounded up so that plans stay while atoms move.
 """
 
@@ -201,7 +201,7 @@ def forget_plans() -> None:
 
 
 def _identity(tensor: Tensor | None) -> Hashable:
-    """Key that is equal for tensors of one memory in one state. Changes through `.data` are not seen."""
+    """Key that is equal for tensors of one memory in one state. Changes through `.data` do not change it."""
     if tensor is None:
         return None
     if tensor.is_inference():  # has no version

@@ -70,30 +70,26 @@ def magnitude_warnings(sets: Mapping[str, GraphDataset], e0s: Mapping[int, float
         if least < _CLOSEST:
             yield (
                 f"{name}: two atoms are {least:.3g} Å apart, closer than in any system; are positions and "
-                "cell "
-                "in Å?"
+                "cell in Å?"
             )
         ratios = [pair.ratio for pair in closest if math.isfinite(pair.ratio)]
         if ratios and np.median(ratios) > _FARTHEST:
             yield (
                 f"{name}: in most frames the closest atoms are {np.median(ratios):.2f} times the sum of "
-                "their "
-                "covalent radii apart; are the positions in bohr? They must be in Å"
+                "their covalent radii apart; are the positions in bohr? They must be in Å"
             )
         energies = _bound_energies(dataset.frames, e0s)
         if len(energies) and abs(np.mean(energies)) > _STRONGEST:
             yield (
-                f"{name}: the energy without E0s is {np.mean(energies):.4g} eV per atom, while no system "
-                "is bound by "
-                f"more than about 10; are energies and E0s in eV, and of the same code?"
+                f"{name}: the energy without E0s is {np.mean(energies):.4g} eV per atom, while no system is "
+                "bound by more than about 10; are energies and E0s in eV, and of the same code?"
             )
         if _rms_force(dataset.frames) > _LARGEST_FORCE:
             yield f"{name}: the RMS force is {_rms_force(dataset.frames):.3g} eV/Å; are forces in eV/Å?"
         if _attracts_when_close(closest):
             yield (
                 f"{name}: the closest atoms repel each other less the closer they are; are the forces "
-                "gradients? "
-                "They must be -dE/dR"
+                "gradients? They must be -dE/dR"
             )
         slope = _energy_over_work(dataset.frames)
         if slope is not None and not 0.65 < slope < 1.6:
@@ -103,8 +99,7 @@ def magnitude_warnings(sets: Mapping[str, GraphDataset], e0s: Mapping[int, float
             fits = near * slope > 0 and abs(math.log(near / slope)) < 0.2
             yield (
                 f"{name}: between similar frames the energy changes by {slope:.3g} times the work of the "
-                f"forces{f' ({_SLOPES[near]})' if fits else ''}; energies must be in eV, forces "
-                "-dE/dR in "
+                f"forces{f' ({_SLOPES[near]})' if fits else ''}; energies must be in eV, forces -dE/dR in "
                 "eV/Å and positions in Å"
             )
 

@@ -145,8 +145,7 @@ def _read_extxyz(path: Path) -> list[Atoms]:
             _check_columns(path, index, first_line, block)
             raise InputError(
                 f"{path}: frame {index} (lines {first_line}-{first_line + len(block) - 1}) is not valid "
-                f"extended XYZ: "
-                f"{error}"
+                f"extended XYZ: {error}"
             ) from error
     return structures
 
@@ -177,8 +176,8 @@ def _blocks(path: Path) -> Iterator[tuple[int, int, list[str]]]:
         if stop > len(lines):
             raise InputError(
                 f"{path}: frame {index} starts at line {start + 1} with {n_atoms} atoms but the file ends "
-                f"after "
-                f"{max(len(lines) - start - 2, 0)} of them; the file is truncated or the number is wrong"
+                f"after {max(len(lines) - start - 2, 0)} of them; the file is truncated or the number is "
+                "wrong"
             )
         yield index, start + 1, lines[start:stop]
         start, index = stop, index + 1
@@ -240,8 +239,7 @@ def _check_columns(path: Path, index: int, first_line: int, block: list[str]) ->
         if len(words) != len(kinds):
             raise InputError(
                 f"{path}: line {first_line + offset} (frame {index}, atom {offset - 2}) has {len(words)} "
-                f"columns, "
-                f"but Properties={properties} asks for {len(kinds)}"
+                f"columns, but Properties={properties} asks for {len(kinds)}"
             )
         for word, kind in zip(words, kinds, strict=True):
             if kind in "RI" and not _is_number(word):

@@ -29,8 +29,7 @@ def random_split(frames: Sequence[Frame], fraction: float, seed: int) -> tuple[l
     if len(groups) < 2:
         raise InputError(
             f"a validation fraction of {fraction} cannot be split off {len(frames)} frame(s) of "
-            f"{len(groups)} chain(s); "
-            "give a validation file (data.valid) or more chains"
+            f"{len(groups)} chain(s); give a validation file (data.valid) or more chains"
         )
     order = np.random.default_rng(seed).permutation(len(groups))
     members = list(groups.values())

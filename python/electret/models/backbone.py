@@ -167,7 +167,7 @@ class Backbone(torch.nn.Module):
 
         Args:
             graph: the batch.
-            vectors: from sender to receiver of each edge, `[n_edges, 3]` Å, strained if a stress is wanted.
+            vectors: from sender to receiver of each edge, `[n_edges, 3]` Å, strained if a stress is computed.
             elements: `[n_atoms]` from `elements_of`.
         """
         data = mace_input(graph, vectors.to(self.dtype), elements, len(self.elements), self.head_index)

@@ -512,8 +512,8 @@ class Model(torch.nn.Module):
 def _strained(
     graph: Graph, elements: torch.Tensor, positions: torch.Tensor, strain: torch.Tensor | None, in_field: bool
 ) -> Structure:
-    """The geometry under r' = r (1 + strain), symmetrised so that the stress is symmetric in a field too; as
-    it is where no stress is wanted."""
+    """The geometry under r' = r (1 + strain), symmetrised so that the stress is symmetric in a field too;
+    unchanged if no stress is computed."""
     cell, sender = graph.cell, graph.edge_index[0]
     if strain is not None:
         symmetric = (strain + strain.transpose(1, 2)) / 2

@@ -140,7 +140,7 @@ class EmbeddingConfig(StrictConfig):
     per: Literal["graph"] = "graph"
     emb_dim: Width
     num_classes: Width | None = None
-    """Of a categorical embedding, whose whole numbers are -offset to num_classes - 1 - offset."""
+    """Offset of a categorical embedding, whose whole numbers are -offset to num_classes - 1 - offset."""
     offset: int = 0
     in_dim: Literal[1] = 1
     use_bias: bool = True

@@ -66,7 +66,7 @@ def electret_to_e3nn(multipoles: torch.Tensor, max_l: int) -> torch.Tensor:
 
 
 class NodeReadout(torch.nn.Module):
-    """Linear map of the features of all layers, sum_t W_t h_i^t, to the wanted irreps.
+    """Linear map of the features of all layers, sum_t W_t h_i^t, to the given irreps.
 
     Raises:
         InputError: an irrep that no layer of the backbone has.

@@ -47,7 +47,7 @@ FEW_SOLVES = 450
 class Solved:
     """Density of a batch and the record of its iteration."""
 
-    point: Evaluation  # at the solution; in the graph if derivatives are wanted
+    point: Evaluation  # at the solution; in the graph if derivatives are computed
     record: Record
     jacobian: LinearSolver | None = None  # at the solution, if it was needed
 

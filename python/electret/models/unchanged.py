@@ -17,7 +17,7 @@ Value = TypeVar("Value")
 class Unchanged(Generic[Value]):
     """The last value that was made from tensors, for as long as these are the very same tensors.
 
-    Writing to one of them makes the value anew; changes through `.data` or numpy are not seen. Tensors with a
+    Writing to one of them makes the value anew; changes through `.data` or numpy go unnoticed. Tensors with a
     graph are not kept.
     """
 

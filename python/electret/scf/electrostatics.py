@@ -69,7 +69,7 @@ class Electrostatics:
     features_max_l: int = 0
     features_self_interaction: bool = False
     in_field: bool = True
-    """True if an external field acts or derivatives in it are wanted."""
+    """True if an external field acts or derivatives in it are computed."""
     lattice: torch.Tensor | None = None
     """Values of `cell` in a tensor that persists from step to step, as plans on a device are cached by
     tensor."""

@@ -191,7 +191,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
     The lock is the file `electret.lock` with process, host and time. A process that was killed holds it no
     longer, and the temporary files that it left are removed. The lock of another host is never taken over, as
-    its process cannot be seen from here.
+    its process is not visible from here.
 
     Raises:
         OutputError: another process holds the lock (names process, host and remedy), or the folder cannot be

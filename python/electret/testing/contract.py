@@ -1,6 +1,6 @@
 """The contract battery: symmetries, derivatives, charge, batches, files and precision of a model.
 
-Derivative checks want float64: load a float32 model with `dtype=torch.float64`. Every check takes `ase.Atoms`
+Derivative checks need float64: load a float32 model with `dtype=torch.float64`. Every check takes `ase.Atoms`
 and raises `ContractError`; every comparison first makes sure that it could fail.
 """
 

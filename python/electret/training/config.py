@@ -100,7 +100,7 @@ START_OPTIONS = ("start", "trust", "lora")
 
 
 class ReplayConfig(StrictConfig):
-    """Frames of earlier training that a model is not to forget, added to the training frames."""
+    """Frames of earlier training, added to the training frames so that the model stays accurate on them."""
 
     files: Files
     weight: Weight = 1.0

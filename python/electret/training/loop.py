@@ -230,11 +230,9 @@ class Trainer:
             places = [self.train_set.frames[index].where for index in indices]
         shown = "; ".join(places[:8]) + (f"; and {len(places) - 8} more" if len(places) > 8 else "")
         return NonFiniteError(
-            f"stage '{self.stage.name}', epoch {self.progress.epoch + 1}, batch "
-            f"{self.progress.batch + 1}: {what}, "
-            f"{blame} {shown}. Lower the learning rate or clip_grad, or check these frames; the last "
-            f"checkpoint is "
-            f"{self.config.run_folder / LAST_CHECKPOINT}"
+            f"stage '{self.stage.name}', epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}: "
+            f"{what}, {blame} {shown}. Lower the learning rate or clip_grad, or check these frames; the last "
+            f"checkpoint is {self.config.run_folder / LAST_CHECKPOINT}"
         )
 
     def _validate(self) -> Metrics:

@@ -261,9 +261,8 @@ def _check_labels(config: TrainingConfig, data: TrainingData) -> None:
         if not any(_counts(counts, name) for name in targets):
             files = ", ".join(sorted({frame.file for frame in data.valid}))
             raise InputError(
-                f"stages.{index}.loss: no validation frame carries any of {', '.join(targets)} ({files}), "
-                f"so no epoch "
-                "could be told better than another; add labels or other validation frames"
+                f"stages.{index}.loss: no validation frame carries any of {', '.join(targets)} ({files}), so "
+                "no epoch could be told better than another; add labels or other validation frames"
             )
     known = set(elements_of(data.train))
     for name, frames in {"valid": data.valid, **data.test}.items():
@@ -272,8 +271,7 @@ def _check_labels(config: TrainingConfig, data: TrainingData) -> None:
             if unknown:
                 raise InputError(
                     f"{frame.where} ({name}): element {', '.join(unknown)} is in no training frame; add "
-                    f"training "
-                    "frames with it or remove the frame"
+                    "training frames with it or remove the frame"
                 )
 
 
@@ -332,8 +330,8 @@ def _check_sets(config: TrainingConfig, datasets: dict[str, GraphDataset], conso
     if not any(graph.n_edges for graph in train.graphs):
         raise InputError(
             f"model.backbone.r_max = {config.model.backbone.r_max:g} Å: no training frame "
-            f"({train.frames[0].file}) "
-            "has two atoms this close, so that the model would see single atoms only; give a larger one"
+            f"({train.frames[0].file}) has two atoms this close, so that the model would see single atoms "
+            "only; give a larger one"
         )
     for index, stage in enumerate(config.stages):
         for name, dataset in {"training": train, "validation": valid}.items():
@@ -350,8 +348,7 @@ def _check_sets(config: TrainingConfig, datasets: dict[str, GraphDataset], conso
     if len(copies) == len(valid):
         raise InputError(
             f"data.valid: every validation frame ({copies[0].file}) is a training frame too, so that "
-            "validation says "
-            "nothing about other structures; give other frames, or valid_fraction"
+            "validation says nothing about other structures; give other frames, or valid_fraction"
         )
     if copies:
         say(console, f"warning: {len(copies)} of {len(valid)} validation frames are training frames too")
@@ -447,9 +444,8 @@ def _finish(
     if not math.isfinite(trainer.progress.best_loss):
         raise CheckpointError(
             f"no epoch of the last stage of the run in '{folder}' had a finite validation loss that has not "
-            f"diverged; lower the learning rate, or, "
-            f"if valid_unconverged in {CSV_FILE} says that no density converged, begin with a stage of mode "
-            "direct, and use --restart"
+            f"diverged; lower the learning rate, or, if valid_unconverged in {CSV_FILE} says that no density "
+            "converged, begin with a stage of mode direct, and use --restart"
         )
     trainer.load_best()
     model = trainer.model

@@ -90,8 +90,8 @@ def started(
 ) -> tuple[Model, str]:
     """The model of a run at step 0, and a sentence about it.
 
-    A density that the family adds starts silent: its last linear maps are small, so that energies and forces
-    are those of the start, and the density grows as far as the losses ask for it.
+    A density that the family adds starts near zero: its last linear maps are small, so that energies and
+    forces are those of the start, and the losses determine its growth.
 
     Args:
         config: the run, with the options of the start.

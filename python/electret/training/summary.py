@@ -95,9 +95,8 @@ def write_summary(
     lines = [
         f"# {config.name}",
         "",
-        f"Family `{config.model.family}`, {config.n_epochs} epochs in {len(config.stages)} stage(s), "
-        f"weights of epoch "
-        f"{best_epoch}.",
+        f"Family `{config.model.family}`, {config.n_epochs} epochs in {len(config.stages)} stage(s), weights "
+        f"of epoch {best_epoch}.",
         "Offset and spread are mean and standard deviation of the signed error.",
         "",
         *_markdown(HEADINGS, error_rows(metrics)),

@@ -78,9 +78,9 @@ class LatentEwald(Model):
     def _born_charges(self, structure: Structure, multipoles: torch.Tensor, call: Call) -> torch.Tensor:
         """dP_a/dr_ib `[n_atoms, 3, 3]` in e of the latent multipoles, up to the sign of all of them.
 
-        Along periodic axes P is that of MACE-LES, sum_j q_j L/(2 pi) sin(2 pi (f_j - f_i)) seen from atom i
-        with fractional coordinates f, which equals sum_j q_j (r_j - r_i) as far as the charges that an atom
-        affects are near it.
+        Along periodic axes P is that of MACE-LES, sum_j q_j L/(2 pi) sin(2 pi (f_j - f_i)) relative to atom
+        i, with fractional coordinates f, which equals sum_j q_j (r_j - r_i) as far as the charges that an
+        atom affects are near it.
         """
         graph, options = structure.graph, self.config.latent
         positions, batch = structure.positions, graph.batch

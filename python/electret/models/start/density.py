@@ -5,11 +5,11 @@ by one number per (l, width), so that its inputs are of order one. These norms a
 densities, since that is where the trained model should arrive.
 
 For l = 0 the mean over the atoms of each system is taken off first. A constant in the potential of a system
-is no information: mu is added to v and fixed by the total charge, so it absorbs the constant, be it from the
-origin that a field is measured from, the net charge of a cluster, or the neutralising background of a charged
-cell. What remains is what distinguishes the atoms of a system, which is what the map has to resolve. Without
-this a charged cluster in a field, moved by 100 Å, would change the norms of the whole data set. The sum of
-squares is divided by n_atoms - 1 per system, as one degree of freedom went with the mean. Higher l are
+carries no information: mu is added to v and fixed by the total charge, so it absorbs the constant, be it from
+the origin that a field is measured from, the net charge of a cluster, or the neutralising background of a
+charged cell. What remains is what distinguishes the atoms of a system, which is what the map has to resolve.
+Without this a charged cluster in a field, moved by 100 Å, would change the norms of the whole data set. The
+sum of squares is divided by n_atoms - 1 per system, as one degree of freedom went with the mean. Higher l are
 gradients and have no such constant.
 """
 

@@ -1,4 +1,4 @@
-"""Parameters of fresh models, with which the mean charges of the data are about the answer, so that
+"""Parameters of fresh models, with which predictions are close to the mean charges of the data, so that
 training does not begin with charges of the wrong size."""
 
 from __future__ import annotations

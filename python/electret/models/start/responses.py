@@ -1,12 +1,12 @@
 """Response of each element to a field, from labelled polarisabilities: where the responses of fresh
 models start.
 
-Atoms that do not see each other's densities have the polarisability
+Atoms without mutual interaction have the polarisability
 
     alpha_aa = sum_i alpha_i + sum_i chi_i (r_ia - <r_a>)²,
 
-the first of their dipoles, the second of charge that flows over the whole structure. Least squares over
-open structures tell the two apart, since the second grows with size: silver has both, water the first only.
+the first of their dipoles, the second of charge that flows over the whole structure. Least squares over open
+structures separate the two, since the second grows with size: silver has both, water the first only.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def element_responses(
     lengths = np.linalg.norm(matrix, axis=0)
     known = [k for k in range(n_elements) if lengths[k] > 0]
     lengths[lengths == 0] = 1.0
-    # Elements in one proportion throughout cannot be told apart: the least of all solutions shares evenly.
+    # Elements in one proportion throughout cannot be distinguished: the solution of least norm shares evenly.
     padded = np.concatenate([matrix / lengths, LEAST * np.eye(2 * n_elements)])
     from scipy.optimize import nnls  # here: its import takes longer than loading a model
 
