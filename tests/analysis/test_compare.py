@@ -17,8 +17,8 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from electret import InputError
-from electret.analysis.candidates import Candidate, is_trained
 from electret.analysis.comparison_file import read_comparison
+from electret.analysis.entries import Entry, is_trained
 from electret.analysis.training_time import training_time
 from electret.cli.main import application
 from electret.models import load, save
@@ -142,8 +142,8 @@ def test_models_by_folder_file_and_name(folder: Path) -> None:
     assert set(numbers["models"]) == {"local", "twin"}
     entries = numbers["sets"]["valid"]
     assert entries["local"]["errors"] == entries["twin"]["errors"]
-    assert Candidate.parse(str(folder / "runs" / "local" / "model.electret")).name == "local"
-    assert Candidate.parse("fancy.electret").name == "fancy"
+    assert Entry.parse(str(folder / "runs" / "local" / "model.electret")).name == "local"
+    assert Entry.parse("fancy.electret").name == "fancy"
 
 
 def test_interrupted_training_is_resumed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def test_errors_are_one_message(folder: Path, arguments: tuple[str, ...], expect
 
 def test_comparison_file_is_relative_to_itself(folder: Path) -> None:
     wanted = read_comparison(folder / "compare.yaml")
-    assert wanted.candidates[0] == Candidate("local", folder / "local.yaml", ("seed=4",))
+    assert wanted.entries[0] == Entry("local", folder / "local.yaml", ("seed=4",))
     assert wanted.data["charged"] == [folder / "charged.xyz"]
     with pytest.raises(InputError, match="absent"):
         read_comparison(folder / "absent.yaml")
@@ -218,7 +218,7 @@ def test_a_model_file_is_checked_before_training(folder: Path) -> None:
     fresh = write_config(folder, "never_trained")
     with pytest.raises(InputError, match="broken"):
         compare(
-            [Candidate("a", fresh), Candidate("b", broken)],
+            [Entry("a", fresh), Entry("b", broken)],
             {"all": [folder / "data.xyz"]},
             console=Console(quiet=True),
         )

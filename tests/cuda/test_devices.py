@@ -253,10 +253,10 @@ def test_the_longest_waves_are_all_that_wide_gaussians_have(device):
         (geometry.coulomb_waves, geometry.coulomb_blocks),
         (geometry.features_waves, geometry.features_blocks),
     ):
-        received, sent = (part[:64].flatten(0, 1) for part in (waves.received, waves.sent))
-        assert relative(received @ sent.T, blocks[0]) < 1e-6
-        assert waves.sent[64:].abs().max() == 0.0
-        assert waves.received[64:].abs().max() == 0.0
+        receiver, source = (part[:64].flatten(0, 1) for part in (waves.receiver, waves.source))
+        assert relative(receiver @ source.T, blocks[0]) < 1e-6
+        assert waves.source[64:].abs().max() == 0.0
+        assert waves.receiver[64:].abs().max() == 0.0
 
 
 @pytest.mark.parametrize("operator", ["coulomb", "features"])
@@ -308,7 +308,7 @@ def test_waves_that_mislead_are_done_without(device, monkeypatch):
 
     def misleading(*arguments):
         found = original(*arguments)
-        return found._replace(sent=found.sent * torch.nan)
+        return found._replace(source=found.source * torch.nan)
 
     original = device_geometry.find_waves
     monkeypatch.setattr(device_geometry, "find_waves", misleading)

@@ -154,7 +154,7 @@ def test_incomplete_header_is_named(path):
 
 
 def test_missing_tensor_is_named(path):
-    from electret.models.files import _checksum
+    from electret.support.tensor_files import checksum
 
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -162,7 +162,7 @@ def test_missing_tensor_is_named(path):
     del tensors[name]
     rewrite(
         path,
-        change_header=lambda header: header.update(checksum=_checksum(tensors)),
+        change_header=lambda header: header.update(checksum=checksum(tensors)),
         change_tensors=lambda stored: stored.pop(name),
     )
     with pytest.raises(ModelFileError, match=f"1 missing .*{name}.*install these versions"):

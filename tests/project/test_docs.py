@@ -84,7 +84,7 @@ def test_comparison_file_is_valid(folder: Path) -> None:
     text = "".join(blocks("docs/guide/cli.md", "yaml"))  # models and data, then the probes
     (folder / "compare.yaml").write_text(text, encoding="utf-8")
     comparison = read_comparison(folder / "compare.yaml")
-    assert [candidate.name for candidate in comparison.candidates] == ["mace", "local charges", "qeq"]
+    assert [entry.name for entry in comparison.entries] == ["mace", "local charges", "qeq"]
     assert len(comparison.data["slabs"]) == 2
     assert list(comparison.probes) == ["field_scan", "nve of a slab"]
 

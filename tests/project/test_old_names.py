@@ -30,3 +30,11 @@ def test_attributes_name_the_place_too() -> None:
         electret.neighbors  # noqa: B018 (an attribute that is read)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         electret.nothing  # noqa: B018 (an attribute that is read)
+
+
+def test_a_renamed_class_names_its_successor() -> None:
+    pytest.importorskip("mace")
+    import electret.analysis
+
+    with pytest.raises(AttributeError, match="has no attribute 'Candidate'; it is called Entry"):
+        electret.analysis.Candidate  # noqa: B018 (an attribute that is read)

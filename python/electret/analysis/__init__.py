@@ -1,14 +1,16 @@
 """Models on data: errors per group, statistics of the SCF, response of the dipole to a field; comparisons."""
 
+from typing import NoReturn
+
 from electret.analysis.assessment import Assessment, assess
-from electret.analysis.comparison import Candidate, Comparison, compare
+from electret.analysis.comparison import Comparison, Entry, compare
 from electret.analysis.field_response import FieldDipoles, FieldResponse
 from electret.analysis.scf_statistics import ScfStatistics, UnconvergedFrame
 
 __all__ = [
     "Assessment",
-    "Candidate",
     "Comparison",
+    "Entry",
     "FieldDipoles",
     "FieldResponse",
     "ScfStatistics",
@@ -16,3 +18,8 @@ __all__ = [
     "assess",
     "compare",
 ]
+
+
+def __getattr__(name: str) -> NoReturn:
+    renamed = "; it is called Entry" if name == "Candidate" else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{renamed}")

@@ -7,18 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from electret.analysis.assessment import Assessment, assess
-from electret.analysis.candidates import Candidate, prepare
-from electret.data import DataKeys, Frame, GraphDataset, print_report, read_frames
+from electret.analysis.entries import Entry, prepare
+from electret.data import DataKeys, GraphDataset, print_report, read_frames
 from electret.data.keys import DipoleOrigin
+from electret.data.reading import bound
 from electret.errors import InputError
 from electret.models import load
+from electret.models.files import dtype_name
 from electret.support.console import progress_bar, standard_console
 
-__all__ = ["Candidate", "Comparison", "compare"]
+__all__ = ["Comparison", "Entry", "compare"]
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Comparison:
 
 
 def compare(
-    candidates: Sequence[Candidate],
+    entries: Sequence[Entry],
     data: Mapping[str, Sequence[Path]],
     *,
     keys: DataKeys | None = None,
@@ -69,7 +70,7 @@ def compare(
     reason in `Comparison.refused` and does not stop the others.
 
     Args:
-        candidates: the models, with distinct names.
+        entries: the models, with distinct names.
         data: files of each data set.
         keys: names of labels in the files.
         dipole_origin: point about which dipole labels of charged open systems are given; None is the origin.
@@ -83,9 +84,8 @@ def compare(
         TrainingInterrupted: stopped while training; the same call continues.
     """
     console = console or standard_console()
-    if dtype not in (None, "float32", "float64"):
-        raise InputError(f"dtype is '{dtype}', expected float32 or float64")
-    if not candidates or not data:
+    dtype_name(dtype)  # refused before any training
+    if not entries or not data:
         raise InputError("nothing to compare: give at least one model and one data set")
     names = keys or DataKeys()
     # Read before any training: a slip in the name of a file must not show up after hours.
@@ -94,19 +94,19 @@ def compare(
         for set_name, files in data.items()
     }
     print_report(console, frames, names, dipole_origin)
-    files = prepare(candidates, console)
+    files = prepare(entries, console)
     comparison = Comparison(
         files=files, sets={name: {} for name in data}, refused={name: {} for name in data}
     )
     with progress_bar(console) as progress:
-        total = sum(len(entries) for entries in frames.values()) * len(files)
+        total = sum(map(len, frames.values())) * len(files)
         task = progress.add_task("evaluating", total=total)
         for name, file in files.items():
-            model = load(file, device=device, dtype=None if dtype is None else getattr(torch, dtype))
+            model = load(file, device=device, dtype=dtype)
             comparison.families[name] = model.family
-            for set_name, entries in frames.items():
+            for set_name, labelled in frames.items():
                 progress.update(task, description=f"{name} on {set_name}")
-                dataset = GraphDataset(_bound(entries), model.cutoff, model.dtype)
+                dataset = GraphDataset(bound(labelled), model.cutoff, model.dtype)
                 try:
                     comparison.sets[set_name][name] = assess(
                         model, dataset, batch_size, lambda indices, *_: progress.advance(task, len(indices))
@@ -119,8 +119,3 @@ def compare(
         )
         raise InputError(f"no model could be evaluated: {reasons}")
     return comparison
-
-
-def _bound(frames: Sequence[Frame]) -> list[Frame]:
-    """Frames without those that only hold the energy of an isolated atom."""
-    return [frame for frame in frames if not frame.is_isolated_atom]

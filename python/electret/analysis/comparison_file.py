@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from electret.analysis.candidates import Candidate
+from electret.analysis.entries import Entry
 from electret.analysis.probes import Probe, parse_probe
 from electret.data import DataKeys
 from electret.data.keys import DipoleOrigin
@@ -42,7 +42,7 @@ class _Options(StrictConfig):
 class ComparisonFile:
     """A checked comparison; paths of models, data and structures of probes are relative to its file."""
 
-    candidates: list[Candidate]
+    entries: list[Entry]
     data: dict[str, list[Path]]
     keys: DataKeys
     output: Path
@@ -81,7 +81,7 @@ def read_comparison(path: Path) -> ComparisonFile:
         for name, entry in options.models.items()
     }
     return ComparisonFile(
-        candidates=[Candidate(name, path.parent / entry.path, entry.set) for name, entry in models.items()],
+        entries=[Entry(name, path.parent / model.path, model.set) for name, model in models.items()],
         data={
             name: [path.parent / file for file in ([files] if isinstance(files, str) else files)]
             for name, files in options.data.items()

@@ -12,13 +12,12 @@ from matplotlib.ticker import MaxNLocator
 
 from electret.analysis.assessment import Assessment
 from electret.analysis.comparison import Comparison
-from electret.analysis.report import EXACT
-from electret.training.plots import drawn
+from electret.analysis.report import informative
+from electret.training.plots import COLOURS, drawn
 from electret.training.targets import TARGETS
 
-__all__ = ["COLOURS", "plot_comparison"]
+__all__ = ["plot_comparison"]
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#555555", "#000000")
 _MOST_POINTS = 5000
 _MOST_GROUPS = 12
 
@@ -34,14 +33,7 @@ def plot_comparison(comparison: Comparison, folder: Path | None = None) -> dict[
         if not entries:
             continue
         colours = dict(zip(comparison.families, COLOURS * len(comparison.families), strict=False))
-        targets = [
-            name
-            for name in TARGETS
-            if any(
-                name in entry.metrics.overall and entry.metrics.overall[name].largest > EXACT
-                for entry in entries.values()
-            )
-        ]
+        targets = informative(entries)
         if targets:
             name = f"errors_{set_name}"
             figures[name] = _errors(entries, targets, colours, place(name))

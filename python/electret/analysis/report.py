@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,10 +16,11 @@ from electret.analysis.comparison import Comparison
 from electret.analysis.training_time import training_time
 from electret.support.console import PlainTable, say
 from electret.support.outputs import atomic_write
-from electret.training.metrics import ErrorSums, Metrics
+from electret.support.tables import csv_table, markdown_table
+from electret.training.metrics import ErrorSums
 from electret.training.targets import TARGETS
 
-__all__ = ["NOTE", "holds_comparison", "markdown", "print_comparison", "write_comparison"]
+__all__ = ["NOTE", "holds_comparison", "informative", "markdown", "print_comparison", "write_comparison"]
 
 NOTE = (
     "MAE of each target; the best of a column is bold. `field response` is the slope of the dipole along the "
@@ -58,11 +57,7 @@ def write_comparison(
     `sections` are further lines of the Markdown."""
     files = [folder / f"comparison.{suffix}" for suffix in ("json", "csv", "md")]
     atomic_write(files[0], json.dumps(comparison.as_dict(), indent=1).encode())
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows(_csv_rows(comparison))
-    atomic_write(files[1], table.getvalue().encode())
+    atomic_write(files[1], csv_table(_COLUMNS, _csv_rows(comparison)))
     atomic_write(files[2], "\n".join([markdown(comparison, plots), *sections]).encode())
     return files
 
@@ -94,7 +89,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 def markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> str:
     """The report; `plots` are shown at its end by their place below the folder of the report."""
     lines = ["# Comparison", "", NOTE, ""]
-    lines += _table(
+    lines += markdown_table(
         ["model", "family", "epochs", "training / min", "file"],
         [
             [name, f"`{family}`", *_training(comparison.files[name]), str(comparison.files[name])]
@@ -104,7 +99,7 @@ def markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> str:
     for set_name, entries in comparison.sets.items():
         lines += [f"## {set_name}", ""]
         headings, rows = _overview(comparison, set_name)
-        lines += _table(headings, _with_best(rows, lambda text: f"**{text}**"))
+        lines += markdown_table(headings, _with_best(rows, lambda text: f"**{text}**"))
         for name, reason in comparison.refused[set_name].items():
             lines += [f"`{name}` was not evaluated: {reason}", ""]
         for title, pick in (("Per config_type", _by_kind), ("Per charge state", _by_charge)):
@@ -125,9 +120,7 @@ def _training(file: Path) -> list[str]:
 def _overview(comparison: Comparison, set_name: str) -> tuple[list[str], list[list[Cell]]]:
     """Headings and one row per model."""
     entries = comparison.sets[set_name]
-    targets = [
-        name for name in TARGETS if any(_informative(entry.metrics, name) for entry in entries.values())
-    ]
+    targets = informative(entries)
     with_field = any(len(entry.dipoles) for entry in entries.values())
     with_scf = any(entry.scf is not None for entry in entries.values())
     headings = ["model", "family", *(f"{_title(name)} / {TARGETS[name].unit}" for name in targets)]
@@ -146,8 +139,10 @@ def _overview(comparison: Comparison, set_name: str) -> tuple[list[str], list[li
     return headings, rows
 
 
-def _informative(metrics: Metrics, target: str) -> bool:
-    return target in metrics.overall and metrics.overall[target].largest > EXACT
+def informative(entries: Mapping[str, Assessment]) -> list[str]:
+    """Targets of which the errors of some model are more than rounding."""
+    errors = [entry.metrics.overall for entry in entries.values()]
+    return [name for name in TARGETS if any(name in one and one[name].largest > EXACT for one in errors)]
 
 
 def _title(target: str) -> str:
@@ -195,15 +190,6 @@ def _marked(cells: Sequence[Cell], mark: Callable[[str], Shown]) -> list[str | S
     return [mark(text) if len(numbers) > 1 and number == min(numbers) else text for text, number in cells]
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [
-        "| " + " | ".join(heading.replace("|", "\\|") for heading in headings) + " |",
-        "|" + "---|" * len(headings),
-        *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows),
-        "",
-    ]
-
-
 def _by_kind(entry: Assessment) -> dict[str, dict[str, ErrorSums]]:
     return {kind: errors for kind, errors in entry.metrics.errors.items() if kind != "all"}
 
@@ -224,7 +210,7 @@ def _grouped(title: str, errors: dict[str, dict[str, dict[str, ErrorSums]]]) -> 
             if any(math.isfinite(number) for _, number in cells):
                 label = f"{_title(target)} / {TARGETS[target].unit}"
                 rows.append([group, label, *_marked(cells, lambda text: f"**{text}**")])
-    return [f"### {title}", "", *_table(["group", "MAE of", *errors], rows)]
+    return [f"### {title}", "", *markdown_table(["group", "MAE of", *errors], rows)]
 
 
 def _responses(entries: dict[str, Assessment]) -> list[str]:
@@ -257,7 +243,7 @@ def _responses(entries: dict[str, Assessment]) -> list[str]:
         "difference",
         "ratio",
     ]
-    return ["### Dipole along the field", "", *_table(headings, rows)]
+    return ["### Dipole along the field", "", *markdown_table(headings, rows)]
 
 
 def _scf(entries: dict[str, Assessment]) -> list[str]:
@@ -282,11 +268,5 @@ def _csv_rows(comparison: Comparison) -> Iterator[list[object]]:
                         group,
                         target,
                         *numbers,
-                        _base_unit(target),
+                        TARGETS[target].base_unit,
                     ]
-
-
-def _base_unit(target: str) -> str:
-    """Unit of the numbers before they are scaled for tables."""
-    entry = TARGETS[target]
-    return entry.unit.removeprefix("m") if entry.scale == 1e3 else entry.unit

@@ -13,14 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from electret.analysis.plots import COLOURS
 from electret.data import Frame, GraphDataset
 from electret.errors import InputError
 from electret.models import Model
 from electret.scf import ScfRequest
 from electret.support.console import PlainTable
 from electret.training.evaluation import compute
-from electret.training.plots import drawn
+from electret.training.plots import COLOURS, drawn
 
 __all__ = ["SOLVERS", "SolverRun", "convergence_table", "plot_convergence", "run_solvers"]
 

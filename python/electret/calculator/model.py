@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from electret.cuda.found_device import found_device
-from electret.errors import InputError
 from electret.kernels.inputs import require_precision
 from electret.models import BackboneConfig, Model, ModelConfig, build, from_mace, load, read_header
 from electret.models.backbone import load_tensors
 from electret.models.config import LEAST_SINGLE
+from electret.models.files import dtype_name
 from electret.models.header import is_pickle
 
 __all__ = ["frozen_model"]
@@ -31,14 +31,14 @@ def frozen_model(
     Raises:
         InputError: a file, device, dtype or precision that cannot be used.
     """
-    place, wanted = found_device(device), _dtype(dtype)
+    place, wanted = found_device(device), dtype_name(dtype)
     if precision is not None:
         require_precision(precision)
     ranges: dict[str, Any] = {}
     if isinstance(model, Model):
         found = _copy(model, wanted).to(place)
     elif isinstance(model, torch.nn.Module) or is_pickle(model):
-        options = {} if wanted is None else {"dtype": str(wanted).removeprefix("torch.")}
+        options = {} if wanted is None else {"dtype": wanted}
         found = from_mace(model, BackboneConfig.parse(options), trust=trust).to(place)
     else:
         found = load(model, device=place, dtype=wanted)
@@ -56,20 +56,11 @@ def _summed_in(precision: str, config: ModelConfig) -> ModelConfig:
     return config.model_copy(update={"electrostatics": options.model_copy(update=update)})
 
 
-def _copy(model: Model, dtype: torch.dtype | None) -> Model:
+def _copy(model: Model, dtype: str | None) -> Model:
     """A model of its own memory, in `dtype`."""
-    if dtype in (None, model.dtype):
+    if dtype in (None, dtype_name(model.dtype)):
         return copy.deepcopy(model)
-    backbone = model.config.backbone.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
+    backbone = model.config.backbone.model_copy(update={"dtype": dtype})
     twin = build(model.config.model_copy(update={"backbone": backbone}), model.statistics)
     load_tensors(twin, model.state_dict())  # the parts that are float64 in every dtype keep their digits
     return twin
-
-
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    known = {"float32": torch.float32, "float64": torch.float64}
-    if dtype is None or dtype in known.values():
-        return dtype  # type: ignore[return-value]
-    if isinstance(dtype, str) and dtype in known:
-        return known[dtype]
-    raise InputError(f"dtype is {dtype!r}; use 'float32', 'float64' or None for the model's own")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from electret.analysis.comparison import Candidate, Comparison, compare
+from electret.analysis.comparison import Comparison, Entry, compare
 from electret.analysis.comparison_file import ComparisonFile, is_comparison_file, read_comparison
 from electret.analysis.probes import (
     check_probes,
@@ -46,7 +46,7 @@ def run_comparison(
                 "no data to compare on; give --data FILE, or a YAML file with `models` and `data`"
             )
         wanted = ComparisonFile(
-            candidates=[Candidate.parse(text) for text in models],
+            entries=[Entry.parse(text) for text in models],
             data={},
             keys=parse_keys(keys),
             output=Path("comparison"),
@@ -56,7 +56,7 @@ def run_comparison(
     _check_folder(folder, wanted, sets, force)
     check_probes(wanted.probes)  # before any training
     comparison = compare(
-        wanted.candidates,
+        wanted.entries,
         sets,
         keys=parse_keys(keys) if keys else wanted.keys,
         dipole_origin=parse_origin(dipole_origin) or wanted.dipole_origin,
@@ -94,9 +94,7 @@ def _check_folder(folder: Path, wanted: ComparisonFile, sets: dict[str, list[Pat
         folder / name for name in ("comparison.json", "comparison.csv", "comparison.md", "plots", "probes")
     ]
     outputs += [folder / f"probe_{name.replace(' ', '_')}.csv" for name in wanted.probes]
-    inputs = [candidate.path for candidate in wanted.candidates] + [
-        file for files in sets.values() for file in files
-    ]
+    inputs = [entry.path for entry in wanted.entries] + [file for files in sets.values() for file in files]
     inputs += [probe.data for probe in wanted.probes.values()]
     check_outputs(outputs, inputs, replace=force or holds_comparison(folder))
 

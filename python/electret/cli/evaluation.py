@@ -52,10 +52,8 @@ def run_evaluation(
 ) -> Assessment:
     """Evaluate, print the key report, the errors and how the SCF fared, write predictions to `output` if
     given. Frames whose SCF did not converge are named, and are in no error and no prediction."""
-    if dtype not in (None, "float32", "float64"):
-        raise InputError(f"dtype is '{dtype}', expected float32 or float64")
     names = parse_keys(keys)
-    model = load(model_file, device=device, dtype=None if dtype is None else getattr(torch, dtype))
+    model = load(model_file, device=device, dtype=dtype)
     origin = parse_origin(dipole_origin)
     structures = read_structures(data_file)
     frames = wrap_atoms(structures, names, str(data_file), origin or "origin")

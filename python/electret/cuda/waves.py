@@ -15,10 +15,10 @@ __all__ = ["Waves", "find_waves"]
 
 
 class Waves(NamedTuple):
-    """M ≈ Σ_wave received · sentᵀ at small k, in each system apart; n_waves counts two for each pair ±k."""
+    """M ≈ Σ_wave receiver · sourceᵀ at small k, in each system apart; n_waves counts two for each pair ±k."""
 
-    sent: Tensor  # [n_atoms, n_lm, n_waves]
-    received: Tensor  # [n_atoms, n_rows, n_waves]
+    source: Tensor  # [n_atoms, n_lm, n_waves]
+    receiver: Tensor  # [n_atoms, n_rows, n_waves]
 
 
 def find_waves(
@@ -60,15 +60,15 @@ def find_waves(
     own = torch.from_numpy(factors).to(positions)[batch].transpose(1, 2)  # [n_atoms, lm, waves]
     phases = _phases(angle, highest)  # [n_atoms, lm, waves, 2]
     pairs = own[:, :, :, None] * phases
-    sent = _decayed(pairs[:, : (max_l + 1) ** 2], square, sigma)
+    source = _decayed(pairs[:, : (max_l + 1) ** 2], square, sigma)
     if receivers is None:
-        return Waves(sent, sent)
+        return Waves(source, source)
     norms = _native.receiver_factors(receivers._replace(widths=receivers.widths.cpu().numpy()))
     parts = pairs[:, : receivers.n_lm]
-    received = torch.cat(
+    receiver = torch.cat(
         [_decayed(parts, square, width.expand(len(positions))) for width in receivers.widths], dim=1
     )
-    return Waves(sent, received * torch.from_numpy(norms).to(positions)[:, None])
+    return Waves(source, receiver * torch.from_numpy(norms).to(positions)[:, None])
 
 
 def _phases(angle: Tensor, max_l: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +23,15 @@ from electret.data.keys import DataKeys, DipoleOrigin
 from electret.errors import InputError
 from electret.labels import CONVERTED, LABELS, Label
 
-__all__ = ["ISOLATED_ATOM", "Frame", "origin_of_dipole", "read_frames", "read_structures", "wrap_atoms"]
+__all__ = [
+    "ISOLATED_ATOM",
+    "Frame",
+    "bound",
+    "origin_of_dipole",
+    "read_frames",
+    "read_structures",
+    "wrap_atoms",
+]
 
 ISOLATED_ATOM = "IsolatedAtom"
 """`config_type` of the single-atom frames that hold the atomic energies (MACE's convention); on reading,
@@ -121,6 +129,11 @@ def wrap_atoms(
     """Checked frames from ASE structures in memory, see `read_frames`."""
     keys = keys or DataKeys()
     return [_normalised(atoms, keys, file, index, dipole_origin) for index, atoms in enumerate(structures)]
+
+
+def bound(frames: Iterable[Frame]) -> list[Frame]:
+    """Frames without those that only hold the energy of an isolated atom."""
+    return [frame for frame in frames if not frame.is_isolated_atom]
 
 
 def origin_of_dipole(atoms: Atoms, choice: DipoleOrigin) -> NDArray[np.float64]:

@@ -19,7 +19,9 @@ from electret.errors import OutputError
 from electret.models import Model
 from electret.support.console import PlainTable, heading, progress_bar, say, standard_console
 from electret.support.outputs import atomic_write, check_outputs, holds_run
+from electret.support.tables import markdown_table
 from electret.training import Metrics, TrainingConfig, evaluate, train
+from electret.training.targets import TARGETS
 
 __all__ = ["DemoResult", "run"]
 
@@ -30,12 +32,7 @@ TIMESTEP = 0.5  # fs
 TEMPERATURE = 300.0  # K
 FIELD = (0.0, 0.0, 0.1)  # V/Å
 _FILES = ("parity.png", "dipole_field.png", "field_scan.png", "dynamics.png", "report.md")
-TABLE_ROWS = {
-    "energy": ("energy", "meV/atom", 1e3),
-    "forces": ("forces", "meV/Å", 1e3),
-    "charges": ("charges", "me", 1e3),
-    "dipole": ("dipole", "me·Å/atom", 1e3),
-}
+_TARGETS = ("energy", "forces", "charges", "dipole")
 
 
 @dataclass(frozen=True)
@@ -187,10 +184,10 @@ def molecular_dynamics(model_file: Path, console: Console, steps: int) -> Trajec
 def summary(metrics: Metrics, trajectory: Trajectory, seconds: float) -> list[tuple[str, str, str]]:
     """Rows of the closing table: quantity, value, unit."""
     rows = []
-    for name, (title, unit, factor) in TABLE_ROWS.items():
-        errors = metrics.overall[name]
-        rows.append((f"{title}: MAE", f"{factor * errors.mae:.1f}", unit))
-        rows.append((f"{title}: RMSE", f"{factor * errors.rmse:.1f}", unit))
+    for name in _TARGETS:
+        errors, target = metrics.overall[name], TARGETS[name]
+        rows.append((f"{name}: MAE", f"{target.scale * errors.mae:.1f}", target.unit))
+        rows.append((f"{name}: RMSE", f"{target.scale * errors.rmse:.1f}", target.unit))
     rows += [
         ("dynamics: time at constant energy", f"{trajectory.time[-1]:.2f}", "ps"),
         ("dynamics: mean temperature", f"{trajectory.temperature:.0f}", "K"),
@@ -212,10 +209,7 @@ def markdown(metrics: Metrics, rows: list[tuple[str, str, str]]) -> str:
         f"({metrics.n_frames} frames, in fields of up to 0.2 V/Å), and used for molecular dynamics in a",
         f"field of {FIELD[2]} V/Å along z.",
         "",
-        "| Quantity | Value | Unit |",
-        "|---|---|---|",
-        *(f"| {quantity} | {value} | {unit} |" for quantity, value, unit in rows),
-        "",
+        *markdown_table(("Quantity", "Value", "Unit"), rows),
         "![Parity](parity.png)",
         "",
         "The density answers the field: dipoles along it against the labels, and what is left over.",

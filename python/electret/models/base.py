@@ -403,7 +403,7 @@ class Model(torch.nn.Module):
             widths=self.feature_widths,
             features_max_l=options.features_max_l,
             features_self_interaction=self.config.fixed_point.self_interaction,
-            options=Options(options.boundary, options.method, options.accuracy, options.precision),
+            options=Options(**options.sums),
         )
 
     def _widths_of_atoms(self, elements: torch.Tensor) -> torch.Tensor:
@@ -412,8 +412,7 @@ class Model(torch.nn.Module):
 
     def _potentials(self, structure: Structure, multipoles: torch.Tensor) -> torch.Tensor:
         """Potential of the density and the field at each atom, `[n_atoms]` V."""
-        graph, options = structure.graph, self.config.electrostatics
-        sigma = self.sigma[structure.elements]
+        graph, sigma = structure.graph, self.sigma[structure.elements]
         widths, index = torch.unique(sigma, return_inverse=True)
         values = features(
             structure.positions,
@@ -427,10 +426,7 @@ class Model(torch.nn.Module):
             pbc=graph.pbc,
             batch=graph.batch,
             external_field=graph.external_field,
-            boundary=options.boundary,
-            method=options.method,
-            accuracy=options.accuracy,
-            precision=options.precision,
+            **self.config.electrostatics.sums,
         )
         return values[torch.arange(len(index), device=values.device), index, 0]
 

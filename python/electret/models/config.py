@@ -42,6 +42,7 @@ __all__ = [
     "ScfConfig",
     "SplitChargesConfig",
     "StrictConfig",
+    "problems",
 ]
 
 LEAST_SINGLE = 1e-5
@@ -117,13 +118,18 @@ class StrictConfig(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            lines = []
-            for entry in error.errors():
-                place = ".".join(str(part) for part in entry["loc"] if not _is_branch(part)) or cls.__name__
-                reason = entry["msg"].removeprefix("Value error, ")
-                value = "" if isinstance(entry["input"], dict) else f" = {entry['input']!r}"
-                lines.append(f"{place}{value}: {reason}")
-            raise InputError("; ".join(lines)) from error
+            raise InputError(problems(error, cls.__name__)) from error
+
+
+def problems(error: ValidationError, whole: str = "") -> str:
+    """Place, value and reason of each problem that pydantic found; `whole` is the place of the whole."""
+    lines = []
+    for entry in error.errors():
+        place = ".".join(str(part) for part in entry["loc"] if not _is_branch(part)) or whole
+        value = "" if isinstance(entry["input"], dict) else f" = {entry['input']!r}"
+        reason = entry["msg"].removeprefix("Value error, ")
+        lines.append(f"{place}{value}: {reason}" if place else reason)
+    return "; ".join(lines)
 
 
 def _is_branch(part: int | str) -> bool:
@@ -140,7 +146,7 @@ class EmbeddingConfig(StrictConfig):
     per: Literal["graph"] = "graph"
     emb_dim: Width
     num_classes: Width | None = None
-    """Offset of a categorical embedding, whose whole numbers are -offset to num_classes - 1 - offset."""
+    """Values of a categorical embedding, the whole numbers from -offset to num_classes - 1 - offset."""
     offset: int = 0
     in_dim: Literal[1] = 1
     use_bias: bool = True
@@ -279,6 +285,11 @@ class ElectrostaticsConfig(StrictConfig):
     """Precision of long sums on a GPU; `float32` needs an `accuracy` of 1e-5 or more. The CPU has float64."""
     boundary: str | None = None
     """None follows pbc; `slab_dipole_correction` and `molecule_in_box` are for parity with other codes."""
+
+    @property
+    def sums(self) -> dict[str, Any]:
+        """Settings of the sums, as arguments of the functions of `electret.torch`."""
+        return {name: getattr(self, name) for name in ("boundary", "method", "accuracy", "precision")}
 
     @model_validator(mode="after")
     def _check_precision(self) -> ElectrostaticsConfig:

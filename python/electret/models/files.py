@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -29,9 +28,9 @@ from electret.models.header import (
 )
 from electret.models.start.statistics import Statistics
 from electret.support.outputs import atomic_write, check_outputs
-from electret.support.tensor_files import tensor_file
+from electret.support.tensor_files import checksum, tensor_file
 
-__all__ = ["FORMAT_VERSION", "ModelFileError", "load", "read_header", "save"]
+__all__ = ["FORMAT_VERSION", "ModelFileError", "dtype_name", "load", "read_header", "save"]
 
 
 def save(model: Model, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
@@ -57,7 +56,7 @@ def save(model: Model, path: str | os.PathLike[str], metadata: dict[str, Any] | 
         "statistics": model.statistics.model_dump(mode="json"),
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "metadata": metadata or {},
-        "checksum": _checksum(tensors),
+        "checksum": checksum(tensors),
     }
     try:
         text = json.dumps(header, allow_nan=False)
@@ -102,15 +101,27 @@ def _is_model(path: Path) -> bool:
         return False
 
 
+def dtype_name(dtype: torch.dtype | str | None) -> str | None:
+    """`float32` or `float64` of a type or its name; None stays None.
+
+    Raises:
+        InputError: another type.
+    """
+    name = str(dtype).removeprefix("torch.") if isinstance(dtype, (torch.dtype, str)) else dtype
+    if name in ("float32", "float64", None):
+        return name
+    raise InputError(f"dtype is {dtype!r}; use 'float32', 'float64' or None for that of the model")
+
+
 def load(
-    path: str | os.PathLike[str], device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    path: str | os.PathLike[str], device: torch.device | str = "cpu", dtype: torch.dtype | str | None = None
 ) -> Model:
     """Reads a model.
 
     Args:
         path: the file.
         device: where its tensors go.
-        dtype: `torch.float32` or `torch.float64`; None keeps the dtype of the file.
+        dtype: `torch.float32`, `torch.float64` or the name of one; None keeps the dtype of the file.
 
     Raises:
         ModelFileError: no such file, not a model file, truncated or damaged, written by a newer electret, or
@@ -119,17 +130,15 @@ def load(
     place = found_device(device)
     header = read_header(path)
     config = ModelConfig.parse(header["config"])
-    if dtype is not None:
-        if dtype not in (torch.float32, torch.float64):
-            raise InputError(f"dtype is {dtype}; use torch.float32, torch.float64 or None")
-        name = str(dtype).removeprefix("torch.")
+    name = dtype_name(dtype)
+    if name is not None:
         config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"dtype": name})})
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise ModelFileError(f"{path}: the tensors cannot be read ({error}); copy the file again") from error
-    if _checksum(tensors) != header["checksum"]:
+    if checksum(tensors) != header["checksum"]:
         raise ModelFileError(f"{path}: the checksum does not match; the file is damaged, copy it again")
     model = assemble(config.description.model_class, config, Statistics.parse(header["statistics"]))
     try:
@@ -144,13 +153,3 @@ def load(
 
 def _installed(*packages: str) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in packages}
-
-
-def _checksum(tensors: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of all tensors."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -26,6 +26,7 @@ MOVED: dict[str, str] = {
     "electret.package_folders": "electret.cuda",
     "electret.per_system": "electret.torch",
     "electret.torch_operators": "electret.torch",
+    "electret.analysis.candidates": "electret.analysis.Entry",
     "electret.training_ranges": "electret.models.start.ranges",
     "electret.models.functional": "electret.models.families.energy_functional",
     "electret.models.statistics": "electret.models.Statistics",

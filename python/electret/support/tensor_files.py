@@ -1,14 +1,15 @@
-"""Bytes of safetensors files."""
+"""Bytes and checksums of safetensors files."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 
 import safetensors.torch
 import torch
 
-__all__ = ["tensor_file"]
+__all__ = ["checksum", "tensor_file"]
 
 
 def tensor_file(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -20,3 +21,13 @@ def tensor_file(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
     header = json.dumps(entries, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + content[start:]
+
+
+def checksum(tensors: Mapping[str, torch.Tensor], text: str = "") -> str:
+    """SHA-256 over a text and the names, types, shapes and bytes of all tensors."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from electret.support.outputs import atomic_write
-from electret.support.tensor_files import tensor_file
+from electret.support.tensor_files import checksum, tensor_file
 from electret.training.errors import CheckpointError
 
 __all__ = [
@@ -45,7 +44,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write atomically; the file before it stays until the new one is complete."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     state = json.dumps(checkpoint.state)
-    metadata = {"format": FORMAT, "state": state, "sha256": _checksum(tensors, state)}
+    metadata = {"format": FORMAT, "state": state, "sha256": checksum(tensors, state)}
     atomic_write(path, tensor_file(tensors, metadata))
 
 
@@ -62,18 +61,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"checkpoint '{path}' cannot be read ({error}); {remedy}") from error
     if metadata.get("format") != FORMAT or "state" not in metadata:
         raise CheckpointError(f"'{path}' is not a checkpoint of the format {FORMAT}; {remedy}")
-    if _checksum(tensors, metadata["state"]) != metadata.get("sha256"):
+    if checksum(tensors, metadata["state"]) != metadata.get("sha256"):
         raise CheckpointError(f"checkpoint '{path}' is corrupt: its checksum does not match; {remedy}")
     return Checkpoint(tensors, json.loads(metadata["state"]))
-
-
-def _checksum(tensors: Mapping[str, torch.Tensor], state: str) -> str:
-    digest = hashlib.sha256(state.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

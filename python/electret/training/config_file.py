@@ -13,6 +13,7 @@ import yaml
 from pydantic import AliasChoices, BaseModel, ValidationError
 
 from electret.errors import InputError
+from electret.models.config import problems
 from electret.support.outputs import atomic_write
 from electret.support.yaml_files import check_values, parse_yaml, read_yaml
 from electret.training.aliases import STAGE_ALIASES, TOP_LEVEL_ALIASES, WITHOUT_COUNTERPART, convert
@@ -51,22 +52,9 @@ def parse_config(
         _make_absolute(options, base)
         return kind.model_validate(options)
     except ValidationError as error:
-        problems = [_describe(item) for item in error.errors()]
-        raise InputError(f"{source}: " + "; ".join(problems)) from None
+        raise InputError(f"{source}: {problems(error)}") from None
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
-
-
-def _describe(item: Any) -> str:
-    path = ".".join(
-        str(part) for part in item["loc"] if not str(part).startswith(("function-", "list[", "dict["))
-    )
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "missing":
-        return f"{path}: this option is required"
-    shown = item["input"]
-    value = f" (found {shown!r})" if isinstance(shown, (str, int, float, bool, type(None))) else ""
-    return f"{path}: {message}{value}" if path else message
 
 
 def _expand_aliases(raw: dict[str, Any]) -> dict[str, Any]:

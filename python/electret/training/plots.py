@@ -17,23 +17,11 @@ from electret.training.convergence import Convergence
 from electret.training.metrics import Metrics
 from electret.training.targets import TARGETS
 
-__all__ = ["drawn", "parity_files", "plot_convergence", "plot_history", "plot_parity"]
+__all__ = ["COLOURS", "drawn", "parity_files", "plot_convergence", "plot_history", "plot_parity"]
 
-_UNITS = {
-    "energy": "eV/atom",
-    "forces": "eV/Å",
-    "stress": "eV/Å³",
-    "charges": "e",
-    "multipoles": "e·Å^l",
-    "dipole": "e·Å",
-    "total_charge": "e",
-    "fermi_level": "eV",
-    "polarizability": "e·Å²/V",
-    "born_effective_charges": "e",
-    "potentials": "V",
-    "grid_potentials": "V",
-}
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_SHOWN = [name for name in TARGETS if name not in ("stationarity", "stability")]
+"""Targets with labels to plot against; energies are per atom, others of whole systems."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#555555", "#000000")
 _MOST_POINTS = 20000
 _MOST_HISTORIES = 30
 
@@ -50,28 +38,27 @@ def drawn(figure: Figure, path: Path | None) -> Figure:
 
 def parity_files(folder: Path) -> list[Path]:
     """Files that `plot_parity` may write."""
-    return [folder / f"parity_{name}.png" for name in _UNITS]
+    return [folder / f"parity_{name}.png" for name in _SHOWN]
 
 
 def plot_parity(metrics: Mapping[str, Metrics], folder: Path | None = None) -> dict[str, Figure]:
     """One figure per target, prediction against label, data sets in colours; needs metrics made with
     `parity=True`. With a folder, each is written there as `parity_<target>.png`."""
     figures = {}
-    for name, unit in _UNITS.items():
+    for name in _SHOWN:
         pairs = {set_name: entry.parity[name] for set_name, entry in metrics.items() if name in entry.parity}
         if pairs:
             path = None if folder is None else folder / f"parity_{name}.png"
-            figures[name] = _parity(name, unit, pairs, metrics, path)
+            figures[name] = _parity(name, pairs, metrics, path)
     return figures
 
 
-def _parity(
-    name: str, unit: str, pairs: Mapping[str, Any], metrics: Mapping[str, Metrics], path: Path | None
-) -> Figure:
+def _parity(name: str, pairs: Mapping[str, Any], metrics: Mapping[str, Metrics], path: Path | None) -> Figure:
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")
     axes = figure.add_subplot()
     target = TARGETS[name]
-    for (set_name, (label, prediction)), colour in zip(pairs.items(), _COLOURS * len(pairs), strict=False):
+    unit = target.base_unit if name == "energy" else target.base_unit.removesuffix("/atom")
+    for (set_name, (label, prediction)), colour in zip(pairs.items(), COLOURS * len(pairs), strict=False):
         stride = max(1, len(label) // _MOST_POINTS)
         rmse = metrics[set_name].overall[name].rmse * target.scale
         text = f"{set_name}, RMSE {rmse:.3g} {target.unit}"
@@ -100,7 +87,7 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: Path | None = None)
     panels = list(grid.flat)[: 1 + len(names)]
     for unused in list(grid.flat)[len(panels) :]:
         unused.set_axis_off()
-    for kind, colour in (("train", _COLOURS[0]), ("valid", _COLOURS[1])):
+    for kind, colour in (("train", COLOURS[0]), ("valid", COLOURS[1])):
         panels[0].plot(
             epochs, _column(history, f"{kind}_loss"), color=colour, label=kind, marker=".", markersize=2
         )
@@ -110,7 +97,7 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: Path | None = None)
         panel.plot(
             epochs,
             _column(history, f"valid_{name}_mae") * TARGETS[name].scale,
-            color=_COLOURS[1],
+            color=COLOURS[1],
             marker=".",
             markersize=2,
         )
@@ -144,12 +131,12 @@ def plot_convergence(convergence: Convergence | None, path: Path | None = None) 
     chosen = np.linspace(0, convergence.n_frames - 1, min(_MOST_HISTORIES, convergence.n_frames)).astype(int)
     for index in np.unique(chosen):
         history = convergence.histories[index]
-        colour = _COLOURS[0] if convergence.converged[index] else _COLOURS[1]
+        colour = COLOURS[0] if convergence.converged[index] else COLOURS[1]
         curves.plot(history.clip(1e-17), color=colour, linewidth=0.8, marker=".", markersize=3, alpha=0.6)
     curves.set(xlabel="iteration", ylabel="residual (e)", yscale="log")
     if convergence.histogram:
         counts = convergence.histogram
-        bars.bar(list(counts), list(counts.values()), color=_COLOURS[0])
+        bars.bar(list(counts), list(counts.values()), color=COLOURS[0])
         bars.set_xlim(min(counts) - 2, max(counts) + 2)  # room for whole numbers on the axis
     bars.set(xlabel="iterations to convergence", ylabel="frames")
     if convergence.unconverged:

@@ -14,6 +14,7 @@ from electret.training.errors import CheckpointError
 
 __all__ = [
     "BEST_CHECKPOINT",
+    "FREE_OPTIONS",
     "LAST_CHECKPOINT",
     "check_data",
     "check_options",
@@ -63,7 +64,8 @@ def check_data(state: Mapping[str, Any], found: Mapping[str, str], folder: Path)
 
 
 _DATA_FILES = ("train", "valid", "test")  # what they hold is compared instead
-_FREE_OPTIONS = ("name", "output", "plots", "tensorboard", "device")
+FREE_OPTIONS = ("name", "output", "plots", "tensorboard", "device")
+"""Options of a run that do not change its model."""
 
 
 def _changed_options(old: dict[str, Any], new: dict[str, Any], stage: int) -> list[str]:
@@ -73,7 +75,7 @@ def _changed_options(old: dict[str, Any], new: dict[str, Any], stage: int) -> li
     """
 
     def relevant(config: dict[str, Any]) -> dict[str, Any]:
-        kept = {key: value for key, value in config.items() if key not in _FREE_OPTIONS}
+        kept = {key: value for key, value in config.items() if key not in FREE_OPTIONS}
         kept["data"] = {key: value for key, value in config["data"].items() if key not in _DATA_FILES}
         kept["stages"] = [
             {key: value for key, value in entry.items() if key != "epochs" or fixed(index, entry)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from electret.data import (
     print_report,
     random_split,
 )
-from electret.data.reading import read_frames
+from electret.data.reading import bound, read_frames
 from electret.data.reference import FROM_START, elements_of, energy_warnings
 from electret.errors import InputError
 from electret.graph import Graph
@@ -215,9 +215,6 @@ def load_data(config: TrainingConfig) -> TrainingData:
     def read(files: Sequence[Path]) -> list[Frame]:
         return [frame for file in files for frame in read_frames(file, options.keys, origin)]
 
-    def bound(frames: Sequence[Frame]) -> list[Frame]:
-        return [frame for frame in frames if not frame.is_isolated_atom]
-
     everything = read(options.train)
     train = everything if options.keep_isolated_atoms else bound(everything)
     if not train:
@@ -250,7 +247,7 @@ def _replayed(frames: list[Frame], options: ReplayConfig, seed: int) -> list[Fra
 
 
 def _check_labels(config: TrainingConfig, data: TrainingData) -> None:
-    counts = key_counts(data.valid)
+    found = {name for name, count in key_counts(data.valid).items() if count}
     for index, stage in enumerate(config.stages):
         targets = list(stage.loss.weights)
         own_label = [name for name in targets if TARGETS[name].has_own_label]
@@ -258,7 +255,7 @@ def _check_labels(config: TrainingConfig, data: TrainingData) -> None:
         _check_periodic_responses(config, data.train, targets, f"stages.{index}.loss")
         if resolved_mode(config.model.family, stage.mode) == "direct":
             _check_densities(config, data.train, f"stages.{index}.mode")
-        if not any(_counts(counts, name) for name in targets):
+        if not any(_is_labelled(name, found) for name in targets):
             files = ", ".join(sorted({frame.file for frame in data.valid}))
             raise InputError(
                 f"stages.{index}.loss: no validation frame carries any of {', '.join(targets)} ({files}), so "
@@ -290,11 +287,11 @@ def _check_periodic_responses(
             )
 
 
-def _counts(counts: Mapping[str, int], target: str) -> bool:
-    """True if a set with these numbers of labels has labels of a target (frames without a total charge are
-    neutral by definition)."""
-    labels = TARGETS[target].needs
-    return target == "total_charge" or not labels or any(counts[name] for name in labels)
+def _is_labelled(target: str, labels: Collection[str]) -> bool:
+    """True if the labels of a frame or set are those of a target (a frame without a total charge is neutral
+    by definition)."""
+    needs = TARGETS[target].needs
+    return target == "total_charge" or not needs or any(name in labels for name in needs)
 
 
 def _check_densities(config: TrainingConfig, frames: Sequence[Frame], where: str) -> None:
@@ -356,9 +353,8 @@ def _check_sets(config: TrainingConfig, datasets: dict[str, GraphDataset], conso
 
 def _counts_in(graph: Graph, target: str) -> bool:
     """True if a frame has a label and a weight for a target of the loss."""
-    labels = TARGETS[target].needs
-    labelled = target == "total_charge" or not labels or any(name in graph.labels for name in labels)
-    return labelled and bool((graph.weights["frame"] * graph.weights.get(target, 1.0) > 0).any())
+    weights = graph.weights["frame"] * graph.weights.get(target, 1.0)
+    return _is_labelled(target, graph.labels) and bool((weights > 0).any())
 
 
 def _structure(frame: Frame) -> tuple[bytes, ...]:

@@ -20,13 +20,6 @@ from electret.training.targets import TARGETS
 __all__ = ["RunLog", "read_history"]
 
 
-class _Console(Console):
-    """Leaves a broken pipe to the caller, where rich would end the process."""
-
-    def on_broken_pipe(self) -> None:
-        raise
-
-
 class RunLog:
     """Shows epochs on `console` and records them in `folder`."""
 

@@ -77,7 +77,6 @@ def frames_with_density(graphs: Iterable[Graph]) -> list[int]:
 def add_grid_potentials(model: Model, output: dict[str, torch.Tensor], graph: Graph) -> None:
     """Put `grid_potentials [n_points]` in V beside the other predictions: of the density and the external
     field at the points that the frames bring along. Their gradients go through the multipoles."""
-    options = model.config.electrostatics
     output["grid_potentials"] = potential(
         graph.labels["grid_points"],
         graph.positions,
@@ -88,8 +87,5 @@ def add_grid_potentials(model: Model, output: dict[str, torch.Tensor], graph: Gr
         batch=graph.batch,
         points_batch=graph.labels["grid_batch"],
         external_field=graph.external_field,
-        boundary=options.boundary,
-        method=options.method,
-        accuracy=options.accuracy,
-        precision=options.precision,
+        **model.config.electrostatics.sums,
     )

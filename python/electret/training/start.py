@@ -39,7 +39,7 @@ def read_start(config: TrainingConfig) -> tuple[TrainingConfig, Model]:
     assert wanted.start is not None
     dtype = wanted.backbone.dtype
     if wanted.start.suffix == ".electret":
-        model = load(wanted.start, dtype=getattr(torch, dtype))
+        model = load(wanted.start, dtype=dtype)
         head = wanted.backbone.head
         if head is not None and head != model.config.backbone.head:
             raise InputError(

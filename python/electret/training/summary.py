@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
 
 from electret.support.console import PlainTable
 from electret.support.outputs import atomic_write
+from electret.support.tables import markdown_table
 from electret.training.config import TrainingConfig
 from electret.training.metrics import Metrics
 from electret.training.targets import TARGETS
@@ -83,11 +84,6 @@ def print_summary(metrics: Mapping[str, Metrics], console: Console) -> None:
         table.show(console)
 
 
-def _markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
-    return lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-
-
 def write_summary(
     folder: Path, metrics: Mapping[str, Metrics], config: TrainingConfig, best_epoch: int
 ) -> None:
@@ -99,13 +95,12 @@ def write_summary(
         f"of epoch {best_epoch}.",
         "Offset and spread are mean and standard deviation of the signed error.",
         "",
-        *_markdown(HEADINGS, error_rows(metrics)),
-        "",
+        *markdown_table(HEADINGS, error_rows(metrics)),
     ]
     iterated = list(convergence_rows(metrics))
     if iterated:
         lines += ["Self-consistency; frames that did not converge are left out of the errors.", ""]
-        lines += [*_markdown(CONVERGENCE_HEADINGS, iterated), ""]
+        lines += markdown_table(CONVERGENCE_HEADINGS, iterated)
     atomic_write(folder / "summary.md", "\n".join(lines).encode())
     values = {
         "name": config.name,

@@ -51,6 +51,11 @@ class Target:
         return (self.name,) if self.labels is None else self.labels
 
     @property
+    def base_unit(self) -> str:
+        """Unit of the numbers before `scale`."""
+        return self.unit.removeprefix("m") if self.scale == 1e3 else self.unit
+
+    @property
     def has_own_label(self) -> bool:
         """True if its label has its name."""
         return self.labels is None

@@ -30,6 +30,7 @@ __all__ = [
     "calculator",
     "curves_in_time",
     "labelled_groups",
+    "model_table",
     "number",
 ]
 
@@ -160,6 +161,14 @@ def labelled_groups(frames: Sequence[Atoms], key: str) -> dict[str, list[int]]:
     for index, atoms in enumerate(frames):
         groups.setdefault(str(atoms.info[key]), []).append(index)
     return groups
+
+
+def model_table(
+    results: Results, columns: Mapping[str, Callable[[Any], str]], first: Sequence[Sequence[str]] = ()
+) -> list[ProbeTable]:
+    """A row per model below the `first` ones: under each heading the text of the model's numbers."""
+    rows = [[model, *(text(entry) for text in columns.values())] for model, entry in results.items()]
+    return [ProbeTable(["model", *columns], [*first, *rows])]
 
 
 def curves_in_time(results: Results, quantity: str, label: str, colours: Colours, height: float) -> Figure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from electret.analysis.probes.base import (
     ProbeTable,
     Results,
     calculator,
+    model_table,
     number,
 )
 from electret.errors import InputError
@@ -32,8 +33,8 @@ class Capacitance(Probe):
     title: ClassVar[str] = "Capacitance"
     note: ClassVar[str] = (
         "Charge at the Fermi levels of the labels, and the capacitance C = -dQ/dmu: from the slope of these "
-        "charges, and exactly from the response of the density at the charge next to zero. Of the labels the "
-        "slope."
+        "charges, and exactly from the response of the density at the charge next to zero. The labels have "
+        "the slope alone."
     )
 
     needs: ClassVar[tuple[str, ...]] = ("total_charge", "fermi_level")
@@ -64,25 +65,14 @@ class Capacitance(Probe):
     def tables(self, results: Results, frames: Sequence[Atoms]) -> list[ProbeTable]:
         """One row per model."""
         true_charge, true_level = _labels(frames)
-        rows = [["labels", number(_slope(true_level, true_charge)), "—", "—", "—"]]
-        for model, entry in results.items():
-            rows.append(
-                [
-                    model,
-                    number(_slope(true_level, np.array(entry["charge"]))),
-                    number(entry["exact"]),
-                    number(1e3 * float(np.abs(np.array(entry["charge"]) - true_charge).mean())),
-                    number(1e3 * float(np.abs(np.array(entry["level"]) - true_level).mean())),
-                ]
-            )
-        headings = [
-            "model",
-            "C from charges / e/V",
-            "C from response / e/V",
-            "MAE of the charge / me",
-            "MAE of the Fermi level / meV",
-        ]
-        return [ProbeTable(headings, rows)]
+        columns: dict[str, Callable[[Any], str]] = {
+            "C from charges / e/V": lambda entry: number(_slope(true_level, np.array(entry["charge"]))),
+            "C from response / e/V": lambda entry: number(entry["exact"]),
+            "MAE of the charge / me": lambda entry: number(1e3 * _mae(entry["charge"], true_charge)),
+            "MAE of the Fermi level / meV": lambda entry: number(1e3 * _mae(entry["level"], true_level)),
+        }
+        labels = ["labels", number(_slope(true_level, true_charge)), "—", "—", "—"]
+        return model_table(results, columns, [labels])
 
     def figure(self, results: Results, frames: Sequence[Atoms], colours: Colours) -> Figure | None:
         """Charge against Fermi level."""
@@ -102,6 +92,10 @@ def _labels(frames: Sequence[Atoms]) -> tuple[np.ndarray, np.ndarray]:
     pairs = [(float(atoms.info["total_charge"]), float(atoms.info["fermi_level"])) for atoms in frames]
     charge, level = np.array(pairs).T
     return charge, level
+
+
+def _mae(found: Sequence[float], true: np.ndarray) -> float:
+    return float(np.abs(np.array(found) - true).mean())
 
 
 def _slope(level: np.ndarray, charge: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ from electret.analysis.probes.base import (
     Trajectory,
     calculator,
     curves_in_time,
+    model_table,
     number,
 )
 from electret.analysis.probes.dynamics import conditions_only
@@ -105,37 +106,23 @@ class ConstantPotential(Trajectory):
 
     def tables(self, results: Results, frames: Sequence[Atoms]) -> list[ProbeTable]:
         """One row per model."""
-        rows = []
-        for model, entry in results.items():
-            if "charge_mean" in entry:
-                numbers = [
-                    f"{entry['charge_mean']:+.3f} ± {entry['charge_deviation']:.3f}",
-                    f"{entry['expected_deviation']:.3f}",
-                    f"{entry['level_mean']:.3f} ± {entry['level_deviation']:.3f}",
-                    number(entry["conserved_drift"]),
-                ]
-            else:
-                numbers = ["—"] * 4
-            rows.append(
-                [
-                    model,
-                    f"{entry['target']:.3f}",
-                    number(entry["capacitance"]),
-                    *numbers,
-                    entry["failure"] or f"{entry['steps'] * self.timestep / 1000:.1f} ps",
-                ]
-            )
-        headings = [
-            "model",
-            "target Fermi level / eV",
-            "C / e/V",
-            "charge / e",
-            "sqrt(C kT) / e",
-            "Fermi level / eV",
-            "drift of the conserved energy / meV/atom/ps",
-            "run",
-        ]
-        return [ProbeTable(headings, rows)]
+
+        def mean(name: str, sign: str = "") -> Callable[[Any], str]:
+            mean, deviation = f"{name}_mean", f"{name}_deviation"
+            return lambda entry: f"{entry[mean]:{sign}.3f} ± {entry[deviation]:.3f}" if mean in entry else "—"
+
+        columns: dict[str, Callable[[Any], str]] = {
+            "target Fermi level / eV": lambda entry: f"{entry['target']:.3f}",
+            "C / e/V": lambda entry: number(entry["capacitance"]),
+            "charge / e": mean("charge", "+"),
+            "sqrt(C kT) / e": lambda entry: (
+                f"{entry['expected_deviation']:.3f}" if "expected_deviation" in entry else "—"
+            ),
+            "Fermi level / eV": mean("level"),
+            "drift of the conserved energy / meV/atom/ps": lambda entry: number(entry.get("conserved_drift")),
+            "run": lambda entry: entry["failure"] or f"{entry['steps'] * self.timestep / 1000:.1f} ps",
+        }
+        return model_table(results, columns)
 
     def figure(self, results: Results, frames: Sequence[Atoms], colours: Colours) -> Figure | None:
         """Charge against time."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from electret.analysis.probes.base import (
     Trajectory,
     calculator,
     curves_in_time,
+    model_table,
     number,
 )
 from electret.errors import ConvergenceError, InputError
@@ -128,32 +129,18 @@ class Dynamics(Trajectory):
 
     def tables(self, results: Results, frames: Sequence[Atoms]) -> list[ProbeTable]:
         """One row per model."""
-        rows = []
-        for model, entry in results.items():
-            has_run = "drift" in entry
-            rows.append(
-                [
-                    model,
-                    f"{entry['steps'] * self.timestep / 1000:.2f}",
-                    f"{entry['drift']:+.4f} ± {entry['drift_error']:.4f}" if has_run else "—",
-                    number(entry.get("fluctuation")),
-                    number(entry.get("temperature")),
-                    number(entry.get("iterations")),
-                    number(entry.get("ms_per_step")),
-                    entry["failure"] or "complete",
-                ]
-            )
-        headings = [
-            "model",
-            "ps",
-            "drift / meV/atom/ps",
-            "fluctuation / meV/atom",
-            "mean temperature / K",
-            "SCF iterations",
-            "ms per step",
-            "run",
-        ]
-        return [ProbeTable(headings, rows)]
+        columns: dict[str, Callable[[Any], str]] = {
+            "ps": lambda entry: f"{entry['steps'] * self.timestep / 1000:.2f}",
+            "drift / meV/atom/ps": lambda entry: (
+                f"{entry['drift']:+.4f} ± {entry['drift_error']:.4f}" if "drift" in entry else "—"
+            ),
+            "fluctuation / meV/atom": lambda entry: number(entry.get("fluctuation")),
+            "mean temperature / K": lambda entry: number(entry.get("temperature")),
+            "SCF iterations": lambda entry: number(entry.get("iterations")),
+            "ms per step": lambda entry: number(entry.get("ms_per_step")),
+            "run": lambda entry: entry["failure"] or "complete",
+        }
+        return model_table(results, columns)
 
     def figure(self, results: Results, frames: Sequence[Atoms], colours: Colours) -> Figure | None:
         """Conserved energy against time."""

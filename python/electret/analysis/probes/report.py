@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from electret.analysis.plots import COLOURS
-from electret.analysis.probes.base import ProbeTable
 from electret.analysis.probes.run import ProbeReport
 from electret.support.outputs import atomic_write
-from electret.training.plots import drawn
+from electret.support.tables import csv_table, markdown_table
+from electret.training.plots import COLOURS, drawn
 
 __all__ = ["plot_probes", "probe_sections", "write_probe_tables"]
 
@@ -38,7 +35,8 @@ def probe_sections(reports: Sequence[ProbeReport], pictures: dict[str, Path]) ->
         lines += [f"## {title}", "", report.probe.note, ""]
         if report.results:
             for table in report.probe.tables(report.results, report.frames):
-                lines += _markdown(table)
+                lines += [f"### {table.title}", ""] if table.title else []
+                lines += markdown_table(table.headings, table.rows)
         if report.refused:
             reasons: dict[str, list[str]] = {}
             for name, reason in report.refused.items():
@@ -61,21 +59,6 @@ def write_probe_tables(reports: Sequence[ProbeReport], folder: Path) -> list[Pat
         for index, table in enumerate(tables):
             suffix = f"_{index}" if len(tables) > 1 else ""
             path = folder / f"probe_{report.name.replace(' ', '_')}{suffix}.csv"
-            text = io.StringIO()
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(table.headings)
-            writer.writerows(table.rows)
-            atomic_write(path, text.getvalue().encode())
+            atomic_write(path, csv_table(table.headings, table.rows))
             files.append(path)
     return files
-
-
-def _markdown(table: ProbeTable) -> list[str]:
-    lines = [f"### {table.title}", ""] if table.title else []
-    return [
-        *lines,
-        "| " + " | ".join(table.headings) + " |",
-        "|" + "---|" * len(table.headings),
-        *("| " + " | ".join(row) + " |" for row in table.rows),
-        "",
-    ]

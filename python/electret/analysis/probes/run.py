@@ -78,7 +78,7 @@ def run_probes(
                     key = f"{fingerprint(probe, file)} {device} {dtype}"
                     path = folder / report.name.replace(" ", "_") / f"{model_name.replace(' ', '_')}.json"
                     numbers = read_measurement(path, key)
-                    model = load(file, device=device, dtype=None if dtype is None else _dtype(dtype))
+                    model = load(file, device=device, dtype=dtype)
                     refusal = probe.refusal(model)
                     if refusal is not None:
                         report.refused[model_name] = refusal
@@ -94,9 +94,3 @@ def run_probes(
                         report.results[model_name] = numbers
                 progress.advance(task)
     return reports
-
-
-def _dtype(name: str) -> Any:
-    import torch
-
-    return getattr(torch, name)

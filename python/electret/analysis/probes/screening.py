@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from electret.analysis.probes.base import (
     ProbeTable,
     Results,
     calculator,
+    model_table,
     number,
 )
 from electret.errors import InputError
@@ -110,20 +111,14 @@ class Screening(Probe):
 
     def tables(self, results: Results, frames: Sequence[Atoms]) -> list[ProbeTable]:
         """One row per model."""
-        rows = [
-            [
-                model,
-                f"{entry['inside']:.3f}",
-                number(entry["surface_charge"]),
-                f"{entry['screening_thickness']:.1f} of {entry['thickness']:.1f}",
-            ]
-            for model, entry in results.items()
-        ]
-        return [
-            ProbeTable(
-                ["model", "field inside", "surface charge", "dipole / surface charge that screens, Å"], rows
-            )
-        ]
+        columns: dict[str, Callable[[Any], str]] = {
+            "field inside": lambda entry: f"{entry['inside']:.3f}",
+            "surface charge": lambda entry: number(entry["surface_charge"]),
+            "dipole / surface charge that screens, Å": lambda entry: (
+                f"{entry['screening_thickness']:.1f} of {entry['thickness']:.1f}"
+            ),
+        }
+        return model_table(results, columns)
 
     def figure(self, results: Results, frames: Sequence[Atoms], colours: Colours) -> Figure | None:
         """Change of the potential against height."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from electret.analysis.probes.base import (
     ProbeTable,
     Results,
     calculator,
+    model_table,
     number,
 )
 from electret.analysis.scf_convergence import run_solvers
@@ -39,7 +40,7 @@ class Stability(Probe):
     )
 
     frames: int = Field(default=24, ge=1)
-    """Frames that are looked at."""
+    """Number of frames."""
     max_iterations: int = Field(default=200, ge=1)
     """Largest number of iterations of linear mixing."""
 
@@ -72,22 +73,18 @@ class Stability(Probe):
 
     def tables(self, results: Results, frames: Sequence[Atoms]) -> list[ProbeTable]:
         """One row per model."""
-        rows = []
-        for model, entry in results.items():
-            radius = np.array(entry["radius"])
-            some = len(radius) > 0
-            rows.append(
-                [
-                    model,
-                    number(float(radius.mean())) if some else "—",
-                    number(float(radius.max())) if some else "—",
-                    f"{int((radius < 1).sum())} of {len(radius)}" if some else "—",
-                    _iterations(entry["solver"]),
-                    _iterations(entry["mixing"]),
-                ]
-            )
-        headings = ["model", "radius, mean", "largest", "below 1", "own solver", "linear mixing"]
-        return [ProbeTable(headings, rows)]
+
+        def of_radii(text: Callable[[np.ndarray], str]) -> Callable[[Any], str]:
+            return lambda entry: text(np.array(entry["radius"])) if entry["radius"] else "—"
+
+        columns: dict[str, Callable[[Any], str]] = {
+            "radius, mean": of_radii(lambda radii: number(float(radii.mean()))),
+            "largest": of_radii(lambda radii: number(float(radii.max()))),
+            "below 1": of_radii(lambda radii: f"{int((radii < 1).sum())} of {len(radii)}"),
+            "own solver": lambda entry: _iterations(entry["solver"]),
+            "linear mixing": lambda entry: _iterations(entry["mixing"]),
+        }
+        return model_table(results, columns)
 
     def figure(self, results: Results, frames: Sequence[Atoms], colours: Colours) -> Figure | None:
         """Distribution of the radius of each fixed-point model."""

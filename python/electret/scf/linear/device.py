@@ -269,13 +269,13 @@ class _LongWaves:
     native layer, which names the source."""
 
     def __init__(self, right: Tensor | None, inverse: Tensor | None, waves: Waves, layout: Layout) -> None:
-        self.systems, self.sent = Batch(layout.batch, layout.n_systems), waves.sent  # Φ
-        responses = waves.received if right is None else right @ waves.received
+        self.systems, self.source = Batch(layout.batch, layout.n_systems), waves.source  # Φ
+        responses = waves.receiver if right is None else right @ waves.receiver
         # U = L⁻¹ R Ψ, [n_atoms, n_lm, n_waves]
         self.responses = responses if inverse is None else inverse @ responses
-        sent, responses = (layout.pad(one).flatten(1, 2) for one in (self.sent, self.responses))
-        identity = torch.eye(sent.shape[2], dtype=sent.dtype, device=sent.device)
-        matrix = identity + sent.transpose(1, 2) @ responses  # [n_systems, n_waves, n_waves]
+        source, responses = (layout.pad(one).flatten(1, 2) for one in (self.source, self.responses))
+        identity = torch.eye(source.shape[2], dtype=source.dtype, device=source.device)
+        matrix = identity + source.transpose(1, 2) @ responses  # [n_systems, n_waves, n_waves]
         # a matrix that is not finite is replaced, so that it does not stop the others
         good = torch.isfinite(matrix).all(dim=2).all(dim=1)
         lu, pivots, _ = torch.linalg.lu_factor_ex(torch.where(good[:, None, None], matrix, identity))
@@ -283,11 +283,11 @@ class _LongWaves:
 
     def after(self, z: Tensor) -> Tensor:
         """P⁻¹ v of z = L⁻¹ v."""
-        return z - self._across(self.sent, self.responses, z, False)
+        return z - self._across(self.source, self.responses, z, False)
 
     def before(self, v: Tensor) -> Tensor:
         """z with P⁻ᵀ v = L⁻ᵀ z."""
-        return v - self._across(self.responses, self.sent, v, True)
+        return v - self._across(self.responses, self.source, v, True)
 
     def _across(self, along: Tensor, back: Tensor, x: Tensor, transpose: bool) -> Tensor:
         products = self.systems.sum(torch.einsum("alw,al->aw", along, x))  # [n_systems, n_waves]

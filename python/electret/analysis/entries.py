@@ -16,17 +16,15 @@ from electret.support.console import heading, say
 from electret.support.outputs import MODEL_FILE, check_file_name, check_not_in_use
 from electret.training import TrainingConfig, train
 from electret.training.checkpoint import read_checkpoint
-from electret.training.resumption import LAST_CHECKPOINT, with_defaults
+from electret.training.resumption import FREE_OPTIONS, LAST_CHECKPOINT, with_defaults
 
-__all__ = ["Candidate", "is_trained", "prepare"]
+__all__ = ["Entry", "is_trained", "prepare"]
 
 _CONFIG_SUFFIXES = (".yaml", ".yml")
-_FREE_OPTIONS = ("name", "output", "plots", "tensorboard", "device")
-"""Options of a run that do not change its model."""
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Entry:
     """A model to compare.
 
     Attributes:
@@ -40,7 +38,7 @@ class Candidate:
     overrides: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, text: str) -> Candidate:
+    def parse(cls, text: str) -> Entry:
         """From `path` or `name=path`; the name of a path is that of its file, or of its folder where the
         file is a run's `model.electret`."""
         name, separator, path = text.partition("=")
@@ -55,24 +53,24 @@ class Candidate:
         return self.path.suffix.lower() in _CONFIG_SUFFIXES
 
 
-def prepare(candidates: Sequence[Candidate], console: Console) -> dict[str, Path]:
-    """Model file of each candidate, in order, after training what is missing.
+def prepare(entries: Sequence[Entry], console: Console) -> dict[str, Path]:
+    """Model file of each entry, in order, after training what is missing.
 
     Training continues where an earlier call was interrupted; a run that is complete is taken as it is.
 
     Raises:
-        InputError: no such file, names or run folders that two candidates share, bad configurations.
+        InputError: no such file, names or run folders that two entries share, bad configurations.
         CheckpointError: the run of a configuration was made with other options.
     """
-    names = [candidate.name for candidate in candidates]
+    names = [entry.name for entry in entries]
     for name in names:
         check_file_name(name, "model")
         if names.count(name) > 1:
-            raise InputError(f"two models have the name '{name}'; tell them apart with name=path")
+            raise InputError(f"two models have the name '{name}'; give them names with name=path")
     configs = {
-        candidate.name: TrainingConfig.from_yaml(candidate.path, candidate.overrides)
-        for candidate in candidates
-        if candidate.is_configuration
+        entry.name: TrainingConfig.from_yaml(entry.path, entry.overrides)
+        for entry in entries
+        if entry.is_configuration
     }
     folders: dict[Path, str] = {}
     for name, config in configs.items():
@@ -83,11 +81,7 @@ def prepare(candidates: Sequence[Candidate], console: Console) -> dict[str, Path
                 f"models '{other}' and '{name}' would be trained in the same folder '{config.run_folder}'; "
                 "set another name or output for one of them"
             )
-    files = {
-        candidate.name: _model_file(candidate.path)
-        for candidate in candidates
-        if not candidate.is_configuration
-    }
+    files = {entry.name: _model_file(entry.path) for entry in entries if not entry.is_configuration}
     for number, (name, config) in enumerate(configs.items(), 1):
         if is_trained(config):
             say(console, f"{name}: trained already, {config.run_folder / MODEL_FILE}")
@@ -114,7 +108,7 @@ def is_trained(config: TrainingConfig) -> bool:
 
 
 def _relevant(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in _FREE_OPTIONS}
+    return {name: value for name, value in options.items() if name not in FREE_OPTIONS}
 
 
 def _model_file(path: Path) -> Path:
@@ -126,5 +120,5 @@ def _model_file(path: Path) -> Path:
                 "a model file"
             )
         return file
-    read_header(path)  # says what is wrong with a file before any training
+    read_header(path)  # an unusable file is refused before any training
     return path
