@@ -1,4 +1,4 @@
-//! Neighbour lists of water-like boxes: the search alone, and with everything written out.
+//! Neighbour lists of water-like boxes: the search alone, and with all quantities written.
 
 use std::hint::black_box;
 

@@ -1,7 +1,7 @@
-// The arrays of a batch, as every kernel sees them. Mirrored by structures of the same layout in `src/cuda/batch.rs`.
+// Arrays of a batch, as every kernel takes them. Mirrored by structures of the same layout in `src/cuda/batch.rs`.
 //
-// SCALAR (double or Dual) is defined by the module: what arrays of a batch hold. So is WORK, where long sums are done in
-// a precision of their own: the same, or Single or SingleDual. What positions, cells and results are is SCALAR always.
+// The module defines SCALAR (double or Dual), the type of positions, cells and results, and WORK, the type of long
+// sums: SCALAR itself, or Single or SingleDual for sums in single precision.
 #pragma once
 #include "scalar.cuh"
 
@@ -13,7 +13,7 @@ typedef SCALAR T;
 typedef WORK W;
 typedef Real<W>::type R;
 
-// Cell of one system that the k-vectors live in: periodic vectors, completed along open axes by vectors of a fixed
+// Cell of one system from which its k-vectors follow: periodic vectors, completed along open axes by vectors of a fixed
 // length normal to them (see src/lattice.rs).
 struct Lattice {
     T vectors[3][3];
@@ -28,7 +28,7 @@ struct Lattice {
 struct Side {
     const T *positions;     // [site][3], Å
     const T *coefficients;  // [site][channel][lm]
-    const W *rounded;       // the same as long sums take them
+    const W *rounded;       // coefficients in the type of long sums
     T *potentials;          // [site][channel][lm]: dU/d(coefficient), added to
     T *gradients;           // [site][3]: dU/d(position), added to
     const double *widths;   // [site][channel], Å

@@ -1,4 +1,4 @@
-// Sorts sites into bins: by bin, and by site within each, whatever the order in which threads get there.
+// Sorts sites by bin, and by index within a bin; the result does not depend on the order of threads.
 #include "bins.cuh"
 #include "scan.cuh"
 
@@ -39,14 +39,14 @@ DEVICE void bin_site(const BinArguments &args, int site) {
     atomicAdd(args.counts + bin, 1);
 }
 
-// Puts a site into its bin, in any order.
+// Writes a site into its bin; the order within the bin is arbitrary.
 DEVICE void place_site(const BinArguments &args, int site) {
     if (args.grids[args.system[site]].n_bins == 0) return;
     int bin = args.bins[site];
     args.order[args.start[bin] + atomicAdd(args.counts + bin, -1) - 1] = site;
 }
 
-// Puts what is in a slot where it belongs in its bin.
+// Moves the content of a slot to its place in the sorted bin.
 DEVICE void settle_slot(const BinArguments &args, int slot) {
     int site = args.order[slot], bin = args.bins[site];
     int first = args.start[bin], rank = 0;
@@ -54,7 +54,7 @@ DEVICE void settle_slot(const BinArguments &args, int slot) {
     args.sorted[first + rank] = args.placed[site];
 }
 
-// One system per block, which does all.
+// One block per system, for all steps.
 KERNEL(sort_small, BinArguments) {
     const Grid &grid = args.grids[args.listed[blockIdx.x]];
     int thread = threadIdx.x, n_threads = blockDim.x;

@@ -1,5 +1,5 @@
-// Sites in bins, so that what lies within a cutoff of a point is found in linear time; as src/neighbors has it, and in
-// the same arithmetic: products and sums here are rounded one by one.
+// Sites in bins, in which the sites within a cutoff of a point are found in linear time. The arithmetic is that of
+// src/neighbors, to the bit: every product and sum is rounded by itself.
 #pragma once
 #include "batch.cuh"
 #include "reduce.cuh"
@@ -20,11 +20,11 @@ struct Frame {
     int padding;
 };
 
-// Bins of one system's sites. An open axis is taken as one of a period of its own: bins that are whole periods apart
-// are one.
+// Bins of one system's sites. An open axis is folded with a period of its own: bins that are whole periods apart are
+// the same bin.
 struct Grid {
     double cutoff;
-    double limit;      // least square of a distance that does not count
+    double limit;      // smallest squared distance outside the cutoff
     double period[3];  // 1 along periodic axes, a length along open ones
     int bins[3];
     int first_bin;
@@ -37,7 +37,7 @@ struct Grid {
 // A site, wrapped into the cell.
 struct Binned {
     double position[3];
-    int wraps[3];  // cell vectors taken off
+    int wraps[3];  // cell vectors subtracted
     int site;
 };
 
@@ -77,7 +77,7 @@ DEVICE bool wrap(const Frame &frame, const double *position, Binned *out, double
         out->wraps[a] = 0;
         coordinates[a] = exact_dot(frame.dual[a], position);
     }
-    // A second round mends what the first one's rounding left just outside.
+    // A second pass moves in sites that rounding left just outside in the first.
     for (int round = 0; round < 2; round++) {
         bool moved = false;
 #pragma unroll
@@ -130,8 +130,8 @@ DEVICE void reach_of(const Grid &grid, const Frame &frame, double *reach) {
     }
 }
 
-// The sites near a point, a stretch of slots at a time: all that may lie within the cutoff, in every image. The threads
-// of a block of one warp go through it together.
+// The sites near a point, one range of slots at a time: all that may lie within the cutoff, in every image. The threads
+// of a block of one warp visit them together.
 struct Walk {
     const int *start;
     int bins[3], pbc[3];
@@ -166,7 +166,7 @@ struct Walk {
         around(grid, starts, frame.pbc, part, reach);
     }
 
-    // From the part of a period that the point is at, and the bins that the cutoff reaches, with a margin.
+    // The range follows from the point's fraction of a period and from the bins within the cutoff, with a margin.
     template <class R>
     DEVICE void around(const Grid &grid, const int *starts, const int *periodic, const R *part, const R *reach) {
         start = starts;

@@ -1,4 +1,4 @@
-// Boys functions B_m(t) = ∫₀¹ u^(2m) exp(-t u²) du, t ≥ 0, as src/boys.rs has them.
+// Boys functions B_m(t) = ∫₀¹ u^(2m) exp(-t u²) du, t ≥ 0, as in src/special/boys.rs.
 #pragma once
 #include "scalar.cuh"
 

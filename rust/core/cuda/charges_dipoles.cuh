@@ -1,5 +1,5 @@
 // Charges and dipoles, written out: the interaction of a receiver of degree RECEIVER_L ≤ 1 with a source of degree
-// SOURCE_L ≤ 1, as src/ewald/real/charges_dipoles.rs has it. Multipoles are in the order (q, p_y, p_z, p_x).
+// SOURCE_L ≤ 1, as in src/ewald/real/charges_dipoles.rs. Multipoles are in the order (q, p_y, p_z, p_x).
 #pragma once
 #include "batch.cuh"
 #include "radial.cuh"
@@ -18,7 +18,7 @@ DEVICE void interact(const W *d_xyz, WidthsOf<R> widths, const BoysRowOf<R> *tab
 #if RECEIVER_L + SOURCE_L + GRADIENTS > 0
     W d[3] = {d_xyz[1], d_xyz[2], d_xyz[0]};
 #endif
-    // The source's potential, and q F_1 - p·d F_2, which makes it vary along d.
+    // Potential of the source, and q F_1 - p·d F_2, the factor of its variation along d.
     W potential = p[0] * f[0];
 #if SOURCE_L == 1
     W projection = dot3(p + 1, d);

@@ -1,5 +1,5 @@
-// Coulomb kernels in reciprocal space: the transform of 1/r, exactly truncated along open axes (Rozzi et al.,
-// Phys. Rev. B 73, 205119). The same functions as in src/ewald/kernel.rs and src/bessel.rs.
+// Coulomb kernels in reciprocal space: the transform of 1/r, exactly truncated along open axes (Rozzi et al., Phys.
+// Rev. B 73, 205119). The functions are those of src/ewald/kernel.rs and src/special/bessel.rs.
 //
 // Along open axes the completed lattice has fixed length, so k depends on the cell only through its part in the
 // periodic directions: the kernel gives its value and its derivative in that part's square.
@@ -32,7 +32,7 @@ DEVICE CoulombKernel coulomb_kernel(const int *pbc, double open_length) {
 // geometrically for this integrand.
 DEVICE void bessel_k01(double x, double *k0, double *k1) {
     const double STEP = 0.1;
-    // cosh t ≥ 1 is taken out so that nothing underflows before the final factor.
+    // The factor e^-x is applied last (the exponent has cosh t - 1 ≥ 0), so that nothing underflows before it.
     *k0 = 0.5;
     *k1 = 0.5;
     for (int n = 1;; n++) {

@@ -1,14 +1,15 @@
-// Platform of the kernels: the CUDA compiler's, or an emulation by the host's C++ compiler with which tests
-// run every kernel without a GPU.
+// Platform of the kernels: the CUDA compiler, or an emulation by the host's C++ compiler with which tests run every
+// kernel without a GPU.
 //
 // A kernel takes one structure by value:
 //
 //     KERNEL(scale, ScaleArguments) { ... args.n ... }
 //
-// Emulated, the threads of a block are fibers that take turns at barriers: threads of a warp at its own, warps at those
-// of the block. A barrier that only some threads reach stops the program with a message. Blocks run one after the
-// other. Blocks, warps of a block and threads of a warp go in the order asked for (forward, backward, shuffled): what a
-// missing barrier leaves open differs between two of them. Shared memory is NaN (or -1) when a block begins.
+// In the emulation the threads of a block are fibers that alternate at barriers: the threads of a warp at barriers of
+// the warp, warps at those of the block. A barrier that only some threads reach stops the program with a message.
+// Blocks run one after the other. Blocks, warps of a block and threads of a warp run in the given order (forward,
+// backward, shuffled): results that miss a barrier differ between two orders. Shared memory is NaN (or -1) when a block
+// begins.
 #pragma once
 
 #ifndef ELECTRET_HOST
@@ -16,7 +17,7 @@
 #define DEVICE __device__ __forceinline__
 #define SHARED __shared__
 #define KERNEL(name, Arguments) extern "C" __global__ void name(const __grid_constant__ Arguments args)
-// A kernel of so many threads in a block, with registers for so many blocks on a multiprocessor.
+// Kernel with the given number of threads in a block, and registers for the given number of blocks on a multiprocessor.
 #define BOUNDED_KERNEL(name, Arguments, threads, blocks) \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Arguments args)
 // A barrier of the threads of a warp, which every one of them must reach.
@@ -44,8 +45,8 @@ struct Dim3 {
 };
 static Dim3 blockIdx, threadIdx, blockDim, gridDim;
 
-// Section of the linker for SHARED variables; a module may have nothing of the kind. Other formats of libraries have no
-// names for the ends of a section, and there shared memory is what the block before has left.
+// Section of the linker for SHARED variables, which may be empty. Formats of libraries other than ELF have no names for
+// the ends of a section; there shared memory keeps the values of the block before.
 #ifdef __ELF__
 #define SHARED static __attribute__((section("shared_memory")))
 extern "C" char __start_shared_memory[] __attribute__((weak, visibility("hidden")));
@@ -79,7 +80,7 @@ static unsigned current;
 static void (*body)(const void *);
 static const void *arguments;
 
-// Stops a thread until all that the barrier joins have come to it.
+// Stops a thread until all threads of the barrier have reached it.
 static void barrier(Barrier reached) {
     fibers[current].at = reached;
     if (_setjmp(fibers[current].place) == 0) _longjmp(scheduler, 1);
@@ -108,7 +109,7 @@ static void resume(unsigned thread) {
     swapcontext(&entry, &fiber.context);
 }
 
-// The numbers below n in the order asked for: 0 forward, 1 backward, others seeds of permutations.
+// The numbers below n in the given order: 0 forward, 1 backward, others seeds of permutations.
 struct Order {
     uint64 n, step, shift;
     Order(uint64 n, unsigned order) : n(n), step(1), shift(0) {

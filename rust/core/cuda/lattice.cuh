@@ -1,11 +1,11 @@
-// The cell that the k-vectors live in: the user's periodic vectors, completed along open axes by vectors normal to
-// them, and the derivative back to the user's cell. The same functions as in src/lattice.rs.
+// Cell of the k-vectors: the user's periodic vectors, completed along open axes by vectors normal to them, and the
+// derivative back to the user's cell. The functions are those of src/lattice.rs.
 #pragma once
 #include "batch.cuh"
 
 // Plan of a system's lattice: axes and length along open ones.
 struct LatticePlan {
-    double open_length;  // given to the vectors along open axes, Å
+    double open_length;  // length of the vectors along open axes, Å
     int pbc[3];          // axes summed periodically
     int padding;
 };

@@ -3,7 +3,7 @@
 
 struct FillArguments {
     const double *cells;     // [system][3][3], Å
-    const double *tangents;  // the same of the tangents, or null for none
+    const double *tangents;  // their tangents, or null for none
     const LatticePlan *plans;
     Lattice *out;
     int n_systems;

@@ -1,8 +1,8 @@
-// Common to the kernels of the particle mesh: its arrays, B-splines, and monomials in the derivatives along the mesh.
+// Arrays of the particle mesh, B-splines, and monomials in the derivatives along the mesh, for all its kernels.
 //
-// Systems of one mesh size go together. Each raised width of a system has a field; the sites' channels that have it
-// are the field's members. A field is one real array for each part of the scalar, with rows along z that have room
-// for their half spectrum.
+// Systems with the same mesh size are processed together. Each raised width of a system has a field; the channels of
+// sites with that width are the members of the field. A field is one real array for each part of the scalar, with rows
+// along z long enough for their half spectrum.
 #pragma once
 #include "harmonics.cuh"
 #include "batch.cuh"
@@ -24,7 +24,7 @@ struct Both {
 };
 DEVICE void pick(Both both, double *out) { *out = both.exact; }
 DEVICE void pick(Both both, float *out) { *out = both.rounded; }
-// The one of the sums.
+// The value in the precision of the sums.
 DEVICE R real(Both both) {
     R out;
     pick(both, &out);
@@ -71,7 +71,7 @@ struct MeshSide {
     const MeshSite *sites;
     Place *places;
     W *expansion;  // [local system][EXPANSION(max_l)]
-    // Members by [field][brick], where they are listed; else zero.
+    // Members by [field][brick], if they are listed; else zero.
     int *counts;
     int *cursors;
     int *total;
@@ -92,11 +92,11 @@ struct MeshSide {
 DEVICE long long row_stride(const MeshGrid &grid) { return 2LL * grid.half; }
 DEVICE long long field_stride(const MeshGrid &grid) { return row_stride(grid) * grid.points[0] * grid.points[1]; }
 
-// A scalar whose parts lie in fields of their own, `stride` apart.
+// A scalar whose parts are stored in separate fields, `stride` apart.
 template <class S> struct Parts {
     static const int N = 1;
     static DEVICE S load(const R *p, long long) { return constant<S>(*p); }
-    // Loads of arrays that no kernel writes meanwhile.
+    // Loads from arrays that no kernel writes at the same time.
     static DEVICE S fetch(const R *p, long long) { return constant<S>(__ldg(p)); }
     static DEVICE void store(R *p, long long, S value) { *p = value_of(value); }
 };
@@ -179,7 +179,7 @@ DEVICE Reach reach_of(int start, int points, int bricks) {
     if (count < bricks) out.count = count;
     return out;
 }
-// Most bricks that a spline reaches along an axis; one may have less than all of its points.
+// Largest number of bricks that a spline reaches along an axis; a brick at the end may have fewer points.
 DEVICE int most_reached(int points, int bricks) {
     int most = (ORDER + BRICK - 2) / BRICK + 1 + (points % BRICK != 0);
     return most < bricks ? most : bricks;

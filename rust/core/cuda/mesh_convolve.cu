@@ -1,5 +1,6 @@
 // From structure factors on the mesh to potentials on it: φ_t(k) = w(k) g_t(k) Σ_p g_p(k) S_p(k), with Gaussians g and
-// w the Coulomb kernel over the splines' own transform; and derivatives in the cell of what both sides share.
+// w the Coulomb kernel over the splines' own transform; and derivatives in the cell through the factors that both sides
+// share.
 #include "coulomb_kernel.cuh"
 #include "mesh.cuh"
 #include "reduce.cuh"

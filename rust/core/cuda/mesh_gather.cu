@@ -26,7 +26,7 @@ struct GatherArguments {
 
 const int L = DEGREE;
 const int TOTAL = L + GRADIENTS;
-// Charges and dipoles, which need little of everything, go by more sites.
+// Charges and dipoles need few registers, so that a block takes more sites.
 const bool SMALL = L <= 1;
 const int WARPS = WARPS_OF_BLOCK;
 // Lanes along z, and planes that the lanes of a warp read together.
@@ -34,12 +34,13 @@ const int LANES = ORDER > 8 ? 16 : 8;
 const int PLANES = 32 / LANES;
 // Pairs of derivatives along x and y.
 const int PAIRS = (TOTAL + 1) * (TOTAL + 2) / 2;
-// Values of an axis of a site: some more than there are, so that writes for sites side by side fall on different banks.
+// Length of the values of an axis of a site, padded so that neighbouring sites write to different banks of shared
+// memory.
 const int VALUES = (((TOTAL + 1) * ORDER + 1) / 2 | 1) * 2;
 // Rows in flight.
 const int AHEAD = SMALL ? ORDER : 4;
 
-// Keeps the compiler from adding to the address in another order, with more instructions.
+// Fixes the order of additions to the address; the compiler's own takes more instructions.
 DEVICE const R *as_it_is(const R *p) {
 #ifndef ELECTRET_HOST
     asm("" : "+l"(p));

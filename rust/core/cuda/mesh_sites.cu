@@ -1,5 +1,5 @@
-// Sites on the mesh, and what depends on the cells alone: multipoles as derivatives along the mesh, and the parts of
-// the Coulomb kernel.
+// Sites on the mesh, and the quantities that depend on the cells alone: expansions of multipoles in derivatives along
+// the mesh, and the factors of the Coulomb kernel.
 #include "coulomb_kernel.cuh"
 #include "mesh.cuh"
 
@@ -14,7 +14,7 @@ struct SitesArguments {
     MeshSide sides[2];
 };
 
-// Most bricks that a site reaches along each axis, and in all; one where no side lists members by brick.
+// Largest number of bricks that a site reaches along each axis, and in all; one if no side lists members by brick.
 DEVICE int most_bricks(const SitesArguments &args, int *along) {
     if (!args.sides[0].counts && !args.sides[1].counts) {
         along[0] = along[1] = along[2] = 1;
@@ -77,7 +77,7 @@ KERNEL(locate, SitesArguments) {
     }
 }
 
-// One thread for each list: room for it, wherever there is some; the order of lists does not matter.
+// One thread for each list reserves room for it; the order of the lists does not matter.
 KERNEL(reserve, SitesArguments) {
     const MeshSide &side = args.sides[blockIdx.y];
     long long number = (long long)blockIdx.x * blockDim.x + threadIdx.x;

@@ -1,5 +1,5 @@
-// Sites to mesh. A block fills a brick of a field with the members that reach it, in their order, whatever order they
-// were listed in: no sum depends on timing.
+// Sites to mesh. A block fills a brick of a field with the members that reach it, sorted by index whatever order they
+// were listed in, so that no sum depends on timing.
 //
 // ORDER of the splines and the sources' DEGREE are defined by the module.
 #include "mesh.cuh"
@@ -12,12 +12,12 @@ struct SpreadArguments {
 };
 
 const int L = DEGREE;
-// Members whose order is worked out at a time.
+// Members sorted at a time.
 const int CAPACITY = 1024;
 // Points along z that a member reaches or does not.
 const int ALONG = 4;
-// Values of an axis of a member, [point][derivative]: one point more than there are, for what lies elsewhere, and of a
-// length with which neither the writes of members side by side nor pairs of values fall on the same banks.
+// Length of the values of an axis of a member, [point][derivative]: one more point for threads outside the spline, and
+// padded so that neither neighbouring members nor pairs of values fall on the same banks of shared memory.
 const int N = L + 1;
 const int VALUES = sizeof(W) <= 8 ? (((BRICK + 1) * N + 1) / 2 | 1) * 2 : (BRICK + 1) * N | 1;
 const int PRODUCTS = (L + 1) * (L + 2) / 2;
@@ -47,7 +47,7 @@ KERNEL(spread, SpreadArguments) {
     int n = side.counts ? side.counts[place] : 0;
     const int *entries = n > 0 ? side.entries + side.offsets[place] : 0;
     if (!side.counts) {
-        // Few members: each is looked at.
+        // Few members: each is tested.
         for (int start = 0; start < field.n_members; start += THREADS) {
             int member = field.first_member + start + thread;
             bool near = start + thread < field.n_members;
@@ -108,7 +108,7 @@ KERNEL(spread, SpreadArguments) {
                 int points = grid.points[axis], low = BRICK * brick[axis];
                 int point = where.start[axis], bits = 0;
                 if (points < ORDER) {
-                    // The spline meets itself.
+                    // The spline wraps around onto itself.
 #pragma unroll
                     for (int j = 0; j < ORDER; j++, point++) {
                         if (point == points) point = 0;

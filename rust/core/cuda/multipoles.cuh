@@ -1,4 +1,4 @@
-// Multipoles of any degrees: the interaction of a receiver with a source, as src/ewald/pair.rs has it.
+// Multipoles of any degrees: the interaction of a receiver with a source, as in src/ewald/pair.rs.
 #pragma once
 #include "batch.cuh"
 #include "harmonics.cuh"
@@ -7,7 +7,7 @@
 const int TOP = RECEIVER_L + SOURCE_L + GRADIENTS;
 const int POWERS = RECEIVER_L < SOURCE_L ? RECEIVER_L : SOURCE_L;
 
-// add_terms(d, h, f, p, q, v, g), or the tables for it; written by src/cuda/pair_terms.rs.
+// add_terms(d, h, f, p, q, v, g), or the tables for it; written by src/cuda/real/interaction.rs.
 #include "terms.cuh"
 
 #ifdef TERM_TABLES

@@ -18,7 +18,7 @@ struct ListArguments {
     int *counts;           // [atom]
     long long *first;      // [atom], and the end
     Found *found;          // [pair], by atom
-    // Pairs by atom, neighbour and shift; arrays that are not wanted are null.
+    // Pairs by atom, neighbour and shift; arrays not to be written are null.
     long long *i, *j;   // [pair]
     long long *shifts;  // [pair][3]
     double *distances;  // [pair]
@@ -27,7 +27,7 @@ struct ListArguments {
     int padding;
 };
 
-// Goes through the neighbours of an atom; `each` is called by every thread with what it has and a place in the row.
+// Visits the neighbours of an atom; every thread calls `each` with its neighbour and the place in the row.
 template <class F> DEVICE int for_neighbors(const ListArguments &args, int atom, F each) {
     int system = args.system[atom];
     const Frame frame = args.frames[system];

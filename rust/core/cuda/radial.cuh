@@ -1,5 +1,5 @@
 // Radial functions of the interaction of two Gaussians, F_an = (1/r d/dr)^a (∇²)^n f with f(r) = erf(r / (√2 γ)) / r,
-// as src/radial.rs has them.
+// as in src/special/radial.rs.
 #pragma once
 #include "boys.cuh"
 
@@ -14,7 +14,7 @@ template <class R> DEVICE PartOf<R> part_of(R gamma2, R factor) {
     return {inverse, factor * sqrt((R)(2.0 / PI) * inverse)};
 }
 
-// γ² of a pair, and that of its widths raised to a floor, whose interaction is taken off; 0 for none.
+// γ² of a pair, and γ² of its widths raised to a floor, whose interaction is subtracted; 0 for none.
 template <class R> struct WidthsOf {
     R gamma2, raised2;
 };

@@ -1,8 +1,8 @@
 // Sums over pairs in real space: all pairs of an open system, or the short-range part of an Ewald sum over the
-// neighbours within its cutoff. One warp per receiver, which collects the sources that count, 32 at a time, and then
+// neighbours within its cutoff. One warp per receiver collects the sources within the cutoff, 32 at a time, and then
 // adds their fields, a source per thread.
 //
-// RECEIVER_L and SOURCE_L are the degrees; GRADIENTS says whether to add dU/dr of the receivers, CELL whether to collect
+// RECEIVER_L and SOURCE_L are the degrees; with GRADIENTS the kernel adds dU/dr of the receivers, with CELL it collects
 // the derivative in the cell.
 #include "harmonics.cuh"
 #if RECEIVER_L <= 1 && SOURCE_L <= 1
@@ -41,7 +41,7 @@ BOUNDED_KERNEL(pair_sums, PairArguments, THREADS, (sizeof(W) <= 8 ? 16 : 8)) {
         for (int channel = 0; channel < args.receivers.n_channels; channel++) {
             int row = receiver * args.receivers.n_channels + channel;
             R width = (R)args.receivers.widths[row];
-            // The reciprocal sum has all of it.
+            // The reciprocal sum contains the whole interaction.
             if (split && width >= floor && narrowest >= floor) continue;
             R s2 = width * width;
             W q[N_RECEIVER];

@@ -1,4 +1,4 @@
-// The sources that count for a receiver: those within the cutoff in every image, or all of an open system.
+// Sources of a receiver: those within the cutoff in every image, or all of an open system.
 #pragma once
 #include "rounded.cuh"
 
@@ -117,14 +117,14 @@ template <> struct SourceWalk<float> {
     Walk walk;
     RoundedSite own;
     float part[3], tangent[3];
-    // The receiver in the image that is looked at.
+    // The receiver in the current image.
     Fine near[3];
     int image[3];
 
     DEVICE void enter(const PairArguments &args, int system, bool split, Shared *shared) {
         if (threadIdx.x > 0) return;
         if (!split) {
-            // Nothing is shifted, and the tangents are factors of that nothing.
+            // The shift is zero, and so are its tangents.
             for (int a = 0; a < 3; a++)
                 for (int k = 0; k < 3; k++) shared->tangents[a][k] = 0.0f;
             return;

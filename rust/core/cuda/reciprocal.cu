@@ -106,7 +106,7 @@ struct FieldArguments {
     SiteArrays receivers;
     const Tile *blocks;  // of modes
     const Lattice *lattices;
-    T *reciprocal_partials;  // [block][9]: derivatives in the cell that belong to both sides
+    T *reciprocal_partials;  // [block][9]: derivatives in the cell through factors of both sides
     T *volume_partials;      // [block]
     double once;
     int n_components;  // 2, or 4 with structure factors by width
@@ -119,7 +119,7 @@ template <int N> DEVICE void sum_chunks(const SiteArrays &sites, const ModeSyste
     const W *partials = sites.partials + place.first_partial * N + m;
 #pragma unroll
     for (int component = 0; component < N; component++) out[component] = zero<T>();
-    // Many loads under way at once: there are few threads.
+    // Unrolled for many loads in flight, since there are few threads.
 #pragma unroll 8
     for (int row = 0; row < place.n_chunks * N; row += N)
 #pragma unroll

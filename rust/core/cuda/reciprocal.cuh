@@ -1,5 +1,5 @@
-// The sum over k-vectors, U = Σ_k w(k) Re[S_p(k) S_q(k)*] with w = K G(k) / V, S(k) = Σ_i F_i(k) e^{-ik·r_i} and
-// F_i(k) = Σ p_lm (-i)^l C_lm(k) exp(-k² s²/2) / (2l-1)!!. Mirrored by structures in `src/cuda/modes/`.
+// The sum over k-vectors, U = Σ_k w(k) Re[S_p(k) S_q(k)*] with w = K G(k) / V, S(k) = Σ_i F_i(k) e^{-ik·r_i} and F_i(k)
+// = Σ p_lm (-i)^l C_lm(k) exp(-k² s²/2) / (2l-1)!!. Mirrored by structures in `src/cuda/reciprocal/`.
 #pragma once
 #include "harmonics.cuh"
 #include "lattice.cuh"
@@ -49,7 +49,7 @@ struct SideSystem {
 struct SiteArrays {
     Side side;
     const SideSystem *systems;
-    const int *kinds;  // [site][channel]: which of its system's widths
+    const int *kinds;  // [site][channel]: index of the width among those of its system
     Complex *phases;   // per site e^{inθ}, n = 0, 1, ..., for each axis
     W *partials;       // structure factors of chunks of sites: per system [chunk][component][mode of the system]
 };
@@ -78,7 +78,7 @@ DEVICE const Complex *phases_of(const SiteArrays &sites, const ModeSystem &syste
     return sites.phases + sites.systems[number].first_phase + row * n_phases_of(system);
 }
 
-// 1 / (2l-1)!! with the sign that turns (-i)^l into 1 or i, the same that turns Re[i^l z] into Re z or Im z.
+// 1 / (2l-1)!! with the sign that reduces (-i)^l to 1 or i; it also reduces Re[i^l z] to Re z or Im z.
 DEVICE constexpr double degree_factor(int l) {
     return (l % 4 == 0 || l % 4 == 3 ? 1.0 : -1.0) / double_factorial_odd(l);
 }

@@ -2,8 +2,8 @@
 #pragma once
 #include "scalar.cuh"
 
-// Nameless, so that every module has arrays of its own: a loader may share static ones of templates between modules,
-// which the emulation runs at the same time.
+// An unnamed namespace gives every module arrays of its own: a loader may share static arrays of templates between
+// modules, which the emulation runs at the same time.
 namespace {
 
 #ifdef ELECTRET_HOST

@@ -1,5 +1,5 @@
-// Sites for sums of single precision. Positions keep what rounding takes off, so that the difference of two sites near
-// each other has the precision of single numbers wherever they are.
+// Sites for sums of single precision. Positions carry their rounding error as a second number, so that the difference
+// of two near sites is exact to single precision anywhere in the cell.
 #pragma once
 #include "bins.cuh"
 

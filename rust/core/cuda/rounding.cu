@@ -21,7 +21,7 @@ struct RoundingArguments {
     const Binned *sorted;            // [slot]: sources of systems that are binned
     RoundedReceiver *rounded_receivers;  // [site]
     RoundedSite *binned_sources;    // [slot]
-    RoundedSite *source_sites;      // [site]: as they are
+    RoundedSite *source_sites;      // [site]: in double precision
     R *source_tangents;             // [site][3], or null
     int n_slots;
     int padding;

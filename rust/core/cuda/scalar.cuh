@@ -1,6 +1,5 @@
 // The scalar types that every kernel is written over: real numbers, and dual numbers a + b t with t² = 0, on which a
-// kernel gives values and directional derivatives; of double precision, or of single precision for what is summed in
-// it.
+// kernel gives values and directional derivatives; of double precision, or of single precision for long sums.
 #pragma once
 #include "host.cuh"
 
@@ -14,8 +13,8 @@ template <class R> struct DualOf {
 typedef DualOf<double> Dual;
 typedef DualOf<float> SingleDual;
 
-// A real number of single precision. A type of its own, so that factors given as double are rounded to float, where a
-// plain float would be turned into double.
+// A real number of single precision. A separate type, so that double factors are rounded to float; a plain float would
+// be widened to double.
 struct Single {
     float value;
 };
@@ -30,12 +29,12 @@ template <> struct Real<Single> {
 template <> struct Real<SingleDual> {
     typedef float type;
 };
-// Keeps an argument out of what a template is chosen by.
+// Excludes an argument from template deduction.
 template <class R> struct Given {
     typedef R type;
 };
 
-// Real numbers: the same functions as for dual ones.
+// Real numbers, with the functions of dual numbers.
 DEVICE double value_of(double x) { return x; }
 DEVICE double tangent_of(double) { return 0.0; }
 DEVICE double chain(double, double value, double) { return value; }
@@ -50,7 +49,7 @@ template <class R> DEVICE DualOf<R> chain(DualOf<R> x, typename Given<R>::type v
     return {value, slope * x.tangent};
 }
 
-// A scalar of its parts.
+// A scalar from its parts.
 template <class T> struct Maker;
 template <> struct Maker<double> {
     static DEVICE double make(double value, double) { return value; }
@@ -134,8 +133,8 @@ template <class T> DEVICE void cross3(const T *a, const T *b, T *out) {
     out[2] = a[0] * b[1] - a[1] * b[0];
 }
 
-// A sum of many terms: of single precision with what rounding takes off kept aside (Knuth), so that its error does
-// not grow with their number.
+// Sum of many terms: in single precision with the rounding error summed separately (Knuth), so that the error does not
+// grow with the number of terms.
 template <class T> struct Sum {
     T total;
     DEVICE void clear() { total = zero<T>(); }

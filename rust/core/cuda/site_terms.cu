@@ -1,14 +1,14 @@
 // Terms of single sites and systems: a site's interaction with itself, the background of a split sum, boundary
-// corrections, and the way of arrays in and out.
+// corrections, and the packing and unpacking of arrays.
 #include "batch.cuh"
 #include "reduce.cuh"
 
-// How one system is summed, as far as this file needs it.
+// Parameters of the sum of one system that this file uses.
 struct SystemTerms {
     double floor;       // width that narrower ones are raised to, 0 without a split
     double own;         // factor on the whole interaction of a site with itself
     double own_raised;  // factor on that of raised widths
-    int background;     // whether the mean of a short-range part is to be taken out
+    int background;     // 1 if the mean of a short-range part is to be subtracted
     int correction;     // 0 none, 1 slab dipole, 2 molecule in box
     int open;           // open axis of a slab
     int padding;
@@ -17,7 +17,7 @@ struct SystemTerms {
 // Moments of one side of one system.
 struct Moments {
     T charge;
-    T excess;  // Σ q (what raising the width adds to its square)
+    T excess;  // Σ q (increase of the squared width by raising it)
     T dipole[3];
     T second[6];  // ∫ρ r rᵀ: xx, yy, zz, yz, xz, xy
 };
@@ -160,7 +160,7 @@ struct SiteArguments {
 // Interaction of a Gaussian with itself for l = 0; K √(2/π)/γ.
 DEVICE double own_weight(double inverse2) { return COULOMB_CONSTANT * sqrt(2.0 / PI * inverse2); }
 
-// Adds to every receiver what it has of itself, of the background and of the boundary's correction.
+// Adds to every receiver its interaction with itself, with the background and with the boundary's correction.
 KERNEL(sites, SiteArguments) {
     int site = blockIdx.x * blockDim.x + threadIdx.x;
     const Side &receivers = args.receivers, &sources = args.sources;
@@ -359,7 +359,7 @@ struct UnpackArguments {
     double *out;            // [row][column]
     int n_rows;
     int n_columns;
-    int tangents;  // whether tangents are wanted
+    int tangents;  // 1 for tangents
     int padding;
 };
 

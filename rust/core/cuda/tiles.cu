@@ -1,4 +1,4 @@
-// Sums of what the tiles of each system have collected, in an order that is always the same.
+// Sums of the partial results of the tiles of each system, in a fixed order.
 #include "batch.cuh"
 #include "reduce.cuh"
 

@@ -70,8 +70,7 @@ macro_rules! compiled {
 compiled!(f64);
 compiled!(Dual);
 
-/// Energies ½ U(p, p) with dE/dp and, when asked for, gradients in positions (cell fixed) and cell (positions
-/// fixed).
+/// Energies ½ U(p, p) with dE/dp and, on request, gradients in positions (cell fixed) and cell (positions fixed).
 pub fn coulomb<T: Compiled>(
     systems: &Systems<T>,
     sources: &Sources<T>,

@@ -1,4 +1,4 @@
-//! The one error type of the numeric crate. Every variant carries what a user needs to mend the input.
+//! The one error type of the numeric crate. Every variant carries the place, the value and the remedy.
 
 /// Errors with the offending place and value.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -54,7 +54,7 @@ pub fn check_finite(array: &'static str, values: &[f64]) -> Result<()> {
 }
 
 /// Lengths beyond this, in Å, are refused: neighbouring numbers are a tenth of an Å apart there, and powers of
-/// distances soon are none at all.
+/// distances soon overflow.
 pub const MAX_LENGTH: f64 = 1e15;
 
 /// Fails at the first coordinate that is not finite or beyond [`MAX_LENGTH`].

@@ -1,4 +1,4 @@
-//! Electrostatics at fixed atoms: what depends on the geometry is computed once, multipoles come many times.
+//! Electrostatics at fixed atoms: operators of the geometry are computed once and applied to many multipoles.
 
 use crate::arithmetic::vector::Vector;
 use crate::error::{Error, Result, check_finite};
@@ -21,7 +21,7 @@ struct Operators {
     widths: Vec<f64>,
     coulomb: Prepared<f64>,
     features: Option<Prepared<f64>>,
-    /// Made when first asked for: solvers come back to them with other blocks around them.
+    /// Made at first use, and shared by Jacobians with different blocks.
     coulomb_matrix: OnceLock<Vec<f64>>,
     features_matrix: OnceLock<Vec<f64>>,
     coulomb_waves: OnceLock<Option<Waves>>,
@@ -40,7 +40,7 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// `max_l` is the degree of the multipoles to come; no widths means that no features are wanted.
+    /// `max_l` is the degree of the multipoles; without widths there are no features.
     pub fn new(
         systems: &Systems<f64>,
         sigma: &[f64],
@@ -163,7 +163,7 @@ impl Geometry {
             .collect()
     }
 
-    /// Methods with parameters, for people.
+    /// Methods with their parameters as text.
     pub fn plans(&self) -> Vec<(String, Option<String>)> {
         self.operators
             .iter()
@@ -253,7 +253,7 @@ impl Geometry {
         Ok(out)
     }
 
-    /// The symmetric matrix A of one system, rows and columns `[atom][lm]`, row after row. Workspace for later calls.
+    /// The symmetric matrix A of one system, rows and columns `[atom][lm]`, row after row. Stored for later calls.
     ///
     /// Its elements are sums, also where a mesh serves the evaluations: the two then agree to the accuracy.
     pub fn coulomb_matrix(&self, system: usize) -> Result<&[f64]> {
@@ -270,8 +270,8 @@ impl Geometry {
         .map(Vec::as_slice)
     }
 
-    /// The operator of one system from multipoles (columns `[atom][lm]`) to features (rows `[atom][width][lm]`).
-    /// Workspace for later calls.
+    /// The operator of one system from multipoles (columns `[atom][lm]`) to features (rows `[atom][width][lm]`). Stored
+    /// for later calls.
     pub fn features_matrix(&self, system: usize) -> Result<&[f64]> {
         self.check_system(system)?;
         let operators = &self.operators[system];
@@ -299,7 +299,7 @@ impl Geometry {
         .map(Vec::as_slice)
     }
 
-    /// The long waves of A of one system, at most `limit` pairs ±k at the first call. Workspace for later ones.
+    /// The long waves of A of one system, at most `limit` pairs ±k at the first call. Stored for later ones.
     pub(crate) fn coulomb_waves(&self, system: usize, limit: usize) -> Option<&Waves> {
         let operators = &self.operators[system];
         let waves = cached(&operators.coulomb_waves, || {

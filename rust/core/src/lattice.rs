@@ -1,5 +1,5 @@
-//! The cell that the k-vectors live in: the user's periodic vectors, completed along open axes by vectors
-//! normal to them, its reciprocal vectors, and the derivative back to the user's cell.
+//! Cell of the k-vectors: the user's periodic vectors, completed along open axes by vectors normal to them, its
+//! reciprocal vectors, and the derivative back to the user's cell.
 
 use crate::arithmetic::Scalar;
 use crate::arithmetic::vector::{
@@ -63,7 +63,7 @@ pub const COMPACT: f64 = 2.0;
 
 /// For an oblique cell the whole numbers M of shorter vectors M·cell of the same lattice; none for other cells.
 ///
-/// In polynomials of k and in derivatives on a mesh, what belongs to the vectors of an oblique cell cancels, and digits
+/// In polynomials of k and in derivatives on a mesh, contributions of the vectors of an oblique cell cancel, and digits
 /// are lost; there are also many more images within a distance along them than along short vectors.
 pub fn compact(cell: &Matrix<f64>, pbc: [bool; 3]) -> Option<Matrix<f64>> {
     if obliqueness(cell, pbc) <= COMPACT {

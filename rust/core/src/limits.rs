@@ -25,7 +25,7 @@ impl Estimate {
         self.seconds <= seconds && self.bytes <= bytes
     }
 
-    /// Refuses what is above the bounds, or more than the memory that is free now.
+    /// Refuses an estimate above the bounds, or above the memory that is free now.
     ///
     /// # Errors
     /// [`Error::Unsupported`] with the estimate and the bounds after `what`.
@@ -87,7 +87,7 @@ impl Budget {
 
 /// A factor on the bounds, from the environment.
 const VARIABLE: &str = "ELECTRET_LIMIT_FACTOR";
-/// Seconds and bytes of any call, and what each site adds.
+/// Seconds and bytes of any call, and those added for each site.
 const ANY: [f64; 2] = [1.0, 1.0e9];
 const EACH: [f64; 2] = [0.025, 1.6e7];
 /// Estimates below this are compared with the bounds only, in bytes.
@@ -108,8 +108,8 @@ pub fn bounds(n_sites: usize) -> [f64; 2] {
     [seconds, bytes.min(*MACHINE)]
 }
 
-/// Bytes that can be had without swapping, where the system tells (Linux): of the machine, of the control group, and of
-/// the address space where that is limited.
+/// Bytes available without swapping, where the system reports them (Linux): of the machine, of the control group, and
+/// of the address space where that is limited.
 fn available() -> f64 {
     let number = |path: &str| -> Option<f64> {
         let text = std::fs::read_to_string(path).ok()?;
@@ -178,7 +178,7 @@ mod tests {
             assert!(available() > 0.0 && *MACHINE >= available());
             assert!(Estimate::new(0.0, 1e16).check(sites, WORDS).is_err());
         }
-        // Not a number is no estimate.
+        // NaN is refused.
         assert!(Estimate::new(f64::NAN, 0.0).check(1, WORDS).is_err());
     }
 }

@@ -68,7 +68,7 @@ impl Members {
         out
     }
 
-    /// Puts rows of one system's atoms back in place.
+    /// Writes rows of the atoms of one system to their places.
     pub fn scatter<V: Copy>(&self, system: usize, rows: &[V], width: usize, array: &mut [V]) {
         for (row, &atom) in self.of(system).iter().enumerate() {
             array[atom * width..(atom + 1) * width]

@@ -354,7 +354,7 @@ fn compare(
         multipoles: &case.multipoles,
         cotangent: &case.cotangent,
     };
-    // The CPU sums as it sees fit: both are exact to the accuracy.
+    // The CPU chooses its own method: both are exact to the accuracy.
     let exact = Options {
         method: Method::Sums,
         ..*options

@@ -64,7 +64,7 @@ impl System {
         })
     }
 
-    /// Pairs by trying every image that can be near, and whether any lies too close to the cutoff to tell.
+    /// Pairs by trying every image that can be near, and true if any is too close to the cutoff to decide.
     fn brute_force(&self) -> (Vec<(Key, f64)>, bool) {
         let [a, b, c] = self.cell;
         let faces = [cross(b, c), cross(c, a), cross(a, b)];

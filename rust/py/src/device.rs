@@ -42,7 +42,7 @@ pub fn device_memory_peak(py: Python<'_>, device: i32, reset: bool) -> PyResult<
     detached(py, || Device::get(device)?.memory_peak(reset))
 }
 
-/// Folders of Python packages, for the libraries that come with them.
+/// Folders of Python packages, with the libraries in them.
 #[pyfunction]
 pub fn add_package_folders(folders: Vec<PathBuf>) {
     cuda::add_packages(folders);
@@ -89,7 +89,7 @@ struct Batch<'py> {
     points_batch: Option<Integers<'py>>,
 }
 
-/// Settings of a plan, as `electret/cuda/plans.py` has them.
+/// Settings of a plan, as in `electret/cuda/plans.py`.
 #[derive(FromPyObject)]
 struct Settings {
     max_l: usize,

@@ -1,4 +1,4 @@
-//! `electret._native`: a thin binding of `electret-core`. No arithmetic lives here.
+//! `electret._native`: a thin binding of `electret-core`, without arithmetic.
 
 mod arguments;
 mod arrays;
@@ -27,7 +27,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("ElectretError", py.get_type::<errors::ElectretError>())?;
     module.add("InputError", errors::input_error(py)?)?;
     module.add("DeviceError", errors::device_error(py)?)?;
-    // Refused here, not in the middle of a computation.
+    // An unknown instruction set is refused at import, not in the middle of a computation.
     let instructions = dispatch::chosen().map_err(|error| errors::to_python(py, &error))?;
     module.add("INSTRUCTIONS", instructions.name())?;
     module.add_function(wrap_pyfunction!(electrostatics::coulomb, module)?)?;

@@ -18,7 +18,7 @@ pub enum Instructions {
 }
 
 impl Instructions {
-    /// As `ELECTRET_INSTRUCTIONS` has it.
+    /// Name, as in `ELECTRET_INSTRUCTIONS`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
@@ -136,7 +136,7 @@ macro_rules! dispatch {
                     Instructions::Portable => {}
                 }
             }
-            // Not worth versions of its own.
+            // Instruction sets without a compiled version.
             $body::<$scalar, { $crate::arithmetic::dispatch::ANY_DEGREE }, false>($arg)
         }
     };
@@ -152,8 +152,8 @@ pub(crate) fn degree_or<const L: usize>(degree: usize) -> usize {
     if L == ANY_DEGREE { degree } else { L }
 }
 
-/// Calls `$function::<$scalar, L>($arg)` with the constant L equal to `$degree`, as far as there is a version of
-/// its own for it.
+/// Calls `$function::<$scalar, L>($arg)` with the constant L equal to `$degree`, if a version is compiled for that
+/// degree.
 macro_rules! with_degree {
     ($degree:expr, $($function:ident)::+, $scalar:ident, $arg:expr) => {
         match $degree {
@@ -164,7 +164,7 @@ macro_rules! with_degree {
 }
 pub(crate) use with_degree;
 
-/// As [`with_degree`], with versions of their own for the degrees 0, 1 and 2.
+/// As [`with_degree`], with compiled versions for the degrees 0, 1 and 2.
 macro_rules! with_low_degree {
     ($degree:expr, $($function:ident)::+, $scalar:ident, $arg:expr) => {
         match $degree {

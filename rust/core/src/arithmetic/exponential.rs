@@ -30,7 +30,7 @@ const COEFFICIENTS: [f64; 10] = [
 
 /// e^x of each lane; zero below x = -708, e^709 above x = 709.
 ///
-/// To be called from functions that are compiled for an instruction set of their own (see [`crate::arithmetic::dispatch`]).
+/// To be called from functions that are compiled for each instruction set (see [`crate::arithmetic::dispatch`]).
 #[inline(always)]
 pub fn exp<const FMA: bool>(x: F64x8) -> F64x8 {
     let clamped = x.max(LOWEST).min(HIGHEST);

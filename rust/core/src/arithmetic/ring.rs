@@ -67,7 +67,7 @@ impl<P: Pack> Ring for Element<P> {
     }
 }
 
-/// A polynomial by its coefficients in an order with the constant first; where products are needed they are defined beside that order.
+/// A polynomial by its coefficients in an order with the constant first; products are defined beside that order.
 #[derive(Clone, Copy)]
 pub struct Polynomial<T, const N: usize>(pub [T; N]);
 

@@ -1,6 +1,6 @@
 //! The scalars that every sum is written over, and packs of eight of them.
 //!
-//! `f64` gives values and gradients; [`Dual`](super::Dual) carries one tangent along, so that a gradient computed with it
+//! `f64` gives values and gradients; [`Dual`](super::Dual) carries one tangent, so that a gradient computed with it
 //! gives Hessian-vector products.
 
 use super::dispatch::Avx512;
@@ -74,8 +74,8 @@ pub trait Scalar:
 
 /// Eight scalars, for loops that the compiler turns into vector instructions.
 ///
-/// `FMA` says whether the instruction set in use has a fused multiply-add; without one, `f64::mul_add` would be a
-/// library call.
+/// `FMA` is true if the instruction set in use has a fused multiply-add; without one, `f64::mul_add` would be a library
+/// call.
 pub trait Pack: Pod + Default + Send + Sync {
     type Scalar: Scalar;
     /// Number of tangents: derivatives that a function of a pack needs beyond its value.

@@ -1,4 +1,4 @@
-//! Rows of numbers to packs and back by shuffles of AVX-512, where the compiler would go number by number.
+//! Rows of numbers to packs and back by shuffles of AVX-512, which the compiler does not generate by itself.
 //!
 //! Every function here needs a machine with AVX-512. None enables it: they are inlined where it is enabled.
 

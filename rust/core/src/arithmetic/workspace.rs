@@ -1,8 +1,8 @@
 //! Large arrays that stay allocated from one call to the next.
 //!
-//! Steps of a trajectory ask for the same grids and tables again and again. Fresh memory has to be cleared, by the
-//! kernel and by the allocator, which takes longer than much of what is then done with it; these arrays come as they
-//! were left.
+//! Steps of a trajectory need the same grids and tables again and again. Fresh memory is cleared by the kernel and by
+//! the allocator, which often takes longer than the computation in it; the contents of these arrays are those of their
+//! last use.
 
 use bytemuck::Pod;
 use std::any::{Any, TypeId};
@@ -18,13 +18,13 @@ const LIMIT: usize = 1 << 28;
 pub trait Entry: Pod + Default + Send {}
 impl<V: Pod + Default + Send> Entry for V {}
 
-/// Entries with any contents: zeros, or what an earlier use has left.
+/// Entries with any contents: zeros, or those of an earlier use.
 pub struct Workspace<V: Entry> {
     values: Vec<V>,
     n: usize,
 }
 
-/// A vector that waits for its next use.
+/// A vector kept for its next use.
 struct Free {
     entries: TypeId,
     length: usize,
@@ -60,7 +60,7 @@ impl Pool {
         found.vector.downcast().ok().map(|vector| *vector)
     }
 
-    /// Keeps a vector and returns those that it leaves no room for, oldest first.
+    /// Keeps a vector and returns those evicted for it, oldest first.
     fn give<V: Entry>(&mut self, values: Vec<V>) -> Vec<Free> {
         let bytes = values.len() * size_of::<V>();
         self.bytes += bytes;
@@ -85,7 +85,7 @@ impl<V: Entry> Workspace<V> {
         let values = if large { pool().take(n) } else { None };
         let mut values = values.unwrap_or_else(|| vec![V::default(); n]);
         if cfg!(any(test, debug_assertions)) {
-            // Not a number, so that tests see it where an entry is read that nobody has written.
+            // NaN, so that tests fail where an entry is read before it is written.
             bytemuck::cast_slice_mut::<V, u8>(&mut values[..n]).fill(u8::MAX);
         }
         Self { values, n }
@@ -96,7 +96,7 @@ impl<V: Entry> Drop for Workspace<V> {
     fn drop(&mut self) {
         if self.values.len() * size_of::<V>() >= LARGE {
             let dropped = pool().give(std::mem::take(&mut self.values));
-            // Freed here, when others can get at the pool again.
+            // Freed here, after the lock on the pool is released.
             drop(dropped);
         }
     }

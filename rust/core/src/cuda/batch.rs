@@ -1,4 +1,4 @@
-//! The arrays of a batch as the kernels see them: structures of the same layout as in `cuda/batch.cuh`.
+//! Arrays of a batch as the kernels take them: structures of the same layout as in `cuda/batch.cuh`.
 
 use super::driver::unit::Unit;
 use super::{Buffer, Queue};
@@ -35,8 +35,8 @@ impl ScalarKind {
     }
 }
 
-/// Precision of long sums over pairs, k-vectors and mesh points. Positions, cells, results and everything that
-/// is needed once per atom or system are double always.
+/// Precision of long sums over pairs, k-vectors and mesh points. Positions, cells, results and all quantities computed
+/// once per atom or system are always double.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
     #[default]
@@ -113,7 +113,7 @@ impl Scalars {
         self.kind.parts() * self.precision.size()
     }
 
-    /// Tells a module its scalars.
+    /// Defines the scalars of a module.
     pub fn define(self, source: Unit) -> Unit {
         let source = source.define("SCALAR", self.kind.name());
         match (self.precision, self.kind) {
@@ -133,7 +133,7 @@ pub type Address = u64;
 pub struct Side {
     pub positions: Address,
     pub coefficients: Address,
-    /// The coefficients as long sums take them.
+    /// Coefficients in the precision of long sums.
     pub rounded: Address,
     pub potentials: Address,
     pub gradients: Address,

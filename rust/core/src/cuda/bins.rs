@@ -1,4 +1,4 @@
-//! Sites sorted into bins on the device, for whatever looks for sites within a cutoff.
+//! Sites sorted into bins on the device, for searches of sites within a cutoff.
 
 use super::batch::{Address, ScalarKind};
 use super::driver::unit::Unit;
@@ -52,7 +52,7 @@ const FINENESS: f64 = 2.0;
 const OPEN: (f64, f64) = (8.0, 1024.0);
 
 impl Grid {
-    /// Bins for the sites of a cell; the cell may change afterwards without loss but of speed.
+    /// Bins for the sites of a cell; a later change of the cell costs speed only.
     fn new(cell: &UnitCell, n_sites: usize, cutoff: f64) -> Self {
         let edge = cutoff / FINENESS;
         let mut bins = cell.heights().map(|height| {
@@ -62,7 +62,7 @@ impl Grid {
                 1.0
             }
         });
-        // Mostly empty bins cost more than they save.
+        // Bins that are mostly empty cost more time than they save.
         let most = 2.0 * n_sites as f64 + 64.0;
         let product = |bins: &[f64; 3]| bins.iter().product::<f64>();
         while product(&bins) > most {
@@ -113,7 +113,7 @@ impl Bins {
     }
 }
 
-/// Sites in their bins, as long as they do not move.
+/// Sites in their bins, valid until they move.
 pub struct Sorted {
     /// First slot of each bin, and the end.
     pub start: Address,
@@ -216,7 +216,7 @@ impl Bins {
         cells: Cells,
         bad: Address,
     ) -> Result<Sorted> {
-        // One piece of memory for all: pieces cost more time than bytes.
+        // One allocation for all: the number of allocations costs more time than their size.
         let sizes = [
             BINNED * self.n_slots,
             BINNED * self.n_sites,

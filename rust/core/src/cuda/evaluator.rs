@@ -33,7 +33,7 @@ pub struct Inputs {
     pub cell_tangent: Address,
 }
 
-/// Addresses of contiguous float64 arrays to be overwritten; 0 for what is not wanted.
+/// Addresses of contiguous float64 arrays to be overwritten; 0 skips an output.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outputs {
     /// Energy, or U = Σ features × cotangent: `[n_systems]` eV.
@@ -48,12 +48,12 @@ pub struct Outputs {
     pub cell: Address,
 }
 
-/// One side with its scalars: views of the caller's arrays where these can be used as they are.
+/// One side with its scalars: views of the caller's arrays if these need no packing.
 struct Arrays {
     side: Side,
     potentials: Buffer,
     gradients: Buffer,
-    /// Workspace for as long as the side.
+    /// Memory of the scalars, with the lifetime of the side.
     _inputs: [Buffer; 3],
 }
 
@@ -130,7 +130,7 @@ impl Evaluator {
             .collect()
     }
 
-    /// Methods with parameters, for people.
+    /// Methods with their parameters as text.
     pub fn plans(&self) -> Vec<String> {
         self.batch
             .systems
@@ -263,7 +263,7 @@ impl Evaluator {
         Ok(())
     }
 
-    /// Gives the sources' potentials or gradients back in the caller's order.
+    /// Writes the potentials or gradients of the sources in the caller's order.
     fn give(
         &self,
         queue: &Queue,
@@ -342,7 +342,7 @@ impl Evaluator {
         })
     }
 
-    /// The coefficients of a side as long sums take them.
+    /// Coefficients of a side in the precision of long sums.
     fn rounded(
         &self,
         queue: &Queue,
@@ -441,7 +441,7 @@ impl Evaluator {
         if !energies && more && input.cotangent == 0 && input.cotangent_tangent == 0 {
             return refuse(
                 "gradients of features need a cotangent",
-                "give one, or ask for features alone",
+                "give one, or request features alone",
             );
         }
         Ok(())
@@ -457,7 +457,7 @@ fn rows(n_rows: usize, n_columns: usize, order: Address) -> Rows {
     }
 }
 
-/// An array from outside in the order of systems: itself where it is so already.
+/// An array of the caller in the order of systems: the array itself if it has that order.
 fn bring(
     queue: &Queue,
     scalar: ScalarKind,

@@ -86,7 +86,7 @@ impl Lattices {
     }
 
     /// Writes `out`, `Lattice[system]`, from cells and their tangents, both `[system][3][3]` of real numbers. The
-    /// tangents may be at address 0 for none, and are not looked at for real scalars.
+    /// tangents may be at address 0 for none, and are not read for real scalars.
     pub fn fill(
         &self,
         queue: &Queue,
@@ -201,7 +201,7 @@ mod tests {
         let flat = |f: &dyn Fn(usize, usize, usize) -> f64| -> Vec<f64> {
             (0..9 * n).map(|k| f(k / 9, k / 3 % 3, k % 3)).collect()
         };
-        // Rows along open axes are never looked at.
+        // Rows along open axes are never read.
         let cell = |s: usize, i: usize, j: usize| match batch.systems[s].summed[i] {
             true => batch.systems[s].cell[i][j],
             false => f64::NAN,

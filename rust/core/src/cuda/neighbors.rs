@@ -68,12 +68,12 @@ struct Arguments {
     padding: i32,
 }
 
-/// One warp: see `neighbors.cu`.
+/// Threads of a block: one warp, see `neighbors.cu`.
 const THREADS: u32 = 32;
 const SCAN_THREADS: u32 = 1024;
 /// Bytes of a `Found`.
 const FOUND: usize = 16;
-/// Cells that reach more images than this are refused.
+/// Largest number of images within the cutoff.
 const MAX_IMAGES: f64 = 1e7;
 
 /// The atoms to search, sorted by system.

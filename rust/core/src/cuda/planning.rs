@@ -13,7 +13,7 @@ use crate::lattice::{check_cell, dimensions};
 use crate::limits::Budget;
 use crate::systems::{Members, Receivers, check_receivers, receiver_factors};
 
-/// A batch as the outside world has it, without what changes between evaluations.
+/// A batch in the caller's order, without the arrays that change between evaluations.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     pub cells: &'a [Matrix<f64>],
@@ -35,7 +35,7 @@ pub struct Request<'a> {
     pub options: Options,
 }
 
-/// Atoms in the order of systems; none where they have it.
+/// Atoms in the order of systems; none if they are given in it.
 pub fn order_of(batch: &[i64], n_systems: usize) -> Result<Option<Vec<i32>>> {
     let members = Members::new(batch, n_systems)?;
     if batch.is_sorted() {

@@ -1,5 +1,5 @@
-//! Float64 instructions in the loops of single precision, counted in the PTX of the kernels that take the time. On GPUs
-//! with few float64 units a stray double costs more than all the rest.
+//! Float64 instructions in the loops of single precision, counted in the PTX of the most expensive kernels. On GPUs
+//! with few float64 units one float64 instruction costs more than all others.
 
 use super::batch::{ScalarKind, Scalars};
 use super::driver::nvrtc::tests::{find, ptx};
@@ -50,7 +50,7 @@ fn arithmetic(text: &str, kernel: &str, depth: usize) -> [usize; 2] {
     out
 }
 
-/// The kernels that take the time, and from how many nested loops on they do.
+/// The most expensive kernels, and the depth of their innermost loops.
 fn hot(scalars: Scalars) -> Vec<(Unit, &'static str, usize)> {
     let mut out = vec![(real::hot_unit(scalars), "pair_sums", 2)];
     out.extend(reciprocal::hot_units(scalars));
@@ -72,7 +72,7 @@ fn loops_of_single_precision_have_no_double() {
                 );
                 match precision {
                     Precision::Double => assert!(double > 10 * single && double >= 40, "{kernel}"),
-                    // The rest is done once per receiver, not for each of its terms.
+                    // The other instructions are executed once per receiver, not for each of its terms.
                     Precision::Single => assert!(single > 20 * double && single > 40, "{kernel}"),
                 }
             }

@@ -54,8 +54,8 @@ pub fn units() -> Vec<Unit> {
     rounded.map(unit).collect()
 }
 
-/// `n` coefficients in the precision of sums: those at `address` themselves where that is double. The buffer must
-/// live as long as they are used.
+/// `n` coefficients in the precision of sums: those at `address` themselves in double precision. The buffer must
+/// outlive their use.
 pub fn coefficients(
     queue: &Queue,
     scalars: Scalars,
@@ -76,7 +76,7 @@ pub fn coefficients(
     Ok((out.address(), out))
 }
 
-/// Targets and sources of a sum over pairs, as `real_sources.cuh` has them; zeros where sums are of double precision.
+/// Receivers and sources of a sum over pairs, as in `real_sources.cuh`; zeros if sums are of double precision.
 #[derive(Clone, Copy, Default)]
 pub struct Sites {
     pub receivers: Address,
@@ -96,7 +96,7 @@ pub struct Given {
     pub n_slots: usize,
 }
 
-/// Rounds the sites of a sum over pairs. The buffer must live as long as they are used.
+/// Rounds the sites of a sum over pairs. The buffer must outlive their use.
 pub fn sites(queue: &Queue, scalars: Scalars, given: &Given) -> Result<(Sites, Buffer)> {
     if scalars.precision == Precision::Double {
         return Ok((Sites::default(), queue.allocate(0)?));

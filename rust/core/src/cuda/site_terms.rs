@@ -1,5 +1,5 @@
-//! Terms of single sites and systems: a site's interaction with itself, the background, corrections, the
-//! value of a form, and the way of arrays in and out.
+//! Terms of single sites and systems: a site's interaction with itself, the background, corrections, the value of a
+//! form, and the packing and unpacking of arrays.
 
 use super::driver::unit::Unit;
 use super::sums::{first_tiles, sum_tiles};
@@ -11,7 +11,7 @@ use crate::special::harmonics::count;
 use bytemuck::{Pod, Zeroable};
 
 const N_MOMENTS: usize = 11;
-/// SiteTerms of one block's sums.
+/// Sites of one block in sums over sites.
 const TILE: usize = 64;
 const THREADS: u32 = 64;
 
@@ -344,12 +344,12 @@ impl SiteTerms {
     }
 }
 
-/// Rows of an array from outside, as scalars in the order of systems.
+/// Rows of an array of the caller, as scalars in the order of systems.
 #[derive(Clone, Copy)]
 pub struct Rows {
     pub n_rows: usize,
     pub n_columns: usize,
-    /// Row of each place; 0 for the order as it is.
+    /// Row of each place; 0 to keep the order.
     pub order: Address,
     /// Factor of each column; 0 for ones.
     pub factors: Address,
@@ -382,7 +382,7 @@ pub fn pack(
     )
 }
 
-/// Values (or, for dual numbers, tangents) of scalars back to outside.
+/// Values (or, for dual numbers, tangents) of scalars, written to an array of the caller.
 pub fn unpack(
     queue: &Queue,
     scalar: ScalarKind,

@@ -48,7 +48,7 @@ pub struct SystemPlan {
     pub cell: Matrix<f64>,
 }
 
-/// Everything that terms are made from.
+/// Plan of a batch from which terms are made.
 #[derive(Clone, Debug)]
 pub struct Batch {
     pub systems: Vec<SystemPlan>,
@@ -135,9 +135,9 @@ pub struct Pass<'a> {
     pub gradients: bool,
     /// True to add to `cells`; only together with `gradients`.
     pub cell: bool,
-    /// Factor on derivatives in the cell that belong to both sides and are counted once: ½ for energies, 1 in a form's
-    /// pass to the receivers, 0 in its pass to the sources. Derivatives through the receivers alone (their phases
-    /// b·r, their harmonics C_lm(k)) are added whole in each pass.
+    /// Factor on derivatives in the cell through factors of both sides, which are counted once: ½ for energies, 1 in a
+    /// form's pass to the receivers, 0 in its pass to the sources. Derivatives through the receivers alone (their
+    /// phases b·r, their harmonics C_lm(k)) are added whole in each pass.
     pub once: f64,
     pub cells: CellGradients,
 }

@@ -46,7 +46,7 @@ fn raised(width: f64, split: f64) -> f64 {
     width.max(split).powi(2) - width * width
 }
 
-/// The potential of a unit charge of width σ on one of width s.
+/// Potential of a unit charge of width σ on one of width s.
 pub fn between(sigma: f64, s: f64, split: f64, volume: f64) -> f64 {
     let factor = -2.0 * std::f64::consts::PI * COULOMB_CONSTANT / volume;
     factor * (raised(sigma, split) + raised(s, split))

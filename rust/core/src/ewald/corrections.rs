@@ -17,7 +17,7 @@ use std::f64::consts::PI;
 /// Madelung constant of a point charge in a cubic cell with background.
 pub const CUBIC_MADELUNG: f64 = 2.837297479480619;
 
-/// Boundaries that are not exact for their dimension, but asked for by name.
+/// Boundaries that are approximate for their dimension and chosen by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Correction {
     /// 3-D sum + 2πK/V [D_n² - Q S_nn - Q² c²/12], n the normal of the slab and c the height of the cell along it
@@ -170,7 +170,7 @@ pub fn add_correction<T: Scalar>(
     let other = second.as_ref().unwrap_or(&first);
     let half = if receiver.is_none() { 0.5 } else { 1.0 };
     let inverse = volume.recip();
-    // V dU/dV; what U depends on beyond moments and volume is added to the cell at once.
+    // V dU/dV; derivatives in the cell other than through moments and volume are added here.
     let (value, by_volume);
     let apply: Response<T> = match correction {
         Correction::SlabDipole => {

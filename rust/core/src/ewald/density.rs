@@ -73,7 +73,7 @@ pub fn largest_width(widths: &[f64]) -> f64 {
 
 /// Every width once, none below the floor, ascending.
 pub fn distinct_widths(widths: impl IntoIterator<Item = f64>, floor: f64) -> Vec<f64> {
-    /// New ones are sorted in when they are this many, or as many as those before.
+    /// New widths are sorted in when their number reaches this, or the number of sorted ones.
     const MANY: usize = 64;
     let mut found: Vec<f64> = Vec::new();
     let mut sorted = 0;
@@ -114,7 +114,7 @@ pub fn check_max_l(array: &'static str, max_l: usize) -> Result<()> {
     })
 }
 
-/// Widths whose powers, of as many as the degrees need, are numbers.
+/// Range of widths whose powers, up to the highest degree, neither overflow nor vanish.
 const WIDTHS: std::ops::RangeInclusive<f64> = 1e-10..=1e10;
 
 /// Checks that every width is finite, positive, and neither tiny nor huge.
@@ -203,7 +203,7 @@ impl Want {
         positions: false,
         cell: false,
     };
-    /// Only the potentials at the sources, of what is on the receivers.
+    /// Only the potentials at the sources, of the density on the receivers.
     pub const SOURCE: Want = Want {
         source: true,
         receiver: false,

@@ -1,8 +1,8 @@
-//! Matrices of the bilinear form: all columns at once, from what each pair of sites has in common.
+//! Matrices of the bilinear form: all columns at once, from tensors of each pair of sites.
 //!
-//! Every block depends on the vector between two sites and their widths through a few tensors, which serve all their
-//! multipoles in both directions. This is faster than the columns one by one by the number of multipoles of an atom
-//! times the number of atoms, over the number of those tensors.
+//! Every block depends on the vector between two sites and their widths through a few tensors, which are shared by all
+//! their multipoles in both directions. This is faster than the columns one by one by the number of multipoles of an
+//! atom times the number of atoms, over the number of those tensors.
 
 use super::background;
 use super::corrections::add_correction;
@@ -21,15 +21,15 @@ use crate::limits::{Budget, Estimate};
 use crate::special::harmonics::degree;
 use rayon::prelude::*;
 
-/// More kinds of sites (by widths) than this are left to columns one by one.
+/// Largest number of kinds of sites (by widths); beyond it columns are computed one by one.
 const MAX_KINDS: usize = 16;
 /// Points evaluated together: their phases stay in the cache.
 const TILE: usize = 256;
 
 impl Prepared<f64> {
-    /// The matrix U = qᵀ M p between multipoles on sources and receivers on the same sites: rows
-    /// `[site][channel][lm]` of receivers, columns `[site][lm]`. None where columns one by one are the better way:
-    /// for very high degrees, and where nearly every site has a width of its own.
+    /// The matrix U = qᵀ M p between multipoles on sources and receivers on the same sites: rows `[site][channel][lm]`
+    /// of receivers, columns `[site][lm]`. None if columns one by one are faster: for very high degrees, and where
+    /// nearly every site has a width of its own.
     ///
     /// The coefficients of the densities do not matter.
     pub fn matrix(
@@ -111,7 +111,7 @@ impl Prepared<f64> {
                         coefficients: &unit,
                         ..*source
                     };
-                    // A receiver of its own, since without one the source would act on itself.
+                    // A separate receiver, since without one the source would act on itself.
                     let rec = Density {
                         coefficients: &zeros,
                         ..*rec

@@ -1,17 +1,17 @@
-//! Options of a sum that users give: method, correction, accuracy, self-interaction.
+//! Options of a sum: method, correction, accuracy, self-interaction.
 
 use super::corrections::Correction;
 use super::mesh::MAX_ORDER;
 use crate::error::{Error, Result};
 
-/// Methods a user can ask for.
+/// Methods that a user can choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
     Auto,
     Direct,
     Reciprocal,
     Ewald,
-    /// Anything but a mesh: sums whose matrix elements come one by one.
+    /// Any method but a mesh: sums whose matrix elements are computed one by one.
     Sums,
     /// Particle mesh, with splines of a given order or of the best one.
     Mesh(Option<usize>),
@@ -50,7 +50,7 @@ impl std::str::FromStr for Method {
     }
 }
 
-/// Orders that users can ask for.
+/// Orders that users can choose.
 pub(super) const MIN_ORDER: usize = 4;
 
 /// Options of a user.

@@ -19,10 +19,10 @@ pub struct OwnWeights {
 }
 
 impl OwnWeights {
-    /// Widths that are remembered.
+    /// Number of pairs of widths that are stored.
     const MAX_KNOWN: usize = 8;
 
-    /// Weights of the part that the reciprocal sum lacks.
+    /// Weights of the part that is missing from the reciprocal sum.
     pub fn short_range(split: Option<f64>) -> Self {
         Self {
             factor: 1.0,
@@ -31,7 +31,7 @@ impl OwnWeights {
         }
     }
 
-    /// The whole interaction, to be taken out.
+    /// The whole interaction, to be subtracted.
     pub fn excluded() -> Self {
         Self {
             factor: -1.0,

@@ -47,7 +47,7 @@ pub struct PairOutput<'a, P> {
 }
 
 impl PairTable {
-    /// The tables, made when first asked for.
+    /// The tables, made at first use.
     pub fn of(source_l: usize, receiver_l: usize) -> &'static Self {
         static TABLES: [[OnceLock<PairTable>; MAX_L + 1]; MAX_L + 1] =
             [const { [const { OnceLock::new() }; MAX_L + 1] }; MAX_L + 1];
@@ -96,8 +96,8 @@ impl PairTable {
         self.components.len()
     }
 
-    /// Everything of eight pairs that does not depend on the multipoles: C_LM(d) (1/r d/dr)^L ∇^2n f, one per
-    /// component. `boys` is the table of order [`PairTable::order`].
+    /// Factors of eight pairs that do not depend on the multipoles: C_LM(d) (1/r d/dr)^L ∇^2n f, one per component.
+    /// `boys` is the table of order [`PairTable::order`].
     #[inline(always)]
     pub fn tensors<P: Pack, const FMA: bool>(
         &self,

@@ -23,7 +23,7 @@ pub struct Boundary<T> {
     pub pbc: [bool; 3],
 }
 
-/// Everything that depends on the geometry alone, kept to evaluate many multipoles.
+/// Tables that depend on the geometry alone, kept to evaluate many multipoles.
 pub struct Prepared<T: Scalar> {
     /// With compact vectors along the periodic axes.
     pub(super) boundary: Boundary<T>,
@@ -196,7 +196,7 @@ impl<T: Scalar> Prepared<T> {
         self.plan.name()
     }
 
-    /// The method and its parameters, for people.
+    /// The method and its parameters as text.
     pub fn description(&self) -> String {
         let n_modes = match &self.long_range {
             Some(LongRange::Sum(sum)) => Some(sum.n_modes()),
@@ -249,7 +249,7 @@ impl<T: Scalar> Prepared<T> {
             own::add_own_terms(source, receiver, want, OwnWeights::excluded(), &mut out);
         }
         if receiver.is_none() && want == Want::RECEIVER {
-            // Terms that were asked for potentials only leave the value out; it follows from E = ½ p·dE/dp.
+            // Terms that compute potentials only leave the value out; it follows from E = ½ p·dE/dp.
             let mut sum = T::zero();
             for (&p, &v) in source.coefficients.iter().zip(&out.receiver) {
                 sum += p * v;

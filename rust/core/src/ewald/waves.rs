@@ -1,7 +1,7 @@
 //! The longest waves of the interaction as vectors over the atoms.
 //!
-//! The part of U(p, q) at small k is what atoms far apart feel of each other together. It is known without a sum over
-//! all k-vectors, which makes it the part to build approximate inverses from.
+//! The part of U(p, q) at small k is the collective interaction of distant atoms. It needs no sum over all k-vectors,
+//! so that approximate inverses are built from it.
 
 use super::density::Density;
 use super::density::check_max_l;
@@ -131,7 +131,7 @@ fn longest(lattice: &Lattice<f64>, limit: usize) -> Vec<Mode> {
     out
 }
 
-/// √w(k) times what stands before the phases of each unit multipole, `[mode][lm]`.
+/// √w(k) times the factor on the phases of each unit multipole, `[mode][lm]`.
 fn factors(lattice: &Lattice<f64>, modes: &[Mode], max_l: usize) -> Vec<f64> {
     let mut harmonics = vec![0.0; count(max_l)];
     let mut out = Vec::with_capacity(modes.len() * harmonics.len());

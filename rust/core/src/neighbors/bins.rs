@@ -10,7 +10,7 @@ use crate::limits::{Budget, Estimate};
 const ATOMS_PER_BIN: f64 = 16.0;
 /// Bins are at most this many times smaller than the cutoff.
 const MAX_REACH: f64 = 4.0;
-/// And at most this many times larger: atoms may be dense in places of a system that is thin on the whole.
+/// Bins are at most this many times larger: a sparse system may have dense regions.
 const MAX_EDGE: f64 = 2.0;
 /// More bins around one than this (the images of a cell far smaller than the cutoff) are refused.
 const MAX_VISITS: f64 = 134_217_728.0;
@@ -26,11 +26,11 @@ const BIN: f64 = 52.0;
 pub(super) struct BinnedAtom {
     /// Position, wrapped into the cell, Å.
     pub position: [f64; 3],
-    /// Cell vectors taken off to bring the atom into its cell, less those of the crossing: shifts are differences of
+    /// Cell vectors subtracted to bring the atom into its cell, less those of the crossing: shifts are differences of
     /// these, and stay as they are when an atom drifts through a face.
     pub cells: [i32; 3],
     /// Cells by which the wrapped position has moved back since the bins were made: an atom that has left the cell
-    /// through a face, and entered it through the opposite one, sees its neighbours in other images.
+    /// through a face, and entered it through the opposite one, has its neighbours in other images.
     pub crossed: [i8; 3],
     /// Index of the atom in the arrays given.
     pub index: u32,
@@ -53,7 +53,7 @@ pub(super) struct Grid {
 /// Lowest and highest coordinates.
 pub(super) type Bounds = [[f64; 3]; 2];
 
-/// Holds nothing.
+/// A box without atoms.
 const EMPTY: Bounds = [[f64::INFINITY; 3], [f64::NEG_INFINITY; 3]];
 
 impl Grid {
@@ -123,7 +123,7 @@ fn members_of_systems(systems: &Systems) -> Result<(Vec<u32>, Vec<usize>)> {
     Ok((members, start))
 }
 
-/// A position inside the cell, its coordinates, and the cell vectors taken off.
+/// A position inside the cell, its coordinates, and the cell vectors subtracted.
 pub(super) fn wrap(
     cell: &UnitCell,
     position: [f64; 3],
@@ -306,14 +306,15 @@ fn choose_bins(
     n_atoms: usize,
     cutoff: f64,
 ) -> Result<([usize; 3], [i64; 3], Estimate)> {
-    // A flat system is as thick as the cutoff here, so that its density means something.
+    // A flat system is as thick as the cutoff here, so that it has a finite density.
     let volume: f64 = extent.iter().map(|length| length.max(cutoff)).product();
     let per_volume = n_atoms.max(1) as f64 / volume;
     let max_bins = 0.5 * n_atoms as f64 + (n_atoms as f64).powi(2).min(1e6) + 1.0;
     let mut edge = (ATOMS_PER_BIN / per_volume)
         .cbrt()
         .clamp(cutoff / MAX_REACH, cutoff * MAX_EDGE)
-        // Mostly empty bins cost more than they save; atoms far from all others must still be told apart.
+        // Bins that are mostly empty cost more time than they save; atoms far from all others must still fall into
+        // different bins.
         .max((volume / max_bins).cbrt());
     let counts = |edge: f64| extent.map(|length| ((length / edge).floor()).clamp(1.0, 1e6));
     let mut bins = counts(edge);

@@ -123,7 +123,7 @@ fn collect(
                     images.push(cells);
                 }
                 let image = (images.len() - 1) as u32;
-                // Every atom is put down at the end, which only moves on past one that is near: no branch.
+                // Branch-free: every atom is written at the end of the list, which advances only past a near one.
                 let mut end = found.len();
                 found.resize(end + range.len(), Candidate { slot: 0, image });
                 keys.resize(end + range.len(), 0);

@@ -21,7 +21,7 @@ pub struct Bins {
 #[derive(Debug, Default)]
 pub struct Scratch(selection::FindScratch);
 
-/// The atoms of one bin, what lies near them, and which of it are their neighbours.
+/// The atoms of one bin, the candidates near them, and their neighbours among these.
 #[derive(Debug)]
 pub struct Neighborhood<'a> {
     atoms: &'a [BinnedAtom],

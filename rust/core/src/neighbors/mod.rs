@@ -2,8 +2,8 @@
 //!
 //! A pair (i, j, S) is listed when the distance |r_j - r_i + S·cell| is below the cutoff, with S a vector of whole
 //! numbers that is zero along open axes. Atoms are wrapped into the cell and sorted into bins; the atoms of one bin
-//! share a list of candidates, sorted by (j, S), from the bins around it; every atom is then compared with all of
-//! them. Rows so come out sorted by (i, j, S), whatever the bins and the threads.
+//! share a list of candidates, sorted by (j, S), from the bins around it; every atom is then compared with all of them.
+//! Rows are therefore sorted by (i, j, S), independent of bins and threads.
 //!
 //! A [`VerletList`] keeps the candidates, found with a larger cutoff, while the atoms move.
 //!
@@ -35,7 +35,7 @@ use bins::BinnedAtom;
 use candidates::Block;
 use selection::Selection;
 
-/// The atoms in their bins, with what may lie near the atoms of each.
+/// The atoms in their bins, with the candidates of each bin.
 #[derive(Debug)]
 struct Arrangement {
     cells: Vec<UnitCell>,
@@ -44,7 +44,7 @@ struct Arrangement {
 }
 
 impl Arrangement {
-    /// Finds what lies within `reach` of the atoms, and the pairs among it.
+    /// Finds the candidates within `reach` of the atoms, and the pairs among them.
     fn new(systems: &Systems, criteria: &Criteria, reach: f64) -> Result<(Self, Selected)> {
         criteria.check()?;
         systems.check()?;
@@ -67,7 +67,7 @@ impl Arrangement {
     }
 }
 
-/// Pairs as bit masks over the candidates of each block: what is known before any of them is written.
+/// Pairs as bit masks over the candidates of each block, before any pair is written.
 #[derive(Debug)]
 struct Selected {
     selections: Vec<Selection>,
@@ -132,7 +132,7 @@ impl Search {
         &self.selected.first
     }
 
-    /// Writes out the quantities asked for.
+    /// Writes the requested quantities.
     ///
     /// # Errors
     /// [`Error::Unsupported`] where there is not enough memory.

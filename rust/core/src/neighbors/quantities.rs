@@ -18,7 +18,7 @@ pub enum Quantity {
 }
 
 impl Quantity {
-    /// The quantities that a string of letters asks for.
+    /// The quantities named by a string of letters.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for an unknown letter or none at all.

@@ -17,7 +17,7 @@ use crate::limits::Estimate;
 /// Pairs are written by one thread below this number.
 const PARALLEL_PAIRS: usize = 20_000;
 
-/// The pairs of a list, sorted by (i, j, S); quantities not asked for stay empty. `I` and `S` are the integers that
+/// The pairs of a list, sorted by (i, j, S); quantities not requested stay empty. `I` and `S` are the integers that
 /// atoms and shifts are stored as.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Pairs<I, S> {
@@ -32,7 +32,7 @@ pub struct Pairs<I, S> {
 }
 
 impl Arrangement {
-    /// Writes out the quantities asked for.
+    /// Writes the requested quantities.
     ///
     /// # Errors
     /// [`Error::Unsupported`](crate::Error::Unsupported) where there is not enough memory.
@@ -159,7 +159,7 @@ impl Scratch {
     }
 }
 
-/// The arrays to be written; those not asked for are skipped.
+/// The arrays to be written; those not requested are skipped.
 struct Targets<I, S> {
     i: Target<I>,
     j: Target<I>,
@@ -310,7 +310,7 @@ fn write_triples<'a, T: Copy>(
 fn exhausted(pairs: usize) -> [String; 2] {
     [
         format!("a list of {pairs} pairs does not fit into memory"),
-        "reduce the cutoff, ask for fewer quantities, or for half of the list".into(),
+        "reduce the cutoff, request fewer quantities, or half of the list".into(),
     ]
 }
 
@@ -353,7 +353,7 @@ unsafe impl<T: Send> Send for Target<T> {}
 unsafe impl<T: Send> Sync for Target<T> {}
 
 impl<T: Copy> Target<T> {
-    /// A row of the array, empty where the array is not asked for.
+    /// A row of the array, empty if the array is not requested.
     ///
     /// # Safety
     /// The row must lie inside the array, which must outlive it, and no other row that overlaps it may be in use.

@@ -67,7 +67,7 @@ impl Selection {
                     let mut bits = doubt;
                     while bits != 0 {
                         let place = word * LANES + bits.trailing_zeros() as usize;
-                        // The places that are left over come last.
+                        // The remaining places come last.
                         let Some(&candidate) = block.candidates.get(place) else {
                             break;
                         };
@@ -104,7 +104,7 @@ impl Selection {
         }
     }
 
-    /// Takes the pairs that are not asked for out of the masks, and counts the rest.
+    /// Removes the pairs that are not to be listed from the masks, and counts the rest.
     fn choose(&mut self, block: &Block, criteria: &Criteria) {
         let words = block.candidates.len().div_ceil(LANES);
         for (number, &own) in block.own.iter().enumerate() {
@@ -144,7 +144,7 @@ pub(super) fn different<V: PartialEq>(values: impl Iterator<Item = V>) -> Vec<V>
     found
 }
 
-/// The images of a block as the atoms see them that have made one crossing.
+/// Images of a block relative to the atoms with one crossing.
 #[derive(Debug, Default)]
 pub(super) struct Images {
     cell: Option<UnitCell>,
@@ -185,14 +185,14 @@ impl Images {
 struct Scratch {
     rough: Rough,
     images: Images,
-    /// As the masks of a selection: bits that are set where single precision does not tell.
+    /// Masks like those of a selection: bits set where single precision cannot decide.
     doubts: Vec<u64>,
 }
 
 /// Positions of [`LANES`] candidates, component by component.
 type Group = [[f32; LANES]; 3];
 
-/// Positions of a block in single precision: enough to tell all but the pairs at the cutoff, in a quarter of the time.
+/// Positions of a block in single precision: decides all pairs but those at the cutoff, in a quarter of the time.
 #[derive(Debug, Default)]
 struct Rough {
     groups: Vec<Group>,
@@ -213,7 +213,7 @@ impl Rough {
         };
         self.groups.clear();
         for chunk in block.candidates.chunks(LANES) {
-            // Places that are left over are in doubt.
+            // The remaining places are in doubt.
             let mut group = [[f32::NAN; LANES]; 3];
             for (place, candidate) in chunk.iter().enumerate() {
                 let atom = &atoms[candidate.slot as usize];
@@ -241,8 +241,8 @@ impl Rough {
         }
         let largest = |values: &[f64]| values.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
         self.extent = f64::from(extents.into_iter().fold(0.0, f32::max));
-        // Wrapped positions are the origin and what is here, less a shift. Images of atoms that have crossed a face
-        // lie one cell further.
+        // Wrapped positions are the origin plus these coordinates, less a shift. Images of atoms that have crossed a
+        // face lie one cell further.
         let cell = images
             .cell
             .as_ref()
@@ -283,7 +283,7 @@ pub(super) struct FindScratch {
     selection: Scratch,
 }
 
-/// Searches one bin: what lies within `reach` of its atoms, and the pairs among it.
+/// Searches one bin: the candidates within `reach` of its atoms, and the pairs among them.
 pub(super) fn find(
     system: u32,
     grid: &Grid,
@@ -308,7 +308,7 @@ pub(super) fn find(
     Ok((block, selection))
 }
 
-/// Searches every bin that holds an atom: what lies within `reach`, and the pairs among it.
+/// Searches every bin that holds an atom: the candidates within `reach`, and the pairs among them.
 pub(super) fn find_all(
     grids: &[Grid],
     atoms: &[BinnedAtom],

@@ -91,7 +91,7 @@ impl UnitCell {
         let mut wrapped = position;
         let mut cells = [0_i32; 3];
         let mut coordinates = self.coordinates(wrapped);
-        // A second round mends what the first one's rounding left just outside.
+        // A second pass moves in a position that rounding left just outside in the first.
         for _ in 0..2 {
             let mut moved = false;
             for axis in 0..3 {

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// Cells worse conditioned than this are not followed through changes, whose rounding could lose a pair.
 const MAX_CONDITION: f64 = 1e4;
 
-/// Pairs of moving atoms (a Verlet list): exactly what [`super::Search`] finds, at a lower price.
+/// Pairs of moving atoms (a Verlet list): exactly those that [`super::Search`] finds, at a lower cost.
 #[derive(Debug)]
 pub struct VerletList {
     criteria: Criteria,
@@ -48,7 +48,7 @@ impl VerletList {
         })
     }
 
-    /// Moves the atoms to new positions and cells. Returns whether the candidates had to be found anew.
+    /// Moves the atoms to new positions and cells. Returns true if the candidates had to be found anew.
     ///
     /// # Errors
     /// As [`super::Search::new`]; the list then stays at the last positions that were accepted.
@@ -67,7 +67,7 @@ impl VerletList {
         Ok(!follows)
     }
 
-    /// Writes out the quantities asked for, of the pairs at the last update.
+    /// Writes the requested quantities of the pairs at the last update.
     ///
     /// # Errors
     /// [`Error::Unsupported`] before the first update, or where there is not enough memory.
@@ -78,7 +78,7 @@ impl VerletList {
     {
         let Some(built) = &mut self.built else {
             return Err(Error::Unsupported {
-                what: "the neighbour list knows no positions yet".into(),
+                what: "the neighbour list has no positions yet".into(),
                 remedy: "call update first".into(),
             });
         };
@@ -91,12 +91,12 @@ impl VerletList {
         pairs
     }
 
-    /// How often the candidates were found anew.
+    /// Number of searches for candidates.
     pub fn n_builds(&self) -> u64 {
         self.n_builds
     }
 
-    /// How often positions were accepted.
+    /// Number of accepted updates.
     pub fn n_updates(&self) -> u64 {
         self.n_updates
     }
@@ -126,7 +126,7 @@ struct Reference {
 struct Built {
     /// Candidates as they were found; atoms and cells as of the last update.
     arrangement: Arrangement,
-    /// Pairs at the last update, once asked for.
+    /// Pairs at the last update, found at the first request.
     selected: Option<Selected>,
     references: Vec<Reference>,
     cells: Vec<UnitCell>,
@@ -288,7 +288,7 @@ impl CellChange {
                 }
             }
         }
-        // NaN, from a reference at infinity, is no small number either.
+        // NaN, from a reference at infinity, counts as too large.
         let near = norm(&displacement) + 1e-10 * rounding <= self.allowed;
         near.then_some(BinnedAtom {
             position: wrapped,

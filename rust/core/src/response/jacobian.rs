@@ -448,7 +448,7 @@ impl Jacobian {
         }
     }
 
-    /// M by rows, for systems that are solved with it.
+    /// M by rows, for systems solved with the matrix.
     fn matrix(&self, system: &System) -> Option<&[f64]> {
         if !system.dense {
             return None;

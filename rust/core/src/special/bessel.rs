@@ -4,7 +4,7 @@
 /// converges geometrically for this integrand (relative error below 1e-14).
 pub fn bessel_k01(x: f64) -> (f64, f64) {
     const STEP: f64 = 0.1;
-    // cosh t ≥ 1 is taken out so that nothing underflows before the final factor.
+    // The factor e^-x is applied last (the exponent has cosh t - 1 ≥ 0), so that nothing underflows before it.
     let (mut k0, mut k1) = (0.5, 0.5);
     for n in 1.. {
         let cosh = (STEP * n as f64).cosh();

@@ -1,9 +1,9 @@
 //! Boys functions B_m(t) = ∫₀¹ u^(2m) exp(-t u²) du, t ≥ 0, of eight arguments at a time.
 //!
 //! Below t = 40 the two highest orders come from a table: in each interval of 1/8, a polynomial of degree 7 for
-//! B_(n-1), whose derivative is -B_n. Lower orders follow from B_m = (2t B_(m+1) + e^-t)/(2m+1), which loses nothing.
-//! Beyond, erf(√t) = 1 to double precision, B_0 = √(π/4t), and B_(m+1) = ((2m+1) B_m - e^-t)/2t.
-//! The relative error is below 1e-14 (8e-15 from the polynomials at the highest order, less at low ones).
+//! B_(n-1), whose derivative is -B_n. Lower orders follow from B_m = (2t B_(m+1) + e^-t)/(2m+1), which is stable.
+//! Beyond, erf(√t) = 1 to double precision, B_0 = √(π/4t), and B_(m+1) = ((2m+1) B_m - e^-t)/2t. The relative error is
+//! below 1e-14 (8e-15 from the polynomials at the highest order, less at low ones).
 
 use crate::arithmetic::dispatch::Avx512;
 use crate::arithmetic::exp;
@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 pub const MAX_ORDER: usize = crate::special::harmonics::MAX_DEGREE + 1;
 /// End of the table.
 const LARGE: f64 = 40.0;
-/// Beyond this t^m e^-t is nothing at any order.
+/// Beyond this t^m e^-t vanishes at any order.
 const NO_DECAY: f64 = 128.0;
 const INTERVALS: f64 = 8.0;
 /// Adding 1.5 · 2^52 rounds to a whole number, which is then in the low bits.
@@ -48,7 +48,7 @@ fn series(m: usize, t: f64) -> f64 {
 }
 
 impl BoysTable {
-    /// The table for orders up to `top` ≥ 1, made when first asked for.
+    /// The table for orders up to `top` ≥ 1, made at first use.
     pub fn up_to(top: usize) -> &'static Self {
         static TABLES: [OnceLock<Box<BoysTable>>; MAX_ORDER] =
             [const { OnceLock::new() }; MAX_ORDER];

@@ -55,7 +55,7 @@ pub type RadialTable<P> = [[P; MAX_ORDER + 1]; MAX_L + 1];
 
 /// Adds the functions with n ≥ 1, for a + 2n ≤ `top`.
 ///
-/// Only a Gaussian is left of them: ∇² f = -4π g, and D^a ∇² h = (3 + 2a) D^(a+1) h + r² D^(a+2) h with D = 1/r d/dr.
+/// They reduce to a Gaussian: ∇² f = -4π g, and D^a ∇² h = (3 + 2a) D^(a+1) h + r² D^(a+2) h with D = 1/r d/dr.
 #[inline(always)]
 pub fn add_laplacians<P: Pack, const FMA: bool>(
     out: &mut RadialTable<P>,

@@ -65,7 +65,7 @@ static STARTED: AtomicBool = AtomicBool::new(false);
 /// True in a fork of the process that loaded it.
 static LOST: AtomicBool = AtomicBool::new(false);
 
-/// To be called in a child: the driver does not follow there.
+/// To be called in a forked child, where the driver does not work.
 pub fn after_fork() {
     LOST.fetch_or(STARTED.load(SeqCst), SeqCst);
 }
@@ -86,7 +86,7 @@ fn check_process() -> Result<()> {
 /// Loads the driver.
 fn initialise() -> Result<()> {
     check_process()?;
-    // SAFETY: asks the loader only.
+    // SAFETY: calls the loader only.
     if !unsafe { sys::is_culib_present() } {
         return Err(Error::Device {
             what: "there is no CUDA driver (libcuda.so was not found)".into(),
@@ -97,7 +97,7 @@ fn initialise() -> Result<()> {
     result::init().map_err(|error| driver_error("cuInit", error))
 }
 
-/// Number of CUDA devices; an error tells why there are none to be seen.
+/// Number of CUDA devices; the error explains why no device is visible.
 pub fn count() -> Result<i32> {
     initialise()?;
     result::device::get_count().map_err(|error| driver_error("cuDeviceGetCount", error))
@@ -106,7 +106,7 @@ pub fn count() -> Result<i32> {
 static DEVICES: Mutex<Vec<(i32, Arc<Device>)>> = Mutex::new(Vec::new());
 
 impl Device {
-    /// The device of an ordinal ([`EMULATED`] for the emulated one), made when first asked for.
+    /// The device of an ordinal ([`EMULATED`] for the emulated one), created at first use.
     pub fn get(ordinal: i32) -> Result<Arc<Self>> {
         let mut devices = DEVICES
             .lock()
@@ -204,7 +204,7 @@ impl Device {
     }
 }
 
-/// The cubin of a source, from the cache where it is there.
+/// The cubin of a source, from the cache if it holds one.
 fn machine_code(source: &Unit, architecture: i32) -> Result<Vec<u8>> {
     let nvrtc = Nvrtc::find()?;
     let (major, minor) = nvrtc.version()?;
@@ -220,7 +220,7 @@ fn machine_code(source: &Unit, architecture: i32) -> Result<Vec<u8>> {
     if !known.contains(&architecture) {
         return Err(Error::Device {
             what: format!(
-                "NVRTC {major}.{minor} ({}) does not know the device's architecture sm_{architecture}, only {known:?}",
+                "NVRTC {major}.{minor} ({}) does not support sm_{architecture} of the device, only {known:?}",
                 nvrtc.path().display()
             ),
             remedy: "install a newer NVRTC: pip install --upgrade nvidia-cuda-nvrtc".into(),
@@ -273,7 +273,7 @@ impl Kind {
     }
 }
 
-/// Lets the device's memory pool keep what was freed, so that work areas are found again at no cost.
+/// Lets the device's memory pool keep what was freed, so that work areas are reused at no cost.
 ///
 /// # Safety
 /// The device must be a valid handle.
@@ -291,7 +291,7 @@ unsafe fn keep_memory(device: sys::CUdevice) -> std::result::Result<(), DriverEr
     }
 }
 
-/// Puts back the context that was current before another was bound: PyTorch's current device is that of the current
+/// Restores the context that was current before another was bound: PyTorch's current device is that of the current
 /// context, and users of several devices would find theirs changed.
 #[must_use]
 pub(super) struct Bound {
@@ -302,7 +302,7 @@ pub(super) struct Bound {
 impl Drop for Bound {
     fn drop(&mut self) {
         if let Some(context) = self.before {
-            // SAFETY: the context was current on this thread. An error here has been told by the call that caused it.
+            // SAFETY: the context was current on this thread. An error here was reported by the call that caused it.
             let _ = unsafe { result::ctx::set_current(context) };
         }
     }

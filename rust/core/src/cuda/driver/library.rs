@@ -5,10 +5,10 @@ use libloading::Library;
 use std::path::{Path, PathBuf};
 use std::sync::{OnceLock, RwLock};
 
-/// Folders that Python packages keep libraries in (`site-packages`), told by the binding.
+/// Folders of Python packages with libraries (`site-packages`), set by the binding.
 static PACKAGES: RwLock<Vec<PathBuf>> = RwLock::new(Vec::new());
 
-/// Tells where Python packages are, for libraries that come with them.
+/// Sets the folders of Python packages, for the libraries in them.
 pub fn add_packages(folders: impl IntoIterator<Item = PathBuf>) {
     let mut packages = PACKAGES
         .write()
@@ -110,7 +110,7 @@ pub fn load(what: &str, package: &str, places: Vec<PathBuf>) -> Result<Loaded> {
     })
 }
 
-/// A library that is loaded once, or an error told every time.
+/// A library loaded once, or the error of loading it, returned at every call.
 pub struct Once(OnceLock<std::result::Result<Loaded, Error>>);
 
 impl Once {

@@ -16,7 +16,7 @@ pub struct Buffer {
 }
 
 enum Owner {
-    /// Freed when the stream gets there.
+    /// Freed in the order of this stream.
     Stream(u64),
     /// Freed at once, after all work on the device.
     Device,
@@ -71,7 +71,7 @@ impl Drop for Buffer {
         if self.address == 0 {
             return;
         }
-        // An error here has been told by the call that caused it.
+        // An error here was reported by the call that caused it.
         match self.owner {
             Owner::Emulated(_) | Owner::Nothing => {}
             // SAFETY: the memory is this buffer's, and work on it was queued on the same stream before.
@@ -89,7 +89,8 @@ impl Drop for Buffer {
 }
 
 impl Queue {
-    /// A work area of so many bytes, uninitialised (on the emulated device, filled with NaN), for this stream only.
+    /// A work area of the given number of bytes, uninitialised (on the emulated device, filled with NaN), for this
+    /// stream only.
     pub fn allocate(&self, bytes: usize) -> Result<Buffer> {
         self.buffer(bytes, false)
     }
@@ -101,7 +102,7 @@ impl Queue {
         Ok(buffer)
     }
 
-    /// A table that outlives the call and may be read on any stream. Waits until it is there.
+    /// A table that outlives the call and may be read on any stream. Waits for the copy.
     pub fn table<V: Pod>(&self, values: &[V]) -> Result<Buffer> {
         let buffer = self.buffer(std::mem::size_of_val(values), true)?;
         self.copy_in(values, &buffer)?;
@@ -179,7 +180,7 @@ impl Queue {
         self.device().check("cuMemcpyHtoDAsync", status)
     }
 
-    /// Zeros the memory at an address, which must be of this device and at least so long.
+    /// Zeros the memory at an address, which must be of this device and hold that many bytes.
     pub fn fill_zeros(&self, address: u64, bytes: usize) -> Result<()> {
         if bytes == 0 {
             return Ok(());
@@ -195,7 +196,7 @@ impl Queue {
         }
     }
 
-    /// Values at an address, which must hold as many. Waits for everything queued.
+    /// Values at an address, which must hold that many. Waits for everything queued.
     pub fn download<V: Pod>(&self, address: u64, n: usize) -> Result<Vec<V>> {
         let mut out = vec![V::zeroed(); n];
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut out);

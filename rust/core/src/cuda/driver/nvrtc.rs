@@ -45,7 +45,7 @@ impl Nvrtc {
     /// Architectures that it compiles for, as 80 for sm_80, ascending.
     pub fn architectures(&self) -> Result<Vec<i32>> {
         let mut n = 0;
-        // SAFETY: the functions' signatures in NVRTC's documentation; the array has the length asked for.
+        // SAFETY: the functions' signatures in NVRTC's documentation; the array has the length returned by the first.
         unsafe {
             let count: unsafe extern "C" fn(*mut c_int) -> Status =
                 self.loaded.function("nvrtcGetNumSupportedArchs")?;
@@ -189,8 +189,8 @@ pub(in crate::cuda) mod tests {
         String::from_utf8(text.unwrap()).unwrap()
     }
 
-    /// Checks that modules compile for sm_90, where there is an NVRTC: `ELECTRET_SITE_PACKAGES` tells where Python
-    /// packages are. With `ELECTRET_CUBINS` set to a folder, the code is left there.
+    /// Checks that modules compile for sm_90, where there is an NVRTC: `ELECTRET_SITE_PACKAGES` names the folders of
+    /// Python packages. With `ELECTRET_CUBINS` set to a folder, the code is written there.
     pub fn compile_all(sources: &[Unit]) {
         let Some(nvrtc) = find() else {
             return;

@@ -1,4 +1,4 @@
-//! The kernels' sources and what they are compiled with.
+//! Sources of the kernels, with the definitions and headers that they are compiled with.
 
 use crate::units::COULOMB_CONSTANT;
 use sha2::{Digest, Sha256};
@@ -49,7 +49,7 @@ type Generator = Arc<dyn Fn() -> String + Send + Sync>;
 /// One module to compile: a file with its definitions, and headers generated for it.
 #[derive(Clone)]
 pub struct Unit {
-    /// For people.
+    /// Name in messages.
     pub name: &'static str,
     pub code: &'static str,
     /// Macros, `("SCALAR", "double")`.
@@ -60,7 +60,7 @@ pub struct Unit {
     sizes: Vec<(&'static str, usize)>,
 }
 
-/// Within one process the name and the definitions tell modules apart.
+/// Within one process the name and the definitions identify a module.
 impl PartialEq for Unit {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name && self.definitions == other.definitions
@@ -106,7 +106,7 @@ impl Unit {
         self.size(name, size_of::<M>())
     }
 
-    /// The compiler asserts that structure `name` takes so many bytes.
+    /// The compiler asserts that structure `name` takes `bytes` bytes.
     pub fn size(mut self, name: &'static str, bytes: usize) -> Self {
         self.sizes.push((name, bytes));
         self
@@ -143,7 +143,7 @@ impl Unit {
             .collect()
     }
 
-    /// A name for what a compiler makes of this: the same for the same text, compiler and options only.
+    /// Name of the compiled module: a hash of text, compiler and options.
     pub fn key(&self, compiler: &str) -> String {
         let mut hash = Sha256::new();
         let mut add = |text: &str| {

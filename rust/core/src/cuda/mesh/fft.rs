@@ -1,7 +1,7 @@
 //! Three-dimensional transforms of real fields, in place: by cuFFT on a CUDA device, by rustfft on the emulated one.
 //!
-//! A field of n_x × n_y × n_z reals lies in rows along z with room for n_z/2 + 1 complex numbers, which the forward
-//! transform leaves there: the half spectrum. Nothing is normalised in either direction.
+//! A field of n_x × n_y × n_z reals is stored in rows along z with room for n_z/2 + 1 complex numbers, the half
+//! spectrum that the forward transform writes in its place. Nothing is normalised in either direction.
 
 use crate::cuda::Queue;
 use crate::cuda::batch::{Address, Precision};
@@ -149,7 +149,7 @@ fn columns<R: FftNum>(
 
 type Status = c_int;
 
-/// A cuFFT plan; it lives as long as the process.
+/// A cuFFT plan, never destroyed.
 #[derive(Clone, Copy)]
 struct Plan {
     handle: c_int,
@@ -276,8 +276,8 @@ impl Cufft {
             (Precision::Single, Way::Forward) => "cufftExecR2C",
             (Precision::Single, Way::Backward) => "cufftExecC2R",
         };
-        // SAFETY: the functions' signatures in cuFFT's documentation; the areas are on the queue's device, hold what
-        // the plan asks for, and are freed in the order of its stream.
+        // SAFETY: the functions' signatures in cuFFT's documentation; the areas are on the queue's device, have the
+        // size that the plan needs, and are freed in the order of its stream.
         unsafe {
             let set_stream: unsafe extern "C" fn(c_int, *mut c_void) -> Status =
                 self.loaded.function("cufftSetStream")?;

@@ -14,7 +14,7 @@ pub const UNLISTED: usize = 1024;
 /// Threads of a block, as the kernels expect.
 pub const SPREAD_THREADS: u32 = 128;
 pub const CONVOLVE_THREADS: u32 = 256;
-/// Threads of blocks whose number does not matter.
+/// Threads of blocks whose size does not affect speed.
 pub const THREADS: u32 = 128;
 
 #[repr(C)]
@@ -231,7 +231,7 @@ pub fn units() -> Vec<Unit> {
     out
 }
 
-/// The modules of most arithmetic for dipoles, and from how many nested loops on it is done.
+/// The modules with the most arithmetic for dipoles, and the depth of the nested loops that contain it.
 #[cfg(test)]
 pub fn hot_units(scalars: Scalars) -> [(Unit, &'static str, usize); 3] {
     [
@@ -309,7 +309,7 @@ pub fn cells_unit(scalars: Scalars) -> Unit {
         .mirror::<CellsArguments>("CellsArguments")
 }
 
-/// A kernel about sites of a size.
+/// A kernel over the sites of one mesh size.
 pub fn sites_kernel(
     queue: &Queue,
     scalars: Scalars,

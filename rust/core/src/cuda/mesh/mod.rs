@@ -1,7 +1,7 @@
 //! The particle mesh on a device: the numbers of [`crate::ewald::mesh`], with the same splines and influence function.
 //!
-//! Systems of one mesh size go together. Bricks of mesh points gather the sites that reach them, in the sites' order;
-//! cuFFT transforms all fields at once, in place; a warp interpolates at each site.
+//! Systems of one mesh size are processed together. Bricks of mesh points gather the sites that reach them, in the
+//! sites' order; cuFFT transforms all fields at once, in place; a warp interpolates at each site.
 
 pub mod fft;
 mod kernels;
@@ -98,7 +98,7 @@ impl Mesh {
         }))
     }
 
-    /// Adds what the mesh gives in one pass.
+    /// Adds the potentials and gradients of the mesh in one pass.
     pub fn apply(&self, pass: &Pass) -> Result<()> {
         for chunk in &self.chunks {
             let source = (&self.source, &chunk.source);
@@ -156,13 +156,14 @@ impl Mesh {
             addresses,
             &kernel_parts,
         )?;
-        // Receivers with fields of their own need the sources' no more.
+        // Receivers with separate fields no longer need those of the sources.
         let potentials = potentials.unwrap_or(spectra);
         receiver_fields.transform(queue, potentials.address(), Way::Backward)?;
         self.interpolate(pass, chunk, receiving, potentials.address())
     }
 
-    /// Places the sites on the mesh, and fills what depends on the cells: the kernel's parts are given back.
+    /// Places the sites on the mesh, and computes the tables that depend on the cells; returns the factors of the
+    /// kernel.
     fn prepare(
         &self,
         pass: &Pass,

@@ -14,9 +14,9 @@ use crate::ewald::plan::{Plan, Split};
 use crate::lattice::dimensions;
 use crate::special::harmonics::{count, degree, gradients};
 
-/// Systems go together as long as their fields have fewer reals than this.
+/// Largest number of reals in the fields of systems processed together.
 const MAX_REALS: usize = 1 << 27;
-/// Fields that go together at most: blocks along the second axis of a grid.
+/// Largest number of fields processed together: blocks along the second axis of a grid.
 const MAX_FIELDS: usize = 65_535;
 /// Blocks that share the modes of one system.
 const MAX_MODE_BLOCKS: usize = 528;
@@ -61,7 +61,7 @@ pub struct SideTables {
 /// The systems of a batch that have a mesh, by size.
 pub fn sizes(batch: &Batch) -> Vec<(Size, Vec<usize>)> {
     let mut out: Vec<(Size, Vec<usize>)> = Vec::new();
-    // Fields of the systems that are together already.
+    // Number of fields of the systems in the chunk.
     let mut totals: Vec<usize> = Vec::new();
     for (system, plan) in batch.systems.iter().enumerate() {
         let Some((size, floor)) = mesh_of(&plan.plan) else {
@@ -256,7 +256,7 @@ impl SideTables {
     }
 }
 
-/// Most bricks that one spline reaches.
+/// Largest number of bricks that one spline reaches.
 pub fn reach(size: Size) -> usize {
     // In the worst case a spline starts at the last point of a brick, and the last brick of an axis has one point.
     let along = |n: usize| {

@@ -167,9 +167,9 @@ const POINTS: [Option<[usize; 3]>; 6] = [
 ];
 /// Sites of the systems.
 const FEW: [usize; 6] = [5, 0, 4, 7, 1, 9];
-/// More than a block looks at together, where bricks have no lists.
+/// More than a block tests at a time, where bricks have no lists.
 const SOME: [usize; 6] = [3, 0, 2, 0, 1, 300];
-/// So many that the bricks have lists, of more members than a block sorts at a time.
+/// Enough sites for lists of bricks, with more members than a block sorts at a time.
 const MANY: [usize; 6] = [3, 0, 2, 0, 1, 1100];
 
 impl<T: Number> Case<T> {
@@ -413,7 +413,7 @@ impl<T: Number> Case<T> {
     }
 }
 
-/// To 1e-11 of the largest, values and tangents apart; what a site does to itself cancels but for rounding.
+/// To 1e-11 of the largest, values and tangents apart; the interaction of a site with itself cancels but for rounding.
 fn close<T: Scalar>(what: &str, system: usize, found: &[T], exact: &[T]) {
     assert_eq!(found.len(), exact.len());
     for part in 0..T::PARTS {

@@ -1,4 +1,4 @@
-//! Lists of the device against those of the host, bit by bit.
+//! Lists of the device against those of the host, bit for bit.
 
 use super::*;
 use crate::cuda::driver::emulation::in_every_order;

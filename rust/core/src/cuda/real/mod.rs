@@ -1,5 +1,5 @@
-//! Sums over pairs in real space on the device: all pairs of open systems, the short-range part of Ewald sums. What
-//! a site has of itself is left to others.
+//! Sums over pairs in real space on the device: all pairs of open systems, the short-range part of Ewald sums. The
+//! interaction of a site with itself is a separate term.
 
 mod interaction;
 
@@ -73,7 +73,7 @@ struct Arguments {
     padding: i32,
 }
 
-/// Tiles hold more than one receiver beyond this many receivers.
+/// Number of receivers above which tiles hold more than one.
 const MOST_TILES: usize = 16_384;
 /// Threads of a block: one warp.
 const THREADS: u32 = 32;
@@ -320,7 +320,7 @@ pub fn units() -> Vec<Unit> {
     out
 }
 
-/// The module of most arithmetic for charges and dipoles.
+/// The module with the most arithmetic for charges and dipoles.
 #[cfg(test)]
 pub fn hot_unit(scalars: Scalars) -> Unit {
     Variant {

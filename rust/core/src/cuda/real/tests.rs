@@ -80,7 +80,7 @@ impl<T: Scalar> Sites<T> {
     }
 }
 
-/// A batch with what is on it.
+/// A batch with its multipoles.
 struct Sample<T> {
     batch: Batch,
     cells: Vec<Matrix<T>>,
@@ -151,7 +151,7 @@ impl<T: Scalar> Sample<T> {
                 } else {
                     boundaries[k % boundaries.len()]
                 },
-                // Not quite the cell that is summed.
+                // A cell slightly different from the summed one.
                 cell: cells[k].map(|row| values(&row).map(|x| 1.3 * x)),
             }
         });
@@ -267,7 +267,7 @@ impl<T: Scalar> Sample<T> {
         let Some(term) = super::RealSpace::new(&queue, &self.batch).unwrap() else {
             panic!("there are pairs");
         };
-        // Nothing but pairs adds to the other derivatives.
+        // Only pairs contribute to the other derivatives.
         let cell_gradients = CellGradients {
             cell: cells.address(),
             reciprocal: 0,

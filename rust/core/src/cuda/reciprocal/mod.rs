@@ -159,7 +159,7 @@ impl Sites {
             cell_partials: areas.tile_partials,
         };
         let n_tiles = self.plan.tiles.len();
-        // Few sites fill a device with more threads each; registers allow for no more than these.
+        // Few sites get more threads each to fill a device; registers limit their number.
         let threads = if n_tiles < 512 { 256 } else { 128 };
         pass.queue
             .launch(&kernel, [n_tiles as u32, 1, 1], threads, &arguments)
@@ -191,7 +191,7 @@ struct Areas {
     block_volumes: Address,
     /// Components of structure factors: real and imaginary part, and the same weighted by widths squared.
     n_components: usize,
-    /// True if derivatives in the cell that belong to both sides are computed.
+    /// True if derivatives in the cell through factors of both sides are computed.
     contract: bool,
     _buffer: Buffer,
 }
@@ -221,7 +221,7 @@ impl Reciprocal {
         }))
     }
 
-    /// Targets and sources of a pass.
+    /// Receivers and sources of a pass.
     fn sides(&self, direction: Direction) -> (&Sites, &Sites) {
         match (direction, &self.receiver) {
             (_, None) => (&self.source, &self.source),
@@ -304,7 +304,7 @@ impl Reciprocal {
         })
     }
 
-    /// Reciprocal' weights and Gaussians, and sites' phases.
+    /// Weights and Gaussians of the modes, and phases of the sites.
     fn prepare(&self, pass: &Pass, areas: &Areas) -> Result<()> {
         let (receivers, sources) = self.sides(pass.direction);
         let n_modes = self.plan.modes.len();
@@ -329,7 +329,7 @@ impl Reciprocal {
         pass.queue.launch(&kernel, grid, PREPARE, &arguments)
     }
 
-    /// The sources' field, and what the cell's derivative has from both sides together.
+    /// Field of the sources, and the derivative in the cell through factors of both sides.
     fn fields(&self, pass: &Pass, areas: &Areas) -> Result<()> {
         let arguments = FieldArguments {
             modes: areas.modes,
@@ -463,7 +463,7 @@ fn potentials_unit(scalars: Scalars, shape: Shape, level: u32) -> Unit {
         })
 }
 
-/// The modules of most arithmetic for dipoles, and from how many nested loops on it is done.
+/// The modules with the most arithmetic for dipoles, and the depth of the nested loops that contain it.
 #[cfg(test)]
 pub fn hot_units(scalars: Scalars) -> [(Unit, &'static str, usize); 2] {
     let shape = Shape {

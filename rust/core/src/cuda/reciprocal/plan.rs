@@ -10,7 +10,7 @@ use crate::special::harmonics::count;
 use bytemuck::{Pod, Zeroable};
 use std::f64::consts::PI;
 
-/// Reciprocal of one block where blocks go over modes, and threads of that block.
+/// Modes of one block in kernels over modes, and threads of that block.
 pub const BLOCK: usize = 128;
 
 /// k = Σ_j n_j b_j; of each pair ±k one.
@@ -168,10 +168,10 @@ fn enumerate(lattice: &Lattice<f64>, cutoff: f64, system: i32, out: &mut Vec<Mod
     n_phases
 }
 
-/// How the work on one side's sites is cut up.
+/// Division of the work on the sites of one side.
 pub struct SidePlan {
     pub systems: Vec<SideSystem>,
-    /// `[site][channel]`: which of its system's widths.
+    /// `[site][channel]`: index of the width among those of its system.
     pub kinds: Vec<i32>,
     /// The sites of systems with modes.
     pub sites: Vec<i32>,
@@ -242,7 +242,7 @@ impl SidePlan {
         }
         let n_lm = count(layout.max_l);
         let together = layout.n_channels.clamp(1, (SUMS / n_lm).max(1));
-        // Two sites share what a thread reads and computes of a mode, where there are enough of them.
+        // A thread handles two sites for each mode that it reads, if there are enough sites.
         let shared = sites.len() >= FULL && 2 * together * n_lm <= SUMS;
         let tile_size = if shared { 2 } else { 1 };
         Self {

@@ -1,9 +1,9 @@
-//! How fine a mesh has to be: relative error of forces (or potentials) for a spacing and an order of the splines.
+//! Accuracy of a mesh: relative error of forces (or potentials) for a spacing and an order of the splines.
 //!
-//! Splines of order P fold the modes k + 2πm/h onto k with the weight (κ/(κ + m))^P, κ = kh/2π, on each axis, and
-//! a multipole of degree l brings (|κ + m|/κ)^l. Averaged over positions of uncorrelated sites, the squared error of
-//! a force is ∫ F(k)² Σ_axes Σ_m≠0 (..)² d³k with F the force's spectrum k^(lp + lq - 1) exp(-k²γ²/2), and modes
-//! beyond the mesh are lost altogether.
+//! Splines of order P fold the modes k + 2πm/h onto k with the weight (κ/(κ + m))^P, κ = kh/2π, on each axis, and a
+//! multipole of degree l brings (|κ + m|/κ)^l. Averaged over positions of uncorrelated sites, the squared error of a
+//! force is ∫ F(k)² Σ_axes Σ_m≠0 (..)² d³k with F the force's spectrum k^(lp + lq - 1) exp(-k²γ²/2), and modes beyond
+//! the mesh are missing from the sum.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex};
@@ -67,7 +67,7 @@ impl Interaction {
                 [x, self.error(x.exp()).max(1e-300).ln()]
             })
             .collect();
-        // Monotonic, whatever the quadrature does.
+        // Monotonic, in spite of the error of the quadrature.
         for k in (0..N).rev() {
             out[k][1] = out[k][1].min(out[k + 1][1] - 1e-6);
         }

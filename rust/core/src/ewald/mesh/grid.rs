@@ -1,6 +1,6 @@
 //! A real field on the mesh and its transforms along y and z, plane by plane.
 //!
-//! Layout `[x][y][z]`; a row along z holds the real values with room for splines that hang over its end, and after
+//! Layout `[x][y][z]`; a row along z holds the real values with room for splines that reach beyond its end, and after
 //! the transform the half spectrum in the same place.
 
 use super::splines::MAX_ORDER;
@@ -67,7 +67,7 @@ impl Transforms {
         self.points[2] / 2 + 1
     }
 
-    /// Folds what hangs over in, and transforms planes along z and y.
+    /// Adds the points beyond the ends to those that they repeat, and transforms planes along z and y.
     pub fn forward_planes(&self, planes: &mut [Complex<f64>]) {
         let [_, ny, nz] = self.points;
         planes
@@ -153,7 +153,7 @@ struct Scratch {
     scratch: Vec<Complex<f64>>,
 }
 
-/// The first `n` entries, made if need be; what is in them is left over from earlier uses.
+/// The first `n` entries, allocated if need be; their contents are arbitrary.
 #[inline(always)]
 pub fn resized<V: Clone + Default>(values: &mut Vec<V>, n: usize) -> &mut [V] {
     if values.len() < n {

@@ -285,7 +285,7 @@ impl<T: Scalar> Mesh<T> {
         }
     }
 
-    /// Transforms potentials back and adds what they give at the sites of one side.
+    /// Transforms potentials back and adds potentials and gradients at the sites of one side.
     fn interpolate(
         &self,
         sites: &Sites<T>,

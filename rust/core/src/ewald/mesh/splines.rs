@@ -17,7 +17,8 @@ pub const MAX_ORDER: usize = 16;
 pub const MAX_PACKS: usize = MAX_ORDER / LANES;
 /// Mesh points along x and y that share a bin of sites.
 pub const BIN: usize = 4;
-/// And those along z: the sites of a bin follow one another upwards, so that what they touch stays in the first cache.
+/// And those along z: the sites of a bin follow one another upwards, so that the points that they touch stay in the
+/// first cache.
 const BIN_Z: usize = 8;
 
 /// The weights of a set of sites, sorted so that neighbours on the mesh come one after the other.

@@ -96,7 +96,7 @@ pub fn mesh(extent: &Extent, size: Size) -> f64 {
     extent.rates.mesh_tasks + points * (influence + butterflies) + sites
 }
 
-/// All that a sum over k-vectors takes, given the largest and the lengths of the lattice's vectors.
+/// Time and memory of a sum over k-vectors, given the largest and the lengths of the lattice's vectors.
 pub fn modes(extent: &Extent, pbc: [bool; 3], cutoff: f64, mut lengths: [f64; 3]) -> Estimate {
     let largest_l = extent.source.2.max(extent.receiver.2);
     // Columns run along the longest vector.
@@ -120,13 +120,13 @@ pub fn modes(extent: &Extent, pbc: [bool; 3], cutoff: f64, mut lengths: [f64; 3]
     Estimate::new(made + summed, bytes + phases)
 }
 
-/// All that a sum over so many pairs takes.
+/// Time and memory of a sum over pairs.
 pub fn pairs(extent: &Extent, pairs: f64) -> Estimate {
     let each = extent.rates.listed + share(extent) * pair(extent);
     Estimate::new(pairs * each, pairs * 24.0)
 }
 
-/// All that a mesh takes whose cost is known: grids with room at the ends of their rows, and tables of the kernel.
+/// Time and memory of a mesh, from its cost: grids with room at the ends of their rows, and tables of the kernel.
 pub fn points(extent: &Extent, pbc: [bool; 3], size: Size, cost: f64) -> Estimate {
     let points = size.points.map(|n| n as f64);
     if points.iter().any(|&n| n > MAX_LENGTH) {

@@ -30,7 +30,7 @@ pub enum Plan {
 }
 
 impl Plan {
-    /// The name that users see.
+    /// Name of the method in the interface.
     pub fn name(&self) -> &'static str {
         match self {
             Plan::Direct => "direct",
@@ -40,7 +40,7 @@ impl Plan {
         }
     }
 
-    /// The method and its parameters, for people; with the number of k-vectors where it is known.
+    /// The method and its parameters as text; with the number of k-vectors where it is known.
     pub fn description(&self, n_modes: Option<usize>) -> String {
         let Plan::Split(split) = self else {
             return "direct: all pairs".into();
@@ -61,11 +61,11 @@ impl Plan {
         format!("{name}: {sum}, split width {floor:.3} Å, real-space cutoff {cutoff:.2} Å")
     }
 
-    /// Chooses for one system, and estimates what that takes. `pbc` are the axes that are summed periodically.
+    /// Chooses the plan of one system, and estimates its time and memory. `pbc` are the axes that are summed
+    /// periodically.
     ///
-    /// # Errors
-    /// A method that the system does not have, or one that takes more than the bounds allow; where the method is open,
-    /// it is one within the bounds if there is any.
+    /// # Errors A method that is not available for the system, or one beyond the bounds; an automatic choice is within
+    /// the bounds if any method is.
     pub fn new(
         extent: &Extent,
         cell: &Matrix<f64>,
@@ -110,7 +110,7 @@ impl Plan {
                     .into(),
             });
         }
-        // Nothing is faster for a few open sites, and the plan would take longer than the sum.
+        // The fastest method for a few open sites, for which planning would take longer than the sum.
         let direct = if matches!(method, Method::Auto | Method::Sums) && open {
             cost::direct(extent)
         } else {

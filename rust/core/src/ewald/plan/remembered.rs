@@ -1,4 +1,4 @@
-//! Splits that were chosen before: steps of a trajectory, epochs of a training ask for the same ones again and again.
+//! Cache of chosen splits, which steps of a trajectory and epochs of a training repeat.
 
 use super::extent::{Extent, Purpose};
 use super::split::Candidate;
@@ -7,7 +7,7 @@ use crate::ewald::options::{Method, Options};
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// Choices that are kept (some 200 kB); when they are this many, all are forgotten.
+/// Largest number of cached choices (some 200 kB); when it is reached, all are evicted.
 const CAPACITY: usize = 1024;
 
 /// Everything that the choice depends on, numbers by their bits.
@@ -61,7 +61,7 @@ impl Key {
 
 static CHOSEN: LazyLock<Mutex<HashMap<Key, Candidate>>> = LazyLock::new(Default::default);
 
-/// The choice for the arguments, which `choose` makes where it is not known yet.
+/// The choice for the arguments, computed by `choose` if it is not in the cache.
 pub fn split(arguments: Arguments, choose: impl FnOnce() -> Candidate) -> Candidate {
     let lock = || CHOSEN.lock().unwrap_or_else(PoisonError::into_inner);
     let key = Key::new(arguments);
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
     use crate::limits::Budget;
 
-    /// Each change of one argument gives what is chosen without memory, in the first call and in the next.
+    /// Each change of one argument gives the choice made without the cache, in the first call and in the next.
     #[test]
     fn every_argument_counts() {
         let base = Extent {
@@ -187,7 +187,7 @@ mod tests {
                 }
             }
         }
-        // Some arguments do not matter for some purposes; the others would show a confusion.
+        // Some arguments do not matter for some purposes; the others would reveal a wrong key.
         assert!(different.len() > 50, "{}", different.len());
     }
 }

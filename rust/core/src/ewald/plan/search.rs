@@ -108,7 +108,7 @@ pub(super) fn least_of_mesh(extent: &Extent) -> f64 {
     }
 }
 
-/// The cheapest split for the method asked for; `span` is that of the sites along the open directions.
+/// The cheapest split for the given method; `span` is that of the sites along the open directions.
 pub(super) fn cheapest(
     extent: &Extent,
     cell: &Matrix<f64>,
@@ -126,7 +126,7 @@ pub(super) fn cheapest(
         cost: f64::INFINITY,
         estimate: Estimate::new(f64::INFINITY, f64::INFINITY),
     };
-    // The one with the fewest seconds and bytes, for the words where none is within the bounds.
+    // The split with the least time and memory, for the message if none is within the bounds.
     let mut least = best;
     let orders: &[usize] = match &options.method {
         Method::Mesh(Some(order)) => std::slice::from_ref(order),
@@ -228,7 +228,7 @@ pub(super) fn lengths(cell: &Matrix<f64>, pbc: [bool; 3], split: &Split) -> [f64
 }
 
 /// Forces between Gaussians narrower than this (γ, Å) grow as γ^-(3/2 + l) where sites are uncorrelated, and with them
-/// the error, but they cancel in a lattice, of which the relative error is asked.
+/// the error, but they cancel in a lattice, whose relative error counts.
 const UNCANCELLED: f64 = 1.0;
 
 /// Spacing over γ = √(σ² + s²) that reaches the accuracy with splines of an order. Derivatives along the vectors of an

@@ -22,7 +22,7 @@ pub struct Split {
     pub mesh: Option<Size>,
 }
 
-/// A split with what it takes: in a measure for choosing, and altogether.
+/// A split with its cost for the choice, and its time and memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
     pub split: Split,

@@ -51,7 +51,7 @@ impl<T: Scalar> Gathered<T> {
         }
     }
 
-    /// Unused lanes get to the first source of the row, without its multipoles.
+    /// Unused lanes hold the first source of the row, without its multipoles.
     #[inline(always)]
     pub fn start_row(&mut self, packs: &[[u32; LANES]]) {
         if let Some(first) = packs.first() {
@@ -96,7 +96,7 @@ pub struct BlockOutput<T> {
     pub potentials: Vec<T>,
     /// dU/dR of the receivers.
     pub gradients: Vec<Vector<T>>,
-    /// dU/dR and dU/dp of one channel of the images, laid out as [`Gathered`]; empty if not asked for.
+    /// dU/dR and dU/dp of one channel of the images, laid out as [`Gathered`]; empty if not requested.
     pub images: Vec<T>,
 }
 
@@ -155,8 +155,8 @@ dispatch! {
     fn kernel<T, DEGREES>(work: &Work<T>) -> BlockOutput<T> => body
 }
 
-/// Packs that go through each step together. The steps are loops of their own, from memory to memory: what the
-/// compiler makes vector instructions of.
+/// Packs that go through each step together. The steps are loops of their own, from memory to memory, which the
+/// compiler turns into vector instructions.
 const CHUNK: usize = 8;
 /// Radial functions of charges and dipoles.
 const N_RADIAL: usize = 4;

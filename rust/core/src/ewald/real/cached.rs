@@ -11,8 +11,8 @@ use rayon::prelude::*;
 use std::borrow::Cow;
 
 impl<T: Scalar> RealSpace<T> {
-    /// Keeps the tensors of all pairs if they fit into `limit` numbers, so that potentials at fixed atoms need no
-    /// more special functions.
+    /// Keeps the tensors of all pairs if they fit into `limit` numbers, so that later potentials at fixed atoms need no
+    /// special functions.
     pub fn cache(&mut self, source: &Density<T>, receiver: Option<&Density<T>>, limit: usize) {
         let rec = receiver.unwrap_or(source);
         let relation = Relation::of(source, receiver);

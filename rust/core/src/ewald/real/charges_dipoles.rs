@@ -32,7 +32,7 @@ pub fn add_gradients<P: Pack, const S: usize, const R: usize, const FMA: bool>(
         scaled[a] = f[a].mul(P::splat(Scalar::constant(COULOMB_CONSTANT)));
     }
     let f = &scaled;
-    // Q F_1 + P·d F_2 and q F_1 - p·d F_2: what makes the potentials vary along d.
+    // Q F_1 + P·d F_2 and q F_1 - p·d F_2: the factors of the potentials' variation along d.
     let (mut from_receiver, mut from_source) = (receiver[0].mul(f[1]), source[0].mul(f[1]));
     let mut at_source = receiver[0].mul(f[0]);
     let mut at_receiver = source[0].mul(f[0]);

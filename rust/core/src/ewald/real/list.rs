@@ -1,4 +1,4 @@
-//! Pairs of a sum, in blocks: a few receiving sites and the images of sources that they see.
+//! Pairs of a sum, in blocks: a few receiving sites and the images of their sources.
 //!
 //! Contributions of a block to its images are collected in the block and combined in the order of blocks, so that
 //! results do not depend on the number of threads.
@@ -56,7 +56,7 @@ pub struct Image {
 #[derive(Clone, Debug, Default)]
 pub struct Block {
     pub receivers: Vec<u32>,
-    /// The sources from image 1 on; image 0 is nobody's.
+    /// The sources from image 1 on; image 0 is no site.
     pub images: Vec<Image>,
     /// First pack of each receiver, and the number of packs.
     first: Vec<u32>,
@@ -211,7 +211,7 @@ impl Pairs {
 const ALL_PAIRS: usize = 64;
 const LISTED: usize = 512;
 
-/// Few enough for many threads, enough to share images.
+/// Few enough for blocks on many threads, many enough to share images.
 fn rows_per_block(n_receivers: usize, most: usize) -> usize {
     (n_receivers / 8).clamp(8, most)
 }
@@ -227,7 +227,7 @@ struct Scratch {
     hits: Vec<u32>,
 }
 
-/// A candidate that has not been seen yet, and one that is not among the sources.
+/// A candidate that has not been met yet, and one that is not among the sources.
 const UNKNOWN: u32 = u32::MAX;
 const NO_SOURCE: u32 = u32::MAX - 1;
 
@@ -299,7 +299,7 @@ impl Places {
 }
 
 impl Rows {
-    /// Pairs within `cutoff`; receivers on other positions than the sources see all of them.
+    /// Pairs within `cutoff`; receivers on other positions than the sources interact with all of them.
     pub fn new<T: Scalar>(
         source: &Density<T>,
         receiver: Option<&Density<T>>,

@@ -85,7 +85,7 @@ fn numbers<T: Scalar>(
     all.into_iter().flat_map(bits).collect()
 }
 
-/// Drops what only the padded density has.
+/// Drops the coefficients that only the padded density has.
 fn cut<T: Scalar>(values: &[T], max_l: usize) -> Vec<T> {
     let chunks = values.chunks(count(2));
     chunks

@@ -1,4 +1,4 @@
-//! Radial parts of pairs: the interaction of their widths, less what the reciprocal sum has.
+//! Radial parts of pairs: the interaction of their widths, less the part in the reciprocal sum.
 
 use crate::arithmetic::{F64x8, LANES, Pack};
 use crate::special::radial::Part;

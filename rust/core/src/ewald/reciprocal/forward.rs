@@ -223,15 +223,15 @@ fn accumulate<T: Scalar, const A: usize, const FMA: bool>(
                 acc[a][3] = im.mul_add::<FMA>(sin, acc[a][3]);
             }
         }
-        // A copy: lent out itself, `acc` would live in memory instead of registers.
+        // A copy: a reference to `acc` itself would keep it in memory instead of registers.
         let lanes: [[T::Pack; 4]; A] =
             std::array::from_fn(|a| std::array::from_fn(|part| acc[a][part]));
         add_sums::<T::Pack, A>(&lanes, &mut sums[a0..a0 + A]);
     }
 }
 
-/// Adds the lanes' sums. Workspace out of line: inlined, it makes the compiler vectorise the loop above across the
-/// four sums instead of across the lanes.
+/// Adds the lanes' sums. Not inlined: inlined, it makes the compiler vectorise the loop above across the four sums
+/// instead of across the lanes.
 #[inline(never)]
 fn add_sums<P: Pack, const A: usize>(acc: &[[P; 4]; A], sums: &mut [[P::Scalar; 4]]) {
     for a in 0..A {

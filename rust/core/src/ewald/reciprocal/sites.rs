@@ -71,7 +71,7 @@ fn multiply<P: Pack>(a: &Phase<P>, b: &Phase<P>) -> Phase<P> {
     ]
 }
 
-/// Sign that turns (-i)^l into +1 or +i, the same that turns Re[i^l z] into Re z or Im z.
+/// Sign that reduces (-i)^l to +1 or +i; it also reduces Re[i^l z] to Re z or Im z.
 #[inline]
 pub fn parity_sign(l: usize) -> f64 {
     match l % 4 {

@@ -40,7 +40,7 @@ struct Spectrum {
     counts: Vec<u32>,
 }
 
-/// Everything but the vectors between the pairs.
+/// Tables that do not depend on the vectors between the pairs.
 pub struct LatticeSums<'a> {
     reciprocal: &'a Reciprocal<f64>,
     max_l: usize,
@@ -323,7 +323,7 @@ fn sheet<const L: usize, const B: usize, const FMA: bool>(
     let zero = F64x8::zero();
     let columns = &input.sums.reciprocal.columns.columns;
     let n1 = columns[range.start].n[0];
-    // Only what this degree needs is cleared: that counts at a few dozen columns.
+    // Clears only the part that this degree needs, which saves time at a few dozen columns.
     for plane in &mut scratch.plane {
         plane[..n_plane].fill([zero; 2]);
     }

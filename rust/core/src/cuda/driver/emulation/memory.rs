@@ -3,14 +3,14 @@
 use crate::error::{Error, Result};
 use region::{Allocation, Protection};
 
-/// Bytes that end where memory that may not be touched begins.
+/// Bytes that end at a protected page.
 pub struct Fenced {
     allocation: Allocation,
     first: usize,
 }
 
 impl Fenced {
-    /// So many bytes, all of them 0xFF: NaN, or -1.
+    /// Allocates bytes, all of them 0xFF: NaN, or -1.
     ///
     /// # Errors
     /// The system gives no memory.
@@ -23,7 +23,7 @@ impl Fenced {
 
     fn mapped(bytes: usize) -> region::Result<Self> {
         let page = region::page::size();
-        // Structures aligned to 16 bytes come in multiples of 16, and so begin at one.
+        // The sizes of structures aligned to 16 bytes are multiples of 16, and so are their addresses.
         let (length, room) = (bytes.next_multiple_of(8), bytes.next_multiple_of(page));
         let mut allocation = region::alloc(room + page, Protection::READ_WRITE)?;
         let base = allocation.as_mut_ptr::<u8>();

@@ -15,8 +15,8 @@ use std::sync::Mutex;
 /// A kernel as `host.cuh` exports it: its arguments, grid, threads of a block, order of blocks and threads.
 pub type Function = unsafe extern "C" fn(*const u8, *const u32, u32, u32);
 
-/// In which order the emulated device runs the blocks of a kernel, the warps of a block and the threads of a warp. A
-/// device promises none, so results may not depend on it; where a barrier is missing, they do.
+/// Order in which the emulated device runs the blocks of a kernel, the warps of a block and the threads of a warp. A
+/// device guarantees none, so results must not depend on it; they do if a barrier is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     Forward,
@@ -26,7 +26,7 @@ pub enum Order {
 }
 
 impl Order {
-    /// As `host.cuh` takes it.
+    /// Number of the order in `host.cuh`.
     fn code(self) -> u32 {
         match self {
             Self::Forward => 0,
@@ -63,12 +63,12 @@ pub fn in_order<R>(order: Order, work: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Does the same in several orders, for what checks its results.
+/// Runs `work` in several orders; `work` checks its results.
 #[cfg(test)]
 pub fn in_every_order(check: impl Fn()) {
     for order in [Order::Forward, Order::Backward, Order::Shuffled(5)] {
         in_order(order, || {
-            // Told where a check fails.
+            // Printed where a check fails.
             eprintln!("order of blocks and threads: {order:?}");
             check();
         });
@@ -112,13 +112,13 @@ const OPTIONS: [&str; 8] = [
     "-fPIC",
     "-fno-math-errno",
     "-w",
-    // Or variables of inline functions would be shared by all modules, which run at the same time.
+    // Without this flag modules, which run at the same time, would share the variables of inline functions.
     "-fvisibility=hidden",
     "-DELECTRET_HOST",
 ];
 
-/// Variables begin with nonsense and indices beyond an array stop the program, so that tests see both. Older compilers
-/// lack them (GCC before 12).
+/// Flags that give variables invalid initial values and stop the program at indices beyond an array, so that tests fail
+/// on both. Older compilers lack them (GCC before 12).
 const CHECKS: [&str; 3] = [
     "-ftrivial-auto-var-init=pattern",
     "-fsanitize=bounds",
@@ -201,7 +201,7 @@ impl Library {
     }
 }
 
-/// Compiles in a folder of its own, so that other processes see the whole library or none.
+/// Compiles in a separate folder, so that other processes find the whole library or none.
 fn build(
     compiler: &str,
     source: &Unit,
@@ -245,8 +245,8 @@ mod tests {
     use super::*;
     use bytemuck::{Pod, Zeroable};
 
-    /// Every thread takes what another one has put into shared memory, after a barrier or none; a block adds to what
-    /// the blocks before it have left.
+    /// Every thread reads the value that another thread has written to shared memory, after a barrier or without one; a
+    /// block adds to the result of the blocks before it.
     const CODE: &str = r#"
 #include "host.cuh"
 struct Arguments {
@@ -313,7 +313,7 @@ KERNEL(take, Arguments) {
                 assert_eq!(taken(order, threads, 16, 1).0, across, "{order:?}");
             }
         }
-        // A block whose last warp is not whole.
+        // A block whose last warp is incomplete.
         let exact: Vec<f64> = (0..72).map(|t| f64::from(t ^ 1)).collect();
         for order in ORDERS {
             assert_eq!(taken(order, 72, 1, 1).0, exact, "{order:?}");
@@ -335,12 +335,12 @@ KERNEL(take, Arguments) {
 
     #[test]
     fn orders_show_what_depends_on_the_order_of_blocks() {
-        // Every thread of the second block doubles what the first has left.
+        // Every thread of the second block doubles the result of the first.
         assert_eq!(taken(Order::Forward, 32, 1, 2).1, 2f64.powi(32));
         assert_eq!(taken(Order::Backward, 32, 1, 2).1, 1.0);
     }
 
-    // Other libraries than those of ELF do not tell where shared memory is.
+    // Formats of libraries other than ELF have no names for the ends of shared memory.
     #[cfg(target_os = "linux")]
     #[test]
     fn shared_memory_is_not_a_number_when_a_block_begins() {

@@ -142,7 +142,7 @@ impl<T: Scalar> Case<T> {
         Some(sum.evaluate(&source, receiver.as_ref(), Want::ALL))
     }
 
-    /// Compares everything that was asked for.
+    /// Compares every requested output.
     fn check(&self, gradients: bool, cell: bool) {
         let (source, receiver, cells) = self.run(gradients, cell);
         for system in 0..self.batch.systems.len() {
