@@ -17,6 +17,7 @@ from electret import Calculator
 from electret.errors import InputError
 from electret.graph import Graph
 from electret.models import BackboneConfig, ModelConfig, build, save
+from electret.models.hosted import o3
 from model_cases import STATISTICS, model_config, small_model
 from polar_models import crystal, mace_batch, molecule, polar_model, slab, under
 
@@ -140,11 +141,24 @@ def test_an_object_becomes_a_model_and_a_file(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"'Other' in {name}"):
             electret.polar.from_mace(mace)
         vars(mace)[name] = given
+    with pytest.raises(InputError, match="'dft' is not a head"):
+        electret.polar.from_mace(mace, BackboneConfig.parse({"head": "dft"}))
+
+
+def test_one_layer_of_scalars() -> None:
+    """As in MACE-POLAR-1-S, which has charges alone; and one with an option that this package lacks."""
+    options = {"num_interactions": 1, "hidden_irreps": o3.Irreps("4x0e"), "atomic_multipoles_max_l": 0}
+    mace = electret.polar.accelerate(polar_model(**options, correlation=1), accuracy=1e-6)
+    model = electret.polar.from_mace(mace)
+    atoms = crystal()
+    atoms.info.update(total_charge=1, spin_multiplicity=2)
+    expected = mace(mace_batch(mace, under(atoms, 1, 2)))
+    found = model(Graph.from_atoms(atoms, model.cutoff))
+    for name in ("energy", "forces"):
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-10)
     mace.largest_dipole = 0.5
     with pytest.raises(InputError, match=r"has largest_dipole = 0\.5, where .* has None"):
         electret.polar.from_mace(mace)
-    with pytest.raises(InputError, match="'dft' is not a head"):
-        electret.polar.from_mace(mace, BackboneConfig.parse({"head": "dft"}))
 
 
 def test_spins_that_cannot_be_are_refused() -> None:
