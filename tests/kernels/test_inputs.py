@@ -73,6 +73,7 @@ BAD = {
     "zero accuracy": ({"accuracy": 0.0}, ["accuracy", "0.0"]),
     "nan accuracy": ({"accuracy": np.nan}, ["accuracy", "nan"]),
     "overflowing multipoles": ({"multipoles": [[1e200], [1e200]]}, ["energy[0]", "inf", "multipoles"]),
+    "overflowing field": ({"external_field": [0.0, 0.0, 1e308]}, ["energy[0]", "inf", "external_field"]),
     "seventh order": ({"multipoles": np.ones((2, 64))}, ["max_l", "7", "6"]),
     "text accuracy": ({"accuracy": "high"}, ["accuracy", "high"]),
 }
@@ -95,6 +96,8 @@ def test_bad_input_is_named(name):
         ({"widths": []}, ["widths"]),
         ({"widths": [1.0, 0.0]}, ["widths[1]", "0.0"]),
         ({"widths": [[1.0]]}, ["widths", "[1, 1]"]),
+        ({"widths": [1.0, [2.0]]}, ["widths cannot be read as an array"]),
+        ({"external_field": [0.0, 0.0, 1e308]}, ["features[", "inf", "external_field"]),
         ({"features_max_l": -1}, ["features_max_l", "-1"]),
         ({"features_max_l": 1.0}, ["features_max_l", "1.0"]),
         ({"max_l": 1}, ["max_l = 1", "features_max_l"]),
@@ -132,6 +135,10 @@ def test_bad_points_are_named():
         electret.potential([[0, 0, 1]], R, Q, points_batch=[1])
     with pytest.raises(electret.InputError, match=r"points_batch is None"):
         electret.potential([[0, 0, 1]], R, Q, batch=[0, 1])
+    with pytest.raises(electret.InputError, match=r"potential\[0\] is -inf.*external_field"):
+        electret.potential([[0, 0, 3]], R, Q, external_field=[0.0, 0.0, 1e308])
+    with pytest.raises(electret.InputError, match="widths cannot be read as an array"):
+        electret.Geometry(R, widths=[[0.0, 0.0], [1.0]], max_l=0)
 
 
 def test_every_reasonable_form_gives_the_same_result():

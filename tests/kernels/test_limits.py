@@ -41,6 +41,13 @@ def test_lists_of_too_many_pairs_are_refused_with_their_number(cutoff, pbc):
         electret.NeighborList(cutoff).update(R, cell, pbc)
 
 
+def test_buffers_of_a_list_count_as_its_memory():
+    """Thirteen million images of one atom."""
+    cell = np.diag([3.5e-8, 5.0, 5.0])
+    with pytest.raises(electret.InputError, match=r"a list of 1\d{7} pairs does not fit into memory"):
+        electret.neighbor_list("d", R[:1], cell, (True, False, False), 0.23)
+
+
 def test_needles_in_a_batch_cost_no_memory():
     cells = np.array(
         [np.diag(lengths) for lengths in ([1e10, 1e10, 1.0], [1e14, 3.0, 3.0], [5.0, 5.0, 1e12])] * 50

@@ -120,9 +120,6 @@ def coulomb(
     sources = inputs.sources(multipoles, sigma, s.n_atoms)
     f = inputs.field(external_field, s.n_systems)
     energy, potential, gradient, cell_gradient = _native.coulomb(s, sources, options, True)
-    inputs.require_finite("energy", energy)
-    inputs.require_finite("forces", gradient)
-    inputs.require_finite("potential", potential)
     p = sources.multipoles
     dipole = _sum(s, fields.atomic_dipole(s.positions, p))
     inputs.require_finite("dipole", dipole)
@@ -130,6 +127,9 @@ def coulomb(
         energy = energy - np.einsum("sx,sx->s", f, dipole)
         potential = potential + fields.potential(s.positions, s.batch, f, p.shape[1])
         gradient = gradient - p[:, :1] * f[s.batch]
+    inputs.require_finite("energy", energy)
+    inputs.require_finite("forces", gradient)
+    inputs.require_finite("potential", potential)
     # r' = r (1 + strain): dE/dstrain = r^T dE/dr + cell^T dE/dcell
     if s.n_systems == 1:
         of_positions = s.positions.T @ gradient
@@ -216,9 +216,9 @@ def features(
     elif receivers_batch is not None:
         raise InputError("receivers_batch is given without receivers; give their positions, or batch")
     values = _native.features(s, sources, projected, options)
-    inputs.require_finite("features", values)
     if f is not None:
         values = values + fields.features(s.positions, s.batch, f, projected)
+    inputs.require_finite("features", values)
     return values[n_sources:]
 
 
@@ -263,7 +263,7 @@ def potential(
     r = inputs.points("points", points)
     index = inputs.labels("points_batch", points_batch, r.shape[0], s.n_systems)
     values = _native.potential(s, sources, options, r, index)
-    inputs.require_finite("potential", values)
     if f is not None:
         values = values + fields.potential(r, index, f, 1)[:, 0]
+    inputs.require_finite("potential", values)
     return values

@@ -201,7 +201,8 @@ def receivers(widths_: ArrayLike, max_l: Any, normalization: object, may_be_empt
     """Receivers of one or more widths in Å, or of none where there `may_be_empty`."""
     require_normalization(normalization)
     order = max_order("features_max_l", max_l)
-    found = np.empty(0) if may_be_empty and np.size(widths_) == 0 else widths("widths", widths_)
+    found = array_of("widths", widths_) if may_be_empty else None
+    found = np.empty(0) if found is not None and found.size == 0 else widths("widths", widths_)
     return Receivers(found, order, str(normalization))
 
 
@@ -258,7 +259,7 @@ def require_finite(quantity: str, values: FloatArray) -> None:
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
         raise InputError(
             f"{quantity}{list(index)} is {values[index]}: it overflows with these arguments; check the "
-            "magnitudes of multipoles (e·Å^l), sigma and positions (Å)"
+            "magnitudes of multipoles (e·Å^l), sigma and positions (Å), and external_field (V/Å)"
         )
 
 

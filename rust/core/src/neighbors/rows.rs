@@ -54,7 +54,10 @@ impl Arrangement {
             .filter(|(wanted, _)| *wanted)
             .map(|(_, bytes)| bytes)
             .sum();
-        let bytes = bytes_of_a_pair as f64 * n as f64;
+        let threads = rayon::current_num_threads().min(self.blocks.len());
+        let candidates = self.blocks.iter().map(|block| block.candidates.len());
+        let scratch = candidates.max().unwrap_or(0) * threads * BYTES_OF_A_CANDIDATE;
+        let bytes = bytes_of_a_pair as f64 * n as f64 + scratch as f64;
         Estimate::new(0.0, bytes).check(self.atoms.len(), || exhausted(n))?;
         let mut i = Output::<I>::new(quantities.i, n)?;
         let mut j = Output::<I>::new(quantities.j, n)?;
@@ -69,6 +72,7 @@ impl Arrangement {
             vector: vector.target(),
         };
         let write = |scratch: &mut Scratch, (block, selection): (&Block, &Selection)| {
+            scratch.reserve(block.candidates.len(), n)?;
             let rows = Rows {
                 block,
                 selection,
@@ -78,18 +82,19 @@ impl Arrangement {
             };
             // SAFETY: each atom is in one block, so no two threads write the same row.
             unsafe { targets.write_block(&rows, scratch) }
+            Ok(())
         };
         if n < PARALLEL_PAIRS {
             let mut scratch = Scratch::default();
             self.blocks
                 .iter()
                 .zip(&selected.selections)
-                .for_each(|block| write(&mut scratch, block));
+                .try_for_each(|block| write(&mut scratch, block))?;
         } else {
             self.blocks
                 .par_iter()
                 .zip(&selected.selections)
-                .for_each_init(Scratch::default, write);
+                .try_for_each_init(Scratch::default, write)?;
         }
         // SAFETY: every atom is in one block, so every row, and with them every entry, has been written.
         unsafe {
@@ -136,7 +141,23 @@ struct Scratch {
     hits: Vec<u32>,
 }
 
+/// Bytes of a candidate in the buffers of a thread.
+const BYTES_OF_A_CANDIDATE: usize = size_of::<Neighbor>() + size_of::<u32>();
+
 impl Scratch {
+    /// Room for the candidates of a block of a list of `pairs`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where there is not enough memory.
+    fn reserve(&mut self, candidates: usize, pairs: usize) -> Result<()> {
+        self.neighbors.clear();
+        self.hits.clear();
+        self.neighbors
+            .try_reserve_exact(candidates)
+            .and_then(|()| self.hits.try_reserve_exact(candidates))
+            .map_err(|_| does_not_fit(pairs))
+    }
+
     #[inline(always)]
     fn load(&mut self, rows: &Rows, crossed: [i8; 3]) {
         let Self {
@@ -314,6 +335,11 @@ fn exhausted(pairs: usize) -> [String; 2] {
     ]
 }
 
+fn does_not_fit(pairs: usize) -> Error {
+    let [what, remedy] = exhausted(pairs);
+    Error::Unsupported { what, remedy }
+}
+
 /// An array to be filled row by row.
 struct Output<T> {
     values: Vec<T>,
@@ -324,10 +350,9 @@ impl<T> Output<T> {
     fn new(wanted: bool, n: usize) -> Result<Self> {
         let wanted = if wanted { n } else { 0 };
         let mut values = Vec::new();
-        values.try_reserve_exact(wanted).map_err(|_| {
-            let [what, remedy] = exhausted(n);
-            Error::Unsupported { what, remedy }
-        })?;
+        values
+            .try_reserve_exact(wanted)
+            .map_err(|_| does_not_fit(n))?;
         Ok(Self { values, wanted })
     }
 
