@@ -7,7 +7,7 @@ from electret._native import DeviceError, ElectretError, InputError, __version__
 from electret.support.deferred import names_from
 
 if TYPE_CHECKING:
-    from electret.calculator import Calculator
+    from electret.calculator import Calculator, evaluate
     from electret.errors import ConvergenceError, OutputError
     from electret.kernels.electrostatics import CoulombResult, coulomb, features, potential
     from electret.kernels.equilibration import ChargeEquilibration, charge_equilibration
@@ -30,6 +30,7 @@ __all__ = [
     "__version__",
     "charge_equilibration",
     "coulomb",
+    "evaluate",
     "features",
     "neighbor_list",
     "potential",
@@ -53,10 +54,10 @@ def __getattr__(name: str) -> Any:
     try:
         return _read(name)
     except ModuleNotFoundError as error:
-        if name != "Calculator":
+        if name not in ("Calculator", "evaluate"):
             raise
         raise ImportError(
-            f"electret.Calculator needs {error.name}; pip install 'electret[mace]' brings it"
+            f"electret.{name} needs {error.name}; pip install 'electret[mace]' brings it"
         ) from error
 
 

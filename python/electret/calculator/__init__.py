@@ -1,7 +1,8 @@
 """ASE calculator of a trained model."""
 
+from electret.calculator.batches import evaluate
 from electret.calculator.calculator import Calculator
 from electret.calculator.conditions import ExtrapolationWarning
 from electret.calculator.sum import SumCalculator
 
-__all__ = ["Calculator", "ExtrapolationWarning", "SumCalculator"]
+__all__ = ["Calculator", "ExtrapolationWarning", "SumCalculator", "evaluate"]

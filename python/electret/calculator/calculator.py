@@ -15,7 +15,6 @@ from ase.calculators.calculator import Calculator as ASECalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.data import chemical_symbols
 from ase.outputs import Properties, all_outputs
-from ase.stress import full_3x3_to_voigt_6_stress
 
 from electret.calculator import conditions
 from electret.calculator.conditions import ExtrapolationWarning
@@ -23,14 +22,13 @@ from electret.calculator.model import frozen_model
 from electret.calculator.properties import (
     DERIVED,
     RESPONSES,
-    array,
     implemented,
     on_host,
     refusal,
     responses,
+    results,
     state,
     stress_refusal,
-    undefined_by_boundary,
 )
 from electret.calculator.self_consistency import SelfConsistency
 from electret.calculator.trajectory import TrajectoryGraph
@@ -244,42 +242,15 @@ class Calculator(ASECalculator):
         requests = (*self._every_time, "energies") if with_energies else self._every_time
         output = self._output(system, forces=with_forces, stress=with_stress, properties=requests)
         values = on_host(output)
-        internal = values["energy"].item()
-        grand_potential = values["grand_potential"].item() if "grand_potential" in values else internal
-        self.results = {
-            "energy": internal if self._internal else grand_potential,
-            "free_energy": grand_potential,
-        }
-        if with_energies:
-            energies = array(values["energies"])
-            if not self._internal and "fermi_level" in self.model.honours.intersection(system.info):
-                energies += values["fermi_level"].item() * array(values["charges"])  # whose sum is mu Q
-            self.results["energies"] = energies
-        if with_forces:
-            self.results["forces"] = array(values["forces"])
-        if with_stress:
-            self.results["stress"] = full_3x3_to_voigt_6_stress(array(values["stress"])[0])
-        for name, rows in self.model.description.properties.items():
-            if not undefined_by_boundary(name, system, self.model):
-                value = array(values[name])
-                self.results[name] = value if rows == "atom" else value[0]
+        self.results = results(values, system, self.model, self._internal)
         self.state = state(values, system, self.model)
-        if "fermi_level" not in self.model.honours:
-            self.state.pop("fermi_level", None)
-        elif self.model.self_consistent and self.model.variational:
-            self.state["energy_charge_derivative"] = -self.state["fermi_level"]
-        self.state["extrapolating"] = self._extrapolations(system)
-        unread = conditions.initial_charges_unread(system, self.model.honours)
-        if unread is not None and "initial_charges" not in self._warned:
-            self._warned.add("initial_charges")
-            warnings.warn(f"{unread} (warned once)", stacklevel=2)
+        self.state["extrapolating"] = self._extrapolations(system, self.state.get("total_charge"))
 
     def _output(self, system: Atoms, **options: Any) -> dict[str, torch.Tensor]:
         """Output of the model for the system."""
         graph = self._trajectory.of(system)
         if self.model.self_consistent:
-            notes = "".join(f". {text}" for text in self._outside(system).values())
-            return self._scf.evaluate(self.model, graph, system, notes, **options)
+            return self._scf.evaluate(self.model, graph, system, self._notes(system), **options)
         return self.model(graph, **options)
 
     def response(
@@ -389,16 +360,25 @@ class Calculator(ASECalculator):
             self._ranges, {name: requested[name] for name in requested if name in self.model.honours}
         )
 
-    def _extrapolations(self, system: Atoms) -> dict[str, str]:
-        """Conditions outside of the training data; a warning for each, once."""
-        found = self._outside(system, self.state.get("total_charge"))
-        for name in found.keys() - self._warned:
+    def _notes(self, system: Atoms) -> str:
+        """Additions to the message of an SCF that did not converge."""
+        return "".join(f". {text}" for text in self._outside(system).values())
+
+    def _extrapolations(self, system: Atoms, charge: float | None) -> dict[str, str]:
+        """Conditions outside of the training data; a warning for each, and for initial charges that are not
+        read, once."""
+        found = self._outside(system, charge)
+        texts = {
+            name: f"{text}: the model extrapolates (calc.state['extrapolating']; warned once)"
+            for name, text in found.items()
+        }
+        unread = conditions.initial_charges_unread(system, self.model.honours)
+        if unread is not None:
+            texts["initial_charges"] = f"{unread} (warned once)"
+        for name in texts.keys() - self._warned:
             self._warned.add(name)
-            warnings.warn(
-                f"{found[name]}: the model extrapolates (calc.state['extrapolating']; warned once)",
-                ExtrapolationWarning,
-                stacklevel=2,
-            )
+            kind = ExtrapolationWarning if name in found else UserWarning
+            warnings.warn(texts[name], kind, stacklevel=2)
         return found
 
 

@@ -9,19 +9,26 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from electret.cuda.plans import to_host
+from electret.graph import Graph
 from electret.models import Model
 
 __all__ = [
     "DERIVED",
+    "NORMALS",
     "RESPONSES",
+    "STATE",
     "Response",
     "array",
     "implemented",
+    "of_system",
     "on_host",
+    "per_atom",
     "refusal",
     "responses",
+    "results",
     "state",
     "stress_refusal",
     "undefined_by_boundary",
@@ -69,6 +76,13 @@ def implemented(model: Model) -> list[str]:
     return [*ALWAYS, *model.description.properties, *derived]
 
 
+def per_atom(name: str, model: Model) -> bool:
+    """True for a property with one row per atom."""
+    if name in RESPONSES:
+        return RESPONSES[name].per_atom
+    return model.description.properties.get(name) == "atom" or name in _OF_ATOMS
+
+
 def refusal(name: str, atoms: Atoms, model: Model, defined: Collection[str]) -> str | None:
     """Reason for which `name` is not defined for `atoms`, or None."""
     if name not in defined:
@@ -88,7 +102,7 @@ def refusal(name: str, atoms: Atoms, model: Model, defined: Collection[str]) -> 
         place = "state" if name == "dipole" else "response(atoms)"
         return (
             f"the dipole is not defined along the periodic axes {axes}; of a slab, "
-            f"calc.{place}['{_NORMALS[name]}'] holds the component along its normal"
+            f"calc.{place}['{NORMALS[name]}'] holds the component along its normal"
         )
     return None
 
@@ -116,6 +130,40 @@ def array(value: torch.Tensor) -> np.ndarray:
     return value.cpu().numpy().astype(np.float64)
 
 
+def of_system(values: Mapping[str, torch.Tensor], graph: Graph, position: int) -> dict[str, torch.Tensor]:
+    """Outputs of the model for one system of a batch, as a batch of one."""
+    rows = slice(int(graph.ptr[position]), int(graph.ptr[position + 1]))
+    one = slice(position, position + 1)  # equal to the rows where every system is one atom
+    return {name: value[rows if len(value) == graph.n_atoms else one] for name, value in values.items()}
+
+
+def results(
+    values: Mapping[str, torch.Tensor], atoms: Atoms, model: Model, internal: bool = False
+) -> dict[str, Any]:
+    """Properties of ASE's interface of the one system; at constant Fermi level `energy` is the grand
+    potential, or with `internal` E."""
+    energy = values["energy"].item()
+    grand_potential = values["grand_potential"].item() if "grand_potential" in values else energy
+    found: dict[str, Any] = {
+        "energy": energy if internal else grand_potential,
+        "free_energy": grand_potential,
+    }
+    if "energies" in values:
+        found["energies"] = array(values["energies"])
+        if not internal and "fermi_level" in model.honours.intersection(atoms.info):
+            # whose sum is mu Q
+            found["energies"] += values["fermi_level"].item() * array(values["charges"])
+    if "forces" in values:
+        found["forces"] = array(values["forces"])
+    if "stress" in values:
+        found["stress"] = full_3x3_to_voigt_6_stress(array(values["stress"])[0])
+    for name, rows in model.description.properties.items():
+        if not undefined_by_boundary(name, atoms, model):
+            value = array(values[name])
+            found[name] = value if rows == "atom" else value[0]
+    return found
+
+
 def state(values: Mapping[str, torch.Tensor], atoms: Atoms, model: Model) -> dict[str, Any]:
     """Results beyond ASE's properties: numbers, and arrays of the one system."""
     found: dict[str, Any] = {name: values[name].item() for name in _NUMBERS if name in values}
@@ -127,6 +175,10 @@ def state(values: Mapping[str, torch.Tensor], atoms: Atoms, model: Model) -> dic
             sigma = model.config.electrostatics.sigma
             found["max_l"] = model.config.electrostatics.max_l
             found["sigma"] = np.array([sigma[s] if isinstance(sigma, dict) else sigma for s in atoms.symbols])
+    if "fermi_level" not in model.honours:
+        found.pop("fermi_level", None)
+    elif model.self_consistent and model.variational:
+        found["energy_charge_derivative"] = -found["fermi_level"]
     if "spin_multipoles" in values:
         found["spin_multipoles"] = array(values["spin_multipoles"])
     if model.feature_widths:
@@ -146,7 +198,7 @@ def undefined_by_boundary(name: str, atoms: Atoms, model: Model) -> bool:
     periodic axis. Born charges of latent charges are defined everywhere."""
     family = model.description
     of_dipole = name == "dipole" or (
-        name in _NORMALS and bool(family.properties) and not family.has_polarization
+        name in NORMALS and bool(family.properties) and not family.has_polarization
     )
     return of_dipole and bool(atoms.pbc.any())
 
@@ -161,9 +213,9 @@ def responses(
         value = array(values[name] if RESPONSES[name].per_atom else values[name][0])
         if undefined_by_boundary(name, atoms, model):
             if normal is not None and not RESPONSES[name].per_atom:
-                found[_NORMALS[name]] = float(normal @ value @ normal)
+                found[NORMALS[name]] = float(normal @ value @ normal)
             elif normal is not None:
-                found[_NORMALS[name]] = np.einsum("a,iab->ib", normal, value)
+                found[NORMALS[name]] = np.einsum("a,iab->ib", normal, value)
         else:
             found[name] = value if np.ndim(value) else float(value)
     return found
@@ -178,7 +230,7 @@ def slab_normal(atoms: Atoms) -> np.ndarray | None:
     return normal / np.linalg.norm(normal)
 
 
-_NORMALS: Mapping[str, str] = {
+NORMALS: Mapping[str, str] = {
     "dipole": "dipole_normal",
     "polarizability": "polarizability_normal",
     "energy_polarizability": "energy_polarizability_normal",
@@ -197,3 +249,16 @@ _NUMBERS = (
     "energy_charge_derivative",
     "scf_residual",
 )
+
+_OF_ATOMS = (
+    "energies",
+    "forces",
+    "multipoles",
+    "latent_multipoles",
+    "spin_multipoles",
+    "born_effective_charges_normal",
+)
+_OTHERS = ("internal_energy", "multipoles", "latent_multipoles", "spin_multipoles", "scf_iterations")
+
+STATE = (*_NUMBERS, *_OTHERS, "dipole_normal")
+"""Numbers and arrays of `Calculator.state` that a model may have."""

@@ -47,7 +47,7 @@ class SelfConsistency:
                     f"scf_{name} = {getattr(self, name)!r}, but the density of family {model.family!r} is an "
                     "explicit function of the geometry; remove the option"
                 )
-        self._request(None)
+        self.request(None)
 
     def drop(self) -> None:
         """Drop the density."""
@@ -68,19 +68,20 @@ class SelfConsistency:
         """
         system = _identity(atoms)
         start = self._density if self._system == system else None
-        output = model(graph, scf=self._request(start), **options)
+        output = model(graph, scf=self.request(start), **options)
         converged = bool(output["scf_converged"])
         if not converged and start is not None:
-            output = model(graph, scf=self._request(None), **options)
+            output = model(graph, scf=self.request(None), **options)
             converged = bool(output["scf_converged"])
         if not converged:
             self.drop()
-            raise self._failure(output, model, notes)
+            raise self.failure(output, model, notes)
         if self.warm_start:
             self._density, self._system = State(output["multipoles"], output["fermi_level"]), system
         return output
 
-    def _request(self, start: State | None) -> ScfRequest:
+    def request(self, start: State | None = None) -> ScfRequest:
+        """The settings, with a density to start from."""
         return ScfRequest(
             start=start,
             tolerance=self.tolerance,
@@ -88,10 +89,11 @@ class SelfConsistency:
             solver=self.solver,
         )
 
-    def _failure(self, output: Output, model: Model, notes: str) -> ConvergenceError:
-        history = output["scf_history"][0].cpu().numpy().astype(np.float64)
+    def failure(self, output: Output, model: Model, notes: str = "", system: int = 0) -> ConvergenceError:
+        """The error of a system of a batch whose SCF did not converge."""
+        history = output["scf_history"][system].cpu().numpy().astype(np.float64)
         history = history[~np.isnan(history)]
-        iterations = int(output["scf_iterations"][0])
+        iterations = int(output["scf_iterations"][system])
         last = ", ".join(f"{residual:.1e}" for residual in history[-4:])
         others = [name for name in ("newton", "anderson", "mixing") if name != self.solver]
         if iterations < (self.max_iterations or model.config.scf.max_iterations):
