@@ -34,7 +34,7 @@ from electret.graph import Graph
 
 __all__ = ["evaluate"]
 
-EDGES = {"cpu": 20_000, "cuda": 400_000}
+EDGES = {"cpu": 40_000, "cuda": 400_000}
 """Edges of a batch of `batch_size="auto"`: more take memory and are not faster."""
 
 FRAMES = 256

@@ -12,12 +12,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 from ase.io import write
 from ase.outputs import all_outputs
-from ase.stress import full_3x3_to_voigt_6_stress
 from rich.console import Console
 
 from electret.analysis.assessment import Assessment, assess
 from electret.analysis.scf_statistics import converged
-from electret.calculator.properties import implemented, undefined_by_boundary
+from electret.calculator.properties import of_system, per_atom, results, undefined_by_boundary
 from electret.data import DataKeys, Frame, GraphDataset, print_report, wrap_atoms
 from electret.data.keys import DipoleOrigin
 from electret.data.reading import read_structures
@@ -27,14 +26,12 @@ from electret.models import Model, load
 from electret.support.console import say
 from electret.support.outputs import writing
 from electret.training.summary import print_summary
-from electret.training.targets import TARGETS
 
 __all__ = ["PREFIX", "parse_keys", "parse_origin", "run_evaluation"]
 
 PREFIX = "electret_"
 """Before the names of predictions in the output, so that they stand beside the labels."""
 
-_PER_ATOM = {"latent_multipoles", *(name for name, target in TARGETS.items() if target.rows == "atom")}
 _NOT_STORED = ("scf_history", "grid_potentials", "stationarity")
 """Results that belong to no atom and no frame, or to another density than the rest."""
 
@@ -117,37 +114,24 @@ def _store(model: Model, frames: list[Frame], graph: Graph, predicted: dict[str,
     """Put the predictions of a batch into its frames; of an unconverged one, only that it did not."""
     good = converged(graph, predicted).tolist()
     for position, frame in enumerate(frames):
-        rows = slice(int(graph.ptr[position]), int(graph.ptr[position + 1]))
-        found = {}
-        for name, value in predicted.items():
+        own = of_system(predicted, graph, position)
+        for name, value in own.items():
             unusable = not good[position] and not name.startswith("scf_")
             if name in _NOT_STORED or unusable or undefined_by_boundary(name, frame.atoms, model):
                 continue
-            found[name] = value[rows if name in _PER_ATOM else position].cpu().numpy()
-        for name, entry in found.items():
-            if name in _PER_ATOM:
+            entry = value.cpu().numpy()
+            if per_atom(name, model):
                 # Columns of extended XYZ have one index: a tensor per atom is written row by row.
                 frame.atoms.set_array(
                     PREFIX + name, entry.reshape(len(entry), -1) if entry.ndim > 2 else entry
                 )
             else:
-                frame.atoms.info[PREFIX + name] = entry if entry.ndim else entry.item()
-        frame.atoms.calc = _calculator(model, frame.atoms, found)
-
-
-def _calculator(model: Model, atoms: Atoms, found: dict[str, np.ndarray]) -> SinglePointCalculator | None:
-    """Predictions as ASE's `get_potential_energy()`, `get_forces()`, ... give them."""
-    if "energy" not in found:
-        return None
-    results = {name: found[name].astype(np.float64) for name in implemented(model) if name in found}
-    # Forces and stress are derivatives of the grand potential, as in the calculator.
-    results["energy"] = results["free_energy"] = found.get("grand_potential", found["energy"])
-    if "stress" in results:
-        results["stress"] = full_3x3_to_voigt_6_stress(results["stress"])
-    known = {
-        name: value if value.ndim else value.item() for name, value in results.items() if name in all_outputs
-    }
-    return SinglePointCalculator(atoms, **known)
+                frame.atoms.info[PREFIX + name] = entry[0] if entry.ndim > 1 else entry.item()
+        frame.atoms.calc = None
+        if good[position]:
+            found = results(own, frame.atoms, model).items()
+            known = {name: value for name, value in found if name in all_outputs}
+            frame.atoms.calc = SinglePointCalculator(frame.atoms, **known)
 
 
 def _write(output: Path, frames: list[Atoms]) -> None:
