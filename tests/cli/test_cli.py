@@ -445,6 +445,26 @@ def electret_process(*arguments: object, **environment: str) -> subprocess.Compl
     return subprocess.run(command, capture_output=True, timeout=300, env=dict(os.environ) | environment)
 
 
+def test_processes_share_the_frames(folder: Path, tmp_path: Path) -> None:
+    model, data = folder / "run" / "model.electret", folder / "data.xyz"
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "electret"]
+    files = ["--output", tmp_path / "two.xyz", "--json", tmp_path / "two.json"]
+    command = [sys.executable, *run, "eval", model, data, "--batch-size", "4", *files]
+    environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, timeout=300, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(b"predictions written to") == 1
+    alone = call(
+        *("eval", model, data, "--batch-size", "4"),
+        *("--output", tmp_path / "one.xyz", "--json", tmp_path / "one.json"),
+    )
+    assert alone.exit_code == 0, everything(alone)
+    assert (tmp_path / "two.xyz").read_bytes() == (tmp_path / "one.xyz").read_bytes()
+    found, expected = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("two", "one"))
+    del found["seconds"], expected["seconds"]
+    assert found == expected
+
+
 def test_help_version_and_headers_need_no_torch(folder: Path) -> None:
     code = (
         "import sys; from electret.cli.main import application\n"

@@ -46,9 +46,10 @@ def run_evaluation(
     keys: list[str],
     console: Console,
     dipole_origin: str | None = None,
-) -> Assessment:
+) -> Assessment | None:
     """Evaluate, print the key report, the errors and how the SCF fared, write predictions to `output` if
-    given. Frames whose SCF did not converge are named, and are in no error and no prediction."""
+    given. Frames whose SCF did not converge are named, and are in no error and no prediction. Under
+    `torchrun` this is the work of the first process; the others evaluate their share and return None."""
     names = parse_keys(keys)
     model = load(model_file, device=device, dtype=dtype)
     origin = parse_origin(dipole_origin)
@@ -62,6 +63,8 @@ def run_evaluation(
 
     dataset = GraphDataset(frames, model.cutoff, model.dtype)
     assessment = assess(model, dataset, batch_size, store, every_stress=output is not None)
+    if console.quiet:
+        return None
     if assessment.metrics.overall:
         print_summary({data_file.stem: assessment.metrics}, console)
     else:

@@ -120,10 +120,16 @@ def evaluate(
 
     from electret.cli.evaluation import run_evaluation
     from electret.support.console import standard_console
+    from electret.support.ranks import device_of_rank, process_group
 
-    assessment = run_evaluation(
-        model, data, output, batch_size, device, dtype, keys or [], standard_console(), dipole_origin
-    )
+    with process_group() as first:
+        place = device_of_rank(device)
+        console = standard_console(quiet=not first)
+        assessment = run_evaluation(
+            model, data, output, batch_size, place, dtype, keys or [], console, dipole_origin
+        )
+    if assessment is None:
+        return
     if plots is not None:
         plot_parity({data.stem: assessment.metrics}, plots)
     if json_file is not None:

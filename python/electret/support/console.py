@@ -32,13 +32,13 @@ class _Console(Console):
         raise
 
 
-def standard_console(stderr: bool = False) -> Console:
-    """Standard output or error. Letters that its encoding lacks are written as escapes."""
+def standard_console(stderr: bool = False, quiet: bool = False) -> Console:
+    """Standard output or error, or neither. Letters that its encoding lacks are written as escapes."""
     stream = sys.stderr if stderr else sys.stdout
     if getattr(stream, "errors", None) == "strict":
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    console = _Console(stderr=stderr)
-    return console if console.is_terminal else _Console(stderr=stderr, width=_WIDE)
+    console = _Console(stderr=stderr, quiet=quiet)
+    return console if console.is_terminal else _Console(stderr=stderr, width=_WIDE, quiet=quiet)
 
 
 def say(console: Console, text: str, style: str = "") -> None:

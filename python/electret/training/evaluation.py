@@ -16,6 +16,7 @@ from electret.errors import InputError
 from electret.graph import Graph
 from electret.models import Model
 from electret.models.family import LABELLED_FORCES
+from electret.support.ranks import shared
 from electret.training.config import LossConfig
 from electret.training.loss import Loss
 from electret.training.metrics import Metrics, MetricsAccumulator
@@ -86,11 +87,12 @@ def predictions(
     Forces always, stress, response properties and potentials on grids where there is a label, with
     `every_stress` the stress wherever it is defined, and what is `weighted` in a loss. A self-consistent
     density is converged, in whichever mode the model is trained; `stationarity` alone belongs to the
-    reference density.
+    reference density. Under `torchrun` the processes share the batches and the first yields all.
     """
     device = next(model.parameters()).device
     targets = evaluated_targets(model.family, weighted)
-    for indices in dataset.batches(batch_size, every_stress):
+
+    def evaluated(indices: list[int]) -> tuple[Graph, Predictions]:
         graph = dataset.batch(indices).to(device=device)
         output = compute(
             model,
@@ -104,7 +106,10 @@ def predictions(
         )
         if "stationarity" in targets:
             _add_stationarity(model, dataset, indices, graph, output)
-        yield indices, graph, {name: value.detach() for name, value in output.items()}
+        return graph, {name: value.detach() for name, value in output.items()}
+
+    for indices, (graph, output) in shared(list(dataset.batches(batch_size, every_stress)), evaluated):
+        yield indices, graph, output
 
 
 def _add_stationarity(
