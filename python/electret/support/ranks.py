@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
@@ -44,8 +44,8 @@ def shared(items: Sequence[_Item], work: Callable[[_Item], _Result]) -> Iterator
     rank, count = dist.get_rank(), dist.get_world_size()
     for start in range(0, len(items), count):
         turn = items[start : start + count]
-        own = work(turn[rank]) if rank < len(turn) else None
-        found: list[_Result] | None = [None] * count if rank == 0 else None  # type: ignore[list-item]
+        own: Any = work(turn[rank]) if rank < len(turn) else None
+        found: list[Any] | None = [None] * count if rank == 0 else None
         dist.gather_object(own, found)
         if found is not None:
             yield from zip(turn, found, strict=False)
