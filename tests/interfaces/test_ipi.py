@@ -73,7 +73,7 @@ def simulation(structures, forcefield: str) -> InteractiveSimulation:
 
 
 def run(found: InteractiveSimulation, steps: int = STEPS):
-    """Positions [n, n_beads, n_atoms, 3], energies and virials before and after each step, as ASE has them."""
+    """Positions [n, n_beads, n_atoms, 3], energies and virials around each step, in units of ASE."""
     system = found.syslist[0]
     rows = []
     for step in range(steps + 1):
@@ -230,11 +230,11 @@ def test_a_bead_that_fails_is_named():
 
 def test_input_that_cannot_be_used(models):
     write("field.xyz", in_field(molecule()))
-    with pytest.raises(InputError, match="external_field = .* does not depend on it"):
+    with pytest.raises(InputError, match=r"external_field = .* does not depend on it"):
         serve(Beads(tiny_model("mace"), "field.xyz"), unix="nobody")
-    with pytest.raises(InputError, match="no i-PI at /tmp/ipi_nobody_there .* start i-PI first"):
-        with pytest.warns(UserWarning, match="virial of zero"):
-            serve(Beads(tiny_model("qeq"), "field.xyz"), unix="nobody_there", wait=0)
+    beads = Beads(tiny_model("qeq"), "field.xyz", open_stress="virial")
+    with pytest.raises(InputError, match=r"no i-PI at /tmp/ipi_nobody_there .* start i-PI first"):
+        serve(beads, unix="nobody_there", wait=0)
     with pytest.raises(InputError, match="extras has 'volume'; use some of born_effective_charges"):
         Beads(tiny_model("qeq"), "field.xyz", extras=["volume"])
     with pytest.raises(InputError, match="extras has 'polarizability': the dipole is not defined along"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from unittest import mock
 
 import numpy as np
@@ -14,8 +13,8 @@ pytest.importorskip("mace")
 try:
     import vesin.torch
 except ImportError:
-    # vesin-torch may have no build for this PyTorch yet. Only models of TorchSim itself call it: the last build
-    # is enough to import TorchSim.
+    # vesin-torch may have no build for this PyTorch yet. Only models of TorchSim itself call it: its last
+    # build is enough to import TorchSim.
     with mock.patch.object(torch, "__version__", "2.14.0"), contextlib.suppress(ImportError):
         import vesin.torch  # noqa: F401
 torch_sim = pytest.importorskip(
@@ -54,10 +53,10 @@ def test_dynamics_is_that_of_ase():
     stresses = []
     model.register_forward_hook(lambda _, inputs, found: stresses.append(found["stress"].numpy()))
     rows = []
-    for step in range(STEPS + 1):
-        moving = update(moving) if step else begin(state)
-        if not step:
-            moving.momenta = torch.tensor(np.tile(atoms.get_momenta(), (2, 1)))
+    moving = begin(state)
+    moving.momenta = torch.tensor(np.tile(atoms.get_momenta(), (2, 1)))
+    for number in range(STEPS + 1):
+        moving = update(moving) if number else moving
         rows.append((moving.positions.numpy().copy(), moving.energy.numpy().copy()))
     positions, energies = map(np.array, zip(*rows, strict=True))
     expected = trajectory(atoms, tiny_model("qeq"), 0.05)
@@ -92,22 +91,16 @@ def test_conditions_of_state_model_and_call():
     levelled = molecule()
     levelled.info["fermi_level"] = -3.0
     assert abs(grand["energy"][0] - calculator.get_property("energy", levelled)) < 1e-7
-    with pytest.raises(
-        InputError, match=r"total_charge has shape \[3\]; expected one value, or one for each"
-    ):
+    with pytest.raises(InputError, match=r"total_charge has shape \[3\]; expected one value, or"):
         model(state, total_charge=torch.zeros(3))
     with pytest.raises(InputError, match="'charge_total' is no condition"):
         model(state, charge_total=1.0)
-    with pytest.raises(InputError, match="external_field = .* does not depend on it"):
+    with pytest.raises(InputError, match=r"external_field = .* does not depend on it"):
         ElectretModel(tiny_model("mace"), CPU, external_field=field)(state_of([bulk()]))
 
 
 def test_an_scf_that_does_not_converge_ends_the_run():
     model = ElectretModel(tiny_model("qeq"), CPU, scf_max_iterations=1, scf_solver="mixing")
     begin, _ = torch_sim.nve(model=model, dt=torch.tensor(0.01), kT=torch.tensor(0.0))
-    with (
-        pytest.raises(ConvergenceError, match=r"did not converge.*\(system 0 of the state\)"),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
+    with pytest.raises(ConvergenceError, match=r"did not converge.*\(system 0 of the state\)"):
         begin(state_of([bulk(), bulk()]))

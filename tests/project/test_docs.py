@@ -25,6 +25,8 @@ PAGES = [
     "docs/guide/gpu.md",
     "docs/guide/coming_from.md",
     "docs/guide/models_that_exist.md",
+    "docs/guide/i_pi.md",
+    "docs/guide/torch_sim.md",
 ]
 SMALL_BACKBONE = {"r_max": 3.5, "hidden_irreps": "4x0e + 4x1o", "max_ell": 1, "correlation": 1}
 

@@ -220,8 +220,7 @@ class _Protocol(IPIProtocol):
         index, parameters = super().recvinit()
         if b"batch_size" in parameters.tobytes():
             raise InputError(
-                "batch_size of i-PI's ffsocket is not supported; use <ffdirect> for batches, or one client per "
-                "structure"
+                "batch_size of i-PI's ffsocket is not supported; use <ffdirect>, or several clients"
             )
         return index, parameters
 

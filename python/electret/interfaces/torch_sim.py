@@ -112,9 +112,9 @@ class ElectretModel(ModelInterface):
             conditions: in place of those of the state and of the model.
 
         Returns:
-            `energy [n_systems]`, `forces [n_atoms, 3]`, `stress [n_systems, 3, 3]`, and what the family has
-            among `charges [n_atoms]`, `dipole [n_systems, 3]` (e·Å, where no axis is periodic), `total_charge`
-            and `fermi_level [n_systems]`.
+            `energy [n_systems]`, `forces [n_atoms, 3]`, `stress [n_systems, 3, 3]`; of the family's results
+            `charges [n_atoms]`, `dipole [n_systems, 3]` (e·Å, where no axis is periodic), `total_charge` and
+            `fermi_level [n_systems]`.
 
         Raises:
             InputError: elements, conditions or a state that the model cannot take.
