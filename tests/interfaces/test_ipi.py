@@ -18,7 +18,6 @@ pytest.importorskip("ipi", reason="i-PI is not installed: pip install 'electret[
 from ase import units  # noqa: E402
 from ase.io import write  # noqa: E402
 from ase.units import Bohr, Hartree  # noqa: E402
-from hosts import STEPS, start, tiny_model, trajectory  # noqa: E402
 from ipi.scripting import InteractiveSimulation, simulation_xml  # noqa: E402
 from ipi.utils.softexit import softexit  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
@@ -28,6 +27,7 @@ from electret import Calculator, ConvergenceError, ElectretError, InputError  # 
 from electret.cli.main import application  # noqa: E402
 from electret.interfaces.ipi import Beads, serve  # noqa: E402
 from electret.models import save  # noqa: E402
+from hosts import STEPS, start, tiny_model, trajectory  # noqa: E402
 from model_cases import bulk, in_field, molecule  # noqa: E402
 
 STEP = 20.0
@@ -200,7 +200,10 @@ def test_an_error_of_the_client_ends_both_sides(models):
         found = CliRunner().invoke(
             application, ["serve", model, "--structure", "start.xyz", "--unix", address]
         )
-        output, _ = host.communicate(timeout=120)
+        try:
+            output, _ = host.communicate(timeout=60)
+        finally:
+            host.kill()
     assert found.exit_code == 1
     assert "i-PI sends 5 atoms, but the structure has 4" in found.stderr
     assert "Client shutdown." in output

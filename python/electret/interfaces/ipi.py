@@ -5,6 +5,7 @@ Results are in the units of the calculator; the two ends of i-PI are in atomic u
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -250,6 +251,17 @@ class _Client(SocketClient):
         self.log = self.protocol.log
         self.state = "NEEDINIT"
         self.beads = beads
+
+    def close(self) -> None:
+        """End the connection so that i-PI reads an end, and not a reset, at which it waits for ever."""
+        if not self.closed:
+            connection = self.protocol.socket
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_WR)
+                connection.settimeout(5.0)
+                while connection.recv(4096):
+                    pass
+        super().close()
 
     def calculate(self, atoms: Atoms, use_stress: bool) -> tuple[float, np.ndarray, np.ndarray]:
         """Energy, forces and virial of the structure that was sent."""
