@@ -11,7 +11,7 @@ Medians over the steps, milliseconds.
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import os
 import subprocess
 import sys
@@ -153,7 +153,10 @@ def main() -> None:
         model = Path(folder) / "model.electret"
         save(build(ModelConfig.parse(config), water_statistics(), seed=0), model)
         for name, (package, run) in HOSTS.items():
-            if importlib.util.find_spec(package) is None:
+            try:
+                importlib.import_module(package)
+            except ImportError as error:
+                print(f"{name} is left out: {error}")
                 continue
             for label, systems in frames.items():
                 if len(systems) > 1 and run in (ase, ipi_socket):
@@ -166,7 +169,8 @@ def main() -> None:
     text = (
         "# Hosts: i-PI and TorchSim\n\nSee `benches/hosts.py`.\n\n"
         f"{found['time']}, {found['cpu']}, {found['cores']} cores, load average {found['load_before']}, "
-        f"Python {found['python']}, torch {software['torch']}, commit {software['commit']}; {steps} steps.\n\n"
+        f"Python {found['python']}, torch {software['torch']}, commit {software['commit']}; "
+        f"{steps} steps.\n\n"
         "| host | atoms | step, ms | model, ms | beyond the model, ms |\n|---|---|---|---|---|\n"
     )
     (RESULTS / "hosts_ipi.md").write_text(text + "\n".join(rows) + "\n", encoding="utf-8")

@@ -84,7 +84,7 @@ class ElectretDriver:
             found = self.beads.all([one * Bohr for one in pos], [np.asarray(one).T * Bohr for one in cell])
             return [_atomic(one) for one in found]
         except Exception as error:
-            if threading.current_thread() is not threading.main_thread():
+            if threading.current_thread().name.startswith("poll_"):  # of `threaded`
                 from ipi.utils.softexit import softexit
 
                 softexit.trigger(status="bad", message=f"electret: {error}")
