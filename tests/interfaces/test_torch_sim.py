@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-from unittest import mock
-
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("mace")
-try:
-    import vesin.torch
-except ImportError:
-    # vesin-torch may have no build for this PyTorch yet. Only models of TorchSim itself call it: its last
-    # build is enough to import TorchSim.
-    with mock.patch.object(torch, "__version__", "2.14.0"), contextlib.suppress(ImportError):
-        import vesin.torch  # noqa: F401
-torch_sim = pytest.importorskip(
-    "torch_sim", reason="TorchSim is not installed: pip install 'electret[torch-sim]'"
-)
-from hosts import STEPS, start, tiny_model, trajectory  # noqa: E402
+
+from hosts import STEPS, require_torch_sim, start, tiny_model, trajectory  # noqa: E402
+
+torch_sim = require_torch_sim()
+from ase.stress import full_3x3_to_voigt_6_stress  # noqa: E402
 from torch_sim.models.interface import validate_model_outputs  # noqa: E402
 
 from electret import Calculator, ConvergenceError, InputError  # noqa: E402
 from electret.interfaces.torch_sim import ElectretModel  # noqa: E402
 from electret.models import Statistics, build  # noqa: E402
-from model_cases import bulk, in_field, model_config, molecule  # noqa: E402
+from model_cases import bulk, in_field, model_config, molecule, slab  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -97,6 +88,30 @@ def test_conditions_of_state_model_and_call():
         model(state, charge_total=1.0)
     with pytest.raises(InputError, match=r"external_field = .* does not depend on it"):
         ElectretModel(tiny_model("mace"), CPU, external_field=field)(state_of([bulk()]))
+
+
+def test_state_of_newer_versions():
+    """One flag for each axis, conditions by other names, results of the last step kept in the state: those of
+    TorchSim 0.6, which needs a newer Python."""
+    atoms = slab()
+    atoms.info["total_charge"] = 0.2
+    calculator = Calculator(tiny_model("qeq"))
+    calculator.get_property("stress", atoms)
+    state = {
+        "positions": torch.tensor(atoms.positions),
+        "cell": torch.tensor(atoms.cell.array.T.copy())[None],
+        "pbc": torch.tensor(atoms.pbc),
+        "atomic_numbers": torch.tensor(atoms.numbers),
+        "system_idx": torch.zeros(len(atoms), dtype=torch.int64),
+        "charge": torch.tensor([0.2]),
+        "spin": torch.tensor([0.0]),
+    }
+    model = ElectretModel(tiny_model("qeq"), CPU)
+    found = model(model(state) | state)
+    assert abs(found["energy"][0] - calculator.results["energy"]) < 1e-7
+    np.testing.assert_allclose(found["forces"], calculator.results["forces"], atol=1e-7)
+    stress = full_3x3_to_voigt_6_stress(found["stress"][0].numpy())
+    np.testing.assert_allclose(stress, calculator.results["stress"], atol=1e-8)
 
 
 def test_an_scf_that_does_not_converge_ends_the_run():

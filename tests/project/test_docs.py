@@ -13,6 +13,7 @@ import electret.demo
 from electret.analysis.comparison_file import read_comparison
 from electret.models import ModelConfig, Statistics, build, save
 from electret.training import TrainingConfig
+from hosts import require_torch_sim
 from places import ROOT
 
 PAGES = [
@@ -63,6 +64,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("page", PAGES)
 def test_examples_run(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
+    if "torch_sim" in page:
+        require_torch_sim()
     examples = blocks(page, "python")
     assert examples
     namespace: dict[str, object] = {}

@@ -113,8 +113,8 @@ class ElectretModel(ModelInterface):
 
         Returns:
             `energy [n_systems]`, `forces [n_atoms, 3]`, `stress [n_systems, 3, 3]`; of the family's results
-            `charges [n_atoms]`, `dipole [n_systems, 3]` (e·Å, where no axis is periodic), `total_charge` and
-            `fermi_level [n_systems]`.
+            `charges [n_atoms]`, `dipole [n_systems, 3]` (e·Å, where no axis is periodic), and of self-consistent
+            families `found_fermi_level [n_systems]`, eV.
 
         Raises:
             InputError: elements, conditions or a state that the model cannot take.
@@ -136,11 +136,14 @@ class ElectretModel(ModelInterface):
                 self._said = True
                 warnings.warn("open systems have no stress: TorchSim is given zero (said once)", stacklevel=2)
             found["stress"] = torch.zeros_like(graph.cell)
-        names = [*self.model.description.properties, "total_charge"]
-        names += ["fermi_level"] if "fermi_level" in self.model.honours else []
         found |= {
-            name: output[name] for name in names if name in output and not (name == "dipole" and periodic)
+            name: output[name]
+            for name in self.model.description.properties
+            if name in output and not (name == "dipole" and periodic)
         }
+        if "fermi_level" in self.model.honours:
+            # Newer versions of TorchSim keep results in the state, where `fermi_level` is a condition.
+            found["found_fermi_level"] = output["fermi_level"]
         dtype = read("positions").dtype
         return {name: value.detach().to(dtype) for name, value in found.items()}
 

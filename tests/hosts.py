@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from unittest import mock
 
 import numpy as np
+import pytest
+import torch
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.md.verlet import VelocityVerlet
@@ -14,6 +18,21 @@ from electret.models import Model, build
 from model_cases import STATISTICS, model_config
 
 STEPS = 50
+
+
+def require_torch_sim():
+    """TorchSim, or a skip of the test.
+
+    vesin-torch may have no build for this PyTorch yet. Only models of TorchSim itself call it: its last
+    build is enough to import TorchSim.
+    """
+    try:
+        import vesin.torch
+    except ImportError:
+        with mock.patch.object(torch, "__version__", "2.14.0"), contextlib.suppress(ImportError):
+            import vesin.torch  # noqa: F401
+    reason = "TorchSim is not installed: pip install 'electret[torch-sim]'"
+    return pytest.importorskip("torch_sim", reason=reason, exc_type=ImportError)
 
 
 @functools.cache
