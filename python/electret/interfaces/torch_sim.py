@@ -113,8 +113,8 @@ class ElectretModel(ModelInterface):
 
         Returns:
             `energy [n_systems]`, `forces [n_atoms, 3]`, `stress [n_systems, 3, 3]`; of the family's results
-            `charges [n_atoms]`, `dipole [n_systems, 3]` (e·Å, where no axis is periodic), and of self-consistent
-            families `found_fermi_level [n_systems]`, eV.
+            `charges [n_atoms]`, `dipole [n_systems, 3]` (e·Å, where no axis is periodic), and of
+            self-consistent families `found_fermi_level [n_systems]`, eV.
 
         Raises:
             InputError: elements, conditions or a state that the model cannot take.
