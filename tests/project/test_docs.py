@@ -13,6 +13,7 @@ import electret.demo
 from electret.analysis.comparison_file import read_comparison
 from electret.models import ModelConfig, Statistics, build, save
 from electret.training import TrainingConfig
+from hosts import require_torch_sim
 from places import ROOT
 
 PAGES = [
@@ -25,6 +26,8 @@ PAGES = [
     "docs/guide/gpu.md",
     "docs/guide/coming_from.md",
     "docs/guide/models_that_exist.md",
+    "docs/guide/i_pi.md",
+    "docs/guide/torch_sim.md",
 ]
 SMALL_BACKBONE = {"r_max": 3.5, "hidden_irreps": "4x0e + 4x1o", "max_ell": 1, "correlation": 1}
 
@@ -61,6 +64,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("page", PAGES)
 def test_examples_run(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
+    if "torch_sim" in page:
+        require_torch_sim()
     examples = blocks(page, "python")
     assert examples
     namespace: dict[str, object] = {}
