@@ -23,9 +23,10 @@ from ase.md.verlet import VelocityVerlet
 from mpi4py import MPI  # noqa: F401 (finds the MPI library of LAMMPS)
 
 from electret import Calculator, InputError
-from electret.interfaces.lammps import attach
+from electret.interfaces.lammps import attach, main
 from electret.models import save
 from model_cases import bulk, molecule, small_model
+from places import ROOT
 
 TYPES = ["O", "H", "Na"]
 NKTV2P = 1.6021765e6
@@ -97,7 +98,7 @@ def positions_of(lmp, count: int) -> np.ndarray:
     [
         ("qeq", restricted(bulk()), None),
         ("local_charges", crystal(), None),
-        ("qeq", molecule(), "s m f"),
+        ("local_charges", molecule(), "s m f"),
     ],
     ids=["triclinic", "orthogonal", "open"],
 )
@@ -153,6 +154,32 @@ def test_changes_of_the_box_are_seen(tmp_path):
         assert lmp.get_thermo("pe") == pytest.approx(atoms.get_potential_energy(), abs=1e-8)
         np.testing.assert_allclose(virial(lmp), -atoms.get_stress() * volumes[-1], atol=1e-8)
     assert np.ptp(volumes) > 0.1
+
+
+def test_a_general_triclinic_box_is_turned_by_lammps(tmp_path):
+    atoms = bulk()
+    vectors = zip(atoms.cell.array.tolist(), ("avec", "bvec", "cvec"), strict=True)
+    rows = enumerate(zip(atoms.symbols, atoms.positions.tolist(), strict=True), 1)
+    text = "\n".join(
+        ["", f"{len(atoms)} atoms", "3 atom types"]
+        + [f"{a!r} {b!r} {c!r} {name}" for (a, b, c), name in vectors]
+        + ["0 0 0 abc origin", "Masses", "", "1 16", "2 1", "3 23", "Atoms # atomic", ""]
+        + [f"{number} {TYPES.index(symbol) + 1} {x!r} {y!r} {z!r}" for number, (symbol, (x, y, z)) in rows]
+    )
+    (tmp_path / "general.data").write_text(
+        text.replace("Masses", "\nMasses").replace("Atoms", "\nAtoms") + "\n"
+    )
+    lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
+    lmp.commands_string(f"units metal\nread_data {tmp_path / 'general.data'}\nneighbor 2.0 bin")
+    attach(lmp, small_model("local_charges"), TYPES)
+    dump = tmp_path / "forces"
+    lmp.commands_string(
+        f"run 0\nwrite_dump all custom {dump} id fx fy fz modify sort id triclinic/general yes "
+        "format float %20.15g"
+    )
+    atoms.calc = Calculator(small_model("local_charges"))
+    assert lmp.get_thermo("pe") == pytest.approx(atoms.get_potential_energy(), abs=1e-8)
+    np.testing.assert_allclose(np.loadtxt(dump, skiprows=9)[:, 1:], atoms.get_forces(), atol=1e-8)
 
 
 @pytest.mark.parametrize("style", ["real", "electron", "si", "nano"])
@@ -256,8 +283,23 @@ def test_what_cannot_be_attached_is_refused(tmp_path):
         attach(lmp, model, ["O", "H", "Si"])
     with pytest.raises(InputError, match="external_field"):
         attach(lmp, model, TYPES, external_field=[0.1])
-    with pytest.warns(UserWarning, match="type 1 is Na"):
+    with pytest.warns(UserWarning, match="type [13] is"):
         attach(lmp, model, ["Na", "H", "O"])
+
+
+def test_the_example_runs_from_the_command_line(tmp_path, monkeypatch):
+    for file in (ROOT / "examples/lammps").iterdir():
+        shutil.copy(file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    save(small_model("local_charges"), tmp_path / "model.electret")
+    command = ["in.water", "--model", "model.electret", "--elements", "O", "H"]
+    main([*command, "--lammps", "-log", "none", "-screen", "none"])
+    assert (tmp_path / "water.dump").read_text().count("TIMESTEP") == 5
+    with pytest.raises(SystemExit, match="elements has Si"):
+        main([*command[:-1], "Si", "--lammps", "-log", "none", "-screen", "none"])
+    (tmp_path / "in.water").write_text("units metal\n")
+    with pytest.raises(SystemExit, match="has no line 'fix ID all external"):
+        main(command)
 
 
 SCRIPT = """\
