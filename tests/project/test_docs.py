@@ -29,8 +29,9 @@ PAGES = [
     "docs/guide/i_pi.md",
     "docs/guide/torch_sim.md",
     "docs/guide/lammps.md",
+    "docs/guide/openmm.md",
 ]
-HOSTS = {"docs/guide/lammps.md": "lammps"}
+HOSTS = {"docs/guide/lammps.md": "lammps", "docs/guide/openmm.md": "openmmml"}
 SMALL_BACKBONE = {"r_max": 3.5, "hidden_irreps": "4x0e + 4x1o", "max_ell": 1, "correlation": 1}
 
 
@@ -66,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("page", PAGES)
 def test_examples_run(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if page in HOSTS:
-        pytest.importorskip(HOSTS[page], reason=f"the extra electret[{HOSTS[page]}] is not installed")
+        pytest.importorskip(HOSTS[page], reason=f"the extra for {HOSTS[page]} is not installed")
     monkeypatch.chdir(folder)
     if "torch_sim" in page:
         require_torch_sim()
