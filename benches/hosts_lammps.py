@@ -1,15 +1,14 @@
-"""Time of a step of LAMMPS and of OpenMM with a model, and of the model alone in ASE's calculator.
+"""Time of a step of LAMMPS, OpenMM and ASE with a model, and of the model within it.
 
 ``OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1 python benches/hosts_lammps.py`` runs dynamics of water boxes
 with an untrained model of local charges, 8 channels, from one start in each program, and writes
-results/hosts_lammps.md. The model alone is the calculator on the frames that ASE makes from the same start.
-Medians over the steps, of the time of the processor; *beyond* is the difference of the medians.
+results/hosts_lammps.md. Medians over the steps, of the time of the processor: of the step, of the calculator
+within it, and of the rest, which is that of the program and of its interface.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -45,32 +44,37 @@ def water(repeats: int) -> Atoms:
 
 def small() -> Model:
     config = ModelConfig.parse({"family": "local_charges", "backbone": BACKBONE})
-    statistics_ = Statistics(elements=(1, 8), e0s={1: -13.0, 8: -430.0}, avg_num_neighbors=12.0)
-    return build(config, statistics_, seed=0)
+    statistics = Statistics(elements=(1, 8), e0s={1: -13.0, 8: -430.0}, avg_num_neighbors=12.0)
+    return build(config, statistics, seed=0)
 
 
-def milliseconds(step: Callable[[], object], steps: int) -> float:
-    times = []
-    for _ in range(steps + 2):
+def times(step: Callable[[], object], calculator: Calculator, steps: int) -> tuple[float, float, float]:
+    """Milliseconds of the step, of the calculator within it, and of the rest."""
+    evaluate, inside = calculator.get_property, [0.0]
+
+    def timed(*arguments: object) -> object:
         start = time.process_time()
-        step()
-        times.append(1e3 * (time.process_time() - start))
-    return statistics.median(times[2:])
+        found = evaluate(*arguments)
+        inside[0] += time.process_time() - start
+        return found
 
-
-def in_ase(model: Model, atoms: Atoms, steps: int) -> float:
-    """The model alone."""
-    atoms.calc = calculator = Calculator(model)
-    dynamics = VelocityVerlet(atoms, 0.5 * units.fs)
-    frames = []
+    calculator.get_property = timed
+    rows = []
     for _ in range(steps + 2):
-        dynamics.run(1)
-        frames.append(atoms.copy())
-    rest = iter(frames)
-    return milliseconds(lambda: calculator.get_property("forces", next(rest)), steps)
+        inside[0], start = 0.0, time.process_time()
+        step()
+        whole = time.process_time() - start
+        rows.append([whole, inside[0], whole - inside[0]])
+    return tuple(1e3 * np.median(rows[2:], axis=0))
 
 
-def in_lammps(model: Model, atoms: Atoms, steps: int) -> float:
+def in_ase(model: Model, atoms: Atoms, steps: int) -> tuple[float, float, float]:
+    atoms.calc = Calculator(model)
+    dynamics = VelocityVerlet(atoms, 0.5 * units.fs)
+    return times(lambda: dynamics.run(1), atoms.calc, steps)
+
+
+def in_lammps(model: Model, atoms: Atoms, steps: int) -> tuple[float, float, float]:
     lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
     with tempfile.TemporaryDirectory() as folder:
         data = f"{folder}/atoms.data"
@@ -78,22 +82,23 @@ def in_lammps(model: Model, atoms: Atoms, steps: int) -> float:
             data, atoms, specorder=["O", "H"], masses=True, velocities=True, atom_style="atomic"
         )
         lmp.commands_string(f"units metal\nread_data {data}\nneighbor 2.0 bin")
-    attach(lmp, model, ["O", "H"])
+    attached = attach(lmp, model, ["O", "H"])
     lmp.commands_string("fix nve all nve\ntimestep 0.0005\nthermo 1\nrun 0")
-    return milliseconds(lambda: lmp.command("run 1 pre no post no"), steps)
+    return times(lambda: lmp.command("run 1 pre no post no"), attached.calculator, steps)
 
 
-def in_openmm(model: Model, atoms: Atoms, steps: int) -> float:
+def in_openmm(model: Model, atoms: Atoms, steps: int) -> tuple[float, float, float]:
     topology = app.Topology()
     residue = topology.addResidue("BOX", topology.addChain())
     for symbol in atoms.symbols:
         topology.addAtom(symbol, app.Element.getBySymbol(symbol), residue)
     topology.setPeriodicBoxVectors(atoms.cell.array / 10.0 * openmm.unit.nanometer)
-    system = MLPotential("electret", model_path=model).createSystem(topology)
+    potential = MLPotential("electret", model_path=model)
+    system = potential.createSystem(topology)
     platform = openmm.Platform.getPlatformByName("Reference")
     context = openmm.Context(system, openmm.VerletIntegrator(5e-4), platform)
     context.setPositions(atoms.positions / 10.0)
-    return milliseconds(lambda: context.getIntegrator().step(1), steps)
+    return times(lambda: context.getIntegrator().step(1), potential._impl.calculator, steps)
 
 
 def main() -> None:
@@ -108,10 +113,9 @@ def main() -> None:
     for repeats in given.repeats:
         atoms = water(repeats)
         atoms.set_velocities(np.random.default_rng(0).normal(0.0, 0.01, (len(atoms), 3)))
-        alone = in_ase(model, atoms.copy(), given.steps)
-        for host, function in (("LAMMPS", in_lammps), ("OpenMM", in_openmm)):
-            step = function(model, atoms.copy(), given.steps)
-            rows.append(f"| {host} | {len(atoms)} | {step:.1f} | {alone:.1f} | {step - alone:+.1f} |")
+        for host, function in (("ASE", in_ase), ("LAMMPS", in_lammps), ("OpenMM", in_openmm)):
+            found = function(model, atoms.copy(), given.steps)
+            rows.append(f"| {host} | {len(atoms)} | " + " | ".join(f"{value:.1f}" for value in found) + " |")
     packages = versions()
     text = [
         "# Steps of LAMMPS and OpenMM",
@@ -121,7 +125,7 @@ def main() -> None:
         f"{here['time']}, {here['cpu']}, one thread, torch {packages['torch']}, "
         f"LAMMPS {lammps.__version__}, OpenMM {openmm.version.version}; load average {here['load_before']}.",
         "",
-        "| host | atoms | ms per step | ms of the model alone | beyond |",
+        "| program | atoms | ms per step | ms of the model | ms of the rest |",
         "|---|---|---|---|---|",
         *rows,
         "",

@@ -240,6 +240,11 @@ def test_atoms_come_and_go(tmp_path):
     )
     lmp.commands_string("create_atoms 2 single 3.4 3.4 2.8\nrun 1 post no")
     assert attached.calculator.atoms.get_chemical_formula() == "H6NaO2"
+    lmp.commands_string(
+        "compute share all pe/atom\ncompute sum all reduce sum c_share\n"
+        "thermo_style custom step pe c_sum\nrun 1 post no"
+    )
+    assert lmp.extract_compute("sum", 0, 0) == pytest.approx(lmp.get_thermo("pe"), abs=1e-8)
     assert lmp.get_thermo("pe") == pytest.approx(attached.calculator.results["energy"], abs=1e-10)
     lmp.command("region top block 0.0 6.9 0.0 6.9 4.0 5.0")
     lmp.command("fix rain all deposit 1 2 1 29494 region top near 0.3")
