@@ -23,7 +23,8 @@ from ase.md.verlet import VelocityVerlet
 from mpi4py import MPI  # noqa: F401 (finds the MPI library of LAMMPS)
 
 from electret import Calculator, InputError
-from electret.interfaces.lammps import attach, main
+from electret.interfaces.lammps import attach
+from electret.interfaces.lammps.__main__ import main
 from electret.models import save
 from model_cases import bulk, molecule, small_model
 from places import ROOT
