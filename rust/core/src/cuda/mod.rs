@@ -15,6 +15,7 @@ pub mod planning;
 pub mod real;
 pub mod reciprocal;
 mod rounding;
+mod rows;
 mod site_terms;
 pub mod sums;
 pub mod terms;
@@ -35,6 +36,7 @@ pub fn modules() -> Vec<driver::unit::Unit> {
     [
         sums::units(),
         site_terms::units(),
+        rows::units(),
         lattices::Lattices::units(),
         bins::units(),
         real::units(),

@@ -1,8 +1,8 @@
-//! Terms of single sites and systems: a site's interaction with itself, the background, corrections, the value of a
-//! form, and the packing and unpacking of arrays.
+//! Terms of single sites and systems: a site's interaction with itself, the background and corrections, in one pass over
+//! the sites; and the value of a form.
 
 use super::driver::unit::Unit;
-use super::sums::{first_tiles, sum_tiles};
+use super::sums::Tiles;
 use super::terms::{Batch, Layout, Pass};
 use super::{Address, Buffer, Queue, ScalarKind, Side, Tile, blocks, tiles};
 use crate::error::Result;
@@ -76,31 +76,6 @@ struct ProductArguments {
     padding: i32,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct PackArguments {
-    values: Address,
-    tangents: Address,
-    order: Address,
-    factors: Address,
-    out: Address,
-    n_rows: i32,
-    n_columns: i32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct UnpackArguments {
-    values: Address,
-    order: Address,
-    factors: Address,
-    out: Address,
-    n_rows: i32,
-    n_columns: i32,
-    tangents: i32,
-    padding: i32,
-}
-
 fn unit(scalar: ScalarKind) -> Unit {
     Unit::new("site_terms.cu", include_str!("../../cuda/site_terms.cu"))
         .define("SCALAR", scalar.name())
@@ -111,8 +86,6 @@ fn unit(scalar: ScalarKind) -> Unit {
         .mirror::<SiteArguments>("SiteArguments")
         .mirror::<CellArguments>("CellArguments")
         .mirror::<ProductArguments>("ProductArguments")
-        .mirror::<PackArguments>("PackArguments")
-        .mirror::<UnpackArguments>("UnpackArguments")
 }
 
 /// The modules of this file, for checks that they compile.
@@ -120,11 +93,9 @@ pub fn units() -> Vec<Unit> {
     [ScalarKind::Real, ScalarKind::Dual].map(unit).into()
 }
 
-/// Tiles of one side, on the device.
+/// Tiles of one side, and the numbers of its coefficients.
 struct Tiling {
-    n: usize,
-    tiles: Buffer,
-    first: Buffer,
+    tiles: Tiles,
     n_lm: usize,
     n_row: usize,
 }
@@ -133,9 +104,7 @@ impl Tiling {
     fn new(queue: &Queue, layout: &Layout) -> Result<Self> {
         let list: Vec<Tile> = tiles(&layout.first, |_| true, TILE);
         Ok(Self {
-            n: list.len(),
-            tiles: queue.table(&list)?,
-            first: queue.table(&first_tiles(&list, layout.n_systems()))?,
+            tiles: Tiles::new(queue, &list, layout.n_systems())?,
             n_lm: count(layout.max_l),
             n_row: layout.n_row(),
         })
@@ -231,7 +200,7 @@ impl SiteTerms {
         }
         let of = |side: &Side, tiling: &Tiling| -> Result<Buffer> {
             let out = queue.zeros(self.n_systems * N_MOMENTS * scalar.size())?;
-            let partials = queue.allocate(tiling.n * N_MOMENTS * scalar.size())?;
+            let partials = queue.allocate(tiling.tiles.n * N_MOMENTS * scalar.size())?;
             let kernel = queue.module(self::unit(scalar))?.kernel("moments")?;
             let arguments = MomentArguments {
                 side: *side,
@@ -241,17 +210,9 @@ impl SiteTerms {
                 n_lm: tiling.n_lm as i32,
                 padding: 0,
             };
-            queue.launch(&kernel, [tiling.n as u32, 1, 1], THREADS, &arguments)?;
-            let first = tiling.first.address();
-            sum_tiles(
-                queue,
-                scalar,
-                partials.address(),
-                first,
-                self.n_systems,
-                N_MOMENTS,
-                out.address(),
-            )?;
+            queue.launch(&kernel, tiling.tiles.grid(), THREADS, &arguments)?;
+            let (partials, sums) = (partials.address(), out.address());
+            tiling.tiles.sum(queue, scalar, partials, N_MOMENTS, sums)?;
             Ok(out)
         };
         Ok(Some(Moments {
@@ -284,12 +245,9 @@ impl SiteTerms {
             gradients: i32::from(pass.gradients),
         };
         let n = pass.receivers.n_sites as usize;
-        pass.queue.launch(
-            &module.kernel("sites")?,
-            [blocks(n, 128), 1, 1],
-            128,
-            &arguments,
-        )?;
+        let kernel = module.kernel("sites")?;
+        let grid = [blocks(n, 128), 1, 1];
+        pass.queue.launch(&kernel, grid, 128, &arguments)?;
         let Some((receivers, sources)) = moments.filter(|_| pass.cell && pass.once != 0.0) else {
             return Ok(());
         };
@@ -303,12 +261,9 @@ impl SiteTerms {
             n_systems: self.n_systems as i32,
             padding: 0,
         };
-        pass.queue.launch(
-            &module.kernel("cell_terms")?,
-            [blocks(self.n_systems, 32), 1, 1],
-            32,
-            &arguments,
-        )
+        let kernel = module.kernel("cell_terms")?;
+        let grid = [blocks(self.n_systems, 32), 1, 1];
+        pass.queue.launch(&kernel, grid, 32, &arguments)
     }
 
     /// Adds factor × Σ coefficient × potential of each system of the receivers to `out` `[system]`.
@@ -321,7 +276,7 @@ impl SiteTerms {
         out: Address,
     ) -> Result<()> {
         let tiling = self.receiving();
-        let partials = queue.allocate(tiling.n * scalar.size())?;
+        let partials = queue.allocate(tiling.tiles.n * scalar.size())?;
         let arguments = ProductArguments {
             side: *side,
             tiles: tiling.tiles.address(),
@@ -331,80 +286,7 @@ impl SiteTerms {
             padding: 0,
         };
         let kernel = queue.module(unit(scalar))?.kernel("products")?;
-        queue.launch(&kernel, [tiling.n as u32, 1, 1], THREADS, &arguments)?;
-        sum_tiles(
-            queue,
-            scalar,
-            partials.address(),
-            tiling.first.address(),
-            self.n_systems,
-            1,
-            out,
-        )
+        queue.launch(&kernel, tiling.tiles.grid(), THREADS, &arguments)?;
+        tiling.tiles.sum(queue, scalar, partials.address(), 1, out)
     }
-}
-
-/// Rows of an array of the caller, as scalars in the order of systems.
-#[derive(Clone, Copy)]
-pub struct Rows {
-    pub n_rows: usize,
-    pub n_columns: usize,
-    /// Row of each place; 0 to keep the order.
-    pub order: Address,
-    /// Factor of each column; 0 for ones.
-    pub factors: Address,
-}
-
-/// Values and tangents (either may be 0 for zeros) into `out`.
-pub fn pack(
-    queue: &Queue,
-    scalar: ScalarKind,
-    rows: Rows,
-    values: Address,
-    tangents: Address,
-    out: Address,
-) -> Result<()> {
-    let arguments = PackArguments {
-        values,
-        tangents,
-        order: rows.order,
-        factors: rows.factors,
-        out,
-        n_rows: rows.n_rows as i32,
-        n_columns: rows.n_columns as i32,
-    };
-    let kernel = queue.module(unit(scalar))?.kernel("pack")?;
-    queue.launch(
-        &kernel,
-        [blocks(rows.n_rows * rows.n_columns, 256), 1, 1],
-        256,
-        &arguments,
-    )
-}
-
-/// Values (or, for dual numbers, tangents) of scalars, written to an array of the caller.
-pub fn unpack(
-    queue: &Queue,
-    scalar: ScalarKind,
-    rows: Rows,
-    values: Address,
-    out: Address,
-) -> Result<()> {
-    let arguments = UnpackArguments {
-        values,
-        order: rows.order,
-        factors: rows.factors,
-        out,
-        n_rows: rows.n_rows as i32,
-        n_columns: rows.n_columns as i32,
-        tangents: i32::from(scalar == ScalarKind::Dual),
-        padding: 0,
-    };
-    let kernel = queue.module(unit(scalar))?.kernel("unpack")?;
-    queue.launch(
-        &kernel,
-        [blocks(rows.n_rows * rows.n_columns, 256), 1, 1],
-        256,
-        &arguments,
-    )
 }

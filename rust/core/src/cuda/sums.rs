@@ -1,7 +1,7 @@
-//! Sums over the tiles of each system.
+//! Tiles of a batch on a device, and sums of their results over each system.
 
 use super::driver::unit::Unit;
-use super::{Address, Queue, ScalarKind, Tile};
+use super::{Address, Buffer, Queue, ScalarKind, Tile};
 use crate::error::Result;
 use bytemuck::{Pod, Zeroable};
 
@@ -29,43 +29,61 @@ pub fn units() -> Vec<Unit> {
     [ScalarKind::Real, ScalarKind::Dual].map(unit).into()
 }
 
-/// First tile of each system, for tiles sorted by system.
-pub fn first_tiles(tiles: &[Tile], n_systems: usize) -> Vec<i32> {
-    let mut out = vec![0; n_systems + 1];
-    for tile in tiles {
-        out[tile.system as usize + 1] += 1;
-    }
-    for system in 0..n_systems {
-        out[system + 1] += out[system];
-    }
-    out
+/// Tiles on a device, sorted by system.
+pub struct Tiles {
+    pub n: usize,
+    tiles: Buffer,
+    first: Buffer,
+    n_systems: usize,
 }
 
-/// Adds `partials[tile][column]` of each system to `out[system][column]`, always in the same order. `first` is the
-/// address of [`first_tiles`].
-pub fn sum_tiles(
-    queue: &Queue,
-    scalar: ScalarKind,
-    partials: Address,
-    first: Address,
-    n_systems: usize,
-    n_columns: usize,
-    out: Address,
-) -> Result<()> {
-    let kernel = queue.module(unit(scalar))?.kernel("sum_tiles")?;
-    let arguments = Arguments {
-        partials,
-        first,
-        out,
-        n_columns: n_columns as i32,
-        n_systems: n_systems as i32,
-    };
-    queue.launch(
-        &kernel,
-        [(n_systems * n_columns) as u32, 1, 1],
-        THREADS,
-        &arguments,
-    )
+impl Tiles {
+    pub fn new(queue: &Queue, tiles: &[Tile], n_systems: usize) -> Result<Self> {
+        let mut first = vec![0; n_systems + 1];
+        for tile in tiles {
+            first[tile.system as usize + 1] += 1;
+        }
+        for system in 0..n_systems {
+            first[system + 1] += first[system];
+        }
+        Ok(Self {
+            n: tiles.len(),
+            tiles: queue.table(tiles)?,
+            first: queue.table(&first)?,
+            n_systems,
+        })
+    }
+
+    /// `Tile[n]`.
+    pub fn address(&self) -> Address {
+        self.tiles.address()
+    }
+
+    /// Grid of a kernel with one block for each tile.
+    pub fn grid(&self) -> [u32; 3] {
+        [self.n as u32, 1, 1]
+    }
+
+    /// Adds `partials[tile][column]` of each system to `out[system][column]`, always in the same order.
+    pub fn sum(
+        &self,
+        queue: &Queue,
+        scalar: ScalarKind,
+        partials: Address,
+        n_columns: usize,
+        out: Address,
+    ) -> Result<()> {
+        let kernel = queue.module(unit(scalar))?.kernel("sum_tiles")?;
+        let arguments = Arguments {
+            partials,
+            first: self.first.address(),
+            out,
+            n_columns: n_columns as i32,
+            n_systems: self.n_systems as i32,
+        };
+        let grid = [(self.n_systems * n_columns) as u32, 1, 1];
+        queue.launch(&kernel, grid, THREADS, &arguments)
+    }
 }
 
 #[cfg(test)]
@@ -80,19 +98,18 @@ mod tests {
             first,
             count: 8,
         });
-        let first = queue.upload(&first_tiles(&tiles, 3)).unwrap();
+        let tiles = Tiles::new(&queue, &tiles, 3).unwrap();
         let partials = queue.upload(&[1.0, 2.0, 10.0, 20.0, 5.0, 6.0]).unwrap();
         let out = queue.upload(&[100.0, 0.0, 7.0, 0.0, 0.0, 0.0]).unwrap();
-        sum_tiles(
-            &queue,
-            ScalarKind::Real,
-            partials.address(),
-            first.address(),
-            3,
-            2,
-            out.address(),
-        )
-        .unwrap();
+        tiles
+            .sum(
+                &queue,
+                ScalarKind::Real,
+                partials.address(),
+                2,
+                out.address(),
+            )
+            .unwrap();
         let found: Vec<f64> = queue.download(out.address(), 6).unwrap();
         assert_eq!(found, [111.0, 22.0, 7.0, 0.0, 5.0, 6.0]);
     }

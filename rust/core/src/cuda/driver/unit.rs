@@ -7,40 +7,33 @@ use std::fmt::Write;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+macro_rules! headers {
+    ($($name:literal),* $(,)?) => { &[$(($name, include_str!(concat!("../../../cuda/", $name)))),*] };
+}
+
 /// Every file that a kernel file may include.
-pub const HEADERS: &[(&str, &str)] = &[
-    ("host.cuh", include_str!("../../../cuda/host.cuh")),
-    ("scalar.cuh", include_str!("../../../cuda/scalar.cuh")),
-    ("reduce.cuh", include_str!("../../../cuda/reduce.cuh")),
-    ("harmonics.cuh", include_str!("../../../cuda/harmonics.cuh")),
-    ("batch.cuh", include_str!("../../../cuda/batch.cuh")),
-    (
-        "reciprocal.cuh",
-        include_str!("../../../cuda/reciprocal.cuh"),
-    ),
-    ("mesh.cuh", include_str!("../../../cuda/mesh.cuh")),
-    ("lattice.cuh", include_str!("../../../cuda/lattice.cuh")),
-    (
-        "coulomb_kernel.cuh",
-        include_str!("../../../cuda/coulomb_kernel.cuh"),
-    ),
-    ("scan.cuh", include_str!("../../../cuda/scan.cuh")),
-    ("bins.cuh", include_str!("../../../cuda/bins.cuh")),
-    ("rounded.cuh", include_str!("../../../cuda/rounded.cuh")),
-    (
-        "real_sources.cuh",
-        include_str!("../../../cuda/real_sources.cuh"),
-    ),
-    ("boys.cuh", include_str!("../../../cuda/boys.cuh")),
-    ("radial.cuh", include_str!("../../../cuda/radial.cuh")),
-    (
-        "charges_dipoles.cuh",
-        include_str!("../../../cuda/charges_dipoles.cuh"),
-    ),
-    (
-        "multipoles.cuh",
-        include_str!("../../../cuda/multipoles.cuh"),
-    ),
+pub const HEADERS: &[(&str, &str)] = headers![
+    "host.cuh",
+    "scalar.cuh",
+    "reduce.cuh",
+    "harmonics.cuh",
+    "batch.cuh",
+    "reciprocal.cuh",
+    "mesh.cuh",
+    "lattice.cuh",
+    "coulomb_kernel.cuh",
+    "scan.cuh",
+    "bins.cuh",
+    "rounded.cuh",
+    "real_sources.cuh",
+    "boys.cuh",
+    "radial.cuh",
+    "charges_dipoles.cuh",
+    "multipoles.cuh",
+    "site_terms.cuh",
+    "own.cuh",
+    "background.cuh",
+    "corrections.cuh",
 ];
 
 /// Makes a header.

@@ -9,7 +9,6 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use super::sums::sum_tiles;
 use super::terms::{Batch, Direction, Pass};
 use super::{Address, Buffer, Queue, Side, blocks};
 use crate::error::Result;
@@ -28,7 +27,6 @@ pub struct Mesh {
     chunks: Vec<Chunk>,
     source: Channels,
     receiver: Option<Channels>,
-    n_systems: usize,
 }
 
 /// Tables of one side that do not depend on the mesh's size.
@@ -94,7 +92,6 @@ impl Mesh {
             receiver: receiver
                 .map(|receiver| channels(1, receiver.n_channels, receiver.max_l))
                 .transpose()?,
-            n_systems: batch.systems.len(),
         }))
     }
 
@@ -276,21 +273,11 @@ impl Mesh {
             return Ok(());
         }
         let cells = &pass.cells;
-        for (partials, n_columns, out) in [
-            (&reciprocal, 9, cells.reciprocal),
-            (&volume, 1, cells.volume),
-        ] {
-            sum_tiles(
-                queue,
-                scalar,
-                partials.address(),
-                chunk.first_block.address(),
-                self.n_systems,
-                n_columns,
-                out,
-            )?;
-        }
-        Ok(())
+        let (reciprocal, volume) = (reciprocal.address(), volume.address());
+        chunk
+            .blocks
+            .sum(queue, scalar, reciprocal, 9, cells.reciprocal)?;
+        chunk.blocks.sum(queue, scalar, volume, 1, cells.volume)
     }
 
     /// Adds potentials and gradients at the receivers.
@@ -329,7 +316,7 @@ impl Mesh {
         if !pass.cell {
             return Ok(());
         }
-        let partials = queue.allocate(tables.n_tiles * 9 * scalar.size())?;
+        let partials = queue.allocate(tables.tiles.n * 9 * scalar.size())?;
         let arguments = CellsArguments {
             site_gradients: site_gradients.address(),
             site_bases: site_bases.address(),
@@ -342,17 +329,9 @@ impl Mesh {
         let kernel = queue
             .module(kernels::cells_unit(pass.scalars()))?
             .kernel("cells")?;
-        let grid = [tables.n_tiles as u32, 1, 1];
-        queue.launch(&kernel, grid, kernels::THREADS, &arguments)?;
-        sum_tiles(
-            queue,
-            scalar,
-            partials.address(),
-            tables.first_tile.address(),
-            self.n_systems,
-            9,
-            pass.cells.reciprocal,
-        )
+        queue.launch(&kernel, tables.tiles.grid(), kernels::THREADS, &arguments)?;
+        let (partials, out) = (partials.address(), pass.cells.reciprocal);
+        tables.tiles.sum(queue, scalar, partials, 9, out)
     }
 }
 

@@ -4,7 +4,7 @@ use super::fft::Fields;
 use super::kernels::{
     BRICK, CONVOLVE_THREADS, GradientTerm, Member, MeshField, MeshGrid, MeshSite, UNLISTED,
 };
-use crate::cuda::sums::first_tiles;
+use crate::cuda::sums::Tiles;
 use crate::cuda::terms::{Batch, Layout};
 use crate::cuda::{Buffer, Queue, Tile};
 use crate::error::{Error, Result};
@@ -34,9 +34,9 @@ pub struct Chunk {
     pub moduli: [Buffer; 3],
     pub source: SideTables,
     pub receiver: Option<SideTables>,
-    /// Blocks that share the modes of a system, and the first of each system of the batch.
+    /// Blocks that share the modes of a system, and all of them.
     pub mode_blocks: usize,
-    pub first_block: Buffer,
+    pub blocks: Tiles,
     /// Lengths of the tables of the kernel's parts along periodic and open axes; zero if no system needs them.
     pub parts: [usize; 2],
 }
@@ -52,10 +52,8 @@ pub struct SideTables {
     pub n_sites: usize,
     /// True if bricks have lists of members.
     pub listed: bool,
-    /// Tiles of places, and the first of each system of the batch.
-    pub tiles: Buffer,
-    pub n_tiles: usize,
-    pub first_tile: Buffer,
+    /// Tiles of places.
+    pub tiles: Tiles,
 }
 
 /// The systems of a batch that have a mesh, by size.
@@ -152,7 +150,7 @@ impl Chunk {
             source,
             receiver: receiver.transpose()?,
             mode_blocks,
-            first_block: queue.table(&first_tiles(&blocks, batch.systems.len()))?,
+            blocks: Tiles::new(queue, &blocks, batch.systems.len())?,
             parts: parts(batch, size, systems),
         })
     }
@@ -249,9 +247,7 @@ impl SideTables {
             first_field: queue.table(&first_field)?,
             members: queue.table(&members)?,
             sites: queue.table(&sites)?,
-            n_tiles: tiles.len(),
-            first_tile: queue.table(&first_tiles(&tiles, batch.systems.len()))?,
-            tiles: queue.table(&tiles)?,
+            tiles: Tiles::new(queue, &tiles, batch.systems.len())?,
         })
     }
 }

@@ -7,7 +7,7 @@ use super::batch::{Address, ScalarKind, Scalars, Side, Tile, tiles};
 use super::bins::{Bins, Cells};
 use super::driver::unit::Unit;
 use super::rounding;
-use super::sums::{first_tiles, sum_tiles};
+use super::sums::Tiles;
 use super::terms::{Batch, Direction, Layout, Pass};
 use super::{Buffer, Queue};
 use crate::error::Result;
@@ -29,11 +29,8 @@ struct OneWay {
     receiver_l: usize,
     source_l: usize,
     systems: Buffer,
-    tiles: Buffer,
-    n_tiles: usize,
-    first_tiles: Buffer,
+    tiles: Tiles,
     bins: Bins,
-    n_systems: usize,
     /// Boys functions of three orders from `lowest_order` on.
     boys: Buffer,
     /// Widths of the sources, `[site][channel]`, in the precision of the sums.
@@ -209,11 +206,8 @@ impl OneWay {
             receiver_l: receivers.max_l,
             source_l: sources.max_l,
             systems: queue.table(&table)?,
-            tiles: queue.table(&tiles)?,
-            n_tiles: tiles.len(),
-            first_tiles: queue.table(&first_tiles(&tiles, n_systems))?,
+            tiles: Tiles::new(queue, &tiles, n_systems)?,
             bins: Bins::new(queue, &sources.first, binned.into_iter())?,
-            n_systems,
             boys: batch.precision.table(queue, &boys)?,
             source_widths: batch.precision.table(queue, &sources.widths)?,
         }))
@@ -241,7 +235,7 @@ impl OneWay {
                 0,
             )?)
         };
-        let n_partials = if variant.cell { 9 * self.n_tiles } else { 0 };
+        let n_partials = if variant.cell { 9 * self.tiles.n } else { 0 };
         let partials = queue.allocate(n_partials * pass.scalar.size())?;
         let rows = variant.order() - lowest_order(self.receiver_l, self.source_l);
         let given = rounding::Given {
@@ -274,20 +268,13 @@ impl OneWay {
             padding: 0,
         };
         let module = queue.module(variant.unit())?;
-        let grid = [self.n_tiles as u32, 1, 1];
-        queue.launch(&module.kernel("pair_sums")?, grid, THREADS, &arguments)?;
+        let (kernel, grid) = (module.kernel("pair_sums")?, self.tiles.grid());
+        queue.launch(&kernel, grid, THREADS, &arguments)?;
         if !variant.cell {
             return Ok(());
         }
-        sum_tiles(
-            queue,
-            pass.scalar,
-            partials.address(),
-            self.first_tiles.address(),
-            self.n_systems,
-            9,
-            pass.cells.cell,
-        )
+        let (scalar, out) = (pass.scalar, pass.cells.cell);
+        self.tiles.sum(queue, scalar, partials.address(), 9, out)
     }
 }
 

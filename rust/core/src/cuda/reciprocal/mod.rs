@@ -7,7 +7,7 @@ mod plan;
 mod tests;
 
 use super::driver::unit::Unit;
-use super::sums::{first_tiles, sum_tiles};
+use super::sums::Tiles;
 use super::terms::{Batch, Direction, Layout, Pass};
 use super::{Address, Buffer, CellGradients, Kernel, Queue, Scalars, Side, blocks};
 use crate::error::Result;
@@ -97,8 +97,7 @@ struct Sites {
     kinds: Buffer,
     sites: Buffer,
     works: Buffer,
-    tiles: Buffer,
-    first_tiles: Buffer,
+    tiles: Tiles,
 }
 
 impl Sites {
@@ -110,8 +109,7 @@ impl Sites {
             kinds: queue.table(&plan.kinds)?,
             sites: queue.table(&plan.sites)?,
             works: queue.table(&plan.works)?,
-            tiles: queue.table(&plan.tiles)?,
-            first_tiles: queue.table(&first_tiles(&plan.tiles, layout.n_systems()))?,
+            tiles: Tiles::new(queue, &plan.tiles, layout.n_systems())?,
             plan,
         })
     }
@@ -158,11 +156,10 @@ impl Sites {
             lattices: pass.lattices,
             cell_partials: areas.tile_partials,
         };
-        let n_tiles = self.plan.tiles.len();
         // Few sites get more threads each to fill a device; registers limit their number.
-        let threads = if n_tiles < 512 { 256 } else { 128 };
-        pass.queue
-            .launch(&kernel, [n_tiles as u32, 1, 1], threads, &arguments)
+        let threads = if self.tiles.n < 512 { 256 } else { 128 };
+        let grid = self.tiles.grid();
+        pass.queue.launch(&kernel, grid, threads, &arguments)
     }
 }
 
@@ -172,9 +169,7 @@ pub struct Reciprocal {
     modes: Buffer,
     systems: Buffer,
     widths: Buffer,
-    blocks: Buffer,
-    n_blocks: usize,
-    first_blocks: Buffer,
+    blocks: Tiles,
     source: Sites,
     /// None when the sources receive.
     receiver: Option<Sites>,
@@ -206,14 +201,11 @@ impl Reciprocal {
         let side = |layout: &Layout| Sites::new(queue, &plan, batch, layout);
         let source = side(&batch.source)?;
         let receiver = batch.receiver.as_ref().map(side).transpose()?;
-        let blocks = plan.blocks();
         Ok(Some(Self {
             modes: queue.table(&plan.modes)?,
             systems: queue.table(&plan.systems)?,
             widths: queue.table(&plan.widths)?,
-            first_blocks: queue.table(&first_tiles(&blocks, batch.systems.len()))?,
-            blocks: queue.table(&blocks)?,
-            n_blocks: blocks.len(),
+            blocks: Tiles::new(queue, &plan.blocks(), batch.systems.len())?,
             source,
             receiver,
             same_sites: batch.same_sites,
@@ -276,8 +268,8 @@ impl Reciprocal {
             false => partials,
         };
         let tile_partials = take(9 * receivers.plan.tiles.len(), size);
-        let block_reciprocals = take(9 * self.n_blocks, size);
-        let block_volumes = take(self.n_blocks, size);
+        let block_reciprocals = take(9 * self.blocks.n, size);
+        let block_volumes = take(self.blocks.n, size);
         let buffer = pass.queue.allocate(bytes)?;
         let at = |offset: u64| buffer.address() + offset;
         Ok(Areas {
@@ -344,33 +336,18 @@ impl Reciprocal {
             contract: i32::from(areas.contract),
         };
         let kernel = modes_kernel(pass, "mode_fields")?;
-        let grid = [self.n_blocks as u32, 1, 1];
+        let grid = self.blocks.grid();
         pass.queue.launch(&kernel, grid, BLOCK as u32, &arguments)
     }
 
     /// Adds up derivatives in the cells.
     fn collect(&self, pass: &Pass, areas: &Areas, receivers: &Sites) -> Result<()> {
-        let add = |partials: Address, first: &Buffer, n_columns: usize, out: Address| {
-            let n_systems = self.plan.systems.len();
-            let first = first.address();
-            let (queue, scalar) = (pass.queue, pass.scalar);
-            sum_tiles(queue, scalar, partials, first, n_systems, n_columns, out)
-        };
-        let cells = &pass.cells;
-        add(
-            areas.tile_partials,
-            &receivers.first_tiles,
-            9,
-            cells.reciprocal,
-        )?;
+        let (queue, scalar, cells) = (pass.queue, pass.scalar, &pass.cells);
+        let (tiles, blocks) = (&receivers.tiles, &self.blocks);
+        tiles.sum(queue, scalar, areas.tile_partials, 9, cells.reciprocal)?;
         if areas.contract {
-            add(
-                areas.block_reciprocals,
-                &self.first_blocks,
-                9,
-                cells.reciprocal,
-            )?;
-            add(areas.block_volumes, &self.first_blocks, 1, cells.volume)?;
+            blocks.sum(queue, scalar, areas.block_reciprocals, 9, cells.reciprocal)?;
+            blocks.sum(queue, scalar, areas.block_volumes, 1, cells.volume)?;
         }
         Ok(())
     }
