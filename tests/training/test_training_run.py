@@ -522,8 +522,12 @@ def test_a_hang_up_is_a_termination(data: Path, tmp_path: Path, monkeypatch: pyt
         original(self, indices)
 
     monkeypatch.setattr(Trainer, "_step", hung_up)
-    with pytest.raises(TrainingInterrupted) as caught:
-        run(run_options(data, tmp_path / "run"), console=Console(file=terminal))
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # pytest may run under nohup, which ignores it
+    try:
+        with pytest.raises(TrainingInterrupted) as caught:
+            run(run_options(data, tmp_path / "run"), console=Console(file=terminal))
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert caught.value.signal == signal.SIGHUP
     assert read_checkpoint(tmp_path / "run" / LAST_CHECKPOINT).state["progress"]["batch"] == 1
 
