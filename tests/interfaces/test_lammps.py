@@ -26,7 +26,8 @@ from electret import Calculator, InputError
 from electret.interfaces.lammps import attach
 from electret.interfaces.lammps.__main__ import main
 from electret.models import save
-from model_cases import bulk, molecule, small_model
+from hosts import tiny_model
+from model_cases import bulk, molecule
 from places import ROOT
 
 TYPES = ["O", "H", "Na"]
@@ -110,12 +111,12 @@ def test_dynamics_is_that_of_ase(family, system, boundary, tmp_path):
         atoms.positions += 5.0
     atoms.set_velocities(np.random.default_rng(0).normal(0.0, 0.02, (len(atoms), 3)))
     lmp = instance(atoms, tmp_path, boundary=boundary)
-    attached = attach(lmp, small_model(family), TYPES)
+    attached = attach(lmp, tiny_model(family), TYPES)
     lmp.commands_string(
         "fix nve all nve\ntimestep 0.0005\ncompute v all pressure NULL virial\n"
         "thermo_style custom step pe c_v[1]\nthermo 1\n"
     )
-    atoms.calc = Calculator(small_model(family), open_stress="virial")
+    atoms.calc = Calculator(tiny_model(family), open_stress="virial")
     velocities = atoms.get_velocities()
     atoms.set_masses(atoms.get_masses() * MVV2E * (1e3 * units.fs) ** 2)  # the rounding of LAMMPS's constant
     atoms.set_velocities(velocities)
@@ -137,12 +138,12 @@ def test_changes_of_the_box_are_seen(tmp_path):
     atoms = restricted(bulk())
     atoms.set_velocities(np.random.default_rng(1).normal(0.0, 0.02, (len(atoms), 3)))
     lmp = instance(atoms, tmp_path)
-    attach(lmp, small_model("local_charges"), TYPES)
+    attach(lmp, tiny_model("local_charges"), TYPES)
     lmp.commands_string(
         "fix npt all npt temp 300 300 0.05 tri 2e5 2e5 0.05\ntimestep 0.001\nthermo 1\n"
         "compute v all pressure NULL virial\nthermo_style custom step pe c_v[1]\n"
     )
-    calculator = Calculator(small_model("local_charges"))
+    calculator = Calculator(tiny_model("local_charges"))
     volumes = []
     for _ in range(4):
         lmp.command("run 5 post no")
@@ -172,13 +173,13 @@ def test_a_general_triclinic_box_is_turned_by_lammps(tmp_path):
     )
     lmp = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
     lmp.commands_string(f"units metal\nread_data {tmp_path / 'general.data'}\nneighbor 2.0 bin")
-    attach(lmp, small_model("local_charges"), TYPES)
+    attach(lmp, tiny_model("local_charges"), TYPES)
     dump = tmp_path / "forces"
     lmp.commands_string(
         f"run 0\nwrite_dump all custom {dump} id fx fy fz modify sort id triclinic/general yes "
         "format float %20.15g"
     )
-    atoms.calc = Calculator(small_model("local_charges"))
+    atoms.calc = Calculator(tiny_model("local_charges"))
     assert lmp.get_thermo("pe") == pytest.approx(atoms.get_potential_energy(), abs=1e-8)
     np.testing.assert_allclose(np.loadtxt(dump, skiprows=9)[:, 1:], atoms.get_forces(), atol=1e-8)
 
@@ -187,9 +188,9 @@ def test_a_general_triclinic_box_is_turned_by_lammps(tmp_path):
 def test_units_are_those_of_the_script(style, tmp_path):
     atoms = crystal()
     lmp = instance(atoms, tmp_path, style)
-    attach(lmp, small_model("local_charges"), TYPES)
+    attach(lmp, tiny_model("local_charges"), TYPES)
     lmp.command("run 0 post no")
-    atoms.calc = Calculator(small_model("local_charges"))
+    atoms.calc = Calculator(tiny_model("local_charges"))
     energy = convert(atoms.get_potential_energy(), "energy", "ASE", style)
     assert lmp.get_thermo("pe") == pytest.approx(energy, rel=1e-9)
     forces = np.array(lmp.gather_atoms("f", 1, 3)).reshape(-1, 3)
@@ -208,12 +209,12 @@ def test_conditions_follow_variables_of_the_script(tmp_path):
     atoms.positions += 5.0
     ids = [7, 3, 11, 20]
     lmp = instance(atoms, tmp_path, ids=ids)
-    attach(lmp, small_model("qeq"), TYPES, total_charge="v_Q", external_field=[0.0, "v_F", 0.05])
+    attach(lmp, tiny_model("qeq"), TYPES, total_charge="v_Q", external_field=[0.0, "v_F", 0.05])
     lmp.commands_string(
         "variable Q equal ramp(0,0.5)\nvariable F internal 0.1\nthermo 1\n"
         "thermo_style custom step pe f_electret[1] f_electret[2] f_electret[4]\n"
     )
-    calculator = Calculator(small_model("qeq"))
+    calculator = Calculator(tiny_model("qeq"))
     atoms.calc = calculator
     for charge, field, command in [(0.0, 0.1, "run 0"), (0.5, 0.1, "run 2"), (0.0, -0.2, "run 0")]:
         lmp.set_internal_variable("F", field)
@@ -235,7 +236,7 @@ def test_conditions_follow_variables_of_the_script(tmp_path):
 def test_atoms_come_and_go(tmp_path):
     atoms = crystal()
     lmp = instance(atoms, tmp_path)
-    attached = attach(lmp, small_model("local_charges"), TYPES)
+    attached = attach(lmp, tiny_model("local_charges"), TYPES)
     lmp.commands_string(
         "fix nve all nve\nthermo 1\nrun 1 post no\ngroup last id 4\ndelete_atoms group last\n"
     )
@@ -259,7 +260,7 @@ def test_atoms_come_and_go(tmp_path):
 def test_errors_end_the_run_with_their_message(tmp_path):
     atoms = crystal()
     lmp = instance(atoms, tmp_path)
-    attached = attach(lmp, small_model("local_charges"), TYPES, fermi_level="v_level")
+    attached = attach(lmp, tiny_model("local_charges"), TYPES, fermi_level="v_level")
     lmp.commands_string("fix nve all nve\nvariable level equal -4.0")
     with pytest.raises(InputError, match="fermi_level"):
         lmp.command("run 10")
@@ -276,7 +277,7 @@ def test_errors_end_the_run_with_their_message(tmp_path):
 
 
 def test_what_cannot_be_attached_is_refused(tmp_path):
-    model = small_model("local_charges")
+    model = tiny_model("local_charges")
     empty = lammps.lammps(cmdargs=["-log", "none", "-screen", "none"])
     with pytest.raises(InputError, match="units lj"):
         attach(empty, model, TYPES)
@@ -300,7 +301,7 @@ def test_the_example_runs_from_the_command_line(tmp_path, monkeypatch):
     for file in (ROOT / "examples/lammps").iterdir():
         shutil.copy(file, tmp_path)
     monkeypatch.chdir(tmp_path)
-    save(small_model("local_charges"), tmp_path / "model.electret")
+    save(tiny_model("local_charges"), tmp_path / "model.electret")
     command = ["in.water", "--model", "model.electret", "--elements", "O", "H"]
     main([*command, "--lammps", "-log", "none", "-screen", "none"])
     assert (tmp_path / "water.dump").read_text().count("TIMESTEP") == 5
@@ -339,7 +340,7 @@ def test_two_ranks_give_the_results_of_one(tmp_path):
     atoms = crystal()
     atoms.cell[0, 0] = 20.0  # which leaves a rank with few atoms
     lmp = instance(atoms, tmp_path)
-    save(small_model("local_charges"), tmp_path / "model.electret")
+    save(tiny_model("local_charges"), tmp_path / "model.electret")
     (tmp_path / "in.crystal").write_text(
         SCRIPT.format(data=tmp_path / "atoms.data", dump=tmp_path / "two.dump")
     )
@@ -353,7 +354,7 @@ def test_two_ranks_give_the_results_of_one(tmp_path):
     assert "error: " in done.stderr
     assert "spin" in done.stderr
 
-    attach(lmp, small_model("local_charges"), TYPES)
+    attach(lmp, tiny_model("local_charges"), TYPES)
     lmp.commands_string("fix nve all nve\ntimestep 0.0005\nrun 4 post no")
     rows = np.loadtxt(tmp_path / "two.dump", skiprows=9)
     np.testing.assert_allclose(rows[:, 1:4], positions_of(lmp, len(atoms)), atol=1e-10)

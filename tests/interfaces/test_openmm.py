@@ -16,7 +16,8 @@ from openmm import app
 from openmmml import MLPotential
 
 from electret import Calculator, InputError
-from model_cases import bulk, molecule, slab, small_model
+from hosts import tiny_model
+from model_cases import bulk, molecule, slab
 
 KJ = units.kJ / units.mol
 
@@ -74,7 +75,7 @@ def forces(context: openmm.Context) -> np.ndarray:
 def test_dynamics_is_that_of_ase(system):
     atoms = system.copy()
     atoms.set_velocities(np.random.default_rng(0).normal(0.0, 0.02, (len(atoms), 3)))
-    potential = MLPotential("electret", model_path=small_model("local_charges"))
+    potential = MLPotential("electret", model_path=tiny_model("local_charges"))
     context = context_of(potential.createSystem(topology_of(atoms), removeCMMotion=False), atoms)
     velocities = atoms.get_velocities()
     context.setVelocities(velocities * 1e3 * units.fs / 10.0)
@@ -82,7 +83,7 @@ def test_dynamics_is_that_of_ase(system):
     masses = [context.getSystem().getParticleMass(index)._value for index in range(len(atoms))]
     atoms.set_masses(np.array(masses) * scale)
     atoms.set_velocities(velocities)
-    atoms.calc = Calculator(small_model("local_charges"))
+    atoms.calc = Calculator(tiny_model("local_charges"))
     dynamics = VelocityVerlet(atoms, 0.5 * units.fs)
     for _ in range(50):
         assert energy(context) == pytest.approx(atoms.get_potential_energy(), abs=1e-8)
@@ -95,12 +96,12 @@ def test_dynamics_is_that_of_ase(system):
 
 def test_conditions_are_parameters_of_the_context():
     atoms = reduced(slab())
-    potential = MLPotential("electret", model_path=small_model("qeq"))
+    potential = MLPotential("electret", model_path=tiny_model("qeq"))
     conditions = {"total_charge": 0.5, "external_field": [0.0, 0.0, 0.1]}
     context = context_of(
         potential.createSystem(topology_of(atoms), pbc=[True, True, False], **conditions), atoms
     )
-    atoms.calc = Calculator(small_model("qeq"))
+    atoms.calc = Calculator(tiny_model("qeq"))
     atoms.info = dict(conditions)
     assert energy(context) == pytest.approx(atoms.get_potential_energy(), abs=1e-8)
     context.setParameter("total_charge", -0.25)
@@ -119,7 +120,7 @@ def test_a_mixed_system_has_the_model_on_its_atoms():
     for charge in (-0.8, 0.4, 0.4, 1.0):
         pairs.addParticle(charge, 0.2, 0.1)
     classical.addForce(pairs)
-    potential = MLPotential("electret", model_path=small_model("local_charges"))
+    potential = MLPotential("electret", model_path=tiny_model("local_charges"))
     context = context_of(potential.createMixedSystem(topology, classical, [0, 1, 2]), atoms)
     whole = context_of(classical, atoms)
     inner = openmm.System()
@@ -130,14 +131,14 @@ def test_a_mixed_system_has_the_model_on_its_atoms():
         inside.addParticle(*pairs.getParticleParameters(index))
     inner.addForce(inside)
     water = atoms[:3]
-    water.calc = Calculator(small_model("local_charges"))
+    water.calc = Calculator(tiny_model("local_charges"))
     expected = energy(whole) - energy(context_of(inner, water)) + water.get_potential_energy()
     assert energy(context) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_system_is_written_and_read():
     atoms = molecule()
-    system = MLPotential("electret", model_path=small_model("mace")).createSystem(topology_of(atoms))
+    system = MLPotential("electret", model_path=tiny_model("mace")).createSystem(topology_of(atoms))
     again = openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(system))
     assert energy(context_of(again, atoms)) == pytest.approx(energy(context_of(system, atoms)), abs=1e-8)
 
@@ -146,7 +147,7 @@ def test_errors_reach_the_caller():
     atoms = molecule()
     with pytest.raises(InputError, match="model_path"):
         MLPotential("electret")
-    potential = MLPotential("electret", model_path=small_model("local_charges"))
+    potential = MLPotential("electret", model_path=tiny_model("local_charges"))
     with pytest.raises(InputError, match="charge_total"):
         potential.createSystem(topology_of(atoms), charge_total=1.0)
     with pytest.raises(InputError, match="three numbers"):
