@@ -242,6 +242,8 @@ class _Protocol(IPIProtocol):
 class _Client(SocketClient):
     """ASE's client around `Beads`."""
 
+    protocol: _Protocol
+
     def __init__(self, beads: Beads, **place: Any) -> None:
         super().__init__(**place)
         connection = self.protocol.socket
@@ -294,6 +296,7 @@ def _check_number(sent: int, held: int) -> None:
 
 def _read(file: str | os.PathLike[str]) -> Atoms:
     try:
-        return read(file)
+        (atoms,) = read(os.fspath(file), slice(-1, None))
+        return atoms
     except Exception as error:
         raise InputError(f"'{file}' is no structure that ASE reads: {error}") from error

@@ -120,7 +120,10 @@ class ElectretModel(ModelInterface):
             InputError: elements, conditions or a state that the model cannot take.
             ConvergenceError: names the system whose SCF did not converge.
         """
-        read = state.get if isinstance(state, Mapping) else lambda name: getattr(state, name, None)
+
+        def read(name: str) -> Any:
+            return state.get(name) if isinstance(state, Mapping) else getattr(state, name, None)
+
         graph = self._graph(read, conditions)
         periodic = bool(graph.pbc.any())
         stress = self._compute_stress and periodic
@@ -199,7 +202,7 @@ class ElectretModel(ModelInterface):
 
     def _conditions(
         self, read: Any, given: Mapping[str, Any], n_systems: int, device: torch.device
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Any]:
         """Conditions of every system: of the call, else of the model, else of the state, else none."""
         for name in given:
             if name not in UNITS:
