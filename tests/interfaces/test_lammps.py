@@ -109,7 +109,7 @@ def test_dynamics_is_that_of_ase(family, system, boundary, tmp_path):
     if not atoms.pbc.any():
         atoms.set_cell([12.0, 12.0, 12.0])
         atoms.positions += 5.0
-    atoms.set_velocities(np.random.default_rng(0).normal(0.0, 0.02, (len(atoms), 3)))
+    atoms.set_velocities(np.random.default_rng(0).normal(0.0, 0.04, (len(atoms), 3)))
     lmp = instance(atoms, tmp_path, boundary=boundary)
     attached = attach(lmp, tiny_model(family), TYPES)
     lmp.commands_string(
