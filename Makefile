@@ -57,6 +57,14 @@ $(STAMPS)/polar-peer: $(STAMPS)/dependencies
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/graph-longrange-0.4.0 graph-longrange==0.4.0
 	@touch $@
 
+# Without its own dependency vesin-torch, which electret does not call and which would replace PyTorch by an older
+# one; TorchSim needs Python 3.11.
+$(STAMPS)/torch-sim-peer: $(STAMPS)/dependencies
+	if $(BIN)/python -c "import sys; sys.exit(sys.version_info < (3, 11))"; then \
+	    $(BIN)/python -m pip install --quiet "h5py>=3.12" "tables>=3.10.2" "tqdm>=4.67" "vesin>=0.3.7" && \
+	    $(BIN)/python -m pip install --quiet --no-deps "torch-sim-atomistic==0.3.0" "vesin-torch>=0.6"; fi
+	@touch $@
+
 build: $(STAMPS)/native  ## Set up .venv with the package and its native module
 
 demo: build  ## Train a small model, run molecular dynamics in a field; plots and a table in demo_output/
@@ -71,7 +79,7 @@ test-rust: $(STAMPS)/venv
 	cargo $(CARGO_TEST) --release $(CRATES)
 	cargo test --release $(CRATES) --doc
 
-test-python: build $(STAMPS)/extra-peers $(STAMPS)/polar-peer
+test-python: build $(STAMPS)/extra-peers $(STAMPS)/polar-peer $(STAMPS)/extra-hosts $(STAMPS)/torch-sim-peer
 	$(PYTEST)
 	ELECTRET_EMULATED_ORDER=backward $(PYTEST) --device emulated @tests/on_devices.txt
 	$(PORTABLE) $(PYTEST) $(PORTABLE_TESTS:%=tests/*/test_%.py)

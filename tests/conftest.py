@@ -73,7 +73,7 @@ def pytest_terminal_summary(terminalreporter):
             "=", f"{left_out} slow tests are left out: `make test` runs all", yellow=True, bold=True
         )
     skipped = terminalreporter.stats.get("skipped", ())
-    count = sum("gpu" in report.keywords for report in skipped)
+    count = sum("gpu" in getattr(report, "keywords", ()) for report in skipped)
     if count:
         reason = devices.missing("cuda") or "see the reasons above"
         terminalreporter.write_sep("=", f"{count} tests need a CUDA device: {reason}", yellow=True, bold=True)

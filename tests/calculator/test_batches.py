@@ -131,14 +131,14 @@ def test_no_frame_that_can_be_evaluated():
 def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
     model, systems = small_model("mace"), [molecule(), bulk(), slab(), molecule(), bulk()]
     expected = electret.evaluate(model, systems)
-    whole = batches._Batches._output
+    whole = batches.Batches._output
 
-    def limited(self, graph, requests):
+    def limited(self, graph, systems, requests):
         if graph.n_systems > 2:
             raise torch.OutOfMemoryError("too large")
-        return whole(self, graph, requests)
+        return whole(self, graph, systems, requests)
 
-    monkeypatch.setattr(batches._Batches, "_output", limited)
+    monkeypatch.setattr(batches.Batches, "_output", limited)
     found = electret.evaluate(model, systems)
     assert found["failed"] == {}
     np.testing.assert_allclose(found["energy"], expected["energy"], rtol=0, atol=1e-10)
@@ -148,7 +148,7 @@ def test_frames_are_read_as_they_are_needed(monkeypatch):
     """A generator is at most the frames ahead and one batch before the results."""
     monkeypatch.setattr(batches, "AHEAD", 2)
     read, done = [], []
-    whole = batches._Batches.evaluated
+    whole = batches.Batches.evaluated
 
     def counted(self, queue):
         done.append(len(queue))
@@ -160,7 +160,7 @@ def test_frames_are_read_as_they_are_needed(monkeypatch):
             read.append(number)
             yield molecule()
 
-    monkeypatch.setattr(batches._Batches, "evaluated", counted)
+    monkeypatch.setattr(batches.Batches, "evaluated", counted)
     found = electret.evaluate(small_model("mace"), generator(), "energy", batch_size=4)
     assert found["energy"].shape == (20,)
     assert done == [4] * 5 + [0]

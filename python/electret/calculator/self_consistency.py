@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from electret.graph import Graph
 from electret.models import Model
 from electret.scf import ScfRequest, State
 
-__all__ = ["SelfConsistency"]
+__all__ = ["SelfConsistency", "identity"]
 
 Output = dict[str, torch.Tensor]
 
@@ -33,7 +34,7 @@ class SelfConsistency:
     solver: str | None = None
     warm_start: bool = True
     _density: State | None = None
-    _system: tuple[bytes, bytes] | None = None
+    _systems: tuple[bytes, ...] | None = None
 
     def check(self, model: Model) -> None:
         """Refuse settings of the SCF for a model with an explicit density.
@@ -51,7 +52,7 @@ class SelfConsistency:
 
     def drop(self) -> None:
         """Drop the density."""
-        self._density = self._system = None
+        self._density = self._systems = None
 
     def evaluate(self, model: Model, graph: Graph, atoms: Atoms, notes: str = "", **options: Any) -> Output:
         """Output of the model at a converged density, which is kept for the next call.
@@ -66,18 +67,28 @@ class SelfConsistency:
         Raises:
             ConvergenceError: with the history of the residual and what to try.
         """
-        system = _identity(atoms)
-        start = self._density if self._system == system else None
+        output = self.output(model, graph, identity([atoms]), **options)
+        if not bool(output["scf_converged"]):
+            raise self.failure(output, model, notes)
+        return output
+
+    def output(self, model: Model, graph: Graph, systems: tuple[bytes, ...], **options: Any) -> Output:
+        """Output of the model for a batch, begun at the densities of the last batch of the same systems.
+
+        Args:
+            systems: `identity` of the systems, or any other key that their numbers and periodic axes give.
+            options: of `Model.forward`.
+        """
+        start = self._density if self._systems == systems else None
         output = model(graph, scf=self.request(start), **options)
-        converged = bool(output["scf_converged"])
+        converged = bool(output["scf_converged"].all())
         if not converged and start is not None:
             output = model(graph, scf=self.request(None), **options)
-            converged = bool(output["scf_converged"])
+            converged = bool(output["scf_converged"].all())
         if not converged:
             self.drop()
-            raise self.failure(output, model, notes)
-        if self.warm_start:
-            self._density, self._system = State(output["multipoles"], output["fermi_level"]), system
+        elif self.warm_start:
+            self._density, self._systems = State(output["multipoles"], output["fermi_level"]), systems
         return output
 
     def request(self, start: State | None = None) -> ScfRequest:
@@ -118,6 +129,6 @@ class SelfConsistency:
         return ConvergenceError(message + notes, history=history.tolist(), iterations=iterations, system=0)
 
 
-def _identity(atoms: Atoms) -> tuple[bytes, bytes]:
-    """Numbers and periodic axes, which must stay for a density to belong to the system."""
-    return atoms.numbers.tobytes(), atoms.pbc.tobytes()
+def identity(systems: Sequence[Atoms]) -> tuple[bytes, ...]:
+    """Numbers and periodic axes, which must stay for densities to belong to the systems."""
+    return tuple(part for atoms in systems for part in (atoms.numbers.tobytes(), atoms.pbc.tobytes()))

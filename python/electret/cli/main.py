@@ -212,6 +212,53 @@ def import_model(
 
 @application.command()
 @reported
+def serve(
+    model: Annotated[Path, typer.Argument(help="Model file (.electret, or a pickle with --trust).")],
+    structure: Annotated[
+        Path, typer.Option(help="File that i-PI starts from, which has elements, periodic axes, conditions.")
+    ],
+    unix: Annotated[str | None, typer.Option(help="Name of i-PI's UNIX socket (its address).")] = None,
+    host: Annotated[str, typer.Option(help="Machine of i-PI.")] = "localhost",
+    port: Annotated[int | None, typer.Option(help="Port of i-PI; by default 31415.")] = None,
+    charge: Annotated[float | None, typer.Option(help="Total charge, e.")] = None,
+    field: Annotated[
+        tuple[float, float, float] | None, typer.Option(metavar="X Y Z", help="External field, V/Å.")
+    ] = None,
+    fermi_level: Annotated[float | None, typer.Option(help="Fermi level, eV, in place of a charge.")] = None,
+    spin_multiplicity: Annotated[int | None, typer.Option(help="2S + 1.")] = None,
+    extras: Annotated[
+        list[str] | None,
+        typer.Option("--extra", metavar="NAME", help="Send this too, e.g. born_effective_charges."),
+    ] = None,
+    open_stress: Annotated[
+        str, typer.Option(help="Virial of molecules: refuse (zero) or virial (of the forces).")
+    ] = "refuse",
+    wait: Annotated[float, typer.Option(help="Seconds to wait for i-PI.")] = 30.0,
+    trust: Annotated[bool, typer.Option("--trust", help="Read a pickle, which may run code.")] = False,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+) -> None:
+    """Give i-PI energies, forces and virials through its socket."""
+    from electret.interfaces.ipi import Beads
+    from electret.interfaces.ipi import serve as run
+    from electret.support.console import say, standard_console
+
+    if unix is not None and port is not None:
+        raise InputError("--unix and --port exclude each other; give the one of i-PI's <ffsocket>")
+    conditions = {
+        "total_charge": charge,
+        "external_field": field,
+        "fermi_level": fermi_level,
+        "spin_multiplicity": spin_multiplicity,
+    }
+    options = {"device": device, "dtype": dtype, "trust": trust, "open_stress": open_stress}
+    beads = Beads(model, structure, conditions, extras or (), **options)
+    number = run(beads, unix, host, port, wait)
+    say(standard_console(), f"i-PI has ended: {number} structures evaluated")
+
+
+@application.command()
+@reported
 def info(
     model: Annotated[Path | None, typer.Argument(help="Describe this model file instead.")] = None,
 ) -> None:
