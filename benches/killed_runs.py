@@ -16,6 +16,7 @@ import copy
 import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -155,7 +156,9 @@ class Cases:
         for _ in range(n):
             output = self.folder / f"run{next(self.number)}"
             after = generator.uniform(0.01, self.seconds)
-            status = self.process(output, after=after)
+            while (status := self.process(output, after=after)) == 0:  # it ended before
+                self.seconds, after = after, generator.uniform(0.01, after)
+                shutil.rmtree(output)
             results.append(self.finish(output, f"killed after {after:.2f} of {self.seconds:.2f} s", status))
         return results
 

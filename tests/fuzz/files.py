@@ -58,6 +58,12 @@ def model_bytes() -> bytes:
         return path.read_bytes()
 
 
+def parts(content: bytes) -> tuple[bytes, bytes]:
+    """Header and tensors of a model file."""
+    end = int.from_bytes(content[:8], "little") + 8
+    return content[8:end], content[end:]
+
+
 def damage(generator: np.random.Generator, content: bytes, snippets: tuple[bytes, ...]) -> bytes:
     """The bytes with a piece cut off, changed, inserted or repeated."""
     at = int(generator.integers(len(content)))
