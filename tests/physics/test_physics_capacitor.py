@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -77,6 +78,33 @@ def test_plates_are_a_capacitor(pbc):
         assert charge == pytest.approx((values[0] * GAP + values[1]) / elastance(1.3 * ideal, pbc), rel=1e-8)
 
 
+def test_a_plane_of_counter_charge_is_a_field():
+    """A plane of charge -Q above a slab acts as F = 2 pi K Q / A and the energy 2 pi K Q² z / A; the Fermi
+    level against the vacuum above it is -dE/dQ of the whole."""
+    atoms, height, charge = plates(SLAB), 21.0, 0.3
+    place = {"cell": atoms.cell.array, "pbc": SLAB, "accuracy": 1e-12}
+    factor = 2 * math.pi * K / SIDE**2
+
+    def whole(charge: float) -> tuple[float, float]:
+        """Energy and Fermi level."""
+        field = [0, 0, factor * charge]
+        r = electret.charge_equilibration(
+            atoms.positions, [0.4, 0.9], 70.0, SIGMA, charge, external_field=field, **place
+        )
+        positions = np.vstack([atoms.positions, [0.2, 0.7, height]])
+        charges = np.append(r.charges, -charge)[:, None]
+        found = electret.coulomb(positions, charges, SIGMA, **place).energy[0]
+        own = -factor * charge**2 * SIGMA / math.sqrt(math.pi)  # of the plane's Gaussians, which have a width
+        local = np.array([0.4, 0.9]) @ r.charges + 35.0 * r.charges @ r.charges
+        assert r.energy[0] + factor * charge**2 * height == pytest.approx(found - own + local, abs=1e-7)
+        level = r.fermi_level[0] + factor * (r.dipole[0, 2] - 2 * charge * height)
+        return found - own + local, level
+
+    slope = (whole(charge + 0.01)[0] - whole(charge - 0.01)[0]) / 0.02  # quadratic in the charge
+    assert whole(charge)[1] == pytest.approx(-slope, abs=1e-5)
+    assert abs(slope) > 10.0
+
+
 @pytest.fixture(scope="module")
 def conductor():
     """A model of charges alone, whose hardness at the plates comes from the layers of its network."""
@@ -99,10 +127,16 @@ def test_models_charge_the_plates(conductor):
         atoms.arrays["applied_potential"] = np.array([0.1, 0.1 + applied])
         expected = (applied + field * GAP) / elastance(hardness, pbc)
         np.testing.assert_allclose(atoms.get_charges(), [-expected, expected], rtol=1e-8)
+        level = calc.state["fermi_level"]
         # half of the work of the sources is stored
         change = -0.5 * expected * (applied + field * GAP)
         assert atoms.get_potential_energy() - rest == pytest.approx(change, rel=1e-7)
         assert atoms.get_potential_energies().sum() == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
+        atoms.arrays["applied_potential"] += 0.2  # of both
+        np.testing.assert_allclose(atoms.get_charges(), [-expected, expected], rtol=1e-8)
+        assert calc.state["fermi_level"] == pytest.approx(level + 0.2, abs=1e-9)
+        found = electret.evaluate(conductor, [atoms, plates(SLAB)], "charges", periodic_field="unwrapped")
+        np.testing.assert_allclose(found["charges"], [[-expected, expected], [0, 0]], rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("family", ["local_charges", "qeq", "fixed_point"])
@@ -167,6 +201,8 @@ def test_dynamics_of_two_electrodes_at_a_fermi_level(tmp_path):
 
 
 def test_requests_that_mean_nothing_are_refused():
+    calc = Calculator(small_model("qeq"), periodic_field="unwrapped")
+    assert pickle.loads(pickle.dumps(calc.model)).unwrapped_field
     with pytest.raises(InputError, match="periodic_field = 'wrapped'; use"):
         Calculator(small_model("qeq"), periodic_field="wrapped")
     atoms = molecule()

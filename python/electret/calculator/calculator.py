@@ -44,10 +44,10 @@ class Calculator(ASECalculator):
     """ASE calculator of a model: energy, forces, stress, and what the model's charge density gives.
 
     Conditions are taken from `atoms.info`: `total_charge` or `charge` (e), `external_field` (V/Å, energy
-    -F·D), and for self-consistent families `fermi_level` (eV) in place of the charge, which then follows. A
-    change of one of them makes the next request calculate anew. `atoms.arrays["applied_potential"]` [n_atoms]
-    (V) is the potential U_i of each atom's electrode, with the energy -sum_i U_i q_i. A condition that the energy does not depend
-    on, or the name of a condition in another code or with a slip in it, is an error.
+    -F·D), and for self-consistent families `fermi_level` (eV) in place of the charge, which then follows.
+    `atoms.arrays["applied_potential"]` [n_atoms] (V) is the potential U_i of each atom's electrode, with the
+    energy -sum_i U_i q_i. A change of one of them makes the next request calculate anew. A condition that the
+    energy does not depend on, or the name of a condition in another code or with a slip in it, is an error.
 
     At constant Fermi level forces and stress are derivatives of the grand potential E + mu Q, and `energy`
     is that grand potential, so that whatever reads `energy` with the forces (optimisers, NEB, dynamics, host
