@@ -20,7 +20,10 @@ from electret.labels import CONVERTED, LABELS
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["NEAREST", "Graph", "coinciding", "edges_of", "finite"]
+__all__ = ["APPLIED", "NEAREST", "Graph", "coinciding", "edges_of", "finite"]
+
+APPLIED = "applied_potential"
+"""Key of `atoms.arrays` with the potential of each atom's electrode."""
 
 NEAREST = 1e-6
 """Distance in Å below which atoms coincide: models and their derivatives are not finite there."""
@@ -54,6 +57,7 @@ class Graph:
     external_field: torch.Tensor  # [n_systems, 3] V/Å
     fermi_level: torch.Tensor  # [n_systems] eV, nan where none is requested
     spin_multiplicity: torch.Tensor = None  # type: ignore[assignment]  # [n_systems] 2S + 1; None is 1
+    applied_potential: torch.Tensor | None = None  # [n_atoms] V, of electrodes; None is 0
     labels: dict[str, torch.Tensor] = field(default_factory=dict)
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     config_type: list[str] = field(default_factory=list)
@@ -111,13 +115,14 @@ class Graph:
 
         Args:
             atoms: positions in Å, cell, pbc; conditions in `atoms.info` (`total_charge` or `charge` in e,
-                `external_field` in V/Å, `fermi_level` in eV, `spin_multiplicity`); labels in `info` and
-                `arrays`.
+                `external_field` in V/Å, `fermi_level` in eV, `spin_multiplicity`) and in `atoms.arrays`
+                (`applied_potential` in V); labels in `info` and `arrays`.
             cutoff: radius of the neighbour list in Å.
             dtype: `torch.float32` or `torch.float64` for conditions, labels and weights.
             keys: names in `atoms` that differ from `electret.labels.LABELS`, by the package's name.
-            labels: read labels (training data). `fermi_level` is then a label and not a request; with
-                `labels=False` (a calculator) it is a request and no labels are read.
+            labels: read labels (training data). `fermi_level` is then a label and not a request, and
+                `applied_potential` is not read; with `labels=False` (a calculator) both are requests and no
+                labels are read.
             neighbors: a list of this cutoff that follows the atoms; None finds the neighbours anew.
 
         Raises:
@@ -155,6 +160,12 @@ class Graph:
             external_field = _info(atoms, names["external_field"], (3,))
         total_charge = _total_charge(atoms, names["total_charge"])
         spin_multiplicity = _multiplicity(atoms, names["spin_multiplicity"])
+        applied = _as_real(f"atoms.arrays[{APPLIED!r}]", atoms.arrays.get(APPLIED, np.zeros(n_atoms)))
+        if applied.shape != (n_atoms,):
+            raise InputError(
+                f"atoms.arrays[{APPLIED!r}] has shape {list(applied.shape)}; give one number (V) per atom"
+            )
+        finite(f"atoms.arrays[{APPLIED!r}]", applied)
         taken = {"total_charge": total_charge, "external_field": external_field}
         check_other_names(atoms.info, names, taken, "atoms.info", "keys={{{condition!r}: {key!r}}}")
         return cls(
@@ -170,6 +181,7 @@ class Graph:
             external_field=real(external_field[None]),
             fermi_level=real([fermi_level]),
             spin_multiplicity=real([spin_multiplicity]),
+            applied_potential=None if labels or not applied.any() else real(applied),
             labels=_label_tensors(found, dtype),
             weights={name: real([value]) for name, value in _weights(atoms).items()},
             config_type=[str(atoms.info.get("config_type", "Default"))],
@@ -198,8 +210,14 @@ class Graph:
         }
         atoms_before = np.cumsum([0] + [graph.n_atoms for graph in graphs])
         systems_before = np.cumsum([0] + [graph.n_systems for graph in graphs])
+        applied = None
+        if any(graph.applied_potential is not None for graph in graphs):
+            none = [graph.total_charge.new_zeros(graph.n_atoms) for graph in graphs]
+            given = [graph.applied_potential for graph in graphs]
+            applied = torch.cat([zero if u is None else u for u, zero in zip(given, none, strict=True)])
         return cls(
             **joined,
+            applied_potential=applied,
             batch=torch.cat([graph.batch + int(n) for graph, n in zip(graphs, systems_before, strict=False)]),
             ptr=torch.cat(
                 [graph.ptr[:-1] + int(n) for graph, n in zip(graphs, atoms_before, strict=False)]

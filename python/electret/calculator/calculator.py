@@ -33,6 +33,7 @@ from electret.calculator.properties import (
 from electret.calculator.self_consistency import SelfConsistency
 from electret.calculator.trajectory import TrajectoryGraph
 from electret.errors import InputError
+from electret.graph import APPLIED
 from electret.models.start.ranges import outside
 from electret.support.locks import Lock
 
@@ -43,9 +44,10 @@ class Calculator(ASECalculator):
     """ASE calculator of a model: energy, forces, stress, and what the model's charge density gives.
 
     Conditions are taken from `atoms.info`: `total_charge` or `charge` (e), `external_field` (V/Å, energy
-    -F·D), and for self-consistent families `fermi_level` (eV) in place of the charge, which then follows. A
-    change of one of them makes the next request calculate anew. A condition that the energy does not depend
-    on, or the name of a condition in another code or with a slip in it, is an error.
+    -F·D), and for self-consistent families `fermi_level` (eV) in place of the charge, which then follows.
+    `atoms.arrays["applied_potential"]` [n_atoms] (V) is the potential U_i of each atom's electrode, with the
+    energy -sum_i U_i q_i. A change of one of them makes the next request calculate anew. A condition that the
+    energy does not depend on, or the name of a condition in another code or with a slip in it, is an error.
 
     At constant Fermi level forces and stress are derivatives of the grand potential E + mu Q, and `energy`
     is that grand potential, so that whatever reads `energy` with the forces (optimisers, NEB, dynamics, host
@@ -84,6 +86,11 @@ class Calculator(ASECalculator):
             (E, of which the forces are not the derivative). `free_energy` is the grand potential always.
         open_stress: the stress of systems without a periodic axis: `"refuse"`, as they have none, or
             `"virial"`, dE/dstrain over the volume of their cell, for host programs that insist on one.
+        periodic_field: a field along a periodic axis: `"refuse"` for families without a polarisation, or
+            `"unwrapped"`, the energy -F·D with D = sum_i (q_i r_i + d_i) of the positions as given (finite
+            fields, Dufils et al., Phys. Rev. Lett. 123, 195501 (2019)). Shifting a charge q by a cell vector
+            a changes the energy by -q F·a, so positions are not to be wrapped between steps. Stress is that
+            at constant field.
         ignore: keys of `atoms.info` that are a condition, or look like one, and are not meant for this
             calculator, as the `fermi_level` of a training frame.
         derivatives: evaluate forces, stress and energies of atoms with every energy. False leaves them out
@@ -120,6 +127,7 @@ class Calculator(ASECalculator):
         trust: bool = False,
         energy: Literal["grand_potential", "internal"] = "grand_potential",
         open_stress: Literal["refuse", "virial"] = "refuse",
+        periodic_field: Literal["refuse", "unwrapped"] = "refuse",
         ignore: Iterable[str] = (),
         derivatives: bool = True,
         warm_start: bool = True,
@@ -132,9 +140,12 @@ class Calculator(ASECalculator):
             raise InputError(f"energy = {energy!r}; use 'grand_potential' (E + mu Q) or 'internal' (E)")
         if open_stress not in ("refuse", "virial"):
             raise InputError(f"open_stress = {open_stress!r}; use 'refuse' or 'virial'")
+        if periodic_field not in ("refuse", "unwrapped"):
+            raise InputError(f"periodic_field = {periodic_field!r}; use 'refuse' or 'unwrapped'")
         self._internal = energy == "internal"
         self._open_stress = open_stress == "virial"
         self.model, self._ranges = frozen_model(model, device, dtype, precision, trust)
+        self.model.unwrapped_field = periodic_field == "unwrapped"
         self.device = torch.device(device)
         self.dtype: torch.dtype = self.model.dtype
         self.ignore = _names(ignore)
@@ -194,6 +205,8 @@ class Calculator(ASECalculator):
             conditions.select(self.atoms.info, self.ignore), conditions.select(atoms.info, self.ignore)
         ):
             changes.append("info")
+        if self.atoms is not None and not np.array_equal(*map(_applied, (self.atoms, atoms))):
+            changes.append(APPLIED)
         return changes
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
@@ -391,6 +404,11 @@ def _names(ignore: Iterable[str]) -> frozenset[str]:
     if not all(isinstance(name, str) for name in names):
         raise InputError(f"ignore = {ignore!r}; give keys of atoms.info, as ignore=['fermi_level']")
     return names
+
+
+def _applied(atoms: Atoms) -> Any:
+    """Potentials of the electrodes, 0 where there are none."""
+    return atoms.arrays.get(APPLIED, 0.0)
 
 
 def _changes(atoms: Atoms, others: Atoms) -> list[str]:

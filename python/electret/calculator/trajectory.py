@@ -12,7 +12,7 @@ from ase import Atoms
 
 from electret.calculator import conditions
 from electret.cuda.neighbors import pairs_on_device
-from electret.graph import Graph, edges_of, finite
+from electret.graph import APPLIED, Graph, edges_of, finite
 from electret.kernels.arguments import Systems
 from electret.kernels.neighbors import NeighborList
 
@@ -30,6 +30,7 @@ class _Last:
     pbc: bytes
     cell: bytes
     info: dict[str, Any]
+    applied: bytes
     graph: Graph
 
 
@@ -54,11 +55,13 @@ class TrajectoryGraph:
             InputError: as `Graph.from_atoms`.
         """
         numbers, pbc = atoms.numbers.tobytes(), atoms.pbc.tobytes()
+        applied = np.asarray(atoms.arrays.get(APPLIED, ())).tobytes()
         last = self._last
         if (
             last is not None
             and numbers == last.numbers
             and pbc == last.pbc
+            and applied == last.applied
             and conditions.equal(atoms.info, last.info)
         ):
             return self._moved(atoms, last)
@@ -66,7 +69,8 @@ class TrajectoryGraph:
         graph = Graph.from_atoms(
             atoms, self._neighbors.cutoff, self._dtype, labels=False, neighbors=self._neighbors
         ).to(device=self._device)
-        self._last = _Last(numbers, pbc, atoms.cell.array.tobytes(), copy.deepcopy(atoms.info), graph)
+        cell, info = atoms.cell.array.tobytes(), copy.deepcopy(atoms.info)
+        self._last = _Last(numbers, pbc, cell, info, applied, graph)
         return graph
 
     def _moved(self, atoms: Atoms, last: _Last) -> Graph:

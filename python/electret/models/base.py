@@ -145,6 +145,9 @@ class Model(torch.nn.Module):
     family: ClassVar[str]
     self_consistent: ClassVar[bool] = False
     """True if the density is the solution of equations."""
+    unwrapped_field = False
+    """True if a field may have components along periodic axes: its work is then -F·D with D of the positions
+    as given, which are to be unwrapped."""
     sigma: torch.Tensor
 
     def __init__(self, config: ModelConfig, statistics: Statistics) -> None:
@@ -173,17 +176,11 @@ class Model(torch.nn.Module):
         self._volume: Unchanged[torch.Tensor] = Unchanged()
         self._sigma_of_atoms: Unchanged[torch.Tensor] = Unchanged()
 
-    def __reduce__(self) -> tuple[Callable[..., Model], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., Model], tuple[Any, ...], dict[str, bool]]:
         """Pickles have options and tensors: e3nn generates its code anew, which cannot be pickled."""
         frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
-        return _unpickled, (
-            type(self),
-            self.config,
-            self.statistics,
-            self.state_dict(),
-            frozen,
-            self.training,
-        )
+        parts = (type(self), self.config, self.statistics, self.state_dict(), frozen, self.training)
+        return _unpickled, parts, {"unwrapped_field": self.unwrapped_field}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Model:
         """A model of its own memory, code included."""
@@ -458,9 +455,16 @@ class Model(torch.nn.Module):
 
     def check_conditions(self, graph: Graph) -> bool:
         """Refuse what the family cannot honour instead of dropping it silently; True if there is a field."""
+        if graph.applied_potential is not None and "fermi_level" not in self.honours:
+            raise InputError(
+                f"applied_potential is given for atoms, but the charges of this {self.family!r} model do not "
+                "respond to it; use 'qeq', 'energy_functional' or 'fixed_point' with responding charges, or "
+                "remove it from atoms.arrays"
+            )
         given = (graph.total_charge, graph.external_field, graph.fermi_level, graph.spin_multiplicity)
         has_field = self._has_field.of(lambda: self._accepts(graph), *given)
-        if not has_field or "external_field" not in self.honours or self.description.has_polarization:
+        defined = self.unwrapped_field or self.description.has_polarization
+        if not has_field or "external_field" not in self.honours or defined:
             return has_field
         # [n_systems, 3]: work of the field along each periodic cell vector
         along = torch.einsum("si,ski->sk", graph.external_field.double(), graph.cell).abs() * graph.pbc
@@ -469,7 +473,8 @@ class Model(torch.nn.Module):
             raise InputError(
                 f"external_field of system {system} has a component along its periodic axis {axis}, "
                 f"where the dipole of family {self.family!r} depends on the choice of cell; apply fields "
-                "along open axes or use 'split_charges', which has a polarisation"
+                "along open axes, use 'split_charges', which has a polarisation, or take the work of the "
+                "field with unwrapped positions, Calculator(..., periodic_field='unwrapped')"
             )
         return has_field
 

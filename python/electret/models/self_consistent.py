@@ -123,7 +123,9 @@ class SelfConsistent(Model):
         energies, features = self.backbone(graph, structure.edge_vectors, structure.elements)
         parameters = self.prepared(self.parameters_of(structure, [layer.double() for layer in features]))
         systems = self._conditions.of(
-            lambda: _systems(graph), graph.batch, graph.total_charge, graph.fermi_level
+            lambda: _systems(graph),
+            *(graph.batch, graph.total_charge, graph.fermi_level),
+            *(() if graph.applied_potential is None else (graph.applied_potential,)),
         )
         electrostatics = self.electrostatics_of(structure)
         method = self.linear_solver(request, call, graph)
@@ -280,7 +282,12 @@ class SelfConsistent(Model):
         if electrostatics.in_field:
             result["energy_field"] = -(electrostatics.external_field * dipole).sum(dim=1)
         energy = short_range + result["energy_electrostatic"] + result["energy_density"]
-        if electrostatics.in_field:
+        if systems.applied_potential is not None:
+            work = -systems.applied_potential * p[:, 0]
+            result["energy_field"] = result["energy_field"] + systems.sum(work)
+            if halves is not None:
+                result["energies"] = result["energies"] + work.detach()
+        if electrostatics.in_field or systems.applied_potential is not None:
             energy = energy + result["energy_field"]
         grand_potential = energy
         if not systems.all_constrained:
@@ -322,4 +329,5 @@ def _systems(graph: Graph) -> Systems:
         constrained=constrained,
         total_charge=graph.total_charge.double(),
         fermi_level=torch.where(constrained, 0.0, level),
+        applied_potential=None if graph.applied_potential is None else graph.applied_potential.double(),
     )

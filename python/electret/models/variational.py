@@ -36,7 +36,7 @@ class LocalEnergy(Protocol):
 
 @dataclass(eq=False)
 class VariationalProblem:
-    """d eps/dp + A p + potential of the field + mu = 0.
+    """d eps/dp + A p + potential of the field + mu - U = 0.
 
     Args:
         local: eps.
@@ -111,7 +111,7 @@ class VariationalEvaluation:
         residual = problem.local.local_gradient(problem.parameters, p) + problem.potential(p)
         if problem.electrostatics.in_field:
             residual = residual + problem.field
-        level = problem.systems.at_atoms(self.state.fermi_level)[:, None]
+        level = problem.systems.levels(self.state.fermi_level)[:, None]
         residual = torch.cat([residual[:, :1] + level, residual[:, 1:]], dim=1)
         return Residual(residual, problem.systems.condition(self.state))
 

@@ -54,6 +54,8 @@ class Systems(Batch):
     constrained: torch.Tensor  # [n_systems] bool: the total charge is constant
     total_charge: torch.Tensor  # [n_systems] e, used where constrained
     fermi_level: torch.Tensor  # [n_systems] eV, used where not constrained
+    applied_potential: torch.Tensor | None = None
+    """Potential U_i of each atom's electrode `[n_atoms]` V: the Fermi level there is mu - U_i."""
 
     def detach(self) -> Systems:
         """Conditions without a graph."""
@@ -66,6 +68,11 @@ class Systems(Batch):
     def all_constrained(self) -> bool:
         """True if every system has constant total charge."""
         return bool(self.constrained.all())
+
+    def levels(self, fermi_level: torch.Tensor) -> torch.Tensor:
+        """Fermi level of each atom, mu - U_i, `[n_atoms]` eV."""
+        level = self.at_atoms(fermi_level)
+        return level if self.applied_potential is None else level - self.applied_potential
 
     def condition(self, state: State) -> torch.Tensor:
         """Charge minus total charge, or Fermi level minus the given one, `[n_systems]`."""

@@ -127,8 +127,8 @@ class FixedPointAt:
 
     @property
     def _level(self) -> torch.Tensor:
-        """mu of each atom's system, `[n_atoms]`."""
-        return self.problem.systems.at_atoms(self.state.fermi_level - self.problem.origin)
+        """mu of each atom's system less the potential of its electrode, `[n_atoms]`."""
+        return self.problem.systems.levels(self.state.fermi_level - self.problem.origin)
 
     @cached_property
     def v(self) -> torch.Tensor:
