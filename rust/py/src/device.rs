@@ -270,7 +270,7 @@ impl DeviceNeighborSearch {
         distances: u64,
         vectors: u64,
     ) -> PyResult<()> {
-        let targets = ListOutputs {
+        let outputs = ListOutputs {
             i,
             j,
             shifts,
@@ -279,7 +279,7 @@ impl DeviceNeighborSearch {
         };
         detached(py, || {
             let queue = Queue::new(self.device.clone(), stream)?;
-            self.search.write(&queue, &targets)
+            self.search.write(&queue, &outputs)
         })
     }
 }

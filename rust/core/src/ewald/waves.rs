@@ -28,7 +28,7 @@ pub struct Waves {
 
 impl Waves {
     /// The modes at the receivers.
-    pub fn received(&self) -> &[f64] {
+    pub fn at_receivers(&self) -> &[f64] {
         if self.receiver.is_empty() {
             &self.source
         } else {

@@ -32,7 +32,7 @@ impl LongWaves {
     /// None where P cannot be inverted.
     pub fn new(system: &System, waves: &Waves, inverses: Option<&BlockDiagonal>) -> Option<Self> {
         let n_modes = waves.n_modes;
-        let mut responses = system.right_rows(waves.received(), n_modes);
+        let mut responses = system.right_rows(waves.at_receivers(), n_modes);
         if let Some(inverses) = inverses {
             responses = inverses.rows(&responses, n_modes);
         }

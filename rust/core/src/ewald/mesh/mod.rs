@@ -396,13 +396,13 @@ impl<T: Scalar> Sites<T> {
         // Parts of fixed size, so that the order of sums does not depend on the threads.
         let parts: Vec<Vec<T>> = derivatives
             .par_chunks(512 * n)
-            .zip(group.targets.par_chunks(512))
-            .map(|(rows, targets)| {
+            .zip(group.rows.par_chunks(512))
+            .map(|(derivatives, rows)| {
                 let mut sums = vec![T::zero(); n_lm * n_monomials];
-                for (row, &target) in rows.chunks_exact(n).zip(targets) {
-                    let p = &density.coefficients[target as usize * n_lm..][..n_lm];
+                for (derivatives, &row) in derivatives.chunks_exact(n).zip(rows) {
+                    let p = &density.coefficients[row as usize * n_lm..][..n_lm];
                     for (sums, &p) in sums.chunks_exact_mut(n_monomials).zip(p) {
-                        for (sum, &derivative) in sums.iter_mut().zip(row) {
+                        for (sum, &derivative) in sums.iter_mut().zip(derivatives) {
                             *sum += p * derivative;
                         }
                     }

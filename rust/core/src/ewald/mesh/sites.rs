@@ -12,7 +12,7 @@ pub struct Group {
     /// Places in the splines' order, ascending.
     pub places: Vec<u32>,
     /// site × n_channels + channel of each member.
-    pub targets: Vec<u32>,
+    pub rows: Vec<u32>,
     /// The member at each site × n_channels + channel, or [`NOBODY`].
     members: Vec<u32>,
 }
@@ -29,7 +29,7 @@ impl Group {
             .map(|&width| Self {
                 width,
                 places: Vec::new(),
-                targets: Vec::new(),
+                rows: Vec::new(),
                 members: vec![NOBODY; density.widths.len()],
             })
             .collect();
@@ -37,18 +37,18 @@ impl Group {
             for channel in 0..n_channels {
                 let width = density.width(site as usize, channel).max(floor);
                 let group = &mut out[widths.partition_point(|&w| w < width)];
-                let target = site as usize * n_channels + channel;
-                group.members[target] = group.places.len() as u32;
+                let row = site as usize * n_channels + channel;
+                group.members[row] = group.places.len() as u32;
                 group.places.push(place as u32);
-                group.targets.push(target as u32);
+                group.rows.push(row as u32);
             }
         }
         out
     }
 
     /// The member at a site × n_channels + channel.
-    pub fn member(&self, target: usize) -> Option<usize> {
-        let member = self.members[target];
+    pub fn member(&self, row: usize) -> Option<usize> {
+        let member = self.members[row];
         (member != NOBODY).then_some(member as usize)
     }
 
@@ -56,13 +56,13 @@ impl Group {
     pub fn expand<T: Scalar>(&self, density: &Density<T>, expansion: &Expansion<T>) -> Vec<T> {
         let n_lm = density.n_lm();
         let n = expansion.n_monomials;
-        let mut out = vec![T::zero(); self.targets.len() * n];
+        let mut out = vec![T::zero(); self.rows.len() * n];
         out.par_chunks_mut(n)
-            .zip(&self.targets)
+            .zip(&self.rows)
             .with_min_len(512)
-            .for_each(|(row, &target)| {
-                let p = &density.coefficients[target as usize * n_lm..][..n_lm];
-                expansion.expand(p, row);
+            .for_each(|(monomials, &row)| {
+                let p = &density.coefficients[row as usize * n_lm..][..n_lm];
+                expansion.expand(p, monomials);
             });
         out
     }

@@ -215,18 +215,18 @@ impl<T: Scalar> Reciprocal<T> {
     }
 
     /// n3 beyond which each group is negligible, per column.
-    fn counts(&self, groups: &[Group<T>], partner: f64) -> Vec<Vec<u32>> {
+    fn counts(&self, groups: &[Group<T>], narrowest: f64) -> Vec<Vec<u32>> {
         groups
             .iter()
-            .map(|group| self.counts_of(group.width, partner))
+            .map(|group| self.counts_of(group.width, narrowest))
             .collect()
     }
 
-    /// n3 beyond which Gaussians of one width are negligible, the narrowest partner having another.
-    fn counts_of(&self, width: f64, partner: f64) -> Vec<u32> {
+    /// n3 beyond which Gaussians of one width are negligible, the narrowest on the other side having another.
+    fn counts_of(&self, width: f64, narrowest: f64) -> Vec<u32> {
         let step = self.step().map(|x| x.value());
         let step2 = dot(&step, &step);
-        let width2 = width.powi(2) + partner.max(self.floor).powi(2);
+        let width2 = width.powi(2) + narrowest.max(self.floor).powi(2);
         let cutoff2 = 2.0 * self.exponent / width2;
         self.columns
             .columns
