@@ -44,9 +44,10 @@ class Potential:
     `pbc` lists the box vectors that are periods, all of them where the topology has a box; a slab is
     `[True, True, False]`.
 
-    In a mixed system with `embedding="electrostatic"` the charges of the classical atoms act on the density of
-    the model, which acts back on them, exactly in the boundary of the system; `width` (Å) is that of their
-    Gaussians (`Calculator.embed`). With OpenMM-ML's default, `"mechanical"`, the model sees its own atoms alone.
+    In a mixed system with `embedding="electrostatic"` the charges of the classical atoms act on the density
+    of the model and it acts on them, exactly in the boundary of the system; `width` (Å) is that of their
+    Gaussians (`Calculator.embed`). With `"mechanical"`, OpenMM-ML's default, the model sees its own atoms
+    alone.
 
     Args:
         model_path: as the model of `Calculator`.
@@ -162,9 +163,7 @@ class Potential:
             given = {} if width is None else {"width": width}
             embedded = calculator.embed(list(charges.values()), **given)
         elif width is not None:
-            raise InputError(
-                f"width = {width!r} is that of charges in a mixed system with embedding='electrostatic'"
-            )
+            raise InputError(f"width = {width!r} belongs to embedding='electrostatic'; leave it out")
         force = openmm.PythonForce(_Computation(calculator, frame, embedded), _parameters(conditions))
         force.setForceGroup(forceGroup)
         force.setUsesPeriodicBoundaryConditions(bool(frame.pbc.any()))
@@ -223,20 +222,20 @@ def _classical_charges(topology: Any, system: Any, modelled: set[int]) -> tuple[
     method = force.getNonbondedMethod()
     if method in (force.CutoffNonPeriodic, force.CutoffPeriodic):
         raise InputError(
-            "the NonbondedForce cuts off the Coulomb interaction, which the model does not; use PME, Ewald or "
-            "LJPME, and NoCutoff in open systems"
+            "the NonbondedForce cuts the Coulomb interaction off, as no model does; use PME, Ewald or LJPME, "
+            "and NoCutoff in open systems"
         )
     if force.getNumParticleParameterOffsets() or force.getNumExceptionParameterOffsets():
         raise InputError(
-            "the NonbondedForce has parameter offsets; electrostatic embedding takes charges that do not depend "
-            "on parameters of the context"
+            "the NonbondedForce has parameter offsets; electrostatic embedding takes charges that stay: "
+            "remove the offsets"
         )
     pairs = [force.getExceptionParameters(index)[:2] for index in range(force.getNumExceptions())]
     pairs += utilities.findLinkBonds(topology, list(modelled))
     across = [pair for pair in pairs if len(modelled.intersection(pair)) == 1]
     if across:
         raise InputError(
-            f"particles {across[0][0]} and {across[0][1]} are bonded (or excluded from each other), but only one of "
+            f"particles {across[0][0]} and {across[0][1]} are bonded (or have an exception), but only one of "
             "them is of the model; give the model whole molecules"
         )
     charges = {
