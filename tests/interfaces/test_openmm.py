@@ -142,7 +142,7 @@ CLASSICAL = (0.7, -0.3, -0.3, 0.5)
 
 def water_among_charges(box: float | None) -> Atoms:
     """A water and four classical atoms, with a box or open."""
-    positions = np.array([[4.0, 0.0, 0.5], [4.6, 0.8, 0.0], [-3.0, 3.0, 1.0], [0.5, -4.0, -3.0]])
+    positions = np.array([[4.0, 0.0, 0.5], [4.6, 3.4, 0.0], [-3.0, 3.0, 1.0], [0.5, -4.0, -3.0]])
     atoms = molecule()[:3] + Atoms("NaHHNa", positions)
     if box is not None:
         atoms.cell, atoms.pbc = np.eye(3) * box, True
