@@ -100,8 +100,11 @@ def test_a_distant_charge_has_the_classical_energy():
     expected = -0.5 * COULOMB_CONSTANT * potential.sum()
     assert abs(expected) > 0.04
     assert atoms.get_potential_energy() - alone == pytest.approx(expected, abs=1e-10)
-    net = atoms.get_forces().sum(axis=0) + charges.get_forces(atoms.calc).sum(axis=0)
-    np.testing.assert_allclose(net, 0.0, atol=1e-10)
+    charges_forces = charges.get_forces(atoms.calc).sum(axis=0)
+    np.testing.assert_allclose(atoms.get_forces().sum(axis=0), -charges_forces, atol=1e-10)
+    atoms.calc.embed(np.full(200, -0.5 / 200), np.repeat([place], 200, axis=0))  # several copies of the atoms
+    assert atoms.get_potential_energy() - alone == pytest.approx(expected, abs=1e-10)
+    np.testing.assert_allclose(atoms.get_forces().sum(axis=0), -charges_forces, atol=1e-10)
 
 
 @pytest.mark.parametrize("family", ["qeq", "energy_functional", "fixed_point"])

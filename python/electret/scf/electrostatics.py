@@ -17,7 +17,7 @@ from electret.support.locks import cached_property
 from electret.torch import dipole, field_features
 from electret.torch.geometry import FixedOperators, fixed_operators
 from electret.torch.operators import coulomb, features, features_gradient
-from electret.torch.per_system import at_atoms
+from electret.torch.per_system import at_atoms, sum_over_atoms
 from electret.units import COULOMB_CONSTANT
 
 __all__ = ["POINT_LIKE", "Electrostatics", "ExternalCharges", "Operator"]
@@ -25,6 +25,9 @@ __all__ = ["POINT_LIKE", "Electrostatics", "ExternalCharges", "Operator"]
 POINT_LIKE = 0.3
 """Width of external charges in Å. The potential of such a Gaussian is that of a point charge to 1e-6 beyond
 1.5 Å, nearer than atoms come that are not bonded, and has no singularity for those that come nearer."""
+
+LEAST_CHARGES = 64
+"""External charges that share a copy of the atoms of an open system."""
 
 Operator = Callable[[torch.Tensor], torch.Tensor]
 """Map from multipoles `[n_atoms, n_lm]` to features or potentials."""
@@ -250,19 +253,29 @@ class Electrostatics:
 
     def _charges_features(self, widths: torch.Tensor, max_l: int, normalization: str) -> torch.Tensor:
         """Features of the external charges at the atoms, `[n_atoms, n_widths, n_lm]`, from the sum over both,
-        so that every boundary has them exactly."""
-        outside, n_atoms = self.external_charges, len(self.positions)
+        so that every boundary has them exactly.
+
+        The charges of open systems are divided among copies of the atoms, where they meet few others: the
+        time of a sum over pairs is then proportional to their number.
+        """
+        outside, n_atoms, device = self.external_charges, len(self.positions), self.positions.device
         assert outside is not None
-        charges = torch.cat([self.positions.new_zeros(n_atoms), outside.charges])
-        sigma = torch.cat([self.sigma, self.sigma.new_full((len(outside.charges),), outside.width)])
+        n_charges = len(outside.charges)
+        copies = 1 if bool(self.pbc.any()) else max(1, math.ceil(n_charges / max(n_atoms, LEAST_CHARGES)))
+        atoms = torch.arange(n_atoms, device=device).repeat(copies)
+        copy = torch.arange(copies, device=device).repeat_interleave(n_atoms)
+        turn = torch.arange(n_charges, device=device) % copies
+        charges = torch.cat([self.positions.new_zeros(len(atoms)), outside.charges])
+        sigma = torch.cat([self.sigma[atoms], self.sigma.new_full((n_charges,), outside.width)])
         systems = Systems(
-            torch.cat([self.positions, outside.positions]),
-            self.cell,
-            self.pbc,
-            torch.cat([self.batch, outside.batch]),
+            torch.cat([self.positions[atoms], outside.positions]),
+            self.cell.repeat(copies, 1, 1),
+            self.pbc.repeat(copies, 1),
+            torch.cat([self.batch[atoms] + self.n_systems * copy, outside.batch + self.n_systems * turn]),
         )
         receivers = Receivers(widths, max_l, normalization)
-        return features(systems, Sources(charges[:, None], sigma), receivers, self._options(False))[:n_atoms]
+        values = features(systems, Sources(charges[:, None], sigma), receivers, self._options(False))
+        return sum_over_atoms(values[: len(atoms)], atoms, n_atoms)
 
     def external_features(self) -> torch.Tensor | None:
         """Features of external field and charges, `[n_atoms, n_widths, n_features_lm]`; None without both."""
