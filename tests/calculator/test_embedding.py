@@ -124,7 +124,7 @@ def test_two_large_charges_far_away_are_a_uniform_field(family):
 
 
 def test_charges_of_a_batch_act_on_their_own_system():
-    model, systems = small_model("energy_functional"), [molecule(), bulk()]
+    model, systems = small_model("qeq"), [molecule(), bulk()]
     graphs = [Graph.from_atoms(atoms, model.cutoff, labels=False) for atoms in systems]
     x = [torch.tensor(places(atoms)) for atoms in systems]
     q, of = torch.tensor(CHARGES), torch.zeros(4, dtype=torch.int64)
@@ -133,6 +133,8 @@ def test_charges_of_a_batch_act_on_their_own_system():
         for graph, there in zip(graphs, x, strict=True)
     ]
     order = torch.tensor([4, 0, 5, 1, 6, 2, 7, 3])  # charges of systems may alternate
+    with pytest.raises(InputError, match="from 0 to 1, but the graph has 1"):
+        model(graphs[0], external_charges=ExternalCharges(x[0], q, of + torch.tensor([0, 1, 0, 0])))
     both = ExternalCharges(torch.cat(x)[order], q.repeat(2)[order], torch.cat([of, of + 1])[order])
     found = model(Graph.collate(graphs), external_charges=both)
     for name in ("energy", "forces", "energy_external_charges"):
@@ -145,8 +147,10 @@ def test_charges_of_a_batch_act_on_their_own_system():
 def test_potentials_and_losses_of_forces_contain_the_charges():
     model, atoms = small_model("local_charges"), molecule()
     graph = Graph.from_atoms(atoms, model.cutoff, labels=False)
+    with pytest.raises(InputError, match=r"charges of external charges is torch\.float32"):
+        ExternalCharges(torch.zeros(1, 3).double(), torch.ones(1), torch.zeros(1, dtype=torch.int64))
     outside = ExternalCharges(
-        torch.tensor([[0.0, 0.0, 50.0]]), torch.ones(1).double(), torch.zeros(1, dtype=torch.int64)
+        torch.tensor([[0.0, 0.0, 50.0]]).double(), torch.ones(1).double(), torch.zeros(1, dtype=torch.int64)
     )
     alone = model(graph, properties=["potentials"])["potentials"]
     output = model(graph, training=True, properties=["potentials"], external_charges=outside)

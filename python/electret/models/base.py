@@ -306,6 +306,11 @@ class Model(torch.nn.Module):
         self._check_call(call)
         if external_charges is not None:
             self.check_external_charges()
+            if not bool(((external_charges.batch >= 0) & (external_charges.batch < graph.n_systems)).all()):
+                raise InputError(
+                    f"batch of external charges names systems from {int(external_charges.batch.min())} to "
+                    f"{int(external_charges.batch.max())}, but the graph has {graph.n_systems} (from 0)"
+                )
         elements = self._elements.of(lambda: self.backbone.elements_of(graph), graph.atomic_numbers)
         volume = None
         if stress:

@@ -68,7 +68,8 @@ class ExternalCharges:
     system. Their interaction with each other is not part of the model's energy.
 
     Raises:
-        InputError: shapes that do not belong together, a width that is not positive.
+        InputError: shapes that do not belong together, numbers that are not float64, a width that is not
+            positive.
     """
 
     positions: torch.Tensor
@@ -86,6 +87,10 @@ class ExternalCharges:
             found, expected = list(getattr(self, name).shape), [len(self.positions)]
             if found != expected:
                 raise InputError(f"{name} of external charges has shape {found}; expected {expected}")
+        for name in ("positions", "charges"):
+            dtype = getattr(self, name).dtype
+            if dtype != torch.float64:
+                raise InputError(f"{name} of external charges is {dtype}; use .double()")
         if not 0.0 < self.width < math.inf:
             raise InputError(f"width of external charges is {self.width}; give a positive number of Å")
 
