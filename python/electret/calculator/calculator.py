@@ -65,7 +65,8 @@ class Calculator(ASECalculator):
     `energy_field` (eV), `multipoles` [n_atoms, (max_l + 1)²] (`latent_multipoles` where they stand for no
     observable) with `max_l` and the `sigma` [n_atoms] (Å) of their Gaussians, the `widths` (Å) of the
     potential features of `fixed_point`, `total_charge` (e, of the density), for a slab `dipole_normal`, the
-    dipole along the normal of its periodic plane (e·Å); of self-consistent families also `energy_density`,
+    dipole along the normal of its periodic plane (e·Å); with `embed` `energy_external_charges` (eV) and
+    `external_charges_forces` [n_charges, 3] (eV/Å); of self-consistent families also `energy_density`,
     `internal_energy` (E), `grand_potential` (E + mu Q at constant Fermi level, else E), `fermi_level` (eV),
     `scf_iterations`, `scf_residual`, `scf_history`; and `extrapolating`, the conditions outside of the
     training data with a sentence on each.
