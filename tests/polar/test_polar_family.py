@@ -122,6 +122,8 @@ def test_a_slab_has_the_normal_components() -> None:
     atoms.info["external_field"] = [0.05, 0.0, 0.0]
     with pytest.raises(InputError, match="along its periodic axis 0"):
         Calculator(small_model("polar")).get_potential_energy(atoms)
+    with pytest.raises(InputError, match=r"polar.*mechanical embedding"):
+        Calculator(small_model("polar")).embed([1.0])
 
 
 def test_an_object_becomes_a_model_and_a_file(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ from ase.calculators.calculator import Calculator as ASECalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.data import chemical_symbols
 from ase.outputs import Properties, all_outputs
+from numpy.typing import ArrayLike
 
 from electret.calculator import conditions
 from electret.calculator.conditions import ExtrapolationWarning
+from electret.calculator.embedding import EmbeddedCharges
 from electret.calculator.model import frozen_model
 from electret.calculator.properties import (
     DERIVED,
@@ -35,6 +37,7 @@ from electret.calculator.trajectory import TrajectoryGraph
 from electret.errors import InputError
 from electret.graph import APPLIED
 from electret.models.start.ranges import outside
+from electret.scf.electrostatics import POINT_LIKE
 from electret.support.locks import Lock
 
 __all__ = ["Calculator"]
@@ -64,7 +67,8 @@ class Calculator(ASECalculator):
     `energy_field` (eV), `multipoles` [n_atoms, (max_l + 1)²] (`latent_multipoles` where they stand for no
     observable) with `max_l` and the `sigma` [n_atoms] (Å) of their Gaussians, the `widths` (Å) of the
     potential features of `fixed_point`, `total_charge` (e, of the density), for a slab `dipole_normal`, the
-    dipole along the normal of its periodic plane (e·Å); of self-consistent families also `energy_density`,
+    dipole along the normal of its periodic plane (e·Å); with `embed` `energy_external_charges` (eV) and
+    `external_charges_forces` [n_charges, 3] (eV/Å); of self-consistent families also `energy_density`,
     `internal_energy` (E), `grand_potential` (E + mu Q at constant Fermi level, else E), `fermi_level` (eV),
     `scf_iterations`, `scf_residual`, `scf_history`; and `extrapolating`, the conditions outside of the
     training data with a sentence on each.
@@ -155,6 +159,7 @@ class Calculator(ASECalculator):
         self._scf.check(self.model)
         self._trajectory = TrajectoryGraph(self.model.cutoff, self.dtype, self.device)
         self.state: dict[str, Any] = {}
+        self._embedded: EmbeddedCharges | None = None
         self._every_time: tuple[str, ...] = ()
         self._lock = Lock()
         self._warned: set[str] = set()
@@ -187,6 +192,32 @@ class Calculator(ASECalculator):
         conditions.refuse_parameters(parameters)
         return super().set()
 
+    def embed(
+        self, charges: ArrayLike, positions: ArrayLike | None = None, width: float = POINT_LIKE
+    ) -> EmbeddedCharges:
+        """Put fixed charges around the atoms, whose potential acts on the density from now on (electrostatic
+        embedding), exactly in every boundary. ASE's `EIQMMM` calls this.
+
+        The energy then includes that of the density and the charges (`state["energy_external_charges"]`), not
+        that of the charges with each other. The result moves them and gives the forces on them. Stress is the
+        derivative in a strain of atoms and charges together.
+
+        Args:
+            charges: [n_charges], e; replace those of an earlier call.
+            positions: [n_charges, 3], Å; None leaves them to `set_positions` of the result.
+            width: of their Gaussians, Å. The default is that of a point charge to 1e-6 beyond 1.5 Å.
+
+        Raises:
+            InputError: a family whose density does not take them, a width that is not positive.
+        """
+        self.model.check_external_charges()
+        embedded = EmbeddedCharges(charges, width)
+        if positions is not None:
+            embedded.set_positions(positions)
+        with self._lock:
+            self._embedded = embedded
+        return embedded
+
     def reset(self) -> None:
         """Drop the results, the state, the atoms that they belong to, and the start of the next SCF."""
         with self._lock:
@@ -207,6 +238,8 @@ class Calculator(ASECalculator):
             changes.append("info")
         if self.atoms is not None and not np.array_equal(*map(_applied, (self.atoms, atoms))):
             changes.append(APPLIED)
+        if self._embedded is not None and self._embedded.moved:
+            changes.append("external_charges")
         return changes
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
@@ -215,7 +248,7 @@ class Calculator(ASECalculator):
             subject = self.atoms if atoms is None else atoms
             if subject is not None:
                 self._require(name, subject)
-            return super().get_property(name, atoms, allow_calculation)
+            return super().get_property(name, subject, allow_calculation)
 
     def calculate(
         self,
@@ -257,11 +290,15 @@ class Calculator(ASECalculator):
         values = on_host(output)
         self.results = results(values, system, self.model, self._internal)
         self.state = state(values, system, self.model)
+        if self._embedded is not None:
+            self._embedded.moved = False
         self.state["extrapolating"] = self._extrapolations(system, self.state.get("total_charge"))
 
     def _output(self, system: Atoms, **options: Any) -> dict[str, torch.Tensor]:
         """Output of the model for the system."""
         graph = self._trajectory.of(system)
+        if self._embedded is not None:
+            options["external_charges"] = self._embedded.on(self.device)
         if self.model.self_consistent:
             return self._scf.evaluate(self.model, graph, system, self._notes(system), **options)
         return self.model(graph, **options)

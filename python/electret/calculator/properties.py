@@ -169,6 +169,10 @@ def state(values: Mapping[str, torch.Tensor], atoms: Atoms, model: Model) -> dic
     found: dict[str, Any] = {name: values[name].item() for name in _NUMBERS if name in values}
     if "grand_potential" in values:
         found["internal_energy"] = values["energy"].item()
+    if "energy_external_charges" in values:
+        found["energy_external_charges"] = values["energy_external_charges"].item()
+    if "external_charges_forces" in values:
+        found["external_charges_forces"] = array(values["external_charges_forces"])
     for name in ("multipoles", "latent_multipoles"):
         if name in values:
             found[name] = array(values[name])

@@ -1,7 +1,7 @@
 """The skeleton of every model: short-range energy, density, electrostatics, field, forces and stress.
 
-E = E_SR + 1/2 p^T A p - F.D, with forces and stress as its derivatives by autograd. A family defines its
-density (`Model.density`) and the conditions that it honours.
+E = E_SR + 1/2 p^T A p - F.D (+ p.V of external charges), with forces and stress as its derivatives
+by autograd. A family defines its density (`Model.density`) and the conditions that it honours.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from electret.models.config import ModelConfig
 from electret.models.family import Family, family_named
 from electret.models.start.statistics import Statistics
 from electret.models.unchanged import Unchanged
-from electret.scf.electrostatics import Electrostatics
+from electret.scf.electrostatics import Electrostatics, ExternalCharges
 from electret.scf.state import ScfRequest
 from electret.support.locks import cached_property
 from electret.torch import features
@@ -57,6 +57,7 @@ CONTAINED = frozenset(
         "energy_short_range",
         "energy_electrostatic",
         "energy_field",
+        "energy_external_charges",
         "energy_density",
         "grand_potential",
         "charges",
@@ -104,6 +105,7 @@ class Structure:
     cell: torch.Tensor  # [n_systems, 3, 3] float64 Å
     shifts: torch.Tensor  # [n_edges, 3] float64 Å
     in_field: bool = True  # whether an external field acts, or is a variable of derivatives
+    external_charges: ExternalCharges | None = None
 
     @cached_property
     def edge_vectors(self) -> torch.Tensor:
@@ -216,6 +218,11 @@ class Model(torch.nn.Module):
         return ()
 
     @property
+    def takes_external_charges(self) -> bool:
+        """True if external charges act on the density: families whose multipoles are observables."""
+        return bool(self.description.properties)
+
+    @property
     def predicts(self) -> frozenset[str]:
         """Conditions that the model predicts instead of obeying: accepted as labels, without effect."""
         return frozenset()
@@ -248,6 +255,7 @@ class Model(torch.nn.Module):
         training: bool = False,
         scf: ScfRequest | None = None,
         properties: Collection[str] = (),
+        external_charges: ExternalCharges | None = None,
     ) -> dict[str, torch.Tensor]:
         """Energy and its derivatives, and the density.
 
@@ -270,10 +278,14 @@ class Model(torch.nn.Module):
                 (crystals, where only dipoles respond) and `stability [n_systems]` (spectral radius of D B).
                 Of `polar` also `energy_polarizability [n_systems, 3, 3]` (-d²E/dF_a dF_b, e Å²/V). Dipoles,
                 and so their derivatives, are meaningful along open axes.
+            external_charges: fixed charges outside of the model whose potential acts on its density
+                (electrostatic embedding), in the boundary of their system.
 
         Returns:
             `energy [n_systems]` (float64, as its parts `energy_short_range`, `energy_electrostatic` and
-            `energy_field`), `forces [n_atoms, 3]`, `stress [n_systems, 3, 3]`; with a density
+            `energy_field`), `forces [n_atoms, 3]`, `stress [n_systems, 3, 3]`; with external charges
+            `energy_external_charges [n_systems]`, their energy with the density and a part of `energy`, and
+            `external_charges_forces [n_charges, 3]` eV/Å (stress strains their positions too); with a density
             `multipoles [n_atoms, n_lm]`, `charges [n_atoms]`, `dipole [n_systems, 3]` (x, y, z; e Å),
             `total_charge [n_systems]`, and `polarization [n_systems, 3]` where the family defines it.
             `latent_ewald` gives `latent_multipoles` instead. Self-consistent families add `fermi_level`,
@@ -289,6 +301,13 @@ class Model(torch.nn.Module):
         in_field = self.check_conditions(graph) or graph.external_field.requires_grad
         call = Call(training, scf, frozenset(properties))
         self._check_call(call)
+        if external_charges is not None:
+            self.check_external_charges()
+            if not bool(((external_charges.batch >= 0) & (external_charges.batch < graph.n_systems)).all()):
+                raise InputError(
+                    f"batch of external charges names systems from {int(external_charges.batch.min())} to "
+                    f"{int(external_charges.batch.max())}, but the graph has {graph.n_systems} (from 0)"
+                )
         elements = self._elements.of(lambda: self.backbone.elements_of(graph), graph.atomic_numbers)
         volume = None
         if stress:
@@ -299,10 +318,11 @@ class Model(torch.nn.Module):
             )
         derived = bool(DIFFERENTIATED & call.properties)
         with torch.set_grad_enabled(training or forces or stress or derived):
-            positions = graph.positions
-            if not positions.requires_grad:
-                wanted = forces or "born_effective_charges" in call.properties
-                positions = positions.detach().clone().requires_grad_(wanted)
+            wanted = forces or "born_effective_charges" in call.properties
+            positions = _leaf(graph.positions, wanted)
+            outside = external_charges
+            if outside is not None:
+                outside = replace(outside, positions=_leaf(outside.positions, forces))
             strain = graph.cell.new_zeros(graph.n_systems, 3, 3).requires_grad_() if stress else None
             if derived:
                 in_field = True
@@ -312,10 +332,12 @@ class Model(torch.nn.Module):
                     total_charge=graph.total_charge.detach().clone().requires_grad_(),
                     fermi_level=graph.fermi_level.detach().clone().requires_grad_(),
                 )
-            structure = _strained(graph, elements, positions, strain, in_field)
+            structure = _strained(graph, elements, positions, outside, strain, in_field)
             result = self._energies(structure, call)
             result.update(_differentiated(result, call, positions, graph, retain=forces or stress))
             leaves = [positions] if forces else []
+            if forces and outside is not None:
+                leaves.append(outside.positions)
             if strain is not None:
                 leaves.append(strain)
             gradients: list[torch.Tensor] = []
@@ -327,6 +349,8 @@ class Model(torch.nn.Module):
                 del objective
         if forces:
             result["forces"] = -gradients.pop(0)
+            if outside is not None:
+                result["external_charges_forces"] = -gradients.pop(0)
         if volume is not None:
             result["stress"] = gradients.pop(0) / volume[:, None, None]
         if not training:
@@ -335,7 +359,7 @@ class Model(torch.nn.Module):
         return result
 
     def _energies(self, structure: Structure, call: Call) -> dict[str, torch.Tensor]:
-        """Short-range, electrostatic and field energy, and what is known of the density."""
+        """Short-range and electrostatic energies, and what is known of the density."""
         graph = structure.graph
         energies, density = self.energies_and_density(structure)
         short_range = sum_over_atoms(energies, graph.batch, graph.n_systems)
@@ -354,6 +378,10 @@ class Model(torch.nn.Module):
             )
             if halves is not None:
                 parts.append(halves)
+            if structure.external_charges is not None:
+                with_charges = electrostatics.charges_energies(multipoles)
+                result["energy_external_charges"] = sum_over_atoms(with_charges, graph.batch, graph.n_systems)
+                parts.append(with_charges)
         if density is not None and self.description.properties:
             charges = multipoles[:, 0]  # [n_atoms]
             moments = charges[:, None] * structure.positions + cartesian_dipoles(multipoles)
@@ -376,6 +404,8 @@ class Model(torch.nn.Module):
         elif density is not None:
             result["latent_multipoles"] = multipoles
         result["energy"] = short_range + result["energy_electrostatic"] + result["energy_field"]
+        if structure.external_charges is not None:
+            result["energy"] = result["energy"] + result["energy_external_charges"]
         if density is not None and density.local_energies is not None:
             result["energy_density"] = sum_over_atoms(density.local_energies, graph.batch, graph.n_systems)
             result["energy"] = result["energy"] + result["energy_density"]
@@ -395,6 +425,7 @@ class Model(torch.nn.Module):
             batch=graph.batch,
             external_field=graph.external_field.double(),
             in_field=structure.in_field,
+            external_charges=structure.external_charges,
             sigma=self._widths_of_atoms(structure.elements),
             max_l=options.max_l,
             widths=self.feature_widths,
@@ -408,7 +439,7 @@ class Model(torch.nn.Module):
         return self._sigma_of_atoms.of(lambda: self.sigma.double()[elements], self.sigma, elements)
 
     def _potentials(self, structure: Structure, multipoles: torch.Tensor) -> torch.Tensor:
-        """Potential of the density and the field at each atom, `[n_atoms]` V."""
+        """Potential of the density, the field and external charges at each atom, `[n_atoms]` V."""
         graph, sigma = structure.graph, self.sigma[structure.elements]
         widths, index = torch.unique(sigma, return_inverse=True)
         values = features(
@@ -425,7 +456,10 @@ class Model(torch.nn.Module):
             external_field=graph.external_field,
             **self.config.electrostatics.sums,
         )
-        return values[torch.arange(len(index), device=values.device), index, 0]
+        found = values[torch.arange(len(index), device=values.device), index, 0]
+        if structure.external_charges is not None:
+            found = found + self.electrostatics_of(structure).charges_potential()[:, 0]
+        return found
 
     def _check_call(self, call: Call) -> None:
         """Refuses what the family has no meaning for."""
@@ -437,6 +471,15 @@ class Model(torch.nn.Module):
             known = ", ".join(sorted(self.available_properties)) or "none"
             raise InputError(
                 f"property {name!r} is not defined by family {self.family!r} (it defines {known})"
+            )
+
+    def check_external_charges(self) -> None:
+        """Refuse external charges where no density takes them."""
+        if not self.takes_external_charges:
+            raise InputError(
+                f"external charges are given, but family {self.family!r} has no density for them; leave "
+                "them out (mechanical embedding), or use 'local_charges', 'split_charges', 'qeq', "
+                "'energy_functional' or 'fixed_point'"
             )
 
     def _check_tensors(self, graph: Graph) -> None:
@@ -510,8 +553,18 @@ class Model(torch.nn.Module):
         return bool(graph.external_field.any())
 
 
+def _leaf(positions: torch.Tensor, wanted: bool) -> torch.Tensor:
+    """Positions of which derivatives are taken where wanted; as they are if they have a graph."""
+    return positions if positions.requires_grad else positions.detach().clone().requires_grad_(wanted)
+
+
 def _strained(
-    graph: Graph, elements: torch.Tensor, positions: torch.Tensor, strain: torch.Tensor | None, in_field: bool
+    graph: Graph,
+    elements: torch.Tensor,
+    positions: torch.Tensor,
+    outside: ExternalCharges | None,
+    strain: torch.Tensor | None,
+    in_field: bool,
 ) -> Structure:
     """The geometry under r' = r (1 + strain), symmetrised so that the stress is symmetric in a field too;
     unchanged if no stress is computed."""
@@ -519,12 +572,15 @@ def _strained(
     if strain is not None:
         symmetric = (strain + strain.transpose(1, 2)) / 2
         positions = positions + torch.einsum("ai,aij->aj", positions, symmetric[graph.batch])
+        if outside is not None:
+            moved = torch.einsum("ai,aij->aj", outside.positions, symmetric[outside.batch])
+            outside = replace(outside, positions=outside.positions + moved)
         cell = cell + cell @ symmetric
     if graph.n_systems == 1:  # the same numbers without a cell per edge
         shifts = graph.unit_shifts @ cell[0]
     else:
         shifts = torch.einsum("ek,eki->ei", graph.unit_shifts, cell[graph.batch[sender]])
-    return Structure(graph, elements, positions, cell, shifts, in_field)
+    return Structure(graph, elements, positions, cell, shifts, in_field, outside)
 
 
 def _differentiated(

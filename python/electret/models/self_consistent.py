@@ -117,7 +117,7 @@ class SelfConsistent(Model):
     # --- the calculation ---
 
     def _energies(self, structure: Structure, call: Call) -> dict[str, torch.Tensor]:
-        """Short-range, electrostatic, field and density energies at the self-consistent density."""
+        """Short-range, electrostatic and density energies at the self-consistent density."""
         graph = structure.graph
         request = call.scf or ScfRequest()
         energies, features = self.backbone(graph, structure.edge_vectors, structure.elements)
@@ -282,6 +282,12 @@ class SelfConsistent(Model):
         if electrostatics.in_field:
             result["energy_field"] = -(electrostatics.external_field * dipole).sum(dim=1)
         energy = short_range + result["energy_electrostatic"] + result["energy_density"]
+        if electrostatics.external_charges is not None:
+            with_charges = electrostatics.charges_energies(p)
+            result["energy_external_charges"] = systems.sum(with_charges)
+            energy = energy + result["energy_external_charges"]
+            if halves is not None:
+                result["energies"] = result["energies"] + with_charges.detach()
         if systems.applied_potential is not None:
             work = -systems.applied_potential * p[:, 0]
             result["energy_field"] = result["energy_field"] + systems.sum(work)

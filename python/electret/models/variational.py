@@ -36,7 +36,7 @@ class LocalEnergy(Protocol):
 
 @dataclass(eq=False)
 class VariationalProblem:
-    """d eps/dp + A p + potential of the field + mu - U = 0.
+    """d eps/dp + A p + potential of external field and charges + mu - U = 0.
 
     Args:
         local: eps.
@@ -59,9 +59,9 @@ class VariationalProblem:
     _curvature: Curvature | None = dataclasses.field(default=None, init=False)
 
     @cached_property
-    def field(self) -> torch.Tensor:
-        """Potential of the external field, `[n_atoms, n_lm]`."""
-        return self.electrostatics.field_potential()
+    def external(self) -> torch.Tensor | None:
+        """Potential of external field and charges, `[n_atoms, n_lm]`."""
+        return self.electrostatics.external_potential()
 
     def curvature(self, p: torch.Tensor) -> Curvature:
         """Curvature of eps at p; of a quadratic eps one serves all p."""
@@ -109,8 +109,8 @@ class VariationalEvaluation:
         """dE/dp + mu in eV/(e Å^l), and the charge condition."""
         problem, p = self.problem, self.state.multipoles
         residual = problem.local.local_gradient(problem.parameters, p) + problem.potential(p)
-        if problem.electrostatics.in_field:
-            residual = residual + problem.field
+        if problem.external is not None:
+            residual = residual + problem.external
         level = problem.systems.levels(self.state.fermi_level)[:, None]
         residual = torch.cat([residual[:, :1] + level, residual[:, 1:]], dim=1)
         return Residual(residual, problem.systems.condition(self.state))

@@ -70,6 +70,11 @@ class Polar(Model):
     def available_properties(self) -> frozenset[str]:
         return super().available_properties | {"energy_polarizability"}
 
+    @property
+    def takes_external_charges(self) -> bool:
+        """False: MACE's own code reads no potential but that of a field."""
+        return False
+
     def energies_and_density(self, structure: Structure) -> tuple[torch.Tensor, Density]:
         """Short-range energies and the density of both spins."""
         graph, backbone = structure.graph, self.backbone

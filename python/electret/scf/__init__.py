@@ -4,6 +4,7 @@ Imports `electret.kernels`, `electret.torch` and `electret.cuda`; families of mo
 `problem.Problem`.
 """
 
+from electret.scf.electrostatics import ExternalCharges
 from electret.scf.state import Record, ScfRequest, State
 
-__all__ = ["Record", "ScfRequest", "State"]
+__all__ = ["ExternalCharges", "Record", "ScfRequest", "State"]

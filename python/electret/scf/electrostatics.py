@@ -10,15 +10,24 @@ from dataclasses import dataclass, replace
 import torch
 from torch.autograd.function import once_differentiable
 
+from electret.errors import InputError
+from electret.kernels import inputs
 from electret.kernels.arguments import Options, Receivers, Sources, Systems
 from electret.support.locks import cached_property
 from electret.torch import dipole, field_features
 from electret.torch.geometry import FixedOperators, fixed_operators
 from electret.torch.operators import coulomb, features, features_gradient
-from electret.torch.per_system import at_atoms
+from electret.torch.per_system import at_atoms, sum_over_atoms
 from electret.units import COULOMB_CONSTANT
 
-__all__ = ["Electrostatics", "Operator"]
+__all__ = ["POINT_LIKE", "Electrostatics", "ExternalCharges", "Operator"]
+
+POINT_LIKE = 0.3
+"""Width of external charges in Å. The potential of such a Gaussian is that of a point charge to 1e-6 beyond
+1.5 Å, nearer than atoms come that are not bonded, and has no singularity for those that come nearer."""
+
+LEAST_CHARGES = 64
+"""External charges that share a copy of the atoms of an open system."""
 
 Operator = Callable[[torch.Tensor], torch.Tensor]
 """Map from multipoles `[n_atoms, n_lm]` to features or potentials."""
@@ -54,6 +63,39 @@ class _OfMultipoles(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
+class ExternalCharges:
+    """Gaussian charges outside of a model, whose potential acts on its density: the classical part of a mixed
+    system. Their interaction with each other is not part of the model's energy.
+
+    Raises:
+        InputError: shapes that do not belong together, numbers that are not float64, a width that is not
+            positive.
+    """
+
+    positions: torch.Tensor
+    """`[n_charges, 3]` float64 Å; along open axes anywhere, along periodic ones in any image."""
+    charges: torch.Tensor
+    """`[n_charges]` float64 e."""
+    batch: torch.Tensor
+    """System of each charge, `[n_charges]` int64."""
+    width: float = POINT_LIKE
+    """Of the Gaussians, Å."""
+
+    def __post_init__(self) -> None:
+        inputs.require_points("positions of external charges", self.positions.shape)
+        for name in ("charges", "batch"):
+            found, expected = list(getattr(self, name).shape), [len(self.positions)]
+            if found != expected:
+                raise InputError(f"{name} of external charges has shape {found}; expected {expected}")
+        for name in ("positions", "charges"):
+            dtype = getattr(self, name).dtype
+            if dtype != torch.float64:
+                raise InputError(f"{name} of external charges is {dtype}; use .double()")
+        if not 0.0 < self.width < math.inf:
+            raise InputError(f"width of external charges is {self.width}; give a positive number of Å")
+
+
+@dataclass(frozen=True)
 class Electrostatics:
     """Atoms, widths and settings of a batch. All tensors are float64 on one device."""
 
@@ -70,6 +112,7 @@ class Electrostatics:
     features_self_interaction: bool = False
     in_field: bool = True
     """True if an external field acts or derivatives in it are computed."""
+    external_charges: ExternalCharges | None = None
     lattice: torch.Tensor | None = None
     """Values of `cell` in a tensor that persists from step to step, as plans on a device are cached by
     tensor."""
@@ -80,7 +123,7 @@ class Electrostatics:
         return self.cell.shape[0]
 
     def detach(self) -> Electrostatics:
-        """Operators without a graph in positions, cell and field."""
+        """Operators without a graph in positions, cell, field and external charges."""
         return self._detached
 
     @cached_property
@@ -91,7 +134,10 @@ class Electrostatics:
         found = {name: tensor.detach() for name, tensor in tensors.items()}
         if self.lattice is not None and not self.lattice.requires_grad:
             found["cell"] = self.lattice
-        return replace(self, **found)
+        outside = self.external_charges
+        if outside is not None:
+            outside = replace(outside, positions=outside.positions.detach())
+        return replace(self, **found, external_charges=outside)
 
     @cached_property
     def operators(self) -> FixedOperators:
@@ -171,14 +217,19 @@ class Electrostatics:
         It is evaluated as features at the widths of the sources, which are differentiable twice; the gradient
         of the energy would be differentiable only once.
         """
-        widths, index = self._own_widths
-        values = self._features(multipoles, widths, self.max_l, "multipoles", True)
-        return values[torch.arange(len(index), device=index.device), index]
+        return self._at_own_width(
+            self._features(multipoles, self._own_widths[0], self.max_l, "multipoles", True)
+        )
 
     @cached_property
     def _own_widths(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Distinct widths of the sources, and the index of each atom's width."""
         return torch.unique(self.sigma, return_inverse=True)
+
+    def _at_own_width(self, values: torch.Tensor) -> torch.Tensor:
+        """Row of each atom's width, `[n_atoms, n_lm]`, of features at the distinct widths."""
+        index = self._own_widths[1]
+        return values[torch.arange(len(index), device=index.device), index]
 
     def cached_potential(self, multipoles: torch.Tensor) -> torch.Tensor:
         """A p without derivatives, by the cached operators."""
@@ -194,6 +245,57 @@ class Electrostatics:
         width = self.positions.new_ones(1)
         local = at_atoms(self.external_field, self.batch)
         return field_features(self.positions, local, width, self.max_l, "multipoles")[:, 0]
+
+    def charges_potential(self) -> torch.Tensor:
+        """Potential of the external charges in the normalisation of the multipoles, `[n_atoms, n_lm]`."""
+        return self._at_own_width(self._charges_features(self._own_widths[0], self.max_l, "multipoles"))
+
+    def charges_energies(self, multipoles: torch.Tensor) -> torch.Tensor:
+        """Energy of the density of each atom with the external charges, `[n_atoms]` eV; differentiable
+        twice."""
+        potential = self.charges_potential()[:, : multipoles.shape[1]]  # charges alone have fewer than max_l
+        return (multipoles * potential).sum(dim=1)
+
+    def _charges_features(self, widths: torch.Tensor, max_l: int, normalization: str) -> torch.Tensor:
+        """Features of the external charges at the atoms, `[n_atoms, n_widths, n_lm]`, from the sum over both,
+        so that every boundary has them exactly.
+
+        The charges of open systems are divided among copies of the atoms, where they meet few others: the
+        time of a sum over pairs is then proportional to their number.
+        """
+        outside, n_atoms, device = self.external_charges, len(self.positions), self.positions.device
+        assert outside is not None
+        n_charges = len(outside.charges)
+        copies = 1 if bool(self.pbc.any()) else max(1, math.ceil(n_charges / max(n_atoms, LEAST_CHARGES)))
+        atoms = torch.arange(n_atoms, device=device).repeat(copies)
+        copy = torch.arange(copies, device=device).repeat_interleave(n_atoms)
+        turn = torch.arange(n_charges, device=device) % copies
+        charges = torch.cat([self.positions.new_zeros(len(atoms)), outside.charges])
+        sigma = torch.cat([self.sigma[atoms], self.sigma.new_full((n_charges,), outside.width)])
+        systems = Systems(
+            torch.cat([self.positions[atoms], outside.positions]),
+            self.cell.repeat(copies, 1, 1),
+            self.pbc.repeat(copies, 1),
+            torch.cat([self.batch[atoms] + self.n_systems * copy, outside.batch + self.n_systems * turn]),
+        )
+        receivers = Receivers(widths, max_l, normalization)
+        values = features(systems, Sources(charges[:, None], sigma), receivers, self._options(False))
+        return sum_over_atoms(values[: len(atoms)], atoms, n_atoms)
+
+    def external_features(self) -> torch.Tensor | None:
+        """Features of external field and charges, `[n_atoms, n_widths, n_features_lm]`; None without both."""
+        parts = [self.field_features()] if self.in_field else []
+        if self.external_charges is not None:
+            parts.append(self._charges_features(self._receivers, self.features_max_l, "receiver"))
+        return torch.stack(parts).sum(dim=0) if parts else None
+
+    def external_potential(self) -> torch.Tensor | None:
+        """Derivative of the energy in external field and charges in the multipoles, `[n_atoms, n_lm]`; None
+        without both."""
+        parts = [self.field_potential()] if self.in_field else []
+        if self.external_charges is not None:
+            parts.append(self.charges_potential())
+        return torch.stack(parts).sum(dim=0) if parts else None
 
     def constant_features(self) -> torch.Tensor:
         """Features of a uniform potential of one volt, `[n_widths, n_features_lm]`."""

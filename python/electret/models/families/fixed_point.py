@@ -40,7 +40,7 @@ an update with a small response is unbounded."""
 
 @dataclass(eq=False)
 class FixedPointProblem:
-    """p - F(v) = 0 with v = (B p + features of the field + mu) / norms.
+    """p - F(v) = 0 with v = (B p + features of external field and charges + mu) / norms.
 
     Args:
         update: change Delta of the density in F = n0 + Delta.
@@ -74,9 +74,9 @@ class FixedPointProblem:
         return self.electrostatics.constant_features()
 
     @cached_property
-    def field(self) -> torch.Tensor:
-        """Features of the external field."""
-        return self.electrostatics.field_features()
+    def external(self) -> torch.Tensor | None:
+        """Features of external field and charges."""
+        return self.electrostatics.external_features()
 
     @cached_property
     def per_level(self) -> torch.Tensor:
@@ -134,8 +134,8 @@ class FixedPointAt:
     def v(self) -> torch.Tensor:
         """Effective potential, normalised, `[n_atoms, n_widths, n_features_lm]`."""
         raw = self.features + self.problem.constant * self._level[:, None, None]
-        if self.electrostatics.in_field:
-            raw = raw + self.problem.field
+        if self.problem.external is not None:
+            raw = raw + self.problem.external
         return raw / self.problem.norms
 
     @cached_property
