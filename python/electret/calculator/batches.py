@@ -223,7 +223,7 @@ class Batches:
             "properties": (*sorted(asked), *requests.intersection({"energies"})),
         }
         if self.model.self_consistent:
-            output = self.calculator._scf.output(self.model, graph, identity(systems), **options)
+            output, _ = self.calculator._scf.output(self.model, graph, identity(systems), **options)
         else:
             output = self.model(graph, **options)
         return on_host({name: value.detach() for name, value in output.items()})

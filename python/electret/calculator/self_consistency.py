@@ -67,13 +67,16 @@ class SelfConsistency:
         Raises:
             ConvergenceError: with the history of the residual and what to try.
         """
-        output = self.output(model, graph, identity([atoms]), **options)
-        if not bool(output["scf_converged"]):
+        output, converged = self.output(model, graph, identity([atoms]), **options)
+        if not converged:
             raise self.failure(output, model, notes)
         return output
 
-    def output(self, model: Model, graph: Graph, systems: tuple[bytes, ...], **options: Any) -> Output:
-        """Output of the model for a batch, begun at the densities of the last batch of the same systems.
+    def output(
+        self, model: Model, graph: Graph, systems: tuple[bytes, ...], **options: Any
+    ) -> tuple[Output, bool]:
+        """Output of the model for a batch, begun at the densities of the last batch of the same systems, and
+        True if all of it converged.
 
         Args:
             systems: `identity` of the systems, or any other key that their numbers and periodic axes give.
@@ -89,7 +92,7 @@ class SelfConsistency:
             self.drop()
         elif self.warm_start:
             self._density, self._systems = State(output["multipoles"], output["fermi_level"]), systems
-        return output
+        return output, converged
 
     def request(self, start: State | None = None) -> ScfRequest:
         """The settings, with a density to start from."""

@@ -153,10 +153,9 @@ class ElectretModel(ModelInterface):
     def _converged(self, graph: Graph, options: dict[str, Any]) -> dict[str, torch.Tensor]:
         parts = (graph.atomic_numbers, graph.ptr, graph.pbc)
         systems = tuple(part.cpu().numpy().tobytes() for part in parts)
-        output = self._scf.output(self.model, graph, systems, **options)
-        failed = torch.nonzero(~output["scf_converged"].bool())
-        if len(failed):
-            system = int(failed[0])
+        output, converged = self._scf.output(self.model, graph, systems, **options)
+        if not converged:
+            system = int(torch.nonzero(~output["scf_converged"].bool())[0])
             raise self._scf.failure(output, self.model, f" (system {system} of the state)", system)
         return output
 
