@@ -41,7 +41,7 @@ def select(info: Mapping[str, Any], ignore: Collection[str]) -> dict[str, Any]:
 
 
 def keep(atoms: Atoms, ignore: Collection[str]) -> None:
-    """Keep of `info` and of the potentials of electrodes what changes the result or stops it, in values of the
+    """Keep of `info` and of the potentials of electrodes what changes or stops the result, in values of the
     atoms' own."""
     atoms.info = copy.deepcopy(select(atoms.info, ignore))
     if APPLIED in ignore:
