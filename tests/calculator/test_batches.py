@@ -166,6 +166,22 @@ def test_frames_are_read_as_they_are_needed(monkeypatch):
     assert done == [4] * 5 + [0]
 
 
+def test_a_generator_may_change_the_atoms_that_it_gave():
+    """As dynamics and optimisers do, which give the same object at each step."""
+    calculator, expected = Calculator(small_model("qeq")), []
+
+    def generator():
+        atoms = in_field(molecule())
+        for _ in range(4):
+            expected.append(calculator.get_property("energy", atoms))
+            yield atoms
+            atoms.positions[0, 2] += 0.05
+            atoms.info["external_field"][0] += 0.05
+
+    found = electret.evaluate(calculator.model, generator(), "energy", batch_size=np.int64(2))
+    np.testing.assert_allclose(found["energy"], expected, rtol=0, atol=1e-7)
+
+
 def test_constant_fermi_level_gives_the_grand_potential():
     model = small_model("qeq")
     atoms = bulk()

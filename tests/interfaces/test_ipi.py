@@ -241,6 +241,10 @@ def test_input_that_cannot_be_used(models):
     write("field.xyz", in_field(molecule()))
     with pytest.raises(InputError, match=r"external_field = .* does not depend on it"):
         serve(Beads(tiny_model("mace"), "field.xyz"), unix="nobody")
+    misnamed = molecule()
+    misnamed.info["efield"] = [0.0, 0.0, 0.1]
+    with pytest.raises(InputError, match="name it external_field"):
+        serve(Beads(tiny_model("qeq"), misnamed), unix="nobody")
     beads = Beads(tiny_model("qeq"), "field.xyz", open_stress="virial")
     with pytest.raises(InputError, match=r"no i-PI at /tmp/ipi_nobody_there .* start i-PI first"):
         serve(beads, unix="nobody_there", wait=0)

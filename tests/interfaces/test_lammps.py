@@ -236,6 +236,7 @@ def test_conditions_follow_variables_of_the_script(tmp_path):
 def test_atoms_come_and_go(tmp_path):
     atoms = crystal()
     lmp = instance(atoms, tmp_path)
+    lmp.commands_string("group hydrogen type 2\nfix electret hydrogen external pf/array 1")  # is replaced
     attached = attach(lmp, tiny_model("local_charges"), TYPES)
     lmp.commands_string(
         "fix nve all nve\nthermo 1\nrun 1 post no\ngroup last id 4\ndelete_atoms group last\n"

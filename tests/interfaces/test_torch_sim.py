@@ -84,6 +84,8 @@ def test_conditions_of_state_model_and_call():
     assert abs(grand["energy"][0] - calculator.get_property("energy", levelled)) < 1e-7
     with pytest.raises(InputError, match=r"total_charge has shape \[3\]; expected one value, or"):
         model(state, total_charge=torch.zeros(3))
+    with pytest.raises(InputError, match="system 1 has both total_charge and fermi_level"):
+        model(state, total_charge=torch.tensor([0.0, 0.3]), fermi_level=-3.0)
     with pytest.raises(InputError, match="'charge_total' is no condition"):
         model(state, charge_total=1.0)
     with pytest.raises(InputError, match=r"external_field = .* does not depend on it"):

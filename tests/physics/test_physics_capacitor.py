@@ -13,6 +13,7 @@ from ase import Atoms, units  # noqa: E402
 
 import electret  # noqa: E402
 from electret import Calculator, InputError  # noqa: E402
+from electret.calculator import SumCalculator  # noqa: E402
 from electret.dynamics import ConstantFermiLevel  # noqa: E402
 from electret.models import build  # noqa: E402
 from electret.testing import check_forces, check_stress  # noqa: E402
@@ -215,3 +216,17 @@ def test_requests_that_mean_nothing_are_refused():
         atoms.calc = Calculator(small_model(family))
         with pytest.raises(InputError, match=message):
             atoms.get_potential_energy()
+    atoms = molecule()
+    atoms.info["applied_potential"] = 1.0
+    with pytest.raises(InputError, match=r"atoms.set_array\('applied_potential'"):
+        calc.get_property("energy", atoms)
+
+
+def test_a_change_of_potentials_is_seen_in_a_sum_and_ignored_on_request():
+    model, atoms = small_model("qeq"), molecule()
+    summed, ignoring = SumCalculator([Calculator(model)]), Calculator(model, ignore="applied_potential")
+    rest = summed.get_property("energy", atoms)
+    atoms.arrays["applied_potential"] = np.arange(len(atoms)) / 10
+    assert summed.get_property("energy", atoms) == Calculator(model).get_property("energy", atoms) != rest
+    assert ignoring.get_property("energy", atoms) == rest
+    assert electret.evaluate(model, [atoms], "energy", ignore="applied_potential")["energy"] == [rest]

@@ -98,7 +98,7 @@ def evaluate(
         >>> found = electret.evaluate("model.electret", iread("frames.xyz"))     # doctest: +SKIP
         >>> found["energy"], found["forces"][3]                                  # doctest: +SKIP
     """
-    if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size > 0):
+    if batch_size != "auto" and not (isinstance(batch_size, int | np.integer) and batch_size > 0):
         raise InputError(f"batch_size = {batch_size!r}; give a number of structures, or 'auto'")
     batches = Batches(Calculator(model, device, warm_start=False, **options), properties)
     rows: dict[int, Results] = {}
@@ -150,13 +150,17 @@ class Batches:
                     f"defines {', '.join(sorted(known))}"
                 )
 
-    def prepared(self, index: int, given: Atoms) -> _Frame:
-        """A frame with its conditions checked and its neighbours found."""
+    def frame(self, index: int, given: Atoms) -> _Frame:
+        """A frame with atoms of its own: whoever gives them may change them for the next."""
         if not isinstance(given, Atoms):
             raise InputError(f"frames[{index}] is a {type(given).__name__}; give ase.Atoms")
         atoms = given.copy()
-        atoms.info = conditions.select(given.info, self.calculator.ignore)
-        frame = _Frame(index, atoms)
+        conditions.keep(atoms, self.calculator.ignore)
+        return _Frame(index, atoms)
+
+    def prepared(self, frame: _Frame) -> _Frame:
+        """The frame with its conditions checked and its neighbours found."""
+        atoms = frame.atoms
         try:
             conditions.check(atoms.info, self.model.honours)
             frame.graph = Graph.from_atoms(atoms, self.model.cutoff, self.model.dtype, labels=False)
@@ -233,7 +237,7 @@ def _prepared(executor: ThreadPoolExecutor, batches: Batches, frames: Iterable[A
     """Prepared frames in their order, some of them ahead of the evaluation."""
     ahead: deque[Future[_Frame]] = deque()
     for index, atoms in enumerate(frames):
-        ahead.append(executor.submit(batches.prepared, index, atoms))
+        ahead.append(executor.submit(batches.prepared, batches.frame(index, atoms)))
         if len(ahead) > AHEAD:
             yield ahead.popleft().result()
     while ahead:

@@ -35,7 +35,6 @@ from electret.calculator.properties import (
 from electret.calculator.self_consistency import SelfConsistency
 from electret.calculator.trajectory import TrajectoryGraph
 from electret.errors import InputError
-from electret.graph import APPLIED
 from electret.models.start.ranges import outside
 from electret.scf.electrostatics import POINT_LIKE
 from electret.support.locks import Lock
@@ -95,8 +94,8 @@ class Calculator(ASECalculator):
             fields, Dufils et al., Phys. Rev. Lett. 123, 195501 (2019)). Shifting a charge q by a cell vector
             a changes the energy by -q F·a, so positions are not to be wrapped between steps. Stress is that
             at constant field.
-        ignore: keys of `atoms.info` that are a condition, or look like one, and are not meant for this
-            calculator, as the `fermi_level` of a training frame.
+        ignore: keys of `atoms.info`, or `applied_potential`, that are a condition, or look like one, and are
+            not meant for this calculator, as the `fermi_level` of a training frame.
         derivatives: evaluate forces, stress and energies of atoms with every energy. False leaves them out
             until they are requested, for the sampling of energies alone.
         warm_start: start the SCF at the density of the previous calculation of the same atoms (by number
@@ -232,12 +231,8 @@ class Calculator(ASECalculator):
             changes = _changes(self.atoms, atoms)
         else:
             changes = super().check_state(atoms, tol=tol)
-        if self.atoms is not None and not conditions.equal(
-            conditions.select(self.atoms.info, self.ignore), conditions.select(atoms.info, self.ignore)
-        ):
-            changes.append("info")
-        if self.atoms is not None and not np.array_equal(*map(_applied, (self.atoms, atoms))):
-            changes.append(APPLIED)
+        if self.atoms is not None:
+            changes += conditions.changed(self.atoms, atoms, self.ignore)
         if self._embedded is not None and self._embedded.moved:
             changes.append("external_charges")
         return changes
@@ -270,7 +265,7 @@ class Calculator(ASECalculator):
         for name in properties:
             self._require(name, system)
         # ASE's copy of the atoms shares the values of `info`, which may change in place.
-        system.info = copy.deepcopy(conditions.select(system.info, self.ignore))
+        conditions.keep(system, self.ignore)
         conditions.check(system.info, self.model.honours)
         derived = [name for name in properties if name in DERIVED]
         if system_changes or not self.results or len(derived) < len(properties):
@@ -441,11 +436,6 @@ def _names(ignore: Iterable[str]) -> frozenset[str]:
     if not all(isinstance(name, str) for name in names):
         raise InputError(f"ignore = {ignore!r}; give keys of atoms.info, as ignore=['fermi_level']")
     return names
-
-
-def _applied(atoms: Atoms) -> Any:
-    """Potentials of the electrodes, 0 where there are none."""
-    return atoms.arrays.get(APPLIED, 0.0)
 
 
 def _changes(atoms: Atoms, others: Atoms) -> list[str]:

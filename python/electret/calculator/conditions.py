@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -10,13 +11,16 @@ from ase import Atoms
 
 from electret.conditions import CHARGE_TOLERANCE, CONDITIONS, SPIN, UNITS, meant
 from electret.errors import InputError
+from electret.graph import APPLIED
 
 __all__ = [
     "CONDITIONS",
     "ExtrapolationWarning",
+    "changed",
     "check",
     "equal",
     "initial_charges_unread",
+    "keep",
     "refuse_parameters",
     "requested",
     "select",
@@ -34,6 +38,21 @@ def select(info: Mapping[str, Any], ignore: Collection[str]) -> dict[str, Any]:
         for key, value in info.items()
         if key not in ignore and (key in CONDITIONS or _misnomer(key) is not None)
     }
+
+
+def keep(atoms: Atoms, ignore: Collection[str]) -> None:
+    """Keep of `info` and of the potentials of electrodes what changes or stops the result, in values of the
+    atoms' own."""
+    atoms.info = copy.deepcopy(select(atoms.info, ignore))
+    if APPLIED in ignore:
+        atoms.arrays.pop(APPLIED, None)
+
+
+def changed(atoms: Atoms, others: Atoms, ignore: Collection[str] = ()) -> list[str]:
+    """Where two structures have different conditions: `info`, the potentials of electrodes."""
+    changes = [] if equal(select(atoms.info, ignore), select(others.info, ignore)) else ["info"]
+    one, other = (each.arrays.get(APPLIED, 0.0) for each in (atoms, others))
+    return changes if APPLIED in ignore or np.array_equal(one, other) else [*changes, APPLIED]
 
 
 def check(conditions: Mapping[str, Any], honours: Collection[str]) -> None:
@@ -111,6 +130,8 @@ def equal(conditions: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
 
 def _misnomer(key: Any, honours: Collection[str] = ()) -> str | None:
     """Remedy for a key of `atoms.info` that only looks like a condition; None for others."""
+    if key == APPLIED:
+        return f"it has a number (V) for each atom: atoms.set_array({APPLIED!r}, ...)"
     condition = None if key in CONDITIONS else meant(key)
     if condition == SPIN and SPIN not in honours:
         return "the model has no spin"

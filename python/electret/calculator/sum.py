@@ -16,8 +16,8 @@ __all__ = ["SumCalculator"]
 class SumCalculator(ASESumCalculator):
     """Sum of calculators, as of a model and a dispersion correction.
 
-    A change of a condition in `atoms.info` makes the next request calculate anew. ASE's own `SumCalculator`
-    compares the atoms alone and would return the old energy.
+    A change of a condition, in `atoms.info` or `applied_potential`, makes the next request calculate
+    anew. ASE's own `SumCalculator` compares the atoms alone and would return the old energy.
 
     Args:
         calcs: the calculators; properties are those that all of them have.
@@ -37,8 +37,4 @@ class SumCalculator(ASESumCalculator):
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Differences from the atoms of the last calculation, conditions in `atoms.info` included."""
         changes = super().check_state(atoms, tol)
-        if self.atoms is not None and not conditions.equal(
-            conditions.select(self.atoms.info, ()), conditions.select(atoms.info, ())
-        ):
-            changes = [*changes, "info"]
-        return changes
+        return changes if self.atoms is None else [*changes, *conditions.changed(self.atoms, atoms)]

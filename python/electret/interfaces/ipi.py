@@ -25,8 +25,8 @@ from ase.units import Bohr, Hartree
 
 from electret.calculator import Calculator
 from electret.calculator.batches import Batches
+from electret.calculator.conditions import select
 from electret.calculator.properties import DERIVED, NORMALS, RESPONSES, STATE, slab_normal
-from electret.conditions import CONDITIONS
 from electret.errors import ElectretError, InputError
 
 __all__ = ["ATOMIC_UNITS", "Beads", "Evaluation", "serve"]
@@ -94,7 +94,7 @@ class Beads:
         given = {name: value for name, value in (conditions or {}).items() if value is not None}
         if "total_charge" in given:
             self.atoms.info.pop("charge", None)
-        self.atoms.info = {key: self.atoms.info[key] for key in CONDITIONS if key in self.atoms.info} | given
+        self.atoms.info = select(self.atoms.info, ()) | given
         self.extras = tuple(extras)
         self.calculator = Calculator(model, **options)
         always = [name for name in ATOMIC_UNITS if name not in RESPONSES]
@@ -132,7 +132,9 @@ class Beads:
             ElectretError: names the bead.
         """
         systems = [self._moved(*one) for one in zip(positions, cells, strict=True)]
-        frames = list(self._executor.map(self._batches.prepared, range(len(systems)), systems))
+        frames = list(
+            self._executor.map(self._batches.prepared, map(self._batches.frame, range(len(systems)), systems))
+        )
         found = {frame.index: results for frame, results in self._batches.evaluated(frames)}
         for frame in frames:
             if frame.failure:

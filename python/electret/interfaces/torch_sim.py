@@ -225,6 +225,12 @@ class ElectretModel(ModelInterface):
                     f"{name} has shape {list(tensor.shape)}; expected one value, or one for each of the "
                     f"{n_systems} systems"
                 ) from None
+        both = values["fermi_level"].isfinite() & (values["total_charge"] != 0)
+        if both.any():
+            raise InputError(
+                f"system {int(both.nonzero()[0])} has both total_charge and fermi_level, but each fixes the "
+                "other; give one of them (nan is no Fermi level)"
+            )
         return values
 
 

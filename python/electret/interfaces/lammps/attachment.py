@@ -63,9 +63,9 @@ def attach(
 ) -> Attachment:
     """Let a model give the energy, forces and virial of all atoms of a LAMMPS instance.
 
-    Makes `fix ID all external pf/callback 1 1`, or takes the one of that name. It adds the forces to those of
-    pair styles and other fixes, the energy to `pe` and the virial to `press`. `f_ID[1]` to `f_ID[6]` are the
-    total charge (e), the Fermi level (eV), the dipole x y z (e·Å; open axes) and the iterations of the SCF,
+    Makes `fix ID all external pf/callback 1 1`, in the place of the one of that name. It adds the forces to
+    those of pair styles and other fixes, the energy to `pe` and the virial to `press`. `f_ID[1]` to `f_ID[6]`
+    are the total charge (e), the Fermi level (eV), the dipole x y z (e·Å; open axes), iterations of the SCF,
     `d_ID_charge` and `d2_ID_dipole[1]` to `[3]` charge and dipole of each atom (the charge, and charge times
     distance, of the script's `units`); nan where the model or the boundary defines none.
 
@@ -144,8 +144,8 @@ class Attachment:
         self._guard, self.message = f"{fix_id}_error", f"{fix_id}_message"
         lmp.__class__ = _raising(type(lmp))
         lmp.electret_attachments = {**lmp.electret_attachments, fix_id: self}
-        if not lmp.has_id("fix", fix_id):
-            lmp.command(f"fix {fix_id} all external pf/callback 1 1")
+        # Replaces one of that name, which may act on a group, or not at every step.
+        lmp.command(f"fix {fix_id} all external pf/callback 1 1")
         # LAMMPS runs on after an error in a callback: a variable that is then no number stops it.
         lmp.commands_list(
             [
