@@ -178,7 +178,9 @@ def test_a_generator_may_change_the_atoms_that_it_gave():
             atoms.positions[0, 2] += 0.05
             atoms.info["external_field"][0] += 0.05
 
-    found = electret.evaluate(calculator.model, generator(), "energy", batch_size=np.int64(2))
+    found = electret.evaluate(
+        calculator.model, generator(), "energy", batch_size=np.int64(2), warm_start=True
+    )
     np.testing.assert_allclose(found["energy"], expected, rtol=0, atol=1e-7)
 
 

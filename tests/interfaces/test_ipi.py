@@ -252,6 +252,8 @@ def test_input_that_cannot_be_used(models):
         Beads(tiny_model("qeq"), "field.xyz", extras=["volume"])
     with pytest.raises(InputError, match="extras has 'polarizability': the dipole is not defined along"):
         Beads(tiny_model("qeq"), bulk(), extras=["polarizability"])
+    with pytest.raises(InputError, match="not in the form that i-PI has"):
+        Beads(tiny_model("qeq"), in_field(bulk()))
     with pytest.raises(InputError, match=r"'absent.xyz' is no structure that ASE reads"):
         Beads(tiny_model("qeq"), "absent.xyz")
     model = str(models / "qeq.electret")

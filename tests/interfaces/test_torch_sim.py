@@ -86,6 +86,12 @@ def test_conditions_of_state_model_and_call():
         model(state, total_charge=torch.zeros(3))
     with pytest.raises(InputError, match="system 1 has both total_charge and fermi_level"):
         model(state, total_charge=torch.tensor([0.0, 0.3]), fermi_level=-3.0)
+    for value, message in (
+        (float("nan"), "total_charge is nan"),
+        ("one", "total_charge = 'one'; give numbers"),
+    ):
+        with pytest.raises(InputError, match=message):
+            model(state, total_charge=value)
     with pytest.raises(InputError, match="'charge_total' is no condition"):
         model(state, charge_total=1.0)
     with pytest.raises(InputError, match=r"external_field = .* does not depend on it"):

@@ -100,7 +100,7 @@ def evaluate(
     """
     if batch_size != "auto" and not (isinstance(batch_size, int | np.integer) and batch_size > 0):
         raise InputError(f"batch_size = {batch_size!r}; give a number of structures, or 'auto'")
-    batches = Batches(Calculator(model, device, warm_start=False, **options), properties)
+    batches = Batches(Calculator(model, device, **{"warm_start": False, **options}), properties)
     rows: dict[int, Results] = {}
     failed: dict[int, str] = {}
     sizes: list[int] = []

@@ -95,6 +95,12 @@ class Beads:
         if "total_charge" in given:
             self.atoms.info.pop("charge", None)
         self.atoms.info = select(self.atoms.info, ()) | given
+        if "external_field" in self.atoms.info and np.triu(self.atoms.cell.array, 1).any():
+            raise InputError(
+                "the cell of the structure is not in the form that i-PI has (a along x, b in the xy plane), "
+                "so that external_field would be that of other axes; rotate the structure with "
+                "atoms.set_cell(atoms.cell.standard_form()[0], scale_atoms=True), and the field with it"
+            )
         self.extras = tuple(extras)
         self.calculator = Calculator(model, **options)
         always = [name for name in ATOMIC_UNITS if name not in RESPONSES]

@@ -15,7 +15,7 @@ from electret.calculator.self_consistency import SelfConsistency
 from electret.conditions import UNITS
 from electret.cuda.neighbors import pairs_on_device
 from electret.errors import InputError
-from electret.graph import Graph, edges_of
+from electret.graph import Graph, edges_of, finite
 from electret.kernels.arguments import Systems
 from electret.kernels.neighbors import neighbor_list
 
@@ -213,9 +213,13 @@ class ElectretModel(ModelInterface):
                 value = read(source) if value is None and source is not None else value
             nothing = {"fermi_level": np.nan, "spin_multiplicity": 1.0}.get(name, 0.0)
             shape = (n_systems, 3) if name == "external_field" else (n_systems,)
-            tensor = torch.as_tensor(
-                nothing if value is None else value, dtype=self.model.dtype, device=device
-            )
+            value = nothing if value is None else value
+            try:
+                tensor = torch.as_tensor(value, dtype=self.model.dtype, device=device)
+            except (TypeError, ValueError):
+                raise InputError(f"{name} = {value!r}; give numbers or a tensor") from None
+            if name != "fermi_level":
+                finite(name, tensor.cpu().numpy())
             if name == "spin_multiplicity":
                 tensor = tensor.where(tensor != 0, 1.0)  # zero of TorchSim stands for no spin given
             try:
