@@ -11,6 +11,7 @@ the steps, milliseconds.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import subprocess
@@ -21,6 +22,7 @@ import uuid
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -145,6 +147,12 @@ def openmm(model: Path, frames: list[Atoms], steps: int) -> None:
     integrator.step(steps)
 
 
+def import_vesin() -> None:
+    """vesin-torch, which may have no build for this PyTorch yet: TorchSim only imports it here."""
+    with mock.patch.object(torch, "__version__", "2.14.0"), contextlib.suppress(ImportError):
+        import vesin.torch  # noqa: F401
+
+
 def torch_sim(model: Path, frames: list[Atoms], steps: int) -> None:
     """TorchSim, all systems in one state."""
     import torch_sim as ts
@@ -205,6 +213,7 @@ def main() -> None:
     molecule.pbc = False
     frames = {"192 atoms": [box], "8 × 3 atoms": [molecule.copy() for _ in range(8)]}
     clock, rows = Clock(), []
+    import_vesin()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         model = Path(folder) / "model.electret"
