@@ -47,7 +47,7 @@ def _short(text):
     if text is None:
         return None
     text = re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text)
-    text = re.sub(r"~(?:\w+\.)+(\w+)", r"\1", text)
+    text = re.sub(r"~(?!electret\.)(?:\w+\.)+(\w+)", r"\1", text)
     return re.sub(
         r"(?:numpy\.)?ndarray\[tuple\[(?:typing\.)?Any, \.\.\.\], (?:numpy\.)?dtype\[[^\]]*\]\]",
         "ndarray",
