@@ -11,7 +11,6 @@ the steps, milliseconds.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import os
 import subprocess
@@ -22,7 +21,8 @@ import uuid
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from ase.md.verlet import VelocityVerlet
 import electret
 from electret.interfaces.ipi import Beads, serve
 from electret.models import Model, ModelConfig, build, save
+from hosts import import_vesin
 from machine import machine, versions
 from md_overhead import BACKBONE
 from scf_table import ACCURACY, SIGMA, water_frame
@@ -145,12 +146,6 @@ def openmm(model: Path, frames: list[Atoms], steps: int) -> None:
     context = Context(system, integrator, Platform.getPlatformByName("Reference"))
     context.setPositions(atoms.positions * unit.angstrom)
     integrator.step(steps)
-
-
-def import_vesin() -> None:
-    """vesin-torch, which may have no build for this PyTorch yet: TorchSim only imports it here."""
-    with mock.patch.object(torch, "__version__", "2.14.0"), contextlib.suppress(ImportError):
-        import vesin.torch  # noqa: F401
 
 
 def torch_sim(model: Path, frames: list[Atoms], steps: int) -> None:

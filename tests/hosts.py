@@ -20,17 +20,19 @@ from model_cases import STATISTICS, model_config
 STEPS = 50
 
 
-def require_torch_sim():
-    """TorchSim, or a skip of the test.
-
-    vesin-torch may have no build for this PyTorch yet. Only models of TorchSim itself call it: its last
-    build is enough to import TorchSim.
-    """
+def import_vesin() -> None:
+    """vesin-torch, which may have no build for this PyTorch yet. Only models of TorchSim itself call it: its
+    last build is enough to import TorchSim."""
     try:
         import vesin.torch
     except ImportError:
         with mock.patch.object(torch, "__version__", "2.14.0"), contextlib.suppress(ImportError):
             import vesin.torch  # noqa: F401
+
+
+def require_torch_sim():
+    """TorchSim, or a skip of the test."""
+    import_vesin()
     reason = "TorchSim is not installed: pip install 'electret[torch-sim]'"
     return pytest.importorskip("torch_sim", reason=reason, exc_type=ImportError)
 

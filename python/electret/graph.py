@@ -212,9 +212,9 @@ class Graph:
         systems_before = np.cumsum([0] + [graph.n_systems for graph in graphs])
         applied = None
         if any(graph.applied_potential is not None for graph in graphs):
-            none = [graph.total_charge.new_zeros(graph.n_atoms) for graph in graphs]
-            given = [graph.applied_potential for graph in graphs]
-            applied = torch.cat([zero if u is None else u for u, zero in zip(given, none, strict=True)])
+            none = first.total_charge.new_zeros
+            found = [(graph.applied_potential, graph.n_atoms) for graph in graphs]
+            applied = torch.cat([none(n_atoms) if u is None else u for u, n_atoms in found])
         return cls(
             **joined,
             applied_potential=applied,

@@ -114,7 +114,7 @@ def conductor():
 
 
 def test_models_charge_the_plates(conductor):
-    """The same closed form, with the hardness of the model from the capacitance of both plates together,
+    """Closed form with the hardness of the model, which the capacitance of both plates together gives:
     1 / C = (hardness - 2 pi K (g(0) + g(GAP)) / area) / 2."""
     calc = Calculator(conductor, periodic_field="unwrapped")
     together = calc.response(plates(SLAB), ["capacitance"])["capacitance"]

@@ -202,7 +202,7 @@ class Calculator(ASECalculator):
         derivative in a strain of atoms and charges together.
 
         Args:
-            charges: [n_charges], e; replace those of an earlier call.
+            charges: [n_charges], e; replace those of an earlier call, and none removes them.
             positions: [n_charges, 3], Å; None leaves them to `set_positions` of the result.
             width: of their Gaussians, Å. The default is that of a point charge to 1e-6 beyond 1.5 Å.
 

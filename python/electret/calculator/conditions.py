@@ -49,7 +49,7 @@ def keep(atoms: Atoms, ignore: Collection[str]) -> None:
 
 
 def changed(atoms: Atoms, others: Atoms, ignore: Collection[str] = ()) -> list[str]:
-    """Where two structures have different conditions: `info`, the potentials of electrodes."""
+    """Names of the conditions that differ between two structures: `info`, the potentials of electrodes."""
     changes = [] if equal(select(atoms.info, ignore), select(others.info, ignore)) else ["info"]
     one, other = (each.arrays.get(APPLIED, 0.0) for each in (atoms, others))
     return changes if APPLIED in ignore or np.array_equal(one, other) else [*changes, APPLIED]

@@ -171,8 +171,9 @@ def state(values: Mapping[str, torch.Tensor], atoms: Atoms, model: Model) -> dic
         found["internal_energy"] = values["energy"].item()
     if "energy_external_charges" in values:
         found["energy_external_charges"] = values["energy_external_charges"].item()
-    if "external_charges_forces" in values:
-        found["external_charges_forces"] = array(values["external_charges_forces"])
+    for name in ("external_charges_forces", "spin_multipoles"):
+        if name in values:
+            found[name] = array(values[name])
     for name in ("multipoles", "latent_multipoles"):
         if name in values:
             found[name] = array(values[name])
@@ -183,8 +184,6 @@ def state(values: Mapping[str, torch.Tensor], atoms: Atoms, model: Model) -> dic
         found.pop("fermi_level", None)
     elif model.self_consistent and model.variational:
         found["energy_charge_derivative"] = -found["fermi_level"]
-    if "spin_multipoles" in values:
-        found["spin_multipoles"] = array(values["spin_multipoles"])
     if model.feature_widths:
         found["widths"] = np.array(model.feature_widths)
     if "scf_iterations" in values:

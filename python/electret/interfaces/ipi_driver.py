@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from ase.units import Bohr, Hartree
 
+from electret.conditions import UNITS
 from electret.errors import InputError
 from electret.interfaces.ipi import Beads, Evaluation
 
@@ -19,8 +20,6 @@ __all__ = ["__DRIVER_CLASS__", "__DRIVER_NAME__", "ElectretDriver"]
 
 __DRIVER_NAME__ = "electret"
 __DRIVER_CLASS__ = "ElectretDriver"
-
-_CONDITIONS = ("total_charge", "external_field", "fermi_level", "spin_multiplicity")
 
 Atomic = tuple[float, np.ndarray, np.ndarray, str]
 
@@ -55,10 +54,10 @@ class ElectretDriver:
         **parameters: Any,
     ) -> None:
         for name in parameters:
-            if name not in _CONDITIONS:
+            if name not in UNITS:
                 raise InputError(
                     f"the parameter {name!r} of <ffdirect> is none of this driver; conditions are "
-                    f"{', '.join(_CONDITIONS)}"
+                    f"{', '.join(UNITS)}"
                 )
         conditions = {name: _numbers(name, value) for name, value in parameters.items()}
         self.beads = Beads(

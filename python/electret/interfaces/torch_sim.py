@@ -215,11 +215,12 @@ class ElectretModel(ModelInterface):
             shape = (n_systems, 3) if name == "external_field" else (n_systems,)
             value = nothing if value is None else value
             try:
-                tensor = torch.as_tensor(value, dtype=self.model.dtype, device=device)
+                tensor = torch.as_tensor(value, dtype=self.model.dtype)
             except (TypeError, ValueError):
                 raise InputError(f"{name} = {value!r}; give numbers or a tensor") from None
-            if name != "fermi_level":
-                finite(name, tensor.cpu().numpy())
+            if name != "fermi_level" and tensor.device.type == "cpu":  # elsewhere a look would wait for a GPU
+                finite(name, tensor.numpy())
+            tensor = tensor.to(device)
             if name == "spin_multiplicity":
                 tensor = tensor.where(tensor != 0, 1.0)  # zero of TorchSim stands for no spin given
             try:

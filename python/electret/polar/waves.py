@@ -27,7 +27,7 @@ class Waves:
     cutoff: float
     """Largest wave number, 1/Å."""
     width: torch.Tensor
-    """Of the densities, Å."""
+    """Width of the densities, Å."""
 
     @property
     def volume(self) -> torch.Tensor:

@@ -79,7 +79,7 @@ class ExternalCharges:
     batch: torch.Tensor
     """System of each charge, `[n_charges]` int64."""
     width: float = POINT_LIKE
-    """Of the Gaussians, Å."""
+    """Width of the Gaussians, Å."""
 
     def __post_init__(self) -> None:
         inputs.require_points("positions of external charges", self.positions.shape)
@@ -284,18 +284,24 @@ class Electrostatics:
 
     def external_features(self) -> torch.Tensor | None:
         """Features of external field and charges, `[n_atoms, n_widths, n_features_lm]`; None without both."""
-        parts = [self.field_features()] if self.in_field else []
-        if self.external_charges is not None:
-            parts.append(self._charges_features(self._receivers, self.features_max_l, "receiver"))
-        return torch.stack(parts).sum(dim=0) if parts else None
+        return self._external(
+            self.field_features,
+            lambda: self._charges_features(self._receivers, self.features_max_l, "receiver"),
+        )
 
     def external_potential(self) -> torch.Tensor | None:
         """Derivative of the energy in external field and charges in the multipoles, `[n_atoms, n_lm]`; None
         without both."""
-        parts = [self.field_potential()] if self.in_field else []
+        return self._external(self.field_potential, self.charges_potential)
+
+    def _external(
+        self, of_field: Callable[[], torch.Tensor], of_charges: Callable[[], torch.Tensor]
+    ) -> torch.Tensor | None:
+        """Sum of what there is of field and charges."""
+        parts = [of_field()] if self.in_field else []
         if self.external_charges is not None:
-            parts.append(self.charges_potential())
-        return torch.stack(parts).sum(dim=0) if parts else None
+            parts.append(of_charges())
+        return sum(parts[1:], parts[0]) if parts else None
 
     def constant_features(self) -> torch.Tensor:
         """Features of a uniform potential of one volt, `[n_widths, n_features_lm]`."""
