@@ -219,7 +219,7 @@ impl Evaluator {
             let factor = if energies { 0.5 } else { 1.0 };
             self.site_terms
                 .value(queue, scalar, &receiving.side, factor, column(19))?;
-            let rows = rows(n_systems, 1, 0);
+            let rows = Rows::new(n_systems, 1, 0);
             unpack(queue, scalar, rows, column(19), output.value)?;
         }
         if output.multipoles != 0 {
@@ -232,12 +232,8 @@ impl Evaluator {
                 &self.order
             };
             let layout = self.batch.receiving();
-            let rows = Rows {
-                n_rows: layout.n_sites(),
-                n_columns: layout.n_row(),
-                order: address(order.as_ref()),
-                factors: address(self.factors.as_ref()),
-            };
+            let mut rows = Rows::new(layout.n_sites(), layout.n_row(), address(order.as_ref()));
+            rows.factors = address(self.factors.as_ref());
             unpack(
                 queue,
                 scalar,
@@ -256,7 +252,7 @@ impl Evaluator {
             unpack(
                 queue,
                 scalar,
-                rows(n_systems, 9, 0),
+                Rows::new(n_systems, 9, 0),
                 out.address(),
                 output.cell,
             )?;
@@ -280,7 +276,7 @@ impl Evaluator {
             &source.potentials
         };
         let order = address(self.order.as_ref());
-        let rows = rows(self.batch.source.n_sites(), n_columns, order);
+        let rows = Rows::new(self.batch.source.n_sites(), n_columns, order);
         unpack(queue, scalar, rows, from.address(), out)
     }
 
@@ -313,9 +309,9 @@ impl Evaluator {
             scalar,
             input.positions,
             input.positions_tangent,
-            rows(n_sites, 3, order),
+            Rows::new(n_sites, 3, order),
         )?;
-        let columns = rows(n_sites, layout.n_row(), order);
+        let columns = Rows::new(n_sites, layout.n_row(), order);
         let (coefficients, second) = bring(
             queue,
             scalar,
@@ -370,7 +366,7 @@ impl Evaluator {
         let layout = self.batch.receiving();
         let tables = self.receiver.as_ref().unwrap_or(&self.source);
         let n_sites = layout.n_sites();
-        let mut columns = rows(n_sites, layout.n_row(), address(self.order.as_ref()));
+        let mut columns = Rows::new(n_sites, layout.n_row(), address(self.order.as_ref()));
         columns.factors = address(self.factors.as_ref());
         let (positions, first) = if self.batch.same_sites {
             (source.side.positions, queue.allocate(0)?)
@@ -381,7 +377,7 @@ impl Evaluator {
                 scalar,
                 input.points,
                 0,
-                rows(n_sites, 3, columns.order),
+                Rows::new(n_sites, 3, columns.order),
             )?
         };
         let (coefficients, second) = bring(
@@ -449,15 +445,6 @@ impl Evaluator {
     }
 }
 
-fn rows(n_rows: usize, n_columns: usize, order: Address) -> Rows {
-    Rows {
-        n_rows,
-        n_columns,
-        order,
-        factors: 0,
-    }
-}
-
 /// An array of the caller in the order of systems: the array itself if it has that order.
 fn bring(
     queue: &Queue,
@@ -469,7 +456,7 @@ fn bring(
     if scalar == ScalarKind::Real && values != 0 && rows.order == 0 && rows.factors == 0 {
         return Ok((values, queue.allocate(0)?));
     }
-    let buffer = queue.allocate(rows.n_rows * rows.n_columns * scalar.size())?;
+    let buffer = queue.allocate(rows.n_entries() * scalar.size())?;
     pack(queue, scalar, rows, values, tangents, buffer.address())?;
     Ok((buffer.address(), buffer))
 }

@@ -5,27 +5,33 @@ use super::{Address, Queue, ScalarKind, blocks};
 use crate::error::Result;
 use bytemuck::{Pod, Zeroable};
 
+/// Rows of an array of the caller, as scalars in the order of systems.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct PackArguments {
-    values: Address,
-    tangents: Address,
-    order: Address,
-    factors: Address,
-    out: Address,
+pub struct Rows {
+    /// Row of each place; 0 to keep the order.
+    pub order: Address,
+    /// Factor of each column; 0 for ones.
+    pub factors: Address,
     n_rows: i32,
     n_columns: i32,
 }
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct UnpackArguments {
+struct PackArguments {
+    rows: Rows,
     values: Address,
-    order: Address,
-    factors: Address,
+    tangents: Address,
     out: Address,
-    n_rows: i32,
-    n_columns: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct UnpackArguments {
+    rows: Rows,
+    values: Address,
+    out: Address,
     tangents: i32,
     padding: i32,
 }
@@ -35,6 +41,7 @@ const THREADS: u32 = 256;
 fn unit(scalar: ScalarKind) -> Unit {
     Unit::new("rows.cu", include_str!("../../cuda/rows.cu"))
         .define("SCALAR", scalar.name())
+        .mirror::<Rows>("Rows")
         .mirror::<PackArguments>("PackArguments")
         .mirror::<UnpackArguments>("UnpackArguments")
 }
@@ -44,21 +51,32 @@ pub fn units() -> Vec<Unit> {
     [ScalarKind::Real, ScalarKind::Dual].map(unit).into()
 }
 
-/// Rows of an array of the caller, as scalars in the order of systems.
-#[derive(Clone, Copy)]
-pub struct Rows {
-    pub n_rows: usize,
-    pub n_columns: usize,
-    /// Row of each place; 0 to keep the order.
-    pub order: Address,
-    /// Factor of each column; 0 for ones.
-    pub factors: Address,
-}
-
 impl Rows {
+    /// Rows without factors.
+    pub fn new(n_rows: usize, n_columns: usize, order: Address) -> Self {
+        Self {
+            order,
+            factors: 0,
+            n_rows: n_rows as i32,
+            n_columns: n_columns as i32,
+        }
+    }
+
+    pub fn n_entries(&self) -> usize {
+        self.n_rows as usize * self.n_columns as usize
+    }
+
     /// One thread for each entry.
-    fn grid(&self) -> [u32; 3] {
-        [blocks(self.n_rows * self.n_columns, THREADS), 1, 1]
+    fn launch<A: Pod>(
+        &self,
+        queue: &Queue,
+        scalar: ScalarKind,
+        kernel: &'static str,
+        arguments: &A,
+    ) -> Result<()> {
+        let kernel = queue.module(unit(scalar))?.kernel(kernel)?;
+        let grid = [blocks(self.n_entries(), THREADS), 1, 1];
+        queue.launch(&kernel, grid, THREADS, arguments)
     }
 }
 
@@ -72,16 +90,12 @@ pub fn pack(
     out: Address,
 ) -> Result<()> {
     let arguments = PackArguments {
+        rows,
         values,
         tangents,
-        order: rows.order,
-        factors: rows.factors,
         out,
-        n_rows: rows.n_rows as i32,
-        n_columns: rows.n_columns as i32,
     };
-    let kernel = queue.module(unit(scalar))?.kernel("pack")?;
-    queue.launch(&kernel, rows.grid(), THREADS, &arguments)
+    rows.launch(queue, scalar, "pack", &arguments)
 }
 
 /// Values (or, for dual numbers, tangents) of scalars, written to an array of the caller.
@@ -93,15 +107,11 @@ pub fn unpack(
     out: Address,
 ) -> Result<()> {
     let arguments = UnpackArguments {
+        rows,
         values,
-        order: rows.order,
-        factors: rows.factors,
         out,
-        n_rows: rows.n_rows as i32,
-        n_columns: rows.n_columns as i32,
         tangents: i32::from(scalar == ScalarKind::Dual),
         padding: 0,
     };
-    let kernel = queue.module(unit(scalar))?.kernel("unpack")?;
-    queue.launch(&kernel, rows.grid(), THREADS, &arguments)
+    rows.launch(queue, scalar, "unpack", &arguments)
 }
