@@ -210,6 +210,10 @@ def test_bad_charges_are_refused():
     charges = atoms.calc.embed(CHARGES)
     with pytest.raises(InputError, match="set_positions"):
         atoms.get_potential_energy()
+    with pytest.raises(InputError, match="charges has dtype <U1; give real numbers"):
+        atoms.calc.embed(["a"])
+    with pytest.raises(InputError, match="width has dtype <U4; give real numbers"):
+        atoms.calc.embed([1.0], width="wide")
     with pytest.raises(InputError, match=r"mmpositions\[0, 1\] is nan"):
         charges.set_positions([[0.0, np.nan, 0.0]])
     charges.set_positions(np.zeros((3, 3)))

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from electret.errors import InputError
-from electret.graph import finite
+from electret.kernels import inputs
 from electret.scf import ExternalCharges
 
 __all__ = ["EmbeddedCharges"]
@@ -24,11 +24,11 @@ class EmbeddedCharges:
         width: of their Gaussians, Å.
 
     Raises:
-        InputError: values that are not finite, shapes that do not belong together.
+        InputError: values that are no finite numbers, shapes that do not belong together.
     """
 
     def __init__(self, charges: ArrayLike, width: float) -> None:
-        self.width = float(width)
+        self.width = float(inputs.array("width", width, ()))
         self.moved = True
         """True if charges or positions changed since the last calculation."""
         self._positions: np.ndarray | None = None
@@ -39,13 +39,13 @@ class EmbeddedCharges:
 
     def set_charges(self, mmcharges: ArrayLike) -> None:
         """Change the charges [n_charges], e."""
-        self._charges = finite("charges", np.array(mmcharges, dtype=np.float64))
+        self._charges = inputs.numbers("charges", mmcharges).copy()
         self.moved = True
 
     def set_positions(self, mmpositions: ArrayLike, com_pv: Any = None) -> None:
         """Move the charges to [n_charges, 3], Å. `com_pv`, centres for a cutoff that other codes have, is
         not read: there is no cutoff."""
-        positions = finite("mmpositions", np.array(mmpositions, dtype=np.float64))
+        positions = inputs.numbers("mmpositions", mmpositions).copy()
         if self._positions is None or not np.array_equal(positions, self._positions):
             self._positions, self.moved = positions, True
 
