@@ -115,6 +115,7 @@ def test_gradient_of_every_term_is_that_of_finite_differences(
     """
     affine, family = family.startswith("affine"), family.removeprefix("affine ")
     weights = weights_of(family, mode)
+    weights.pop("charge_response", None)  # zero in fresh models; tested with the solvers
     if not affine:
         weights.pop("stability", None)
     limit = {"stability_limit": 0.0} if "stability" in weights else {}
@@ -202,7 +203,7 @@ def test_runs_in_two_stages_and_reports_the_self_consistency(family: str, data: 
     assert result.model.statistics.fermi_level == pytest.approx(-4.0, abs=0.3)
     again = evaluate(electret_load(result.model_file), data, batch_size=5)
     expected = {**result.metrics["train"].overall}
-    assert again.overall.keys() == expected.keys() - {"stability", "stationarity"}
+    assert again.overall.keys() == expected.keys() - {"stability", "stationarity", "charge_response"}
 
 
 def electret_load(path: Path) -> Model:
@@ -219,7 +220,7 @@ def test_stationarity_training_lowers_the_stationarity(data: Path, tmp_path: Pat
 
 
 def test_the_hinge_lowers_the_spectral_radius(data: Path, tmp_path: Path) -> None:
-    loss = {"stability": 1.0, "stability_limit": 0.0}
+    loss = {"stability": 1.0, "stability_limit": 0.0, "charge_response": 0.0}
     history = run(
         options_of("fixed_point", data, tmp_path / "run", {"epochs": 5, "loss": loss, "lr": 0.03})
     ).history
