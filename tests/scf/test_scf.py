@@ -17,6 +17,7 @@ from electret.scf.implicit import linear_solve
 from electret.scf.linear.blocks import NativeJacobian
 from electret.scf.linear.gmres import gmres
 from electret.scf.problem import Residual, Systems
+from electret.scf.response import wrong_response
 from electret.scf.solvers import Anderson, Mixing
 from electret.scf.state import State
 from electret.testing import assert_close
@@ -446,19 +447,70 @@ def test_stability_is_the_spectral_radius_with_its_gradient(name):
     assert_close("stability", [stability.sum().detach()], [stability_at(model, graph, result)], 1e-9)
 
 
-def stability_at(model, graph, result):
-    """Spectral radii of D B summed over systems, from dense eigenvalues, at the density of `result`."""
-    from electret.models.base import Structure
+def problem_of(model, graph):
+    """Equations of a batch, with cached operators."""
     from electret.models.self_consistent import _systems
 
+    elements = model.backbone.elements_of(graph)
+    shifts = torch.einsum("ek,eki->ei", graph.unit_shifts, graph.cell[graph.batch[graph.edge_index[0]]])
+    structure = Structure(graph, elements, graph.positions, graph.cell, shifts)
+    _, features = model.backbone(graph, structure.edge_vectors, elements)
+    parameters = model.parameters_of(structure, features)
+    electrostatics = model.electrostatics_of(structure)
+    return model.problem(parameters, electrostatics, _systems(graph), True, "auto")
+
+
+@pytest.mark.parametrize("name", ["affine", "nonlinear", "many_body"])
+def test_wrong_response_is_the_share_of_charges_that_rise_with_the_level(name):
+    """Against the density at two Fermi levels, and its gradient in one parameter against finite
+    differences."""
+    model = variant(name)
     with torch.no_grad():
-        elements = model.backbone.elements_of(graph)
-        shifts = torch.einsum("ek,eki->ei", graph.unit_shifts, graph.cell[graph.batch[graph.edge_index[0]]])
-        structure = Structure(graph, elements, graph.positions, graph.cell, shifts)
-        _, features = model.backbone(graph, structure.edge_vectors, elements)
-        parameters = model.parameters_of(structure, features)
-        electrostatics = model.electrostatics_of(structure)
-        problem = model.problem(parameters, electrostatics, _systems(graph), True, "auto")
+        model.update.response.output.normal_(0.0, 10.0, generator=torch.Generator().manual_seed(2))
+    graph = batch_of(model, in_field(molecule(), 1.0), bulk())
+    parameter, state = model.update.response.output, None
+    direction = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)).double()
+    original, step = parameter.detach().clone(), 1e-5
+
+    def response_at(size):
+        """Share and its parts at the state of the first call."""
+        nonlocal state
+        with torch.no_grad():
+            parameter.copy_(original + size * direction)
+        problem = problem_of(model, graph)
+        if state is None:
+            state = State(
+                0.1 * torch.cos(torch.arange(graph.n_atoms * 4.0)).reshape(-1, 4).double(),
+                torch.full((2,), model.statistics.fermi_level, dtype=torch.float64),
+            )
+        return wrong_response(problem, state), problem
+
+    share, problem = response_at(0.0)
+    with torch.no_grad():
+        charges = [
+            problem.at(State(state.multipoles, state.fermi_level + h)).density[:, 0] for h in (step, -step)
+        ]
+    response = (charges[0] - charges[1]) / (2 * step)
+    sizes = problem.systems.sum(response.abs())
+    expected = problem.systems.sum(response.clamp(min=0)) / sizes
+    assert bool(((expected > 0.02) & (expected < 0.98)).all())
+    assert_close("share", share.detach(), expected, 1e-6)
+    (gradient,) = torch.autograd.grad(share.sum(), parameter)
+    found = []
+    for size in (step, -step):
+        one, problem = response_at(size)
+        with torch.no_grad():  # the denominator is a constant of the hinge
+            own = problem.systems.sum(problem.at(state).charge_response.abs())
+            found.append(float((one.detach() * own / sizes).sum()))
+    response_at(0.0)
+    assert_close("gradient", [(gradient * direction).sum()], [(found[0] - found[1]) / (2 * step)], 1e-5)
+
+
+def stability_at(model, graph, result):
+    """Spectral radii of D B summed over systems, from dense eigenvalues, at the density of `result`."""
+    with torch.no_grad():
+        problem = problem_of(model, graph)
+        electrostatics = problem.electrostatics
         state = State(result["multipoles"].detach(), result["fermi_level"].detach())
         point = problem.at(state)
         total, n_lm = 0.0, state.multipoles.shape[1]

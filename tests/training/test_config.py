@@ -145,6 +145,23 @@ def test_the_guide_lists_every_option_and_alias() -> None:
     assert not missing
 
 
+def test_responses_keep_their_sign_unless_the_weight_is_given(tmp_path: Path) -> None:
+    """The term is in every stage of fixed points whose charges respond, and a written config keeps it."""
+    weights = {"energy": 1.0}
+    stages = [{"name": name, "epochs": 1, "loss": weights} for name in ("first", "second")]
+    stages[1]["loss"] = {**weights, "charge_response": 0.0}
+    raw = {"data": {"train": "train.xyz"}, "stages": stages}
+    found = TrainingConfig.from_dict({**raw, "model": "fixed_point"})
+    assert [stage.loss.charge_response for stage in found.stages] == [100.0, 0.0]
+    assert TrainingConfig.from_dict(found.model_dump(mode="json")) == found
+    insulator = {"family": "fixed_point", "fixed_point": {"responding": "dipoles"}}
+    for model in (insulator, "qeq"):
+        stages[1]["loss"] = weights
+        assert not any(
+            stage.loss.charge_response for stage in TrainingConfig.from_dict({**raw, "model": model}).stages
+        )
+
+
 def test_ema_off(tmp_path: Path) -> None:
     assert from_options(tmp_path).ema_decay == 0.99
     assert from_options(tmp_path, ema=False).ema_decay is None

@@ -214,6 +214,7 @@ def response_predictions() -> dict[str, torch.Tensor]:
         "grid_potentials": torch.tensor([11.0, 12.0, 13.0, 11.0, 12.5], dtype=torch.float64),
         "stationarity": stationarity.requires_grad_(),
         "stability": torch.tensor([1.2, 0.3], dtype=torch.float64, requires_grad=True),
+        "charge_response": torch.tensor([0.2, 0.0], dtype=torch.float64),
     }
 
 
@@ -225,6 +226,7 @@ RESPONSES_BY_HAND = [
     ("grid_potentials", (3 * 10.0**2 + 2 * 0.25**2) / 5),
     ("stationarity", (4 * 0.5**2 + 1.0**2) / 5),
     ("stability", (1.2 - 0.7) ** 2 / 2),
+    ("charge_response", 0.2**2 / 2),
 ]
 
 

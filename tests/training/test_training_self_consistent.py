@@ -115,6 +115,7 @@ def test_gradient_of_every_term_is_that_of_finite_differences(
     """
     affine, family = family.startswith("affine"), family.removeprefix("affine ")
     weights = weights_of(family, mode)
+    weights.pop("charge_response", None)  # zero in fresh models; tested with the solvers
     if not affine:
         weights.pop("stability", None)
     limit = {"stability_limit": 0.0} if "stability" in weights else {}

@@ -275,7 +275,8 @@ class Model(torch.nn.Module):
                 (dp_i/dQ), `capacitance [n_systems]` (-dQ/dmu, e/V), `charge_stiffness` (gives
                 `energy_charge_derivative [n_systems]`, dE/dQ, eV/e), `energy_charge_curvature [n_systems]`
                 (d²E/dQ², eV/e²; with the former) and, of fixed points, `dielectric_tensor [n_systems, 3, 3]`
-                (crystals, where only dipoles respond) and `stability [n_systems]` (spectral radius of D B).
+                (crystals, where only dipoles respond) and `stability [n_systems]` (spectral radius of D B),
+                `charge_response [n_systems]` (`electret.scf.response.wrong_response`).
                 Of `polar` also `energy_polarizability [n_systems, 3, 3]` (-d²E/dF_a dF_b, e Å²/V). Dipoles,
                 and so their derivatives, are meaningful along open axes.
             external_charges: fixed charges outside of the model whose potential acts on its density

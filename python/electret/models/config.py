@@ -553,7 +553,7 @@ _FAMILIES = (
         options=("charges", "split", "fixed_point", "scf"),
         electrostatics="features",
         # The total charge of a single evaluation of the map is not exact.
-        targets=(*SOLVED_DENSITY, "total_charge", "stability"),
+        targets=(*SOLVED_DENSITY, "total_charge", "stability", "charge_response"),
         modes=_SOLVED_MODES,
     ),
     Family(

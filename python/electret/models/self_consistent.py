@@ -22,7 +22,7 @@ from electret.scf.electrostatics import Electrostatics
 from electret.scf.implicit import chord_steps
 from electret.scf.problem import Evaluation, LinearSolver, Problem, Systems
 from electret.scf.reference import ReferenceDensity, clamped_solution
-from electret.scf.response import RESPONSES, linear_responses
+from electret.scf.response import RESPONSES, linear_responses, wrong_response
 from electret.scf.solvers import LOST, Anderson, Mixing, Newton, Point, Solution, mixed
 from electret.scf.state import Record, ScfRequest, State
 
@@ -81,7 +81,7 @@ class SelfConsistent(Model):
     @property
     def available_properties(self) -> frozenset[str]:
         """Derivatives through the density, and responses at the solution."""
-        fixed_point = frozenset() if self.variational else frozenset({"stability"})
+        fixed_point = frozenset() if self.variational else frozenset({"stability", "charge_response"})
         found = DIFFERENTIATED | {"energies", "potentials"} | OF_CHARGE | fixed_point
         return found - OF_CHARGE if "total_charge" in super().honours else found
 
@@ -151,6 +151,8 @@ class SelfConsistent(Model):
             with torch.no_grad():
                 jacobian = solved.jacobian or point.jacobian()
             result.update(linear_responses(wanted, problem, point, jacobian))
+        if "charge_response" in call.properties:
+            result["charge_response"] = wrong_response(problem, solved.point.state.detach())
         return result
 
     def solver(self, request: ScfRequest) -> Solver:

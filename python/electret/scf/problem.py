@@ -148,6 +148,11 @@ class FixedPointEvaluation(Evaluation, Protocol):
 
     electrostatics: Electrostatics
 
+    @property
+    def charge_response(self) -> torch.Tensor:
+        """dq_i/dmu at fixed potential, `[n_atoms]` e/eV, in the graph of the parameters."""
+        ...
+
     def tangent(self, features: torch.Tensor) -> torch.Tensor:
         """D features, D = dF/dv: `[n_atoms, n_lm]` of raw features `[n_atoms, n_widths, n_features_lm]`."""
         ...

@@ -13,9 +13,10 @@ from electret.errors import InputError
 from electret.scf.linear.blocks import BlockJacobian
 from electret.scf.linear.operator import OperatorJacobian
 from electret.scf.problem import Evaluation, FixedPointEvaluation, LinearSolver, Problem, Systems
+from electret.scf.state import State
 from electret.units import COULOMB_CONSTANT
 
-__all__ = ["RESPONSES", "linear_responses"]
+__all__ = ["RESPONSES", "linear_responses", "wrong_response"]
 
 RESPONSES = frozenset({"fukui", "fukui_multipoles", "capacitance", "stability", "dielectric_tensor"})
 """Properties that follow from the Jacobian alone."""
@@ -99,3 +100,17 @@ def _stability(
     parts = [in_graph.tangent(operators.features(vector)) for vector in (right.real, right.imag)]
     values = systems.sum((left.conj() * torch.complex(parts[0], parts[1])).sum(dim=1))
     return values.abs()
+
+
+def wrong_response(problem: Problem, state: State) -> torch.Tensor:
+    """Share of the responses dq_i/dmu at fixed potential that is positive, `[n_systems]`, of fixed points.
+
+    sum_i max(0, dq_i/dmu) / sum_i |dq_i/dmu|, in the graph of the parameters; state and denominator are
+    constants. Charge flows off an atom whose level rises, so that it should be zero. Where positive and
+    negative responses cancel, no Fermi level gives the total charge, and the density has a pole.
+    """
+    systems = problem.systems
+    at = cast(FixedPointEvaluation, problem.at(state))
+    response = at.charge_response
+    size = systems.sum(response.detach().abs())
+    return systems.sum(torch.relu(response)) / torch.where(size > 0, size, 1.0)

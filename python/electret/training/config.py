@@ -169,6 +169,10 @@ _Weights: Any = create_model(  # type: ignore[call-overload]
 )
 
 
+CHARGE_RESPONSE_WEIGHT = 100.0
+"""Weight of the term `charge_response` where none is given: a tenth of wrong sign counts as 1."""
+
+
 class LossConfig(_Weights):
     """Weights of the loss terms, one option per name of `TARGETS` (0: not in the loss), and their form.
 
@@ -364,6 +368,16 @@ class TrainingConfig(StrictConfig):
                 )
         if self.model.scf.solver != "anderson" and self.model.scf.depth != ScfConfig().depth:
             raise ValueError(f"model.scf.depth does nothing with solver {self.model.scf.solver!r}; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _responses_of_the_right_sign(self) -> TrainingConfig:
+        """The term `charge_response` is in the loss of every stage unless its weight is given."""
+        if "charge_response" in self.model.description.targets and self.model.fixed_point.responding == "all":
+            for index, stage in enumerate(self.stages):
+                if "charge_response" not in stage.loss.model_fields_set:
+                    loss = stage.loss.model_copy(update={"charge_response": CHARGE_RESPONSE_WEIGHT})
+                    self.stages[index] = stage.model_copy(update={"loss": loss})
         return self
 
     @model_validator(mode="after")

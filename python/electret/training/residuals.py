@@ -104,7 +104,7 @@ def _systems(target: Target, graph: Graph) -> torch.Tensor:
 
 def _label(name: str, prediction: torch.Tensor, graph: Graph, stability_limit: float) -> torch.Tensor | None:
     """Label `[n_rows, n_components]` of a target; derivatives that should vanish are compared with zero."""
-    if name == "stationarity":
+    if name in ("stationarity", "charge_response"):
         return torch.zeros_like(prediction.detach())
     if name == "stability":
         return torch.full_like(prediction.detach(), stability_limit)

@@ -108,7 +108,12 @@ class TrainingResult:
 
 
 def train(
-    config: TrainingConfig, *, resume: bool = False, restart: bool = False, console: Console | None = None
+    config: TrainingConfig,
+    *,
+    resume: bool = False,
+    restart: bool = False,
+    console: Console | None = None,
+    data: TrainingData | None = None,
 ) -> TrainingResult:
     """Train the model of `config`, evaluate it, and save it as `model.electret` in the folder of the run.
 
@@ -117,6 +122,7 @@ def train(
         resume: continue from the last checkpoint, bit for bit on the CPU (with the same number of threads).
         restart: move an earlier run in the same folder to a new folder beside it, and begin anew.
         console: where progress is shown; None: standard output.
+        data: of `load_data`; None: read.
 
     Raises:
         InputError: anything wrong with data or options, by file, frame and key.
@@ -137,7 +143,7 @@ def train(
             config, source = read_start(config)
     _check_folder(config, resume, restart)  # reported before any work
     found_device(config.device)
-    data = load_data(config)
+    data = data or load_data(config)
     sets = {"train": data.train, "valid": data.valid, **data.test}
     print_report(
         console,

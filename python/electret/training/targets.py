@@ -104,6 +104,16 @@ TARGETS: dict[str, Target] = {
             labels=(),
             note="Excess of the spectral radius of the self-consistency over `stability_limit`.",
         ),
+        Target(
+            "charge_response",
+            "system",
+            "of wrong sign",
+            scale=1.0,
+            on_request=True,
+            labels=(),
+            note="Share of the responses of the charges to the Fermi level that is positive. It keeps the "
+            "Fermi level defined; a weight of 100 unless another is given, 0 turns it off.",
+        ),
     )
 }
 

@@ -104,6 +104,11 @@ class FixedPointProblem:
         """D of an affine update, without a graph."""
         return self._straight[1].detach() / self.norms.flatten()
 
+    @property
+    def charge_derivative(self) -> torch.Tensor:
+        """Rows of the charges in D of an affine update, in the graph of the parameters."""
+        return self._straight[1][:, 0] / self.norms.flatten()
+
     def at(self, state: State, known: Evaluation | None = None) -> FixedPointAt:
         """See `electret.scf.problem.Problem`."""
         point = FixedPointAt(self, state)
@@ -166,6 +171,16 @@ class FixedPointAt:
             return self._derivative @ constant.flatten() + self.problem.per_level
         tangent, _ = self.products
         return tangent(constant.expand(len(self.state.multipoles), -1, -1)).detach() + self.problem.per_level
+
+    @property
+    def charge_response(self) -> torch.Tensor:
+        """dF/dmu of the charges at fixed potential, in the graph of the parameters."""
+        constant = self.problem.constant
+        if self.problem.affine:
+            straight = self.problem.charge_derivative @ constant.flatten()
+        else:
+            straight = self.tangent(constant.expand(len(self.state.multipoles), -1, -1))[:, 0]
+        return straight + self.problem.per_level[0]
 
     @cached_property
     def _derivative(self) -> torch.Tensor:
