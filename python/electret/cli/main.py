@@ -80,11 +80,18 @@ def train(
         typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change an option, e.g. stages.0.epochs=3."),
     ] = None,
 ) -> None:
-    """Train a model from a YAML file."""
+    """Train a model from a YAML file.
+
+    On several GPUs or processes: torchrun --nproc-per-node 4 -m electret train CONFIG, or srun python -m
+    electret train CONFIG; `batch_size` is that of all together.
+    """
+    from electret.support.ranks import process_group
     from electret.training import TrainingConfig
     from electret.training import train as run_training
 
-    run_training(TrainingConfig.from_yaml(config, overrides or ()), resume=resume, restart=restart)
+    options = TrainingConfig.from_yaml(config, overrides or ())
+    with process_group(options.device):
+        run_training(options, resume=resume, restart=restart)
 
 
 @application.command("eval")
@@ -122,7 +129,7 @@ def evaluate(
     from electret.support.console import standard_console
     from electret.support.ranks import device_of_rank, process_group
 
-    with process_group() as first:
+    with process_group(device) as first:
         place = device_of_rank(device)
         console = standard_console(quiet=not first)
         assessment = run_evaluation(

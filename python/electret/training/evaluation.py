@@ -16,7 +16,7 @@ from electret.errors import InputError
 from electret.graph import Graph
 from electret.models import Model
 from electret.models.family import LABELLED_FORCES
-from electret.support.ranks import shared
+from electret.support import ranks
 from electret.training.config import LossConfig
 from electret.training.loss import Loss
 from electret.training.metrics import Metrics, MetricsAccumulator
@@ -81,13 +81,14 @@ def predictions(
     batch_size: int,
     weighted: Collection[str] = (),
     every_stress: bool = False,
+    collected: bool = True,
 ) -> Iterator[tuple[list[int], Graph, Predictions]]:
     """Indices, graph and detached predictions of each batch.
 
     Forces always, stress, response properties and potentials on grids where there is a label, with
     `every_stress` the stress wherever it is defined, and what is `weighted` in a loss. A self-consistent
     density is converged, in whichever mode the model is trained; `stationarity` alone belongs to the
-    reference density. Under `torchrun` the processes share the batches and the first yields all.
+    reference density. Ranks share the batches; the first yields all, or, unless `collected`, each its own.
     """
     device = next(model.parameters()).device
     targets = evaluated_targets(model.family, weighted)
@@ -108,7 +109,9 @@ def predictions(
             _add_stationarity(model, dataset, indices, graph, output)
         return graph, {name: value.detach() for name, value in output.items()}
 
-    for indices, (graph, output) in shared(list(dataset.batches(batch_size, every_stress)), evaluated):
+    batches = list(dataset.batches(batch_size, every_stress))
+    own = ((indices, evaluated(indices)) for indices in ranks.share(batches))
+    for indices, (graph, output) in ranks.shared(batches, evaluated) if collected else own:
         yield indices, graph, output
 
 
@@ -135,18 +138,22 @@ def evaluate_dataset(
     loss: LossConfig | None = None,
     parity: bool = False,
 ) -> Metrics:
-    """Errors of `model` on `dataset`, and the mean loss per frame if `loss` is given."""
+    """Errors of `model` on `dataset`, and the mean loss per frame if `loss` is given; in all ranks, which
+    share the batches."""
     measure = Loss(loss) if loss else None
     weighted = loss.weights if loss else ()
     limit = loss.stability_limit if loss else LossConfig.model_fields["stability_limit"].default
     accumulator = MetricsAccumulator(loss.dipole_components if loss else None, parity, limit)
-    for _, graph, output in predictions(model, dataset, batch_size, weighted):
+    for _, graph, output in predictions(model, dataset, batch_size, weighted, collected=False):
         value = None
         if measure is not None:
             total = measure.total(measure.terms(output, graph), graph)
             value = 0.0 if total is None else float(total)
         accumulator.add(comparable(model, output), graph, value)
-    return accumulator.result()
+    first, *others = ranks.everywhere(accumulator)
+    for other in others:
+        first.merge(other)
+    return first.result()
 
 
 def comparable(model: Model, output: Predictions) -> Predictions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from electret.graph import Graph
 from electret.models import Model, Statistics, build, save
 from electret.models.start.density import density_statistics
 from electret.models.start.ranges import training_ranges
+from electret.support import ranks
 from electret.support.console import say, standard_console
 from electret.support.outputs import (
     CSV_FILE,
@@ -116,7 +118,10 @@ def train(
         config: the run, see `TrainingConfig.from_yaml`.
         resume: continue from the last checkpoint, bit for bit on the CPU (with the same number of threads).
         restart: move an earlier run in the same folder to a new folder beside it, and begin anew.
-        console: where progress is shown; None: standard output.
+        console: where progress is shown; None: standard output, of the first rank.
+
+    In the ranks of a `torchrun` or `srun` (connected by `electret.support.ranks.process_group`) each computes
+    its share of every batch; all have the result, and the first writes it.
 
     Raises:
         InputError: anything wrong with data or options, by file, frame and key.
@@ -126,7 +131,8 @@ def train(
         NonFiniteError: the loss or its gradient is not finite; names the frames.
         TrainingInterrupted: stopped by Ctrl-C or a termination signal, after writing a checkpoint.
     """
-    console, folder = console or standard_console(), config.run_folder
+    console, folder = console or standard_console(quiet=not ranks.is_first()), config.run_folder
+    config = config.model_copy(update={"device": ranks.device_of_rank(config.device)})
     check_not_in_use(folder)
     source = None
     if config.model.start is not None:
@@ -166,11 +172,14 @@ def train(
         f"{config.device}",
     )
     log = RunLog(folder, console, config.n_epochs, config.tensorboard)
+    # Models are built in every rank, and differ where the processors do.
+    model.load_state_dict(ranks.from_first({name: value.cpu() for name, value in model.state_dict().items()}))
     trainer = Trainer(config, model, datasets["train"], datasets["valid"], log, references)
-    with claimed(folder):  # nothing was written before
-        _check_folder(config, resume, restart)  # another run may have begun and ended meanwhile
-        if restart and holds_run(folder):
-            log.message(f"the earlier run is kept in {set_aside(folder, _RUN_ENTRIES)}")
+    with claimed(folder) if ranks.is_first() else nullcontext():  # nothing was written before
+        if ranks.is_first():
+            _check_folder(config, resume, restart)  # another run may have begun and ended meanwhile
+            if restart and holds_run(folder):
+                log.message(f"the earlier run is kept in {set_aside(folder, _RUN_ENTRIES)}")
         try:
             # The generator of the caller is left as it was, and the run depends on its own seed alone.
             with torch.random.fork_rng(devices=[]):
@@ -180,7 +189,8 @@ def train(
                     log.message(f"resuming after epoch {trainer.progress.epoch}")
                 else:
                     trainer.save()  # first: from here on the folder holds a run, which can be resumed
-                write_config(config, folder / "config.yaml")
+                if ranks.is_first():
+                    write_config(config, folder / "config.yaml")
                 trainer.run()
         finally:
             log.close()
@@ -453,8 +463,23 @@ def _finish(
         name: evaluate_dataset(model, dataset, batch_size, config.stages[-1].loss, parity=True)
         for name, dataset in datasets.items()
     }
+    if ranks.is_first():
+        _write_results(config, trainer, datasets, metrics, model_file)
+        print_summary(metrics, console)
+        say(console, f"model saved to {model_file}")
+    history = ranks.from_first(read_history(folder) if ranks.is_first() else [])
+    return TrainingResult(model, model_file, folder, metrics, history)
+
+
+def _write_results(
+    config: TrainingConfig,
+    trainer: Trainer,
+    datasets: dict[str, GraphDataset],
+    metrics: dict[str, Metrics],
+    model_file: Path,
+) -> None:
     save(
-        model,
+        trainer.model,
         model_file,
         {
             "electret_version": __version__,
@@ -465,14 +490,11 @@ def _finish(
             "errors": {name: entry.as_dict()["errors"]["all"] for name, entry in metrics.items()},
         },
     )
-    history = read_history(folder)
+    folder = config.run_folder
     write_summary(folder, metrics, config, trainer.progress.best_epoch)
     if config.plots:
         from electret.training.plots import plot_convergence, plot_history, plot_parity
 
         plot_parity(metrics, folder / "plots")
         plot_convergence(metrics["valid"].convergence, folder / "plots" / "scf_convergence.png")
-        plot_history(history, folder / "plots" / "learning_curve.png")
-    print_summary(metrics, console)
-    say(console, f"model saved to {model_file}")
-    return TrainingResult(model, model_file, folder, metrics, history)
+        plot_history(read_history(folder), folder / "plots" / "learning_curve.png")
