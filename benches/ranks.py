@@ -125,8 +125,8 @@ def section(run: Path) -> list[str]:
         f"{1e3 * steps[2]:.0f} ms ({steps[1] / steps[2]:.2f} times as fast).",
         "",
         f"{len(atoms)} frames have {atoms.min()} to {atoms.max()} atoms. A frame alone takes {middle:.0f} ms "
-        f"(tenth and ninetieth percentile {low:.0f} and {high:.0f}) and {iterations.mean():.1f} iterations of "
-        f"the SCF ({iterations.min()} to {iterations.max()}). Correlation of the time: {related}.",
+        f"(tenth and ninetieth percentile {low:.0f} and {high:.0f}) and {iterations.mean():.1f} iterations "
+        f"of the SCF ({iterations.min()} to {iterations.max()}). Correlation of the time: {related}.",
         "",
         *markdown_table(["ranks", "frames per step", "dealt in turn", "dealt by atoms"], rows),
     ]

@@ -29,6 +29,7 @@ from electret.data import (
     read_frames,
     wrap_atoms,
 )
+from electret.data.consistency import data_warnings
 from electret.data.keys import DipoleOrigin
 from electret.data.reading import origin_of_dipole
 from electret.data.reference import energy_warnings
@@ -479,9 +480,23 @@ def test_grand_potentials_become_energies() -> None:
     del atoms.info["REF_grand_potential"]
     keys = DataKeys(grand_potential="REF_energy")
     assert wrap_atoms([atoms], keys)[0].value("energy") == pytest.approx(energy, abs=1e-12)
+    other = ions([-0.2])[0]
+    atoms.info["energy_kind"], other.info["energy_kind"] = "grand_potential", "energy"
+    for names in (DataKeys(), keys):  # both kinds in one set, whatever the key map says
+        found = [frame.value("energy") for frame in wrap_atoms([atoms, other], names)]
+        assert found == pytest.approx([energy, other.info["REF_energy"]], abs=1e-12)
     del atoms.info["fermi_level"]
     with pytest.raises(InputError, match=r"frame 0.*without fermi_level \(key 'fermi_level'\)"):
         wrap_atoms([atoms], keys)
+    other.info["energy_kind"] = "omega"
+    with pytest.raises(InputError, match=r"frame 0: energy_kind='omega'; give 'energy'"):
+        wrap_atoms([other])
+
+
+def test_energies_that_were_read_as_grand_potentials_are_reported() -> None:
+    frames = wrap_atoms(ions([0.0, 0.4, 1.0]), DataKeys(grand_potential="REF_energy"))
+    (text,) = data_warnings(frames, DataKeys())
+    assert "look like energies E; if they are, remove data.keys.grand_potential" in text
 
 
 @pytest.mark.parametrize(

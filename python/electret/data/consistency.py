@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from electret.conditions import CHARGE_TOLERANCE, SPIN, meant
 from electret.data.keys import DataKeys, DipoleOrigin
-from electret.data.reading import Frame, origin_of_dipole
+from electret.data.reading import ENERGY_KIND, Frame, origin_of_dipole
 
 __all__ = ["data_warnings"]
 
@@ -148,19 +148,25 @@ def _fermi_levels(frames: Iterable[Frame], keys: DataKeys) -> Iterator[str]:
         tolerance = max(SLOPE_TOLERANCE, 0.2 * abs(expected), 4 * error if noisy else 0.0)
         if abs(slope - expected) <= tolerance:
             continue
-        omega = _slopes(group, as_grand_potentials=True)[0]
+        members = [frame for geometry in group for frame in geometry]
+        converted = all(frame.has("grand_potential") for frame in members)
+        other = _slopes(group, 1.0 if converted else -1.0)[0]
         if abs(slope + expected) <= tolerance:
             hint = "the charge or the Fermi level seems to have the opposite sign"
-        elif noisy and abs(omega - expected) > tolerance:
+        elif noisy and abs(other - expected) > tolerance:
             continue  # charge states of different geometries may well differ by that
         else:
             hint = "look at the signs of both, the zero of the Fermi level, and what the energy is"
-        if abs(omega - expected) <= tolerance:
+        if abs(other - expected) <= tolerance and converted:
+            hint = (
+                "they were read as grand potentials and look like energies E; if they are, remove "
+                f"data.keys.grand_potential and {ENERGY_KIND}"
+            )
+        elif abs(other - expected) <= tolerance:
             hint = (
                 f"they look like grand potentials E + mu Q; if they are, set data.keys.grand_potential to "
-                f"'{keys.energy}'"
+                f"'{keys.energy}', or {ENERGY_KIND}=grand_potential in these frames"
             )
-        members = [frame for geometry in group for frame in geometry]
         yield (
             f"'{keys.energy}' and '{keys.fermi_level}' of {_count(members)} of "
             f"{members[0].atoms.get_chemical_formula()} contradict dE/dQ = -mu: the energies change by "
@@ -187,20 +193,18 @@ def _compositions(frames: Iterable[Frame]) -> Iterator[tuple[list[list[Frame]], 
             yield [members], True
 
 
-def _slopes(
-    group: Sequence[Sequence[Frame]], as_grand_potentials: bool = False
-) -> tuple[float, float, float]:
+def _slopes(group: Sequence[Sequence[Frame]], added: float = 0.0) -> tuple[float, float, float]:
     """Slope of the energy in the charge, that of the Fermi levels, and the standard error of the first, eV/e.
 
     The fit to all pairs of a geometry of E_i - E_j and of -(mu_i + mu_j)/2 (Q_i - Q_j), which are equal for a
-    quadratic energy.
+    quadratic energy. `added` times mu Q is added to the energies.
     """
     moments, rest, n_frames = np.zeros(3), 0.0, 0
     for geometry in group:
         charge = np.array([_charge(frame) for frame in geometry])
         level = np.array([frame.value("fermi_level") for frame in geometry])
         energy = np.array([frame.value("energy") for frame in geometry])
-        energy = energy - level * charge if as_grand_potentials else energy
+        energy = energy + added * level * charge
         charge, energy = charge - charge.mean(), energy - energy.mean()
         weight = (charge**2 + np.mean(charge**2)) / 2
         moments += [charge @ charge, energy @ charge, -level @ weight]

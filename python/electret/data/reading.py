@@ -37,6 +37,10 @@ ISOLATED_ATOM = "IsolatedAtom"
 """`config_type` of the single-atom frames that hold the atomic energies (MACE's convention); on reading,
 case, `-`, `_` and spaces do not matter."""
 
+ENERGY_KIND = "energy_kind"
+"""Key of `atoms.info` that says which energy that of a frame is, `energy` or `grand_potential`, whatever the
+key map says."""
+
 _INPUTS = ("external_field", "spin_multiplicity", "grid_points")
 _WEIGHT_KEYS = tuple(name for name in LABELS if name not in _INPUTS)
 _EXTXYZ_SUFFIXES = (".xyz", ".extxyz")
@@ -283,6 +287,7 @@ def _normalised(atoms: Atoms, keys: DataKeys, file: str, index: int, dipole_orig
             f"{where}: atom {unknown[0]} has no known chemical element (symbol '{atoms.symbols[unknown[0]]}')"
         )
     clean = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    keys = _with_energy_kind(keys, atoms, where)
     used = set()
     for name, label in LABELS.items():
         key = getattr(keys, name)
@@ -328,6 +333,21 @@ def _normalised(atoms: Atoms, keys: DataKeys, file: str, index: int, dipole_orig
         index,
         frozenset({*atoms.info, *atoms.arrays, *results} - used - {"numbers", "positions"}),
     )
+
+
+def _with_energy_kind(keys: DataKeys, atoms: Atoms, where: str) -> DataKeys:
+    """The keys of a frame that says which energy its own is."""
+    kind = atoms.info.get(ENERGY_KIND)
+    if kind not in (None, "energy", "grand_potential"):
+        raise InputError(
+            f"{where}: {ENERGY_KIND}={kind!r}; give 'energy' (E) or 'grand_potential' (E + mu Q) for key "
+            f"'{keys.energy}'"
+        )
+    if kind == "grand_potential":
+        return keys.model_copy(update={"grand_potential": keys.energy})
+    if kind == "energy" and keys.grand_potential == keys.energy:
+        return keys.model_copy(update={"grand_potential": LABELS["grand_potential"].key})
+    return keys
 
 
 def _lookup(atoms: Atoms, key: str) -> Any:
