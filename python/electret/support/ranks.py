@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-__all__ = ["device_of_rank", "process_group", "shared"]
+__all__ = ["device_of_rank", "own_share", "process_group", "shared"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -32,6 +32,13 @@ def device_of_rank(device: str) -> str:
     """A GPU for each process of a node where `device` is "cuda"."""
     local = os.environ.get("LOCAL_RANK")
     return f"cuda:{local}" if device == "cuda" and local is not None else device
+
+
+def own_share(items: Sequence[_Item]) -> Sequence[_Item]:
+    """Items that `shared` gives this process, in their order."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return items
+    return items[dist.get_rank() :: dist.get_world_size()]
 
 
 def shared(items: Sequence[_Item], work: Callable[[_Item], _Result]) -> Iterator[tuple[_Item, _Result]]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import numpy as np
 import torch
 
 from electret.data.dataset import GraphDataset
@@ -45,7 +46,7 @@ from electret.training.resumption import (
     fingerprints,
 )
 from electret.training.run_log import RunLog
-from electret.training.self_consistency import frames_with_density, scf_options
+from electret.training.self_consistency import has_density, scf_options
 from electret.training.targets import resolved_mode
 
 __all__ = ["Trainer"]
@@ -122,7 +123,7 @@ class Trainer:
         family = self.config.model.family
         self._scf = scf_options(family, self.stage)
         direct = resolved_mode(family, self.stage.mode) == "direct"
-        self._frames = frames_with_density(self.train_set.graphs) if direct else None
+        self._frames = np.flatnonzero(has_density(self.train_set.frames)) if direct else None
 
     def _stage_finished(self) -> bool:
         stopped = self.stage.early_stop is not None and self.progress.stale_epochs >= self.stage.early_stop
@@ -132,13 +133,14 @@ class Trainer:
         started = time.perf_counter()
         progress = self.progress
         batches = self.train_set.shuffled_batches(
-            self.config.data.batch_size, self.config.seed, progress.epoch, self._frames
+            self.config.data.limits, self.config.seed, progress.epoch, self._frames
         )
         with self.log.epoch_bar(
             progress.epoch + 1, self.config.n_epochs, len(batches), progress.batch
         ) as advance:
-            for indices in batches[progress.batch :]:
-                self._step(indices)
+            rest = batches[progress.batch :]
+            for indices, graph in zip(rest, self.train_set.load(rest), strict=True):
+                self._step(indices, graph.to(device=self.device))
                 progress.batch += 1
                 advance()
                 if self._stop_signal is not None and progress.batch < len(batches):
@@ -169,9 +171,8 @@ class Trainer:
             raise NonFiniteError(f"{message}. The best epoch before, if any, is in {BEST_CHECKPOINT}")
         self.log.message(f"warning: {message}")
 
-    def _step(self, indices: Sequence[int]) -> None:
-        """One optimiser step on the frames with these indices of the training set."""
-        graph = self.train_set.batch(indices).to(device=self.device)
+    def _step(self, indices: Sequence[int], graph: Graph) -> None:
+        """One optimiser step on a batch, the frames with these indices of the training set."""
         self.optimizer.zero_grad(set_to_none=True)
         output = self._predict(indices, graph)
         n_counted = count_convergence(self.progress.sums, output, graph.n_systems)
@@ -236,9 +237,9 @@ class Trainer:
         )
 
     def _validate(self) -> Metrics:
-        batch_size = self.config.data.valid_batch_size or self.config.data.batch_size
+        limits = self.config.data.valid_limits
         with averaged_weights(self.model, self.optimizer, self.average):
-            return evaluate_dataset(self.model, self.valid_set, batch_size, self.stage.loss)
+            return evaluate_dataset(self.model, self.valid_set, limits, self.stage.loss)
 
     def _row(self, metrics: Metrics, seconds: float) -> dict[str, Any]:
         sums = self.progress.sums
