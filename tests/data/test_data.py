@@ -14,6 +14,7 @@ pytest.importorskip("mace")
 
 import torch
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointDFTCalculator
 from rich.console import Console
 
 from electret import InputError
@@ -69,6 +70,14 @@ def test_keys_can_be_renamed_and_ases_own_are_found(tmp_path: Path) -> None:
     assert frame.value("energy") == -1.5
     assert frame.value("forces")[0, 0] == 0.1
     assert not read_frames(path)[0].has("energy")
+
+
+def test_the_fermi_level_of_an_output_file_is_found() -> None:
+    atoms = Atoms("H")
+    atoms.calc = SinglePointDFTCalculator(atoms, efermi=-4.5, energy=-1.0)
+    frame = wrap_atoms([atoms], DataKeys(fermi_level="efermi", energy="energy"))[0]
+    assert (frame.value("fermi_level"), frame.value("energy")) == (-4.5, -1.0)
+    assert not wrap_atoms([atoms])[0].has("fermi_level")
 
 
 def test_stress_as_voigt_or_tensor() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ pytest.importorskip("mace")
 import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.db import connect
 from ase.io import write
 
 from electret import InputError
-from electret.data import DataKeys, GraphDataset, prepare, read_frames, wrap_atoms
+from electret.data import DataKeys, GraphDataset, prepare, prepare_frames, read_frames, wrap_atoms
 from electret.data.columns import columns_of
 from electret.data.dataset import Limits
 from electret.graph import Graph
@@ -84,22 +86,51 @@ def test_graphs_of_disk_and_memory_are_equal(tmp_path: Path) -> None:
             assert torch.equal(torch.nan_to_num(own.double()), torch.nan_to_num(value.double())), name
 
 
-@pytest.mark.parametrize("ending", ["traj", "db"])
+@pytest.mark.parametrize("ending", ["traj", "db", "aselmdb"])
 def test_formats_of_ase(ending: str, tmp_path: Path) -> None:
-    """Results of ASE's calculators are labels under the names of ASE."""
+    """Results of calculators are labels under the names of ASE, entries of databases those of frames."""
+    if ending == "aselmdb":
+        pytest.importorskip("ase_db_backends", reason="ase-db-backends is not installed")
     frames = clusters(3)
     for atoms in frames:
         energy, forces = atoms.info["REF_energy"], atoms.arrays.pop("REF_forces")
         atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
         atoms.info, atoms.arrays = {}, {name: atoms.arrays[name] for name in ("numbers", "positions")}
     file = tmp_path / f"frames.{ending}"
-    write(file, frames)
+    if ending == "traj":
+        write(file, frames)
+    else:
+        with connect(file) as database:
+            for atoms in frames:
+                database.write(atoms, config="ion", data={"charge": 1, "REF_charges": [0.4] * 4})
     found = prepare([file], tmp_path / "set", keys=DataKeys(energy="energy", forces="forces"))
     for atoms, frame in zip(frames, found, strict=True):
         assert frame.value("energy") == atoms.get_potential_energy()
         np.testing.assert_array_equal(frame.value("forces"), atoms.get_forces())
+        if ending != "traj":
+            assert (frame.value("total_charge"), frame.value("charges").tolist()) == (1.0, [0.4] * 4)
+            assert "config" in frame.other_keys
     with pytest.raises(InputError, match=r"data\.keys\.energy is 'E', but .* was prepared with 'energy'"):
         read_frames(tmp_path / "set", DataKeys(energy="E"))
+
+
+def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
+    """Memory of a preparation and of a pass over the batches; frames in memory take some 5 kB each."""
+
+    def peak(n_frames: int) -> int:
+        template = clusters(1)[0]
+        structures = (template for _ in range(n_frames))
+        tracemalloc.start()
+        frames = prepare_frames(
+            (wrap_atoms([a])[0] for a in structures), tmp_path / f"{n_frames}", shard_size=50
+        )
+        dataset = GraphDataset(frames, 2.0, torch.float64, workers=0)
+        assert sum(graph.n_systems for graph in dataset.load(dataset.shuffled_batches(10, 0, 0))) == n_frames
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak(500) - peak(100) < 1000 * 400
 
 
 def test_training_from_disk_gives_the_same_bits(tmp_path: Path) -> None:

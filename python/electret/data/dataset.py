@@ -108,7 +108,7 @@ class GraphDataset:
                 counts = np.array([graph.n_edges for graph in self.graphs], dtype=np.int64)
             else:
                 counts = count_edges(self.frames, self.cutoff, advance)
-                for index in np.flatnonzero(counts < 0):
+                for index in np.flatnonzero(counts < 0).tolist():
                     self.graphs[index]  # raises the error that names the atoms
             self._n_edges = counts
         return self._n_edges
@@ -150,7 +150,8 @@ class GraphDataset:
         defined."""
         wanted = self.frames.has("stress")
         if every_stress:
-            solid = self.frames.column("cell").reshape(-1, 3, 3).any(axis=2).all(axis=1)
+            cells: NDArray[np.float64] = self.frames.column("cell").reshape(-1, 3, 3)
+            solid = np.all(np.any(cells, axis=2), axis=1)
             wanted |= self.frames.column("pbc", False).reshape(-1, 3).any(axis=1) & solid
         return wanted
 

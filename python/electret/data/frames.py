@@ -153,7 +153,7 @@ class Frames(Sequence[Frame]):
     def elements(self) -> list[int]:
         """Atomic numbers in the frames, ascending."""
         elements, counts = self.composition()
-        return [z for z, present in zip(elements, counts.any(axis=0), strict=True) if present]
+        return [elements[place] for place in np.flatnonzero(counts.sum(axis=0))]
 
     def column(self, name: str, default: Any = np.nan) -> NDArray[Any]:
         """An entry for each frame, `default` where a source lacks the column."""

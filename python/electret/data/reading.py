@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.db import connect
 from ase.io import iread
 from ase.io.extxyz import SPECIAL_3_3_KEYS, UNPROCESSED_KEYS, key_val_str_to_dict, read_xyz
 from numpy.typing import NDArray
@@ -41,6 +42,7 @@ case, `-`, `_` and spaces do not matter."""
 
 _INPUTS = ("external_field", "spin_multiplicity", "grid_points")
 _WEIGHT_KEYS = tuple(name for name in LABELS if name not in _INPUTS)
+_DATABASES = (".db", ".aselmdb")
 _BLOCK = 1 << 20  # bytes of text read at once
 _EXTXYZ_SUFFIXES = (".xyz", ".extxyz")
 
@@ -124,9 +126,18 @@ def iterate_structures(path: str | Path) -> Iterator[Atoms]:
 
 def _read_by_ase(path: Path) -> Iterator[Atoms]:
     try:
-        yield from iread(path, index=":")
+        yield from _rows(path) if path.suffix in _DATABASES else iread(path, index=":")
     except Exception as error:
         raise InputError(f"{path}: ASE cannot read this file: {error}") from error
+
+
+def _rows(path: Path) -> Iterator[Atoms]:
+    """Structures of a database of ASE with the entries of each row, which `iread` leaves aside."""
+    with connect(path, serial=True) as database:
+        for row in database.select():
+            atoms = row.toatoms()
+            atoms.info |= {**row.key_value_pairs, **row.data}
+            yield atoms
 
 
 def wrap_atoms(
@@ -351,9 +362,10 @@ def _lookup(atoms: Atoms, key: str) -> Any:
         return atoms.info[key]
     if key in atoms.arrays:
         return atoms.arrays[key]
-    if atoms.calc is not None:
-        return atoms.calc.results.get(key)
-    return None
+    if atoms.calc is None:
+        return None
+    # Readers of VASP, Espresso and GPAW keep the Fermi level beside the results.
+    return getattr(atoms.calc, "eFermi", None) if key == "efermi" else atoms.calc.results.get(key)
 
 
 def _total_charge(atoms: Atoms, key: str, value: Any, where: str) -> Any:

@@ -72,7 +72,7 @@ def energy_warnings(frames: Sequence[Frame], source: E0Source) -> list[str]:
     open_atoms = (frames.column("atoms", 0) == 1) & ~frames.column("pbc", False).any(axis=-1)
     single = np.flatnonzero(open_atoms & frames.has("energy") & ~frames.is_isolated_atom)
     if len(single):
-        frame = frames[single[0]]
+        frame = frames[int(single[0])]
         found.append(
             f"{frame.where} holds a single atom ({frame.atoms.symbols[0]}, config_type="
             f"{frame.config_type}) and is an ordinary frame; with config_type={ISOLATED_ATOM} its energy "
@@ -112,7 +112,7 @@ def _given(source: Mapping[str, float], elements: Sequence[int]) -> dict[int, fl
 
 def _isolated(frames: Frames) -> dict[int, float]:
     energies: dict[int, tuple[float, Frame]] = {}
-    for index in np.flatnonzero(frames.is_isolated_atom & frames.has("energy")):
+    for index in np.flatnonzero(frames.is_isolated_atom & frames.has("energy")).tolist():
         frame = frames[index]
         if len(frame.atoms) != 1:
             raise InputError(

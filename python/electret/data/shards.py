@@ -67,6 +67,7 @@ class Shard:
 
     def __init__(self, path: Path, n_frames: int, dipole_origin: DipoleOrigin | None) -> None:
         self.path: Path | None = path
+        self._file = path
         self.n_frames, self.dipole_origin = n_frames, dipole_origin
 
     def __reduce__(self) -> tuple[Any, ...]:  # another process maps the file again
@@ -79,7 +80,7 @@ class Shard:
     def _content(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Arrays on the disk and what the file says of them."""
         try:
-            buffer = np.memmap(self.path, np.uint8, "r")
+            buffer = np.memmap(self._file, np.uint8, "r")
             start = 8 + int.from_bytes(buffer[:8].tobytes(), "little")
             header = json.loads(buffer[8:start].tobytes())
             about = json.loads(header.pop("__metadata__")["electret"])
@@ -161,7 +162,7 @@ class Shard:
                 atoms.arrays[LABELS[name].key] = value
             else:
                 atoms.info[LABELS[name].key] = value
-        text = {}
+        text: dict[str, Any] = {}
         for name in ("file", "config_type", "chain", "other_keys"):
             code = own[name][index]
             text[name] = None if code < 0 else columns.names[name][code]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -70,6 +71,9 @@ from electret.training.summary import print_summary, write_summary
 from electret.training.targets import DENSITY_LABELS, TARGETS, resolved_mode
 
 __all__ = ["TrainingData", "TrainingResult", "load_data", "statistics", "train"]
+
+MOST_PLOTTED = 100_000
+"""Frames of a set up to which labels and predictions are kept for parity plots."""
 
 _RUN_ENTRIES = (
     "checkpoints",
@@ -334,7 +338,7 @@ def _check_sets(config: TrainingConfig, datasets: dict[str, GraphDataset], conso
         for name, dataset in datasets.items():
             if not dataset.frames.in_memory and (name == "train" or config.data.max_edges):
                 task = progress.add_task(f"neighbours of {name}", total=len(dataset))
-                dataset.count_edges(lambda done, task=task: progress.advance(task, done))
+                dataset.count_edges(functools.partial(progress.advance, task))
             dataset.check_limits(config.data.valid_limits if name != "train" else config.data.limits)
     if not train.n_edges.any():
         raise InputError(
@@ -466,7 +470,9 @@ def _finish(
         merge_lora(model)
     model_file = folder / MODEL_FILE
     metrics = {
-        name: evaluate_dataset(model, dataset, config.data.valid_limits, config.stages[-1].loss, parity=True)
+        name: evaluate_dataset(
+            model, dataset, config.data.valid_limits, config.stages[-1].loss, len(dataset) <= MOST_PLOTTED
+        )
         for name, dataset in datasets.items()
     }
     save(
