@@ -165,6 +165,18 @@ def train_electret(data: Path, folder: Path, workers: int, steps: Steps) -> None
     train(TrainingConfig.from_dict(options))
 
 
+def load_alone(data: Path, folder: Path, workers: int, steps: Steps) -> None:
+    """Batches of a training without the training."""
+    import torch
+
+    from electret.data import GraphDataset, read_frames
+
+    dataset = GraphDataset(read_frames(data), BACKBONE["r_max"], torch.float32, workers=workers)
+    batches = dataset.shuffled_batches(BATCH, 0, 0)[: steps.left]
+    for indices, _ in zip(batches, dataset.load(batches), strict=True):
+        steps.count(len(indices))
+
+
 def train_mace(data: Path, folder: Path, workers: int, steps: Steps) -> None:
     import mace.tools.train
     from mace.cli.run_train import main
@@ -207,7 +219,7 @@ def one(arguments: argparse.Namespace) -> None:
     """A training of some steps in this process; prints what it took."""
     memory, steps = Memory(), Steps(float(arguments.began), arguments.steps)
     memory.start()
-    run = train_mace if arguments.code == "mace" else train_electret
+    run = {"electret": train_electret, "loader": load_alone, "mace": train_mace}[arguments.code]
     folder = arguments.folder / f"run_{os.getpid()}"
     folder.mkdir()
     shutil.copy(arguments.folder / "valid.xyz", folder)
@@ -261,6 +273,7 @@ def main() -> None:
         *(("electret", "held", workers) for workers in (0, 1)),
         ("electret", "held.xyz", 0),
         ("mace", "held.xyz", 0),
+        *(("loader", "all", workers) for workers in (0, 1, 2)),
     ]
     rows = []
     for code, data, workers in cases:
@@ -268,7 +281,7 @@ def main() -> None:
         found = measured(arguments, code, folder / data, workers or 0)
         n_frames = arguments.frames if data == "all" else arguments.held
         kind = "prepared set" if "." not in data else "extended XYZ"
-        name = "mace_run_train" if code == "mace" else "electret train"
+        name = {"electret": "electret train", "loader": "batches alone", "mace": "mace_run_train"}[code]
         about_start = ", first use" if first else ""
         rows.append(
             f"| {name}, {kind}{about_start} | {n_frames:,} | {workers or 0} | {found['private']:.0f} | "

@@ -211,6 +211,10 @@ def test_refusals(tmp_path: Path) -> None:
     frames = prepare([file], tmp_path / "set")
     with pytest.raises(InputError, match="exists already"):
         prepare([file], tmp_path / "set")
+    broken = write_frames(tmp_path / "broken.xyz", [*clusters(3), Atoms("H", info={"REF_energy": np.nan})])
+    with pytest.raises(InputError, match=r"frame 3.*nan"):
+        prepare([broken], tmp_path / "other", shard_size=2)
+    assert not list(tmp_path.glob("other*"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"no prepared set: it has no set\.json"):
         read_frames(tmp_path / "empty")

@@ -42,7 +42,9 @@ def count_edges(
 
 
 def _of_part(part: Part, cutoff: float) -> NDArray[np.int64]:
-    kept = None if part.path is None else part.path.parent / f"edges_{cutoff:g}" / f"{part.path.stem}.npy"
+    kept = (
+        None if part.path is None else part.path.parent / f"edges_{float(cutoff)!r}" / f"{part.path.stem}.npy"
+    )
     if kept is not None and kept.is_file():
         with suppress(ValueError, OSError):
             known: NDArray[np.int64] = np.load(kept, allow_pickle=False)

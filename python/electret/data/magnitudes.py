@@ -24,7 +24,7 @@ _STRONGEST = 30.0  # eV per atom, without E0s; solids are bound by up to 9
 _LARGEST_FORCE = 100.0  # eV/Å, RMS
 _NOBLE = (2, 10, 18, 36, 54, 86)  # not bonded
 _CONDITIONS = ("total_charge", "external_field")
-_JUDGED = 20_000  # frames of a set from which pairs and the work of the forces are judged
+_JUDGED = 5_000  # frames of a set on disk from which pairs and the work of the forces are judged
 _MOST_COMPARED = 200  # frames of one composition
 _FEWEST_STEPS = 8
 _CORRELATION = 0.95
@@ -52,8 +52,8 @@ def magnitude_table(sets: Mapping[str, GraphDataset], e0s: Mapping[int, float]) 
     """One row per set: closest pair, RMS force, and mean and spread of the energy per atom without E0s."""
     headings = ("closest pair (Å)", "RMS force (eV/Å)", "energy per atom without E0s (eV)", "spread (eV)")
     table = PlainTable("Magnitudes", ("set", *headings), right=headings)
-    if any(len(dataset) > _JUDGED for dataset in sets.values()):
-        table.caption = Text(f"closest pairs of {_JUDGED} frames of each larger set")
+    if any(len(_judged(dataset.frames)) < len(dataset) for dataset in sets.values()):
+        table.caption = Text(f"closest pairs of {_JUDGED} frames of each larger set on disk")
     for name, dataset in sets.items():
         distances = [pair.distance for pair in _closest(dataset)]
         energies = _bound_energies(dataset.frames, e0s)
@@ -121,9 +121,10 @@ class _Pair(NamedTuple):
 def _closest(dataset: GraphDataset) -> list[_Pair]:
     """Closest pair of each frame that has a neighbour."""
     found = []
-    for index in spread(np.arange(len(dataset)), _JUDGED):
-        frame, graph = dataset.frames[index], dataset.graphs[index]
+    for index in _judged(dataset.frames):
+        graph = dataset.graphs[index]
         if graph.n_edges:
+            frame = dataset.frames[index]
             sender, receiver = graph.edge_index.numpy()
             positions, numbers = graph.positions.numpy(), frame.atoms.numbers
             vectors = (
@@ -137,6 +138,12 @@ def _closest(dataset: GraphDataset) -> list[_Pair]:
             repulsion = float(0.5 * (forces[1] - forces[0]) @ vectors[pair] / max(distance, 1e-9))
             found.append(_Pair(tuple(sorted(numbers[ends].tolist())), distance, distance / radii, repulsion))
     return found
+
+
+def _judged(frames: Frames) -> list[int]:
+    """Frames to judge: all in memory, and runs of neighbours of a large set on disk."""
+    everything = np.arange(len(frames))
+    return (everything if frames.in_memory else spread(everything, _JUDGED)).tolist()
 
 
 def _attracts_when_close(pairs: Sequence[_Pair]) -> bool:
@@ -175,8 +182,10 @@ def _energy_over_work(frames: Frames) -> float | None:
     """Slope of energy differences against the work of the mean forces, over pairs of similar frames under
     equal conditions; None where the two do not go together well enough to decide."""
     groups: dict[tuple[object, ...], list[Frame]] = {}
-    labelled = np.flatnonzero(frames.has("energy") & frames.has("forces"))
-    for index in spread(labelled, _JUDGED):
+    labelled = frames.has("energy") & frames.has("forces")
+    for index in _judged(frames):
+        if not labelled[index]:
+            continue
         frame = frames[index]
         conditions = [np.round(frame.value(name), 6) if frame.has(name) else 0.0 for name in _CONDITIONS]
         atoms = frame.atoms

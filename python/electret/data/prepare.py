@@ -4,6 +4,7 @@ number."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -93,24 +94,37 @@ def prepare_frames(
     folder = Path(folder)
     check_outputs([folder], remedy="give another name, or remove it")
     beside = folder.with_name(f"{folder.name}.incomplete")
-    with claimed(beside):
-        for left in beside.glob("[0-9]*.safetensors"):
-            left.unlink()
-        shards = []
-        for number, chunk in enumerate(_chunks(iter(frames), shard_size)):
-            content = shard_content(chunk)
-            name = f"{number:05d}.safetensors"
-            atomic_write(beside / name, content)
-            shards.append({"file": name, "frames": len(chunk), "bytes": len(content)})
-            advance(len(chunk))
-        if not shards:
-            raise InputError(f"'{folder}' would hold no frame")
-        write_index(beside, shards, keys or DataKeys(), dipole_origin)
-    with writing(folder):
-        if folder.is_dir():
-            folder.rmdir()  # empty
-        beside.rename(folder)
+    try:
+        with claimed(beside):
+            _clear(beside)
+            try:
+                shards = []
+                for number, chunk in enumerate(_chunks(iter(frames), shard_size)):
+                    content = shard_content(chunk)
+                    name = f"{number:05d}.safetensors"
+                    atomic_write(beside / name, content)
+                    shards.append({"file": name, "frames": len(chunk), "bytes": len(content)})
+                    advance(len(chunk))
+                if not shards:
+                    raise InputError(f"'{folder}' would hold no frame")
+                write_index(beside, shards, keys or DataKeys(), dipole_origin)
+            except BaseException:
+                _clear(beside)
+                raise
+        with writing(folder):
+            if folder.is_dir():
+                folder.rmdir()  # empty
+            beside.rename(folder)
+    finally:
+        with suppress(OSError):
+            beside.rmdir()  # empty after an error
     return open_set(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Remove the shards of a preparation that has not ended."""
+    for left in folder.glob("[0-9]*.safetensors"):
+        left.unlink()
 
 
 def _chunks(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:
