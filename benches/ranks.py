@@ -49,7 +49,7 @@ def of_frames(trainer: Trainer) -> tuple[NDArray[np.float64], NDArray[np.int64]]
     for index in range(len(trainer.train_set)):
         sums = trainer.progress.sums
         before, begin = sums.get("scf_iterations", 0.0), time.process_time()
-        trainer._step([index])
+        trainer._step([index], trainer.train_set.batch([index]))
         seconds.append(time.process_time() - begin)
         iterations.append(int(sums["scf_iterations"] - before))
     return np.array(seconds), np.array(iterations)
@@ -83,7 +83,8 @@ def of_steps(run: Path, count: int, batch: int) -> float:
             trainer, times = trainer_of(run), []
             for indices in trainer.train_set.shuffled_batches(batch, 0, 0)[:12]:
                 begin = time.perf_counter()
-                trainer._step(trainer._own(indices))
+                (own,) = trainer._shares([indices])
+                trainer._step(own, trainer.train_set.batch(own))
                 times.append(time.perf_counter() - begin)
             if rank == 0:
                 queue.put(float(np.median(times[2:])))

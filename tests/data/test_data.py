@@ -14,6 +14,7 @@ pytest.importorskip("mace")
 
 import torch
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointDFTCalculator
 from rich.console import Console
 
 from electret import InputError
@@ -70,6 +71,14 @@ def test_keys_can_be_renamed_and_ases_own_are_found(tmp_path: Path) -> None:
     assert frame.value("energy") == -1.5
     assert frame.value("forces")[0, 0] == 0.1
     assert not read_frames(path)[0].has("energy")
+
+
+def test_the_fermi_level_of_an_output_file_is_found() -> None:
+    atoms = Atoms("H")
+    atoms.calc = SinglePointDFTCalculator(atoms, efermi=-4.5, energy=-1.0)
+    frame = wrap_atoms([atoms], DataKeys(fermi_level="efermi", energy="energy"))[0]
+    assert (frame.value("fermi_level"), frame.value("energy")) == (-4.5, -1.0)
+    assert not wrap_atoms([atoms])[0].has("fermi_level")
 
 
 def test_stress_as_voigt_or_tensor() -> None:
@@ -248,10 +257,10 @@ def test_dataset_orders_weights_and_stress() -> None:
     weights = [float(graph.weights["frame"]) for graph in dataset.graphs]
     assert weights == [5.0, 0.5, 1.5, 0.5]
     assert list(dataset.batches(2)) == [[0, 2], [1, 3]]
-    orders = [dataset.shuffled_batches(3, 0, epoch) for epoch in range(8)]
+    orders = [list(dataset.shuffled_batches(3, 0, epoch)) for epoch in range(8)]
     assert all(sorted(index for batch in order for index in batch) == [0, 1, 2, 3] for order in orders)
     assert len({str(order) for order in orders}) > 1
-    assert orders[3] == dataset.shuffled_batches(3, 0, 3)
+    assert orders[3] == list(dataset.shuffled_batches(3, 0, 3))
     before = dataset.fingerprint()
     structures[3].info["REF_energy"] += 1e-9
     assert (
@@ -343,8 +352,8 @@ def test_grids_of_a_batch_keep_their_systems() -> None:
 
 def test_batches_can_be_drawn_from_some_frames() -> None:
     dataset = GraphDataset(wrap_atoms(clusters(10)), 2.0, torch.float64)
-    everything = dataset.shuffled_batches(3, 5, 1)
-    assert dataset.shuffled_batches(3, 5, 1, range(10)) == everything
+    everything = list(dataset.shuffled_batches(3, 5, 1))
+    assert list(dataset.shuffled_batches(3, 5, 1, range(10))) == everything
     some = dataset.shuffled_batches(3, 5, 1, [1, 4, 7, 8])
     assert sorted(index for batch in some for index in batch) == [1, 4, 7, 8]
 

@@ -22,6 +22,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from electret import InputError
+from electret.data import prepare
 from electret.errors import RankError
 from electret.graph import Graph
 from electret.models import Model
@@ -116,11 +117,11 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int) -> None:
     """The last rank receives a signal before its step of this number."""
     original, calls = Trainer._step, []
 
-    def counted(self: Trainer, indices: list[int]) -> None:
-        calls.append(indices)
+    def counted(self: Trainer, *batch: Any) -> None:
+        calls.append(batch)
         if len(calls) == step and (not dist.is_initialized() or dist.get_rank() == 1):
             os.kill(os.getpid(), number)
-        original(self, indices)
+        original(self, *batch)
 
     monkeypatch.setattr(Trainer, "_step", counted)
 
@@ -128,9 +129,12 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int) -> None:
 def test_runs_go_on_with_another_number_of_ranks(
     frames: list[Atoms], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A signal that one rank receives stops all after the batch, with a checkpoint: 2 ranks, 1, 2 again."""
+    """A signal that one rank receives stops all after the batch, with a checkpoint: 2 ranks, 1, 2 again,
+    with frames on disk."""
     whole, parts = (options_of("local_charges", frames, tmp_path / name, 3) for name in ("whole", "parts"))
     run(whole)
+    prepare([parts["data"]["train"]], tmp_path / "set", shard_size=6)
+    parts["data"] |= {"train": str(tmp_path / "set"), "workers": 1}
     code = 128 + signal.SIGTERM
     with monkeypatch.context() as patch:
         stop_at(patch, 2, signal.SIGTERM)

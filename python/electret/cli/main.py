@@ -34,6 +34,13 @@ plots = typer.Typer(
 )
 application.add_typer(plots, name="plot")
 
+data_sets = typer.Typer(
+    help="Prepare training data on disk, for sets that memory does not hold, and describe it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+application.add_typer(data_sets, name="data")
+
 
 Device = Annotated[str, typer.Option(help="Device of torch.")]
 Dtype = Annotated[str | None, typer.Option(help="float32 or float64; by default that of the model.")]
@@ -327,6 +334,32 @@ def plot_scf(
     convergence_table(runs).show(console)
     plot_convergence(runs, output, model.stem)
     say(console, f"wrote {output}")
+
+
+@data_sets.command("prepare")
+@reported
+def prepare_data(
+    files: Annotated[list[Path], typer.Argument(help="Frames (extended XYZ or any format of ASE).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the set, which must not exist.")],
+    keys: Keys = None,
+    dipole_origin: DipoleOrigin = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Frames per file of the set.")] = 4096,
+) -> None:
+    """Write the frames of files to a folder that stands for them wherever a data file is named."""
+    from electret.cli.data import run_preparation
+    from electret.support.console import standard_console
+
+    run_preparation(files, output, keys or [], dipole_origin, shard_size, standard_console())
+
+
+@data_sets.command("info")
+@reported
+def describe_data(data: Annotated[Path, typer.Argument(help="Folder of a prepared set.")]) -> None:
+    """Show what a prepared set holds, with warnings of its labels."""
+    from electret.cli.data import report_set
+    from electret.support.console import standard_console
+
+    report_set(data, standard_console())
 
 
 @application.command()

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import numpy as np
 import torch
 
 from electret.data.dataset import GraphDataset
@@ -46,7 +47,7 @@ from electret.training.resumption import (
     fingerprints,
 )
 from electret.training.run_log import RunLog
-from electret.training.self_consistency import frames_with_density, scf_options
+from electret.training.self_consistency import has_density, scf_options
 from electret.training.targets import resolved_mode
 
 __all__ = ["Trainer"]
@@ -132,7 +133,7 @@ class Trainer:
         family = self.config.model.family
         self._scf = scf_options(family, self.stage)
         direct = resolved_mode(family, self.stage.mode) == "direct"
-        self._frames = frames_with_density(self.train_set.graphs) if direct else None
+        self._frames = np.flatnonzero(has_density(self.train_set.frames)) if direct else None
 
     def _stage_finished(self) -> bool:
         stopped = self.stage.early_stop is not None and self.progress.stale_epochs >= self.stage.early_stop
@@ -142,13 +143,15 @@ class Trainer:
         started = time.perf_counter()
         progress = self.progress
         batches = self.train_set.shuffled_batches(
-            self.config.data.batch_size, self.config.seed, progress.epoch, self._frames
+            self.config.data.limits, self.config.seed, progress.epoch, self._frames
         )
         with self.log.epoch_bar(
             progress.epoch + 1, self.config.n_epochs, len(batches), progress.batch
         ) as advance:
-            for indices in batches[progress.batch :]:
-                self._step(self._own(indices))
+            rest = self._shares(batches[progress.batch :])
+            graphs = self.train_set.load([own for own in rest if own] if ranks.connected() else rest)
+            for indices in rest:
+                self._step(indices, next(graphs).to(device=self.device) if indices else None)
                 progress.batch += 1
                 advance()
                 if self._stopping and progress.batch < len(batches):
@@ -179,18 +182,19 @@ class Trainer:
             raise NonFiniteError(f"{message}. The best epoch before, if any, is in {BEST_CHECKPOINT}")
         self.log.message(f"warning: {message}")
 
-    def _own(self, indices: Sequence[int]) -> list[int]:
-        """Frames of a batch that this rank computes."""
-        return ranks.share(indices, (self.train_set.graphs[index].n_atoms for index in indices))
+    def _shares(self, batches: Sequence[list[int]]) -> Sequence[list[int]]:
+        """Frames of each batch that this rank computes."""
+        if not ranks.connected():
+            return batches
+        atoms = self.train_set.frames.column("atoms", 0)
+        return [ranks.share(indices, atoms[indices].tolist()) for indices in batches]
 
-    def _step(self, indices: Sequence[int]) -> None:
-        """One optimiser step on the frames of a batch, of which these are the own ones."""
-        graph: Graph | None = None
+    def _step(self, indices: Sequence[int], graph: Graph | None) -> None:
+        """One optimiser step on a batch, of which these are the frames of this rank, None without any."""
         sums: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         row: list[Any] = [self._stop_signal, 0, 0, 0, 0, 0, 0]
         self.optimizer.zero_grad(set_to_none=True)
-        if indices:
-            graph = self.train_set.batch(indices).to(device=self.device)
+        if graph is not None:
             output = self._predict(indices, graph)
             sums = self.loss.sums(output, graph)
             row[1:] = convergence_row(output, graph.n_systems)
@@ -269,9 +273,9 @@ class Trainer:
         )
 
     def _validate(self) -> Metrics:
-        batch_size = self.config.data.valid_batch_size or self.config.data.batch_size
+        limits = self.config.data.valid_limits
         with averaged_weights(self.model, self.optimizer, self.average):
-            return evaluate_dataset(self.model, self.valid_set, batch_size, self.stage.loss)
+            return evaluate_dataset(self.model, self.valid_set, limits, self.stage.loss)
 
     def _row(self, metrics: Metrics, seconds: float) -> dict[str, Any]:
         sums = self.progress.sums
