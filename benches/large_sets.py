@@ -178,17 +178,17 @@ def load_alone(data: Path, folder: Path, workers: int, steps: Steps) -> None:
 
 
 def train_mace(data: Path, folder: Path, workers: int, steps: Steps) -> None:
-    import mace.tools.train
     from mace.cli.run_train import main
 
-    original = mace.tools.train.take_step
+    loop = sys.modules["mace.tools.train"]  # `mace.tools` has a function of that name
+    original = loop.take_step
 
     def counted(model: object, loss_fn: object, batch: object, *rest: object, **options: object) -> object:
         found = original(model, loss_fn, batch, *rest, **options)
         steps.count(len(batch.ptr) - 1)
         return found
 
-    mace.tools.train.take_step = counted
+    loop.take_step = counted  # type: ignore[attr-defined]
     options = {
         "name": "run",
         "train_file": data,

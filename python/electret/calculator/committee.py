@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator as ASECalculator
-from ase.calculators.calculator import PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import all_changes
 from ase.data import chemical_symbols
 from ase.outputs import Properties, all_outputs
 
@@ -72,8 +72,8 @@ class Committee(ASECalculator):
                     " ".join(chemical_symbols[z] for z in sorted(known)) for known in (elements[0], found)
                 ]
                 raise InputError(
-                    f"models[0] has the elements {names[0]}, models[{number}] has {names[1]}; the members of a "
-                    "committee need the same"
+                    f"models[0] has the elements {names[0]}, models[{number}] has {names[1]}; the members of "
+                    "a committee need the same"
                 )
         shared = [
             name

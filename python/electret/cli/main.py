@@ -86,6 +86,9 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change an option, e.g. stages.0.epochs=3."),
     ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Models of a committee, each from a seed of its own.")
+    ] = 1,
 ) -> None:
     """Train a model from a YAML file.
 
@@ -93,12 +96,15 @@ def train(
     electret train CONFIG; `batch_size` is that of all together.
     """
     from electret.support.ranks import process_group
-    from electret.training import TrainingConfig
+    from electret.training import TrainingConfig, train_committee
     from electret.training import train as run_training
 
     options = TrainingConfig.from_yaml(config, overrides or ())
     with process_group(options.device):
-        run_training(options, resume=resume, restart=restart)
+        if seeds > 1:
+            train_committee(options, seeds, resume=resume, restart=restart)
+        else:
+            run_training(options, resume=resume, restart=restart)
 
 
 @application.command("eval")

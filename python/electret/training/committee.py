@@ -9,6 +9,7 @@ from rich.console import Console
 
 from electret.errors import InputError
 from electret.models import read_header
+from electret.support import ranks
 from electret.support.console import PlainTable, say, standard_console
 from electret.support.outputs import MODEL_FILE, holds_run
 from electret.training.config import TrainingConfig
@@ -48,7 +49,7 @@ def train_committee(
     """
     if seeds < 2:
         raise InputError(f"seeds = {seeds}; a committee needs two or more members")
-    console = console or standard_console()
+    console = console or standard_console(quiet=not ranks.is_first())
     members = [
         config.model_copy(
             update={"seed": config.seed + k, "output": config.run_folder / f"seed-{config.seed + k}"}
