@@ -49,6 +49,7 @@ from electret.models.families.qeq import Qeq
 from electret.models.families.split_charges import SplitCharges
 from electret.models.self_consistent import SelfConsistent
 from electret.models.variational import Variational
+from electret.torch import operators
 from machine import machine, versions
 from scf_table import ACCURACY, SIGMA, WIDTHS, water_frame
 from scf_table import statistics as water_statistics
@@ -154,8 +155,8 @@ def bare(geometry: Any) -> Any:
 
 def instrument(clock: Clock) -> None:
     """Puts the clock around the parts of the package."""
-    for name in ("coulomb", "features", "features_gradient"):
-        setattr(_native, name, clock.timed("kernels", getattr(_native, name)))
+    for name in ("_native_coulomb", "_native_features"):
+        setattr(operators, name, clock.timed("kernels", getattr(operators, name)))
     jacobian = _native.Jacobian
     _native.Geometry = clock.timed_class("kernels", _native.Geometry)  # type: ignore[misc]
     timed_jacobian = clock.timed_class("kernels", jacobian)

@@ -136,7 +136,7 @@ class Case:
         graph = Graph.from_atoms(atoms, model.cutoff, model.dtype, labels=False)
         index = torch.searchsorted(torch.tensor(model.statistics.elements), graph.atomic_numbers)
         shifts = graph.unit_shifts @ graph.cell[0]
-        in_field = model._check_conditions(graph)
+        in_field = model.check_conditions(graph)
         structure = Structure(graph, index, graph.positions, graph.cell, shifts, in_field)
         with torch.no_grad():
             _, features = model.backbone(graph, structure.edge_vectors, index)

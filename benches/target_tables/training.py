@@ -67,12 +67,12 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="electret_bench_") as folder, native_time() as native:
         trainer = make_trainer(family, dtype, water_frames(n_frames, layers), Path(folder))
         indices = list(range(n_frames))
-        trainer._step(indices)
+        trainer._step(indices, trainer.train_set.batch(indices))
         times = []
         for _ in range(steps):
             native.clear()
             begin = time.perf_counter()
-            trainer._step(indices)
+            trainer._step(indices, trainer.train_set.batch(indices))
             times.append((1e3 * (time.perf_counter() - begin), 1e3 * sum(native.values()), dict(native)))
     step, inside, parts = min(times, key=lambda entry: entry[0])
     yield {

@@ -13,6 +13,7 @@ __all__ = [
     "ElectretError",
     "InputError",
     "OutputError",
+    "RankError",
 ]
 
 
@@ -44,6 +45,10 @@ class ConvergenceError(ElectretError):
         self.history = list(history)
         self.iterations = iterations
         self.system = system
+
+
+class RankError(ElectretError):
+    """Another process of a training or evaluation that several share has ended before its time."""
 
 
 class OutputError(InputError, OSError):

@@ -104,6 +104,20 @@ def test_eval_keeps_what_else_the_file_holds(folder: Path, tmp_path: Path) -> No
         assert "electret_energy" in after.info
 
 
+def test_prepared_data_stands_for_its_files(folder: Path, tmp_path: Path) -> None:
+    result = call("data", "prepare", folder / "data.xyz", "-o", tmp_path / "set", "--shard-size", 4)
+    assert result.exit_code == 0, everything(result)
+    assert "9 frames, 36 atoms, 3 shards" in everything(call("data", "info", tmp_path / "set"))
+    model, errors = folder / "run" / "model.electret", []
+    for data in (folder / "data.xyz", tmp_path / "set"):
+        files = ["--json", tmp_path / f"{data.stem}.json", "--output", tmp_path / f"{data.stem}.xyz"]
+        assert call("eval", model, data, *files).exit_code == 0
+        errors.append(json.loads((tmp_path / f"{data.stem}.json").read_text())["errors"])
+    assert errors[0] == errors[1]
+    forces = [read(tmp_path / f"{name}.xyz", 8).get_forces() for name in ("data", "set")]
+    np.testing.assert_array_equal(*forces)
+
+
 def test_eval_with_other_keys(folder: Path, tmp_path: Path) -> None:
     text = (folder / "data.xyz").read_text(encoding="utf-8").replace("REF_", "dft_")
     (tmp_path / "other.xyz").write_text(text, encoding="utf-8")

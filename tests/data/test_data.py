@@ -14,6 +14,7 @@ pytest.importorskip("mace")
 
 import torch
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointDFTCalculator
 from rich.console import Console
 
 from electret import InputError
@@ -29,6 +30,7 @@ from electret.data import (
     read_frames,
     wrap_atoms,
 )
+from electret.data.consistency import data_warnings
 from electret.data.keys import DipoleOrigin
 from electret.data.reading import origin_of_dipole
 from electret.data.reference import energy_warnings
@@ -69,6 +71,14 @@ def test_keys_can_be_renamed_and_ases_own_are_found(tmp_path: Path) -> None:
     assert frame.value("energy") == -1.5
     assert frame.value("forces")[0, 0] == 0.1
     assert not read_frames(path)[0].has("energy")
+
+
+def test_the_fermi_level_of_an_output_file_is_found() -> None:
+    atoms = Atoms("H")
+    atoms.calc = SinglePointDFTCalculator(atoms, efermi=-4.5, energy=-1.0)
+    frame = wrap_atoms([atoms], DataKeys(fermi_level="efermi", energy="energy"))[0]
+    assert (frame.value("fermi_level"), frame.value("energy")) == (-4.5, -1.0)
+    assert not wrap_atoms([atoms])[0].has("fermi_level")
 
 
 def test_stress_as_voigt_or_tensor() -> None:
@@ -247,10 +257,10 @@ def test_dataset_orders_weights_and_stress() -> None:
     weights = [float(graph.weights["frame"]) for graph in dataset.graphs]
     assert weights == [5.0, 0.5, 1.5, 0.5]
     assert list(dataset.batches(2)) == [[0, 2], [1, 3]]
-    orders = [dataset.shuffled_batches(3, 0, epoch) for epoch in range(8)]
+    orders = [list(dataset.shuffled_batches(3, 0, epoch)) for epoch in range(8)]
     assert all(sorted(index for batch in order for index in batch) == [0, 1, 2, 3] for order in orders)
     assert len({str(order) for order in orders}) > 1
-    assert orders[3] == dataset.shuffled_batches(3, 0, 3)
+    assert orders[3] == list(dataset.shuffled_batches(3, 0, 3))
     before = dataset.fingerprint()
     structures[3].info["REF_energy"] += 1e-9
     assert (
@@ -342,8 +352,8 @@ def test_grids_of_a_batch_keep_their_systems() -> None:
 
 def test_batches_can_be_drawn_from_some_frames() -> None:
     dataset = GraphDataset(wrap_atoms(clusters(10)), 2.0, torch.float64)
-    everything = dataset.shuffled_batches(3, 5, 1)
-    assert dataset.shuffled_batches(3, 5, 1, range(10)) == everything
+    everything = list(dataset.shuffled_batches(3, 5, 1))
+    assert list(dataset.shuffled_batches(3, 5, 1, range(10))) == everything
     some = dataset.shuffled_batches(3, 5, 1, [1, 4, 7, 8])
     assert sorted(index for batch in some for index in batch) == [1, 4, 7, 8]
 
@@ -479,9 +489,23 @@ def test_grand_potentials_become_energies() -> None:
     del atoms.info["REF_grand_potential"]
     keys = DataKeys(grand_potential="REF_energy")
     assert wrap_atoms([atoms], keys)[0].value("energy") == pytest.approx(energy, abs=1e-12)
+    other = ions([-0.2])[0]
+    atoms.info["energy_kind"], other.info["energy_kind"] = "grand_potential", "energy"
+    for names in (DataKeys(), keys):  # both kinds in one set, whatever the key map says
+        found = [frame.value("energy") for frame in wrap_atoms([atoms, other], names)]
+        assert found == pytest.approx([energy, other.info["REF_energy"]], abs=1e-12)
     del atoms.info["fermi_level"]
     with pytest.raises(InputError, match=r"frame 0.*without fermi_level \(key 'fermi_level'\)"):
         wrap_atoms([atoms], keys)
+    other.info["energy_kind"] = "omega"
+    with pytest.raises(InputError, match=r"frame 0: energy_kind='omega'; give 'energy'"):
+        wrap_atoms([other])
+
+
+def test_energies_that_were_read_as_grand_potentials_are_reported() -> None:
+    frames = wrap_atoms(ions([0.0, 0.4, 1.0]), DataKeys(grand_potential="REF_energy"))
+    (text,) = data_warnings(frames, DataKeys())
+    assert "look like energies E; if they are, remove data.keys.grand_potential" in text
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import torch
 from ase import Atoms
 
 from electret import InputError
+from electret.data import wrap_atoms
+from electret.data.frames import as_frames
 from electret.graph import Graph
 from electret.models import BackboneConfig, ModelConfig, Statistics, build, from_mace, load, save
 from electret.models.backbone import construction_dtype
@@ -223,28 +225,29 @@ def test_names_of_mace_are_accepted_and_unknown_ones_refused():
 
 
 def test_statistics_of_a_training_set():
-    frames = []
+    structures = []
     for atoms, energy in ((molecule(), -460.0), (bulk(), -470.0), (Atoms("O"), -430.0)):
         atoms.info["REF_energy"] = energy
         atoms.arrays["REF_forces"] = np.full((len(atoms), 3), 2.0)
         atoms.arrays["REF_charges"] = np.where(atoms.numbers == 8, -1.0, 0.25)
-        frames.append(Graph.from_atoms(atoms, 3.5))
-    found = Statistics.from_graphs(frames)
+        structures.append(atoms)
+    frames, n_edges = as_frames(wrap_atoms(structures)), np.array([20, 52, 0])
+    found = Statistics.from_frames(frames, n_edges)
     assert found.elements == (1, 8, 11)
     assert found.e0s == pytest.approx({1: -10.0, 8: -430.0, 11: -10.0})
     assert found.scale == pytest.approx(2.0)
     assert found.mean == pytest.approx(0.0, abs=1e-9)
     assert found.charges == pytest.approx({1: 0.25, 8: -1.0, 11: 0.25})
-    assert found.avg_num_neighbors == pytest.approx(sum(g.n_edges for g in frames) / 10)
-    given = Statistics.from_graphs(frames, e0s={1: -11.0, 8: -430.0, 11: -10.0})
+    assert found.avg_num_neighbors == pytest.approx(7.2)
+    given = Statistics.from_frames(frames, n_edges, e0s={1: -11.0, 8: -430.0, 11: -10.0})
     assert given.e0s[1] == -11.0
     assert given.mean > 0.1
-    with pytest.raises(InputError, match="at least one frame"):
-        Statistics.from_graphs([])
-    for frame in frames:
-        del frame.labels["energy"]
+    with pytest.raises(InputError, match="at least one"):
+        Statistics.from_frames(as_frames([]), np.empty(0, dtype=int))
+    for atoms in structures:
+        del atoms.info["REF_energy"]
     with pytest.raises(InputError, match="no e0s are given for H, O, Na"):
-        Statistics.from_graphs(frames)
+        Statistics.from_frames(as_frames(wrap_atoms(structures)), n_edges)
     with pytest.raises(InputError, match="no energy for Na"):
         Statistics.parse({"elements": (1, 11), "e0s": {1: 0.0}})
 

@@ -29,7 +29,7 @@ from electret.training.checkpoint import (
     write_checkpoint,
 )
 from electret.training.config import LossConfig, OptimizerConfig, SchedulerConfig, StageConfig
-from electret.training.convergence import Convergence, count_convergence, epoch_columns
+from electret.training.convergence import Convergence, add_convergence, convergence_row, epoch_columns
 from electret.training.loss import Loss
 from electret.training.metrics import MetricsAccumulator
 from electret.training.optimization import (
@@ -365,12 +365,16 @@ def test_plot_of_the_convergence(tmp_path: Path) -> None:
     assert path.stat().st_size > 5000
 
 
+def rows_of(predictions: dict[str, torch.Tensor], n_systems: int) -> torch.Tensor:
+    return torch.tensor([[float(value) for value in convergence_row(predictions, n_systems)]])
+
+
 def test_epochs_count_what_did_not_converge() -> None:
     sums: dict[str, float] = {}
-    assert count_convergence(sums, {}, 3) == 3
+    assert add_convergence(sums, rows_of({}, 3)) == 3
     assert epoch_columns(sums, None) == {}
-    assert count_convergence(sums, unconverged({}, [True, False]), 2) == 1
-    assert count_convergence(sums, unconverged({}, [True]), 1) == 1
+    assert add_convergence(sums, rows_of(unconverged({}, [True, False]), 2)) == 1
+    assert add_convergence(sums, rows_of(unconverged({}, [True]), 1)) == 1
     columns = epoch_columns(sums, None)
     assert columns == {
         "train_unconverged": 1.0,

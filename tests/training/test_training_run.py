@@ -26,6 +26,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from electret import InputError, OutputError
+from electret.graph import Graph
 from electret.models import load, read_header
 from electret.support.console import standard_console
 from electret.support.outputs import claimed
@@ -199,11 +200,11 @@ def test_ctrl_c_and_resume_are_exact(
 def interrupt_at(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     original, calls = Trainer._step, []
 
-    def counted(self: Trainer, indices: list[int]) -> None:
+    def counted(self: Trainer, indices: list[int], graph: Graph) -> None:
         calls.append(indices)
         if len(calls) == step:
             os.kill(os.getpid(), number)
-        original(self, indices)
+        original(self, indices, graph)
 
     monkeypatch.setattr(Trainer, "_step", counted)
 
@@ -217,11 +218,11 @@ from electret.training.loop import Trainer
 kill_at = int(sys.argv[2])
 original, calls = Trainer._step, []
 
-def counted(self, indices):
+def counted(self, indices, graph):
     calls.append(indices)
     if len(calls) == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
-    original(self, indices)
+    original(self, indices, graph)
 
 Trainer._step = counted
 train(TrainingConfig.from_yaml(sys.argv[1]), resume=kill_at < 0)
@@ -516,10 +517,10 @@ def test_a_hang_up_is_a_termination(data: Path, tmp_path: Path, monkeypatch: pyt
 
     terminal, original = Gone(), Trainer._step
 
-    def hung_up(self: Trainer, indices: list[int]) -> None:
+    def hung_up(self: Trainer, indices: list[int], graph: Graph) -> None:
         terminal.gone = True
         os.kill(os.getpid(), signal.SIGHUP)
-        original(self, indices)
+        original(self, indices, graph)
 
     monkeypatch.setattr(Trainer, "_step", hung_up)
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # pytest may run under nohup, which ignores it

@@ -254,11 +254,11 @@ def test_resuming_any_mode_is_exact(
     left over, and the counts of the epoch go on."""
     original, calls = Trainer._step, []
 
-    def counted(self: Trainer, indices: list[int]) -> None:
+    def counted(self: Trainer, indices: list[int], graph: Graph) -> None:
         calls.append(indices)
         if len(calls) == step:
             os.kill(os.getpid(), signal.SIGINT)
-        original(self, indices)
+        original(self, indices, graph)
 
     monkeypatch.setattr(Trainer, "_step", counted)
     options = options_of("fixed_point", data, tmp_path / "run", *STAGES)
@@ -363,9 +363,9 @@ def test_direct_training_needs_and_uses_frames_with_charges(
     drawn: list[str] = []
     original = Trainer._step
 
-    def recorded(self: Trainer, indices: list[int]) -> None:
+    def recorded(self: Trainer, indices: list[int], graph: Graph) -> None:
         drawn.extend(self.train_set.frames[index].where for index in indices)
-        original(self, indices)
+        original(self, indices, graph)
 
     monkeypatch.setattr(Trainer, "_step", recorded)
     options = options_of("fixed_point", some, tmp_path / "some", stage, {**stage, "mode": "implicit"})

@@ -13,7 +13,7 @@ from ase import Atoms
 from rich.console import Console
 
 from electret import InputError
-from electret.data.reading import read_frames
+from electret.data import read_frames
 from electret.graph import Graph
 from electret.models import Model, ModelConfig, Statistics, build, load, save
 from electret.training import TrainingConfig, TrainingResult, evaluate, train

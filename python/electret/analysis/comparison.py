@@ -12,8 +12,8 @@ from rich.console import Console
 from electret.analysis.assessment import Assessment, assess
 from electret.analysis.entries import Entry, prepare
 from electret.data import DataKeys, GraphDataset, print_report, read_frames
+from electret.data.frames import bound
 from electret.data.keys import DipoleOrigin
-from electret.data.reading import bound
 from electret.errors import InputError
 from electret.models import load
 from electret.models.files import dtype_name
@@ -89,10 +89,7 @@ def compare(
         raise InputError("nothing to compare: give at least one model and one data set")
     names = keys or DataKeys()
     # Read before any training: a slip in the name of a file must not show up after hours.
-    frames = {
-        set_name: [frame for file in files for frame in read_frames(file, names, dipole_origin or "origin")]
-        for set_name, files in data.items()
-    }
+    frames = {set_name: read_frames(files, names, dipole_origin) for set_name, files in data.items()}
     print_report(console, frames, names, dipole_origin)
     files = prepare(entries, console)
     comparison = Comparison(

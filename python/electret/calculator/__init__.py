@@ -2,7 +2,8 @@
 
 from electret.calculator.batches import evaluate
 from electret.calculator.calculator import Calculator
+from electret.calculator.committee import Committee
 from electret.calculator.conditions import ExtrapolationWarning
 from electret.calculator.sum import SumCalculator
 
-__all__ = ["Calculator", "ExtrapolationWarning", "SumCalculator", "evaluate"]
+__all__ = ["Calculator", "Committee", "ExtrapolationWarning", "SumCalculator", "evaluate"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast, get_args
 
@@ -17,7 +18,8 @@ from rich.console import Console
 from electret.analysis.assessment import Assessment, assess
 from electret.analysis.scf_statistics import converged
 from electret.calculator.properties import of_system, per_atom, results, undefined_by_boundary
-from electret.data import DataKeys, Frame, GraphDataset, print_report, wrap_atoms
+from electret.data import DataKeys, Frame, GraphDataset, print_report, read_frames, wrap_atoms
+from electret.data.frames import as_frames
 from electret.data.keys import DipoleOrigin
 from electret.data.reading import read_structures
 from electret.errors import InputError
@@ -53,8 +55,14 @@ def run_evaluation(
     names = parse_keys(keys)
     model = load(model_file, device=device, dtype=dtype)
     origin = parse_origin(dipole_origin)
-    structures = read_structures(data_file)
-    frames = wrap_atoms(structures, names, str(data_file), origin or "origin")
+    structures = None
+    if output is None:
+        frames = read_frames(data_file, names, origin)
+    elif data_file.is_dir():
+        frames = as_frames(list(read_frames(data_file, names, origin)))  # which take up the predictions
+    else:
+        structures = read_structures(data_file)
+        frames = as_frames(wrap_atoms(structures, names, str(data_file), origin or "origin"))
     print_report(console, {data_file.stem: frames}, names, origin)
 
     def store(indices: list[int], graph: Graph, predicted: dict[str, torch.Tensor]) -> None:
@@ -73,7 +81,8 @@ def run_evaluation(
         for line in assessment.scf.lines():
             say(console, line)
     if output is not None:
-        _restore_other_entries(frames, structures)
+        if structures is not None:
+            _restore_other_entries(frames, structures)
         with writing(output):
             _write(output, [frame.atoms for frame in frames])
         say(console, f"predictions written to {output}")
@@ -103,7 +112,7 @@ def parse_origin(word: str | None) -> DipoleOrigin | None:
     return None
 
 
-def _restore_other_entries(frames: list[Frame], structures: list[Atoms]) -> None:
+def _restore_other_entries(frames: Sequence[Frame], structures: Sequence[Atoms]) -> None:
     """Put back what a file holds besides labels (`distance`, tags, ...): it identifies the frames."""
     for frame, original in zip(frames, structures, strict=True):
         for name in frame.other_keys:

@@ -34,6 +34,13 @@ plots = typer.Typer(
 )
 application.add_typer(plots, name="plot")
 
+data_sets = typer.Typer(
+    help="Prepare training data on disk, for sets that memory does not hold, and describe it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+application.add_typer(data_sets, name="data")
+
 
 Device = Annotated[str, typer.Option(help="Device of torch.")]
 Dtype = Annotated[str | None, typer.Option(help="float32 or float64; by default that of the model.")]
@@ -79,12 +86,25 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change an option, e.g. stages.0.epochs=3."),
     ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Models of a committee, each from a seed of its own.")
+    ] = 1,
 ) -> None:
-    """Train a model from a YAML file."""
-    from electret.training import TrainingConfig
+    """Train a model from a YAML file.
+
+    On several GPUs or processes: torchrun --nproc-per-node 4 -m electret train CONFIG, or srun python -m
+    electret train CONFIG; `batch_size` is that of all together.
+    """
+    from electret.support.ranks import process_group
+    from electret.training import TrainingConfig, train_committee
     from electret.training import train as run_training
 
-    run_training(TrainingConfig.from_yaml(config, overrides or ()), resume=resume, restart=restart)
+    options = TrainingConfig.from_yaml(config, overrides or ())
+    with process_group(options.device):
+        if seeds > 1:
+            train_committee(options, seeds, resume=resume, restart=restart)
+        else:
+            run_training(options, resume=resume, restart=restart)
 
 
 @application.command("eval")
@@ -122,7 +142,7 @@ def evaluate(
     from electret.support.console import standard_console
     from electret.support.ranks import device_of_rank, process_group
 
-    with process_group() as first:
+    with process_group(device) as first:
         place = device_of_rank(device)
         console = standard_console(quiet=not first)
         assessment = run_evaluation(
@@ -320,6 +340,32 @@ def plot_scf(
     convergence_table(runs).show(console)
     plot_convergence(runs, output, model.stem)
     say(console, f"wrote {output}")
+
+
+@data_sets.command("prepare")
+@reported
+def prepare_data(
+    files: Annotated[list[Path], typer.Argument(help="Frames (extended XYZ or any format of ASE).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the set, which must not exist.")],
+    keys: Keys = None,
+    dipole_origin: DipoleOrigin = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Frames per file of the set.")] = 4096,
+) -> None:
+    """Write the frames of files to a folder that stands for them wherever a data file is named."""
+    from electret.cli.data import run_preparation
+    from electret.support.console import standard_console
+
+    run_preparation(files, output, keys or [], dipole_origin, shard_size, standard_console())
+
+
+@data_sets.command("info")
+@reported
+def describe_data(data: Annotated[Path, typer.Argument(help="Folder of a prepared set.")]) -> None:
+    """Show what a prepared set holds, with warnings of its labels."""
+    from electret.cli.data import report_set
+    from electret.support.console import standard_console
+
+    report_set(data, standard_console())
 
 
 @application.command()

@@ -1,17 +1,21 @@
-"""Training data: reading and checking frames, key report, validation split, atomic energies, cached
-graphs."""
+"""Training data: reading and checking frames, sets on disk, key report, validation split, atomic energies,
+cached graphs."""
 
 from electret.data.dataset import GraphDataset
+from electret.data.frames import Frames
 from electret.data.keys import DataKeys
 from electret.data.magnitudes import magnitude_table, magnitude_warnings
-from electret.data.reading import Frame, read_frames, wrap_atoms
+from electret.data.prepare import prepare, prepare_frames
+from electret.data.reading import Frame, wrap_atoms
 from electret.data.reference import atomic_energies
 from electret.data.report import check_targets, key_counts, key_table, print_report
+from electret.data.sources import read_frames
 from electret.data.split import random_split
 
 __all__ = [
     "DataKeys",
     "Frame",
+    "Frames",
     "GraphDataset",
     "atomic_energies",
     "check_targets",
@@ -19,6 +23,8 @@ __all__ = [
     "key_table",
     "magnitude_table",
     "magnitude_warnings",
+    "prepare",
+    "prepare_frames",
     "print_report",
     "random_split",
     "read_frames",

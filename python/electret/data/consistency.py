@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from electret.conditions import CHARGE_TOLERANCE, SPIN, meant
+from electret.data.frames import Frames, as_frames, spread
 from electret.data.keys import DataKeys, DipoleOrigin
-from electret.data.reading import Frame, origin_of_dipole
+from electret.data.reading import ENERGY_KIND, Frame, origin_of_dipole
 
 __all__ = ["data_warnings"]
 
 SLOPE_TOLERANCE = 0.5
 """eV by which the slope of the energy in the charge may miss the labelled Fermi levels."""
+
+JUDGED = 20_000
+"""Frames from which dipoles and Fermi levels are judged where there are more."""
 
 MANY = 8
 """Frames of one composition from which their slope is judged where each has a geometry of its own."""
@@ -41,12 +45,13 @@ def data_warnings(
         keys: names in the files.
         dipole_origin: with which the frames were read; None is the default, the origin of the coordinates.
     """
+    found = as_frames(frames)
     return [
-        *_charges(frames, keys),
-        *_other_names(frames),
-        *_dipoles(frames, dipole_origin),
-        *_fermi_levels(frames, keys),
-        *_responses(frames, keys),
+        *_charges(found, keys),
+        *_other_names(found),
+        *_dipoles(found, dipole_origin or found.dipole_origin),
+        *_fermi_levels(found, keys),
+        *_responses(found, keys),
     ]
 
 
@@ -54,66 +59,65 @@ def _charge(frame: Frame) -> float:
     return float(frame.value("total_charge")) if frame.has("total_charge") else 0.0
 
 
-def _count(frames: Sequence[Frame]) -> str:
-    return f"{len(frames)} frame{'s' if len(frames) > 1 else ''} (first: {frames[0].where})"
+def _count(frames: Frames, chosen: NDArray[np.bool_]) -> str:
+    number = int(np.count_nonzero(chosen))
+    return f"{number} frame{'s' if number > 1 else ''} (first: {frames[int(chosen.argmax())].where})"
 
 
-def _charges(frames: Iterable[Frame], keys: DataKeys) -> Iterator[str]:
+def _charges(frames: Frames, keys: DataKeys) -> Iterator[str]:
     """Labelled charges that do not add up to the total charge."""
-    labels: dict[str, Callable[[Frame], NDArray[np.float64]]] = {
-        "charges": lambda frame: frame.value("charges"),
-        "multipoles": lambda frame: frame.value("multipoles")[:, 0],
-    }
-    for name, charges in labels.items():
-        found = [(frame, float(charges(frame).sum())) for frame in frames if frame.has(name)]
-        wrong = [(frame, total) for frame, total in found if abs(total - _charge(frame)) > CHARGE_TOLERANCE]
-        if wrong:
-            first, total = wrong[0]
+    for name in ("charges", "multipoles"):
+        totals, charges = frames.column(f"{name}_sum"), frames.total_charge
+        wrong = np.abs(totals - charges) > CHARGE_TOLERANCE
+        if wrong.any():
+            first = int(wrong.argmax())
             yield (
-                f"'{getattr(keys, name)}' of {_count([frame for frame, _ in wrong])} do not add up to the "
-                f"total charge: {total:.4g} e there, while '{keys.total_charge}' is "
-                f"{_charge(first):g} e{'' if first.has('total_charge') else ' (absent)'}"
+                f"'{getattr(keys, name)}' of {_count(frames, wrong)} do not add up to the "
+                f"total charge: {totals[first]:.4g} e there, while '{keys.total_charge}' is "
+                f"{charges[first]:g} e{'' if frames[first].has('total_charge') else ' (absent)'}"
             )
 
 
-def _other_names(frames: Iterable[Frame]) -> Iterator[str]:
+def _other_names(frames: Frames) -> Iterator[str]:
     """Spins and Fermi levels under names that are not read."""
-    found: dict[tuple[str, str], list[Frame]] = defaultdict(list)
-    for frame in frames:
-        for key in frame.other_keys:
+    codes, sets = frames.codes("other_keys")
+    holders: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for code, names in enumerate(sets):
+        for key in names:
             condition = meant(key)
-            if condition in (SPIN, "fermi_level") and not frame.has(condition):
-                found[key, condition].append(frame)
-    for (key, condition), holders in sorted(found.items()):
+            if condition in (SPIN, "fermi_level"):
+                holders[key, condition].append(code)
+    for (key, condition), chosen in sorted(holders.items()):
+        found = np.isin(codes, chosen) & ~frames.has(condition)
+        if not found.any():
+            continue
         hint = (
             f"every frame is a singlet; if it is the multiplicity 2S + 1, set data.keys.{SPIN} to '{key}'"
             if condition == SPIN
             else f"if it is the Fermi level (eV), set data.keys.fermi_level to '{key}'"
         )
-        yield f"'{key}' of {_count(holders)} is not read: {hint}"
+        yield f"'{key}' of {_count(frames, found)} is not read: {hint}"
 
 
-def _dipoles(frames: Iterable[Frame], chosen: DipoleOrigin | None) -> Iterator[str]:
+def _dipoles(frames: Frames, chosen: DipoleOrigin | None) -> Iterator[str]:
     """Dipole labels of charged open systems that seem to be about another point."""
-    charged = [
-        frame
-        for frame in frames
-        if frame.has("dipole") and abs(_charge(frame)) > CHARGE_TOLERANCE and not frame.atoms.pbc.all()
-    ]
-    if not charged:
+    found = frames.has("dipole") & (np.abs(frames.total_charge) > CHARGE_TOLERANCE)
+    found &= ~frames.column("pbc", False).all(axis=-1)
+    if not found.any():
         return
+    charged = [frames[index] for index in spread(np.flatnonzero(found), JUDGED)]
     now = chosen or "origin"
     errors = {choice: _distance(charged, now, choice) for choice in get_args(DipoleOrigin)}
     best = min(errors, key=lambda choice: errors[choice])
     if errors[best] < 0.5 * errors[now] and errors[now] - errors[best] > 0.05:
         yield (
-            f"dipole labels of {_count(charged)} with a charge are taken about {_POINTS[now]}, but fit "
+            f"dipole labels of {_count(frames, found)} with a charge are taken about {_POINTS[now]}, but fit "
             f"{_POINTS[best]} better: {errors[best]:.3g} against {errors[now]:.3g} e·Å (rms) are left. "
             f"Set data.dipole_origin: {best} (electret eval --dipole-origin) if they are about it"
         )
     elif chosen is None:
         yield (
-            f"dipole labels of {_count(charged)} with a charge are taken about {_POINTS[now]}; "
+            f"dipole labels of {_count(frames, found)} with a charge are taken about {_POINTS[now]}; "
             "state their origin with data.dipole_origin (electret eval --dipole-origin)"
         )
 
@@ -141,29 +145,37 @@ def _distance(frames: Sequence[Frame], now: DipoleOrigin, choice: DipoleOrigin) 
     return float(np.sqrt(np.mean(values**2))) if values.size else 0.0
 
 
-def _fermi_levels(frames: Iterable[Frame], keys: DataKeys) -> Iterator[str]:
+def _fermi_levels(frames: Frames, keys: DataKeys) -> Iterator[str]:
     """Energies whose change with the charge is not that of the labelled Fermi levels."""
-    for group, noisy in _compositions(frames):
+    labelled = np.flatnonzero(frames.has("energy") & frames.has("fermi_level"))
+    for group, noisy in _compositions(frames[index] for index in spread(labelled, JUDGED)):
         slope, expected, error = _slopes(group)
         tolerance = max(SLOPE_TOLERANCE, 0.2 * abs(expected), 4 * error if noisy else 0.0)
         if abs(slope - expected) <= tolerance:
             continue
-        omega = _slopes(group, as_grand_potentials=True)[0]
+        members = [frame for geometry in group for frame in geometry]
+        converted = all(frame.has("grand_potential") for frame in members)
+        other = _slopes(group, 1.0 if converted else -1.0)[0]
         if abs(slope + expected) <= tolerance:
             hint = "the charge or the Fermi level seems to have the opposite sign"
-        elif noisy and abs(omega - expected) > tolerance:
+        elif noisy and abs(other - expected) > tolerance:
             continue  # charge states of different geometries may well differ by that
         else:
             hint = "look at the signs of both, the zero of the Fermi level, and what the energy is"
-        if abs(omega - expected) <= tolerance:
+        if abs(other - expected) <= tolerance and converted:
+            hint = (
+                "they were read as grand potentials and look like energies E; if they are, remove "
+                f"data.keys.grand_potential and {ENERGY_KIND}"
+            )
+        elif abs(other - expected) <= tolerance:
             hint = (
                 f"they look like grand potentials E + mu Q; if they are, set data.keys.grand_potential to "
-                f"'{keys.energy}'"
+                f"'{keys.energy}', or {ENERGY_KIND}=grand_potential in these frames"
             )
-        members = [frame for geometry in group for frame in geometry]
+        first, formula = members[0].where, members[0].atoms.get_chemical_formula()
         yield (
-            f"'{keys.energy}' and '{keys.fermi_level}' of {_count(members)} of "
-            f"{members[0].atoms.get_chemical_formula()} contradict dE/dQ = -mu: the energies change by "
+            f"'{keys.energy}' and '{keys.fermi_level}' of {len(members)} frames (first: {first}) of "
+            f"{formula} contradict dE/dQ = -mu: the energies change by "
             f"{slope:.3g} eV/e, the Fermi levels say {expected:.3g}; {hint}"
         )
 
@@ -173,11 +185,10 @@ def _compositions(frames: Iterable[Frame]) -> Iterator[tuple[list[list[Frame]], 
     noisy, where no geometry has two charges."""
     groups: dict[tuple[bytes, ...], dict[bytes, list[Frame]]] = defaultdict(lambda: defaultdict(list))
     for frame in frames:
-        if frame.has("energy") and frame.has("fermi_level"):
-            atoms = frame.atoms
-            field = frame.value("external_field") if frame.has("external_field") else np.zeros(3)
-            group = groups[np.sort(atoms.numbers).tobytes(), atoms.pbc.tobytes(), field.tobytes()]
-            group[np.round(np.concatenate([atoms.positions, atoms.cell.array]), 4).tobytes()].append(frame)
+        atoms = frame.atoms
+        field = frame.value("external_field") if frame.has("external_field") else np.zeros(3)
+        group = groups[np.sort(atoms.numbers).tobytes(), atoms.pbc.tobytes(), field.tobytes()]
+        group[np.round(np.concatenate([atoms.positions, atoms.cell.array]), 4).tobytes()].append(frame)
     for geometries in groups.values():
         scans = [scan for scan in geometries.values() if np.ptp([_charge(frame) for frame in scan]) > 1e-3]
         members = [frame for geometry in geometries.values() for frame in geometry]
@@ -187,20 +198,18 @@ def _compositions(frames: Iterable[Frame]) -> Iterator[tuple[list[list[Frame]], 
             yield [members], True
 
 
-def _slopes(
-    group: Sequence[Sequence[Frame]], as_grand_potentials: bool = False
-) -> tuple[float, float, float]:
+def _slopes(group: Sequence[Sequence[Frame]], added: float = 0.0) -> tuple[float, float, float]:
     """Slope of the energy in the charge, that of the Fermi levels, and the standard error of the first, eV/e.
 
     The fit to all pairs of a geometry of E_i - E_j and of -(mu_i + mu_j)/2 (Q_i - Q_j), which are equal for a
-    quadratic energy.
+    quadratic energy. `added` times mu Q is added to the energies.
     """
     moments, rest, n_frames = np.zeros(3), 0.0, 0
     for geometry in group:
         charge = np.array([_charge(frame) for frame in geometry])
         level = np.array([frame.value("fermi_level") for frame in geometry])
         energy = np.array([frame.value("energy") for frame in geometry])
-        energy = energy - level * charge if as_grand_potentials else energy
+        energy = energy + added * level * charge
         charge, energy = charge - charge.mean(), energy - energy.mean()
         weight = (charge**2 + np.mean(charge**2)) / 2
         moments += [charge @ charge, energy @ charge, -level @ weight]
@@ -211,13 +220,13 @@ def _slopes(
     return slope, expected, float(np.sqrt(variance / moments[0]))
 
 
-def _responses(frames: Sequence[Frame], keys: DataKeys) -> Iterator[str]:
+def _responses(frames: Frames, keys: DataKeys) -> Iterator[str]:
     """Derivatives of the dipole of periodic systems."""
     for name in ("polarizability", "born_effective_charges"):
-        found = [frame for frame in frames if frame.has(name) and frame.atoms.pbc.any()]
-        if found:
+        found = frames.has(name) & frames.column("pbc", False).any(axis=-1)
+        if found.any():
             yield (
-                f"'{getattr(keys, name)}' of {_count(found)} with periodic axes count along open axes only: "
-                "a dipole along a periodic axis depends on the image in which an atom is listed (families "
-                "with a polarisation, 'split_charges', take all Born charges)"
+                f"'{getattr(keys, name)}' of {_count(frames, found)} with periodic axes count along open "
+                "axes only: a dipole along a periodic axis depends on the image in which an atom is listed "
+                "(families with a polarisation, 'split_charges', take all Born charges)"
             )

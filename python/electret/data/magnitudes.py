@@ -9,8 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from ase.data import covalent_radii
 from numpy.typing import NDArray
+from rich.text import Text
 
 from electret.data.dataset import GraphDataset
+from electret.data.frames import Frames, spread
 from electret.data.reading import Frame
 from electret.support.console import PlainTable
 
@@ -22,6 +24,7 @@ _STRONGEST = 30.0  # eV per atom, without E0s; solids are bound by up to 9
 _LARGEST_FORCE = 100.0  # eV/Å, RMS
 _NOBLE = (2, 10, 18, 36, 54, 86)  # not bonded
 _CONDITIONS = ("total_charge", "external_field")
+_JUDGED = 5_000  # frames of a set on disk from which pairs and the work of the forces are judged
 _MOST_COMPARED = 200  # frames of one composition
 _FEWEST_STEPS = 8
 _CORRELATION = 0.95
@@ -49,6 +52,8 @@ def magnitude_table(sets: Mapping[str, GraphDataset], e0s: Mapping[int, float]) 
     """One row per set: closest pair, RMS force, and mean and spread of the energy per atom without E0s."""
     headings = ("closest pair (Å)", "RMS force (eV/Å)", "energy per atom without E0s (eV)", "spread (eV)")
     table = PlainTable("Magnitudes", ("set", *headings), right=headings)
+    if any(len(_judged(dataset.frames)) < len(dataset) for dataset in sets.values()):
+        table.caption = Text(f"closest pairs of {_JUDGED} frames of each larger set on disk")
     for name, dataset in sets.items():
         distances = [pair.distance for pair in _closest(dataset)]
         energies = _bound_energies(dataset.frames, e0s)
@@ -116,8 +121,10 @@ class _Pair(NamedTuple):
 def _closest(dataset: GraphDataset) -> list[_Pair]:
     """Closest pair of each frame that has a neighbour."""
     found = []
-    for frame, graph in zip(dataset.frames, dataset.graphs, strict=True):
+    for index in _judged(dataset.frames):
+        graph = dataset.graphs[index]
         if graph.n_edges:
+            frame = dataset.frames[index]
             sender, receiver = graph.edge_index.numpy()
             positions, numbers = graph.positions.numpy(), frame.atoms.numbers
             vectors = (
@@ -131,6 +138,12 @@ def _closest(dataset: GraphDataset) -> list[_Pair]:
             repulsion = float(0.5 * (forces[1] - forces[0]) @ vectors[pair] / max(distance, 1e-9))
             found.append(_Pair(tuple(sorted(numbers[ends].tolist())), distance, distance / radii, repulsion))
     return found
+
+
+def _judged(frames: Frames) -> list[int]:
+    """Frames to judge: all in memory, and runs of neighbours of a large set on disk."""
+    everything = np.arange(len(frames))
+    return (everything if frames.in_memory else spread(everything, _JUDGED)).tolist()
 
 
 def _attracts_when_close(pairs: Sequence[_Pair]) -> bool:
@@ -147,33 +160,41 @@ def _attracts_when_close(pairs: Sequence[_Pair]) -> bool:
     return bool(found) and min(found) > _ATTRACTS
 
 
-def _rms_force(frames: Sequence[Frame]) -> float:
-    forces = [frame.value("forces") for frame in frames if frame.has("forces")]
-    return float(np.sqrt(np.mean(np.concatenate(forces) ** 2))) if forces else math.nan
-
-
-def _bound_energies(frames: Sequence[Frame], e0s: Mapping[int, float]) -> NDArray[np.float64]:
-    return np.array(
-        [
-            (frame.value("energy") - sum(e0s[int(z)] for z in frame.atoms.numbers)) / len(frame.atoms)
-            for frame in frames
-            if frame.has("energy") and set(frame.atoms.numbers.tolist()) <= set(e0s)
-        ]
+def _rms_force(frames: Frames) -> float:
+    has = frames.has("forces")
+    components = 3 * float(frames.column("atoms", 0)[has].sum())
+    return (
+        math.sqrt(float(frames.column("forces_squared")[has].sum()) / components) if components else math.nan
     )
 
 
-def _energy_over_work(frames: Sequence[Frame]) -> float | None:
+def _bound_energies(frames: Frames, e0s: Mapping[int, float]) -> NDArray[np.float64]:
+    """Energy per atom without E0s of each labelled frame whose elements have one, eV."""
+    elements, counts = frames.composition()
+    known = np.isin(elements, list(e0s))
+    chosen = frames.has("energy") & ~counts[:, ~known].any(axis=1)
+    own = counts[chosen] @ np.array([e0s.get(z, 0.0) for z in elements])
+    rest: NDArray[np.float64] = (frames.column("energy")[chosen] - own) / counts[chosen].sum(axis=1)
+    return rest
+
+
+def _energy_over_work(frames: Frames) -> float | None:
     """Slope of energy differences against the work of the mean forces, over pairs of similar frames under
     equal conditions; None where the two do not go together well enough to decide."""
     groups: dict[tuple[object, ...], list[Frame]] = {}
-    for frame in frames:
-        if frame.has("energy") and frame.has("forces"):
-            conditions = [np.round(frame.value(name), 6) if frame.has(name) else 0.0 for name in _CONDITIONS]
-            atoms = frame.atoms
-            cell = np.round(atoms.cell.array, 6).tobytes()
-            key = (atoms.numbers.tobytes(), cell, atoms.pbc.tobytes(), *(str(value) for value in conditions))
-            groups.setdefault(key, []).append(frame)
-    steps = [step for group in groups.values() for step in _steps(group[:_MOST_COMPARED])]
+    labelled = frames.has("energy") & frames.has("forces")
+    for index in _judged(frames):
+        if not labelled[index]:
+            continue
+        frame = frames[index]
+        conditions = [np.round(frame.value(name), 6) if frame.has(name) else 0.0 for name in _CONDITIONS]
+        atoms = frame.atoms
+        cell = np.round(atoms.cell.array, 6).tobytes()
+        key = (atoms.numbers.tobytes(), cell, atoms.pbc.tobytes(), *(str(value) for value in conditions))
+        group = groups.setdefault(key, [])
+        if len(group) < _MOST_COMPARED:
+            group.append(frame)
+    steps = [step for group in groups.values() for step in _steps(group)]
     if len(steps) < _FEWEST_STEPS:
         return None
     work, energy = np.array(steps).T

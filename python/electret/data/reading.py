@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +16,8 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.io import read as ase_read
+from ase.db import connect
+from ase.io import iread
 from ase.io.extxyz import SPECIAL_3_3_KEYS, UNPROCESSED_KEYS, key_val_str_to_dict, read_xyz
 from numpy.typing import NDArray
 
@@ -26,9 +29,9 @@ from electret.labels import CONVERTED, LABELS, Label
 __all__ = [
     "ISOLATED_ATOM",
     "Frame",
-    "bound",
+    "iterate_frames",
+    "iterate_structures",
     "origin_of_dipole",
-    "read_frames",
     "read_structures",
     "wrap_atoms",
 ]
@@ -37,8 +40,14 @@ ISOLATED_ATOM = "IsolatedAtom"
 """`config_type` of the single-atom frames that hold the atomic energies (MACE's convention); on reading,
 case, `-`, `_` and spaces do not matter."""
 
+ENERGY_KIND = "energy_kind"
+"""Key of `atoms.info` that says which energy that of a frame is, `energy` or `grand_potential`, whatever the
+key map says."""
+
 _INPUTS = ("external_field", "spin_multiplicity", "grid_points")
 _WEIGHT_KEYS = tuple(name for name in LABELS if name not in _INPUTS)
+_DATABASES = (".db", ".aselmdb")
+_BLOCK = 1 << 20  # bytes of text read at once
 _EXTXYZ_SUFFIXES = (".xyz", ".extxyz")
 
 
@@ -86,38 +95,53 @@ class Frame:
         return self.atoms.arrays[key] if LABELS[name].per_atom else self.atoms.info[key]
 
 
-def read_frames(
+def iterate_frames(
     path: str | Path, keys: DataKeys | None = None, dipole_origin: DipoleOrigin = "origin"
-) -> list[Frame]:
-    """All frames of a file (extended XYZ, or any format of ASE).
-
-    Grand potentials become energies, virials stresses, and dipole labels of charged systems are moved from
-    `dipole_origin` to the origin of the coordinates.
-
-    Raises `InputError` naming file, frame and line (extended XYZ) for malformed content, and file, frame
-    and key for labels of the wrong shape or with NaN or infinite values, for charges and fields under names
-    that are not read, and for labels that contradict each other.
-    """
-    return wrap_atoms(read_structures(path), keys, str(path), dipole_origin)
+) -> Iterator[Frame]:
+    """Frames of a file one by one, see `electret.data.read_frames`."""
+    keys = keys or DataKeys()
+    for index, atoms in enumerate(iterate_structures(path)):
+        yield _normalised(atoms, keys, str(path), index, dipole_origin)
 
 
 def read_structures(path: str | Path) -> list[Atoms]:
-    """All structures of a file, see `read_frames`. Pipes and `-`, standard input, hold extended XYZ."""
+    """All structures of a file, see `electret.data.read_frames`."""
+    return list(iterate_structures(path))
+
+
+def iterate_structures(path: str | Path) -> Iterator[Atoms]:
+    """Structures of a file one by one. Pipes and `-`, standard input, hold extended XYZ."""
     path = Path(path)
     if str(path) != "-" and (path.is_dir() or not path.exists()):
         raise InputError(
             f"data file '{path}' does not exist (paths in a config are relative to the config's folder)"
         )
+    empty = True
     if path.suffix.lower() in _EXTXYZ_SUFFIXES or not path.is_file():
         structures = _read_extxyz(path)
     else:
-        try:
-            structures = list(ase_read(path, index=":"))
-        except Exception as error:
-            raise InputError(f"{path}: ASE cannot read this file: {error}") from error
-    if not structures:
+        structures = _read_by_ase(path)
+    for atoms in structures:
+        empty = False
+        yield atoms
+    if empty:
         raise InputError(f"{path}: the file holds no frame")
-    return structures
+
+
+def _read_by_ase(path: Path) -> Iterator[Atoms]:
+    try:
+        yield from _rows(path) if path.suffix in _DATABASES else iread(path, index=":")
+    except Exception as error:
+        raise InputError(f"{path}: ASE cannot read this file: {error}") from error
+
+
+def _rows(path: Path) -> Iterator[Atoms]:
+    """Structures of a database of ASE with the entries of each row, which `iread` leaves aside."""
+    with connect(path, serial=True) as database:
+        for row in database.select():
+            atoms = row.toatoms()
+            atoms.info |= {**row.key_value_pairs, **row.data}
+            yield atoms
 
 
 def wrap_atoms(
@@ -131,11 +155,6 @@ def wrap_atoms(
     return [_normalised(atoms, keys, file, index, dipole_origin) for index, atoms in enumerate(structures)]
 
 
-def bound(frames: Iterable[Frame]) -> list[Frame]:
-    """Frames without those that only hold the energy of an isolated atom."""
-    return [frame for frame in frames if not frame.is_isolated_atom]
-
-
 def origin_of_dipole(atoms: Atoms, choice: DipoleOrigin) -> NDArray[np.float64]:
     """Position [3] of the point about which dipoles are given."""
     if choice == "center_of_mass":
@@ -145,55 +164,67 @@ def origin_of_dipole(atoms: Atoms, choice: DipoleOrigin) -> NDArray[np.float64]:
     return np.zeros(3)
 
 
-def _read_extxyz(path: Path) -> list[Atoms]:
-    structures = []
+def _read_extxyz(path: Path) -> Iterator[Atoms]:
     for index, first_line, block in _blocks(path):
         if not _is_rectangular(block):
             _check_columns(path, index, first_line, block)
         try:
             # ASE's extxyz reader is given one frame at a time so that its errors can be placed.
             text = io.StringIO("\n".join(block) + "\n")
-            structures.append(next(read_xyz(text, index=0, properties_parser=_comment)))
+            atoms = next(read_xyz(text, index=0, properties_parser=_comment))
         except Exception as error:
             _check_columns(path, index, first_line, block)
             raise InputError(
                 f"{path}: frame {index} (lines {first_line}-{first_line + len(block) - 1}) is not valid "
                 f"extended XYZ: {error}"
             ) from error
-    return structures
+        yield atoms
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines of a file of text, without blank ones at its end."""
+    position, blank = 0, 0
+    with nullcontext(sys.stdin.buffer) if str(path) == "-" else path.open("rb") as file:
+        while raw := b"".join(file.readlines(_BLOCK)):
+            try:
+                text = raw.decode("utf-8-sig" if position == 0 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{path}: the file is not UTF-8 text (byte {position + error.start}); is it extended XYZ?"
+                ) from error
+            position += len(raw)
+            for line in text.splitlines():
+                if not line.strip():
+                    blank += 1
+                    continue
+                yield from itertools.repeat("", blank)
+                blank = 0
+                yield line
 
 
 def _blocks(path: Path) -> Iterator[tuple[int, int, list[str]]]:
     """Frame index, number of its first line (from 1), and its lines."""
-    try:
-        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        lines = content.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: the file is not UTF-8 text (byte {error.start}); is it extended XYZ?"
-        ) from error
-    while lines and not lines[-1].strip():
-        lines.pop()
-    start = index = 0
-    while start < len(lines):
+    lines = _lines(path)
+    index, start = 0, 0
+    for first in lines:
         try:
-            n_atoms = int(lines[start])
+            n_atoms = int(first)
         except ValueError:
             raise InputError(
                 f"{path}: line {start + 1} should give the number of atoms of frame {index}, found "
-                f"'{lines[start][:60]}'"
+                f"'{first[:60]}'"
             ) from None
         if n_atoms < 1:
             raise InputError(f"{path}: line {start + 1}: frame {index} has {n_atoms} atoms; remove the frame")
-        stop = start + n_atoms + 2
-        if stop > len(lines):
+        block = [first, *itertools.islice(lines, min(n_atoms + 1, sys.maxsize))]
+        if len(block) < n_atoms + 2:
             raise InputError(
                 f"{path}: frame {index} starts at line {start + 1} with {n_atoms} atoms but the file ends "
-                f"after {max(len(lines) - start - 2, 0)} of them; the file is truncated or the number is "
+                f"after {max(len(block) - 2, 0)} of them; the file is truncated or the number is "
                 "wrong"
             )
-        yield index, start + 1, lines[start:stop]
-        start, index = stop, index + 1
+        yield index, start + 1, block
+        start, index = start + n_atoms + 2, index + 1
 
 
 _ENTRY = re.compile(r"""([^\s="'{\[\\]+)=("[^"\\]+"|[^\s="'{\[\\]+)(?:\s+|$)""")
@@ -283,6 +314,7 @@ def _normalised(atoms: Atoms, keys: DataKeys, file: str, index: int, dipole_orig
             f"{where}: atom {unknown[0]} has no known chemical element (symbol '{atoms.symbols[unknown[0]]}')"
         )
     clean = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    keys = _with_energy_kind(keys, atoms, where)
     used = set()
     for name, label in LABELS.items():
         key = getattr(keys, name)
@@ -330,14 +362,30 @@ def _normalised(atoms: Atoms, keys: DataKeys, file: str, index: int, dipole_orig
     )
 
 
+def _with_energy_kind(keys: DataKeys, atoms: Atoms, where: str) -> DataKeys:
+    """The keys of a frame that says which energy its own is."""
+    kind = atoms.info.get(ENERGY_KIND)
+    if kind not in (None, "energy", "grand_potential"):
+        raise InputError(
+            f"{where}: {ENERGY_KIND}={kind!r}; give 'energy' (E) or 'grand_potential' (E + mu Q) for key "
+            f"'{keys.energy}'"
+        )
+    if kind == "grand_potential":
+        return keys.model_copy(update={"grand_potential": keys.energy})
+    if kind == "energy" and keys.grand_potential == keys.energy:
+        return keys.model_copy(update={"grand_potential": LABELS["grand_potential"].key})
+    return keys
+
+
 def _lookup(atoms: Atoms, key: str) -> Any:
     if key in atoms.info:
         return atoms.info[key]
     if key in atoms.arrays:
         return atoms.arrays[key]
-    if atoms.calc is not None:
-        return atoms.calc.results.get(key)
-    return None
+    if atoms.calc is None:
+        return None
+    # Readers of VASP, Espresso and GPAW keep the Fermi level beside the results.
+    return getattr(atoms.calc, "eFermi", None) if key == "efermi" else atoms.calc.results.get(key)
 
 
 def _total_charge(atoms: Atoms, key: str, value: Any, where: str) -> Any:

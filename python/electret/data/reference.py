@@ -8,10 +8,14 @@ from typing import Literal
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
+from electret.data.frames import Frames, as_frames
 from electret.data.reading import ISOLATED_ATOM, Frame
 from electret.errors import InputError
 
 __all__ = ["FROM_START", "E0Source", "atomic_energies", "elements_of", "energy_warnings"]
+
+NEUTRAL = 1e-6
+"""Largest total charge of neutral frames in e."""
 
 FROM_START = ("foundation", "fit to residual")
 """Rules that take the E0s from the model to start from."""
@@ -24,7 +28,7 @@ least-squares fit of its errors."""
 
 def elements_of(frames: Sequence[Frame]) -> list[int]:
     """Sorted atomic numbers in the frames."""
-    return sorted({int(z) for frame in frames for z in np.unique(frame.atoms.numbers)})
+    return as_frames(frames).elements
 
 
 def atomic_energies(frames: Sequence[Frame], source: E0Source) -> dict[int, float]:
@@ -38,7 +42,8 @@ def atomic_energies(frames: Sequence[Frame], source: E0Source) -> dict[int, floa
     Raises:
         InputError: no energies, elements without an E0, two E0s of one element.
     """
-    elements = elements_of(frames)
+    frames = as_frames(frames)
+    elements = frames.elements
     if isinstance(source, Mapping):
         return _given(source, elements)
     isolated = _isolated(frames)
@@ -57,26 +62,23 @@ def atomic_energies(frames: Sequence[Frame], source: E0Source) -> dict[int, floa
 def energy_warnings(frames: Sequence[Frame], source: E0Source) -> list[str]:
     """Sentences on atomic energies that are not what they seem: not determined by the compositions of the
     frames, or single atoms that are not taken as isolated ones."""
+    frames = as_frames(frames)
     given = isinstance(source, Mapping) or source in FROM_START
-    if given or not any(frame.has("energy") for frame in frames):
+    if given or not frames.has("energy").any():
         return []
     if source == "isolated" or (source == "auto" and _isolated(frames)):
         return []
     found = []
-    single = [
-        frame
-        for frame in frames
-        if len(frame.atoms) == 1
-        and frame.has("energy")
-        and not (frame.is_isolated_atom or frame.atoms.pbc.any())
-    ]
-    if single:
+    open_atoms = (frames.column("atoms", 0) == 1) & ~frames.column("pbc", False).any(axis=-1)
+    single = np.flatnonzero(open_atoms & frames.has("energy") & ~frames.is_isolated_atom)
+    if len(single):
+        frame = frames[int(single[0])]
         found.append(
-            f"{single[0].where} holds a single atom ({single[0].atoms.symbols[0]}, config_type="
-            f"{single[0].config_type}) and is an ordinary frame; with config_type={ISOLATED_ATOM} its energy "
+            f"{frame.where} holds a single atom ({frame.atoms.symbols[0]}, config_type="
+            f"{frame.config_type}) and is an ordinary frame; with config_type={ISOLATED_ATOM} its energy "
             "is the E0 of the element"
         )
-    elements = elements_of(frames)
+    elements = frames.elements
     energies, rank, n_frames = _least_squares(frames, elements)
     if rank < len(elements):
         values = ", ".join(f"{chemical_symbols[z]} {energies[z]:.4g}" for z in elements)
@@ -108,16 +110,15 @@ def _given(source: Mapping[str, float], elements: Sequence[int]) -> dict[int, fl
     return {z: energies[z] for z in elements}
 
 
-def _isolated(frames: Sequence[Frame]) -> dict[int, float]:
+def _isolated(frames: Frames) -> dict[int, float]:
     energies: dict[int, tuple[float, Frame]] = {}
-    for frame in frames:
-        if not (frame.is_isolated_atom and frame.has("energy")):
-            continue
+    for index in np.flatnonzero(frames.is_isolated_atom & frames.has("energy")).tolist():
+        frame = frames[index]
         if len(frame.atoms) != 1:
             raise InputError(
                 f"{frame.where}: config_type={ISOLATED_ATOM} but the frame has {len(frame.atoms)} atoms"
             )
-        if _charged(frame):
+        if frame.has("total_charge") and abs(frame.value("total_charge")) > NEUTRAL:
             continue
         z, energy = int(frame.atoms.numbers[0]), float(frame.value("energy"))
         other, first = energies.setdefault(z, (energy, frame))
@@ -129,23 +130,18 @@ def _isolated(frames: Sequence[Frame]) -> dict[int, float]:
     return {z: energy for z, (energy, _) in energies.items()}
 
 
-def _charged(frame: Frame) -> bool:
-    return frame.has("total_charge") and abs(frame.value("total_charge")) > 1e-6
-
-
-def _least_squares(frames: Sequence[Frame], elements: Sequence[int]) -> tuple[dict[int, float], int, int]:
+def _least_squares(frames: Frames, elements: Sequence[int]) -> tuple[dict[int, float], int, int]:
     """E0s, the number of combinations of them that the frames determine, and the number of frames used."""
-    bound = [frame for frame in frames if frame.has("energy") and not frame.is_isolated_atom]
-    if not bound:
+    bound = frames.take(frames.has("energy") & ~frames.is_isolated_atom)
+    if not len(bound):
         raise InputError(
             "E0s cannot be fitted: no training frame has an energy; give data.e0s as {symbol: eV}"
         )
-    neutral = [frame for frame in bound if not _charged(frame)]
-    used = neutral if elements_of(neutral) == list(elements) else bound
-    counts = np.array(
-        [[np.count_nonzero(f.atoms.numbers == z) for z in elements] for f in used], dtype=np.float64
-    )
-    energies = np.array([f.value("energy") for f in used])
+    neutral = bound.take(np.abs(bound.total_charge) <= NEUTRAL)
+    used = neutral if neutral.elements == list(elements) else bound
+    numbers, counts = used.composition()
+    counts = counts[:, np.searchsorted(numbers, elements)]
+    energies = used.column("energy")
     rank = int(np.linalg.matrix_rank(counts))
     # The smallest solution itself would give an element the more, the more atoms of it there are.
     common = float(np.mean(energies / counts.sum(axis=1))) if rank < len(elements) else 0.0

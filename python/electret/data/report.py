@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.text import Text
 
 from electret.data.consistency import data_warnings
+from electret.data.frames import as_frames, join
 from electret.data.keys import DataKeys, DipoleOrigin
 from electret.data.reading import Frame
 from electret.errors import InputError
@@ -37,43 +39,43 @@ def print_report(
         dipole_origin: with which the frames were read; None is the default, the origin of the coordinates.
         others: further warnings.
     """
-    key_table(sets, keys).show(console)
-    everything = [frame for frames in sets.values() for frame in frames]
-    for text in [*data_warnings(everything, keys, dipole_origin), *others]:
+    found = {name: as_frames(frames) for name, frames in sets.items()}
+    key_table(found, keys).show(console)
+    for text in [*data_warnings(join(found.values()), keys, dipole_origin), *others]:
         say(console, f"warning: {text}", style="yellow")
 
 
 def key_counts(frames: Sequence[Frame]) -> Counter[str]:
     """Number of frames that carry each quantity of `DataKeys`."""
-    return Counter(name for frame in frames for name in LABELS if frame.has(name))
+    found = as_frames(frames)
+    counts = {name: int(np.count_nonzero(found.has(name))) for name in LABELS}
+    return Counter({name: count for name, count in counts.items() if count})
 
 
 def key_table(sets: Mapping[str, Sequence[Frame]], keys: DataKeys) -> PlainTable:
     """One row per set and file, then per config_type of each set; the caption names absent keys."""
-    counts = key_counts([frame for frames in sets.values() for frame in frames])
+    counts = sum((key_counts(frames) for frames in sets.values()), Counter[str]())
     present = [name for name in LABELS if counts[name]]
     absent = [str(getattr(keys, name)) for name in LABELS if not counts[name] and name not in CONVERTED]
     numbers = ["frames", "atoms", *(str(getattr(keys, name)) for name in present)]
     table = PlainTable("Frames that carry each key", ["set", "file / config_type", *numbers], right=numbers)
     table.caption = Text(f"in no frame: {', '.join(absent)}") if absent else None
     for set_name, frames in sets.items():
-        for file in dict.fromkeys(frame.file for frame in frames):
-            chosen = [frame for frame in frames if frame.file == file]
-            _add_row(table, set_name, Path(file).name, chosen, present)
-        kinds = sorted({frame.config_type for frame in frames})
-        for kind in kinds if kinds != ["Default"] else ():
-            chosen = [frame for frame in frames if frame.config_type == kind]
-            _add_row(table, set_name, f"  {kind}", chosen, present)
+        found = as_frames(frames)
+        has = np.stack([np.ones(len(found)), found.column("atoms", 0), *map(found.has, present)])
+        for kind in ("file", "config_type"):
+            codes, names = found.codes(kind)
+            shown = {code: names[code] for code in dict.fromkeys(codes.tolist())}
+            if kind == "config_type":
+                if list(shown.values()) == ["Default"]:
+                    continue
+                shown = dict(sorted(shown.items(), key=lambda entry: str(entry[1])))
+            for code, name in shown.items():
+                label = Path(name).name if kind == "file" else f"  {name}"
+                numbers = has[:, codes == code].sum(axis=1).astype(int)
+                table.add_row(set_name, label, *map(str, numbers))
         table.add_section()
     return table
-
-
-def _add_row(
-    table: PlainTable, set_name: str, label: str, frames: Sequence[Frame], present: Sequence[str]
-) -> None:
-    counts = key_counts(frames)
-    n_atoms = sum(len(frame.atoms) for frame in frames)
-    table.add_row(set_name, label, str(len(frames)), str(n_atoms), *(str(counts[name]) for name in present))
 
 
 def check_targets(frames: Sequence[Frame], targets: Sequence[str], keys: DataKeys, where: str) -> None:
@@ -83,8 +85,9 @@ def check_targets(frames: Sequence[Frame], targets: Sequence[str], keys: DataKey
         if name == "total_charge" or counts[name]:  # frames without a total charge are neutral by definition
             continue
         key = getattr(keys, name)
-        files = ", ".join(sorted({frame.file for frame in frames}))
-        others = sorted(set().union(*(frame.other_keys for frame in frames)))
+        found = as_frames(frames)
+        files = ", ".join(sorted(found.names("file")))
+        others = sorted(set().union(*found.names("other_keys")))
         hint = _nearest_key(name, others, keys) or f"set data.keys.{name} to its name"
         raise InputError(
             f"{where}: the loss has a weight on '{name}', but no training frame carries the key '{key}' "

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from electret.data.frames import Frames, as_frames
 from electret.data.reading import Frame
 from electret.errors import InputError
 
 __all__ = ["random_split"]
 
 
-def random_split(frames: Sequence[Frame], fraction: float, seed: int) -> tuple[list[Frame], list[Frame]]:
+def random_split(frames: Sequence[Frame], fraction: float, seed: int) -> tuple[Frames, Frames]:
     """Training and validation frames, both in file order.
 
     Whole chains are drawn at random until at least `fraction` of the frames is reached as closely as chains
@@ -21,29 +22,29 @@ def random_split(frames: Sequence[Frame], fraction: float, seed: int) -> tuple[l
     """
     if not 0 < fraction < 1:
         raise InputError(f"valid_fraction is {fraction}, expected a number between 0 and 1")
-    groups: dict[tuple[str, str], list[int]] = {}
-    for index, frame in enumerate(frames):
-        # Equal chain names in different files are taken as one chain: a trajectory may be spread over files.
-        name = ("single", str(index)) if frame.chain is None else ("chain", frame.chain)
-        groups.setdefault(name, []).append(index)
-    if len(groups) < 2:
+    found = as_frames(frames)
+    # Equal chain names in different files are taken as one chain: a trajectory may be spread over files.
+    chains, names = found.codes("chain")
+    own = np.where(chains < 0, len(names) + np.arange(len(found)), chains)
+    _, first, group = np.unique(own, return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(first))  # chains in the order of their first frames
+    group = rank[group.reshape(-1)]
+    sizes = np.bincount(group)
+    if len(sizes) < 2:
         raise InputError(
             f"a validation fraction of {fraction} cannot be split off {len(frames)} frame(s) of "
-            f"{len(groups)} chain(s); give a validation file (data.valid) or more chains"
+            f"{len(sizes)} chain(s); give a validation file (data.valid) or more chains"
         )
-    order = np.random.default_rng(seed).permutation(len(groups))
-    members = list(groups.values())
-    wanted = fraction * len(frames)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    wanted, reached = fraction * len(found), 0
     chosen: list[int] = []
-    for group in order[:-1]:
-        size = len(members[group])
-        if chosen and abs(len(chosen) + size - wanted) > abs(len(chosen) - wanted):
+    for number in order[:-1]:
+        size = int(sizes[number])
+        if chosen and abs(reached + size - wanted) > abs(reached - wanted):
             continue
-        chosen.extend(members[group])
-        if len(chosen) >= wanted:
+        chosen.append(number)
+        reached += size
+        if reached >= wanted:
             break
-    valid = set(chosen)
-    return (
-        [frame for index, frame in enumerate(frames) if index not in valid],
-        [frame for index, frame in enumerate(frames) if index in valid],
-    )
+    valid = np.isin(group, chosen)
+    return found.take(~valid), found.take(valid)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from electret.support.deferred import names_from
 
 if TYPE_CHECKING:
+    from electret.training.committee import train_committee
     from electret.training.config import (
         DataConfig,
         LearningRates,
@@ -34,7 +35,8 @@ __all__ = [
     "TrainingResult",
     "evaluate",
     "train",
+    "train_committee",
 ]
 
 # Configurations are read and checked without the training loop.
-__getattr__ = names_from(__name__, ("errors", "config", "metrics", "evaluation", "run"))
+__getattr__ = names_from(__name__, ("errors", "config", "metrics", "evaluation", "run", "committee"))

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from electret.data.dataset import Limits
 from electret.data.keys import DataKeys, DipoleOrigin
 from electret.data.reference import FROM_START, E0Source
 from electret.models.config import ElectrostaticsConfig, ModelConfig, ScfConfig, StrictConfig
@@ -130,8 +131,25 @@ class DataConfig(StrictConfig):
     """Scale and shift of the readout energies, see `electret.training.statistics`."""
     config_type_weights: dict[str, Weight] = Field(default_factory=dict)
     """Loss weight of each config_type; 1 for others, or the value of `Default`."""
-    batch_size: Count = 10
+    batch_size: Count | None = 10
+    """Frames per step; None, and the default beside `max_atoms` or `max_edges`, is no limit."""
+    max_atoms: Count | None = None
+    """Atoms per batch, of training and of evaluations."""
+    max_edges: Count | None = None
+    """Pairs within the cutoff (each in both directions) per batch, of training and of evaluations."""
     valid_batch_size: Count | None = None
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = None
+    """Processes that make batches while the model computes. None: none for files, which are held in memory
+    with their neighbour lists, and one per further core, at most four, for prepared sets."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _limited_otherwise(cls, raw: Any) -> Any:
+        """Without `batch_size`, `max_atoms` or `max_edges` alone limit a batch."""
+        others = isinstance(raw, dict) and any(
+            raw.get(name) is not None for name in ("max_atoms", "max_edges")
+        )
+        return {"batch_size": None, **raw} if others else raw
 
     @field_validator("train", "valid")
     @classmethod
@@ -145,6 +163,22 @@ class DataConfig(StrictConfig):
         if self.valid is not None and self.valid_fraction is not None:
             raise ValueError("valid and valid_fraction exclude each other; remove one")
         return self
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> DataConfig:
+        if self.batch_size is None and self.max_atoms is None and self.max_edges is None:
+            raise ValueError("batch_size, max_atoms and max_edges are all null; give one of them")
+        return self
+
+    @property
+    def limits(self) -> Limits:
+        """Largest batch of training."""
+        return Limits(self.batch_size, self.max_atoms, self.max_edges)
+
+    @property
+    def valid_limits(self) -> Limits:
+        """Largest batch of evaluations."""
+        return Limits(self.valid_batch_size or self.batch_size, self.max_atoms, self.max_edges)
 
     @property
     def test_sets(self) -> dict[str, list[Path]]:

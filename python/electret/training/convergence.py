@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["Convergence", "count_convergence", "epoch_columns"]
+__all__ = ["Convergence", "add_convergence", "convergence_row", "epoch_columns"]
 
 
 @dataclass
@@ -43,6 +43,11 @@ class Convergence:
             self.histories += [row[np.isfinite(row)] for row in rows]
         return sum(converged)
 
+    def merge(self, other: Convergence) -> None:
+        """Take in the frames of another rank."""
+        for entry in fields(self):
+            getattr(self, entry.name).extend(getattr(other, entry.name))
+
     @property
     def n_frames(self) -> int:
         """Frames with a self-consistent density."""
@@ -72,22 +77,29 @@ class Convergence:
         }
 
 
-def count_convergence(sums: dict[str, float], predictions: Mapping[str, torch.Tensor], n_systems: int) -> int:
-    """Add a training batch to the sums of an epoch, and give the number of systems that count in its loss."""
+_SUMS = ("scf_frames", "unconverged", "scf_iterations")
+_MAXIMA = ("scf_iterations_max", "scf_residual_max")
+
+
+def convergence_row(predictions: Mapping[str, torch.Tensor], n_systems: int) -> list[Any]:
+    """Number of systems of a training batch that count in its loss, and how the self-consistency went: six
+    numbers that `add_convergence` takes from all ranks."""
     if "scf_converged" not in predictions:
-        return n_systems
-    iterations = predictions["scf_iterations"]
-    worst = float(torch.nan_to_num(predictions["scf_residual"].double(), nan=np.inf).max())
-    n_converged = int(predictions["scf_converged"].sum())
-    for name, value in (
-        ("scf_frames", n_systems),
-        ("unconverged", n_systems - n_converged),
-        ("scf_iterations", int(iterations.sum())),
-    ):
-        sums[name] = sums.get(name, 0.0) + float(value)
-    sums["scf_iterations_max"] = max(sums.get("scf_iterations_max", 0.0), float(iterations.max()))
-    sums["scf_residual_max"] = max(sums.get("scf_residual_max", 0.0), worst)
-    return n_converged
+        return [n_systems, 0, 0, 0, 0, 0]
+    iterations, converged = predictions["scf_iterations"], predictions["scf_converged"].sum()
+    worst = torch.nan_to_num(predictions["scf_residual"].double(), nan=np.inf).max()
+    return [converged, n_systems, n_systems - converged, iterations.sum(), iterations.max(), worst]
+
+
+def add_convergence(sums: dict[str, float], rows: torch.Tensor) -> int:
+    """Add a training batch, the rows of `convergence_row` of all ranks, to the sums of an epoch, and give the
+    number of systems that count in its loss."""
+    if bool(rows[:, 1].any()):
+        for name, column in zip(_SUMS, rows[:, 1:4].T, strict=True):
+            sums[name] = sums.get(name, 0.0) + float(column.sum())
+        for name, column in zip(_MAXIMA, rows[:, 4:6].T, strict=True):
+            sums[name] = max(sums.get(name, 0.0), float(column.max()))
+    return int(rows[:, 0].sum())
 
 
 def epoch_columns(sums: Mapping[str, float], convergence: Convergence | None) -> dict[str, float]:

@@ -6,17 +6,20 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ase import Atoms
 
-from electret.data.dataset import GraphDataset
+from electret.data.dataset import GraphDataset, Limits
+from electret.data.frames import Frames
 from electret.data.keys import DataKeys, DipoleOrigin
-from electret.data.reading import Frame, read_frames, wrap_atoms
+from electret.data.reading import Frame, wrap_atoms
+from electret.data.sources import read_frames
 from electret.errors import InputError
 from electret.graph import Graph
 from electret.models import Model
 from electret.models.family import LABELLED_FORCES
-from electret.support.ranks import shared
+from electret.support import ranks
 from electret.training.config import LossConfig
 from electret.training.loss import Loss
 from electret.training.metrics import Metrics, MetricsAccumulator
@@ -78,22 +81,27 @@ def compute(
 def predictions(
     model: Model,
     dataset: GraphDataset,
-    batch_size: int,
+    batch_size: int | Limits,
     weighted: Collection[str] = (),
     every_stress: bool = False,
+    collected: bool = True,
 ) -> Iterator[tuple[list[int], Graph, Predictions]]:
     """Indices, graph and detached predictions of each batch.
 
     Forces always, stress, response properties and potentials on grids where there is a label, with
     `every_stress` the stress wherever it is defined, and what is `weighted` in a loss. A self-consistent
     density is converged, in whichever mode the model is trained; `stationarity` alone belongs to the
-    reference density. Under `torchrun` the processes share the batches and the first yields all.
+    reference density. Ranks share the batches; the first yields all, or, unless `collected`, each its own.
     """
     device = next(model.parameters()).device
     targets = evaluated_targets(model.family, weighted)
+    stressed = dataset.wants_stress(every_stress)
+    batches = list(dataset.batches(batch_size, every_stress))
+    own = ranks.share(batches)
+    graphs = dataset.load(own)
 
     def evaluated(indices: list[int]) -> tuple[Graph, Predictions]:
-        graph = dataset.batch(indices).to(device=device)
+        graph = next(graphs).to(device=device)
         output = compute(
             model,
             dataset,
@@ -101,14 +109,15 @@ def predictions(
             graph,
             targets,
             forces=True,
-            stress=dataset.wants_stress(indices[0], every_stress),
+            stress=bool(stressed[indices[0]]),
             **scf_options(model.family),
         )
         if "stationarity" in targets:
             _add_stationarity(model, dataset, indices, graph, output)
         return graph, {name: value.detach() for name, value in output.items()}
 
-    for indices, (graph, output) in shared(list(dataset.batches(batch_size, every_stress)), evaluated):
+    found = ((indices, evaluated(indices)) for indices in own)
+    for indices, (graph, output) in ranks.shared(batches, evaluated) if collected else found:
         yield indices, graph, output
 
 
@@ -116,7 +125,8 @@ def _add_stationarity(
     model: Model, dataset: GraphDataset, indices: Sequence[int], graph: Graph, output: Predictions
 ) -> None:
     """Put `stationarity` at the reference density beside the other predictions, NaN for frames without."""
-    chosen = [position for position, index in enumerate(indices) if has_density(dataset.graphs[index])]
+    known = has_density(dataset.frames.take(indices))
+    chosen = np.flatnonzero(known).tolist()
     if not chosen:
         return
     labelled = [indices[position] for position in chosen]
@@ -131,22 +141,26 @@ def _add_stationarity(
 def evaluate_dataset(
     model: Model,
     dataset: GraphDataset,
-    batch_size: int,
+    batch_size: int | Limits,
     loss: LossConfig | None = None,
     parity: bool = False,
 ) -> Metrics:
-    """Errors of `model` on `dataset`, and the mean loss per frame if `loss` is given."""
+    """Errors of `model` on `dataset`, and the mean loss per frame if `loss` is given; in all ranks, which
+    share the batches."""
     measure = Loss(loss) if loss else None
     weighted = loss.weights if loss else ()
     limit = loss.stability_limit if loss else LossConfig.model_fields["stability_limit"].default
     accumulator = MetricsAccumulator(loss.dipole_components if loss else None, parity, limit)
-    for _, graph, output in predictions(model, dataset, batch_size, weighted):
+    for _, graph, output in predictions(model, dataset, batch_size, weighted, collected=False):
         value = None
         if measure is not None:
             total = measure.total(measure.terms(output, graph), graph)
             value = 0.0 if total is None else float(total)
         accumulator.add(comparable(model, output), graph, value)
-    return accumulator.result()
+    first, *others = ranks.everywhere(accumulator)
+    for other in others:
+        first.merge(other)
+    return first.result()
 
 
 def comparable(model: Model, output: Predictions) -> Predictions:
@@ -160,19 +174,19 @@ def as_dataset(
     model: Model,
     frames: str | Path | Sequence[Frame] | Sequence[Atoms] | GraphDataset,
     keys: DataKeys | None = None,
-    dipole_origin: DipoleOrigin = "origin",
+    dipole_origin: DipoleOrigin | None = None,
 ) -> GraphDataset:
     """Graphs for `model` from a file, frames, or ASE structures."""
     if isinstance(frames, GraphDataset):
         return frames
     if isinstance(frames, (str, Path)):
-        checked = read_frames(frames, keys, dipole_origin)
-    else:
+        frames = read_frames(frames, keys, dipole_origin)
+    if not isinstance(frames, Frames):
         items = list(frames)
-        checked = [item for item in items if isinstance(item, Frame)]
         structures = [item for item in items if isinstance(item, Atoms)]
-        checked += wrap_atoms(structures, keys, dipole_origin=dipole_origin)
-    return GraphDataset(checked, model.cutoff, model.dtype)
+        frames = [item for item in items if isinstance(item, Frame)]
+        frames += wrap_atoms(structures, keys, dipole_origin=dipole_origin or "origin")
+    return GraphDataset(frames, model.cutoff, model.dtype)
 
 
 def evaluate(
@@ -180,7 +194,7 @@ def evaluate(
     frames: str | Path | Sequence[Frame] | Sequence[Atoms] | GraphDataset,
     *,
     keys: DataKeys | None = None,
-    dipole_origin: DipoleOrigin = "origin",
+    dipole_origin: DipoleOrigin | None = None,
     batch_size: int = 10,
     loss: LossConfig | None = None,
     parity: bool = False,
@@ -189,10 +203,11 @@ def evaluate(
 
     Args:
         model: any electret model, on any device.
-        frames: a data file, frames of `electret.data`, ASE structures with labels, or a prepared data set.
+        frames: a data file or the folder of a prepared set, frames of `electret.data`, ASE structures with
+            labels, or their graphs.
         keys: names of the labels in file or structures, if not the defaults.
         dipole_origin: point about which dipole labels of charged open systems are given, `"origin"`,
-            `"center_of_mass"` or `"center_of_charge"` (of the nuclei).
+            `"center_of_mass"` or `"center_of_charge"` (of the nuclei); None is the first.
         batch_size: frames computed at once; the result does not depend on it.
         loss: also give the mean of this loss.
         parity: keep labels and predictions for parity plots.

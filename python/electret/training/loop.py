@@ -10,12 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import numpy as np
 import torch
 
 from electret.data.dataset import GraphDataset
 from electret.graph import Graph
 from electret.models import Model
 from electret.models.base import NOT_FINITE
+from electret.support import ranks
 from electret.training.checkpoint import (
     Checkpoint,
     optimizer_state,
@@ -24,7 +26,7 @@ from electret.training.checkpoint import (
     write_checkpoint,
 )
 from electret.training.config import StageConfig, TrainingConfig
-from electret.training.convergence import count_convergence, epoch_columns
+from electret.training.convergence import add_convergence, convergence_row, epoch_columns
 from electret.training.errors import NonFiniteError, TrainingInterrupted
 from electret.training.evaluation import compute, evaluate_dataset
 from electret.training.loss import Loss
@@ -45,14 +47,21 @@ from electret.training.resumption import (
     fingerprints,
 )
 from electret.training.run_log import RunLog
-from electret.training.self_consistency import frames_with_density, scf_options
+from electret.training.self_consistency import has_density, scf_options
 from electret.training.targets import resolved_mode
 
 __all__ = ["Trainer"]
 
+REPEATED = 10.0
+"""Seconds in which a second signal is the first one, which `torchrun` passes on to its ranks."""
+
 
 class Trainer:
     """Trains a model through the stages of a config.
+
+    Connected ranks share every batch: each computes its frames, and the sums of the loss, the numbers of
+    labels and the gradients are added up, so that a step is that of one process within rounding. The first
+    rank writes.
 
     Args:
         config: the run.
@@ -81,7 +90,8 @@ class Trainer:
         self.device = torch.device(config.device)
         self.average = None if config.ema_decay is None else MovingAverage(model, config.ema_decay)
         self._data = fingerprints(train_set, valid_set, references)
-        self._stop_signal: int | None = None
+        self._stop_signal = 0  # received by this rank
+        self._stopping = 0  # received by any rank before the last step
         self._begin_stage()
 
     @property
@@ -112,8 +122,9 @@ class Trainer:
 
     def load_best(self) -> None:
         """Give the model the averaged weights of the best epoch of the last stage."""
-        checkpoint = read_checkpoint(self.config.run_folder / BEST_CHECKPOINT)
-        self.model.load_state_dict(checkpoint.group("model"))
+        path = self.config.run_folder / BEST_CHECKPOINT
+        best = read_checkpoint(path).group("model") if ranks.is_first() else {}
+        self.model.load_state_dict(ranks.from_first(best))
 
     def _begin_stage(self) -> None:
         self.optimizer = build_optimizer(self.model, self.stage)
@@ -122,7 +133,7 @@ class Trainer:
         family = self.config.model.family
         self._scf = scf_options(family, self.stage)
         direct = resolved_mode(family, self.stage.mode) == "direct"
-        self._frames = frames_with_density(self.train_set.graphs) if direct else None
+        self._frames = np.flatnonzero(has_density(self.train_set.frames)) if direct else None
 
     def _stage_finished(self) -> bool:
         stopped = self.stage.early_stop is not None and self.progress.stale_epochs >= self.stage.early_stop
@@ -132,17 +143,19 @@ class Trainer:
         started = time.perf_counter()
         progress = self.progress
         batches = self.train_set.shuffled_batches(
-            self.config.data.batch_size, self.config.seed, progress.epoch, self._frames
+            self.config.data.limits, self.config.seed, progress.epoch, self._frames
         )
         with self.log.epoch_bar(
             progress.epoch + 1, self.config.n_epochs, len(batches), progress.batch
         ) as advance:
-            for indices in batches[progress.batch :]:
-                self._step(indices)
+            rest = self._shares(batches[progress.batch :])
+            graphs = self.train_set.load([own for own in rest if own] if ranks.connected() else rest)
+            for indices in rest:
+                self._step(indices, next(graphs).to(device=self.device) if indices else None)
                 progress.batch += 1
                 advance()
-                if self._stop_signal is not None and progress.batch < len(batches):
-                    self._interrupt(self._stop_signal)
+                if self._stopping and progress.batch < len(batches):
+                    self._interrupt(self._stopping)
         metrics = self._validate()
         row = self._row(metrics, time.perf_counter() - started)
         loss, limit = _finite_loss(metrics), progress.most_credible_loss
@@ -155,8 +168,8 @@ class Trainer:
         self.log.epoch(row, best)
         if loss > limit:
             self._diverged(loss, limit)
-        if self._stop_signal is not None:
-            self._interrupt(self._stop_signal)
+        if stop := max(ranks.everywhere(self._stop_signal)):
+            self._interrupt(stop)
 
     def _diverged(self, loss: float, limit: float) -> None:
         """Report the epoch, or end the run without a sign of recovery."""
@@ -169,26 +182,48 @@ class Trainer:
             raise NonFiniteError(f"{message}. The best epoch before, if any, is in {BEST_CHECKPOINT}")
         self.log.message(f"warning: {message}")
 
-    def _step(self, indices: Sequence[int]) -> None:
-        """One optimiser step on the frames with these indices of the training set."""
-        graph = self.train_set.batch(indices).to(device=self.device)
+    def _shares(self, batches: Sequence[list[int]]) -> Sequence[list[int]]:
+        """Frames of each batch that this rank computes."""
+        if not ranks.connected():
+            return batches
+        atoms = self.train_set.frames.column("atoms", 0)
+        return [ranks.share(indices, atoms[indices].tolist()) for indices in batches]
+
+    def _step(self, indices: Sequence[int], graph: Graph | None) -> None:
+        """One optimiser step on a batch, of which these are the frames of this rank, None without any."""
+        sums: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        row: list[Any] = [self._stop_signal, 0, 0, 0, 0, 0, 0]
         self.optimizer.zero_grad(set_to_none=True)
-        output = self._predict(indices, graph)
-        n_counted = count_convergence(self.progress.sums, output, graph.n_systems)
-        terms = self.loss.terms(output, graph)
-        total = self.loss.total(terms, graph)
-        if total is None:
+        if graph is not None:
+            output = self._predict(indices, graph)
+            sums = self.loss.sums(output, graph)
+            row[1:] = convergence_row(output, graph.n_systems)
+        names = list(self.stage.loss.weights)
+        row += [value for name in names for value in sums.get(name, (0.0, 0.0))]
+        rows = ranks.gathered(_floats(row))  # [n_ranks, 7 + 2 n_targets]
+        self._stopping = int(rows[:, 0].max())
+        n_counted = add_convergence(self.progress.sums, rows[:, 1:7])
+        totals, counts = rows[:, 7:].sum(dim=0).reshape(-1, 2).T
+        labelled = {name: float(count) for name, count in zip(names, counts, strict=True) if count}
+        if not labelled:
             return  # no frame of the batch has a label of the loss, or none converged
-        if not math.isfinite(total.item()):
-            raise self._non_finite(indices, f"the loss is {total.item()}")
-        total.backward()
+        found = self.loss.means(
+            {name: total for name, total in zip(names, totals, strict=True) if name in labelled}, labelled
+        )
+        terms = {name: float(term) for name, term in found.items()}
+        if not math.isfinite(sum(terms.values())):
+            raise self._non_finite(indices, f"the loss is {sum(terms.values())}")
+        own = self.loss.means({name: total for name, (total, _) in sums.items()}, labelled)
+        if graph is not None and (part := self.loss.total(own, graph)) is not None:
+            part.backward()
+        ranks.add_gradients(entry for group in self.optimizer.param_groups for entry in group["params"])
         norm = clip_gradient(self.optimizer, self.stage.clip_grad)
         if not math.isfinite(norm):
             raise self._non_finite(indices, f"the gradient norm is {norm}")
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.model)
-        self._count(total, terms, n_counted)
+        self._count(terms, n_counted)
 
     def _predict(self, indices: Sequence[int], graph: Graph) -> dict[str, torch.Tensor]:
         """Output of the model for a training batch, to be differentiated."""
@@ -205,11 +240,11 @@ class Trainer:
             **self._scf,
         )
 
-    def _count(self, total: torch.Tensor, terms: dict[str, torch.Tensor], n: int) -> None:
+    def _count(self, terms: dict[str, float], n: int) -> None:
         sums = self.progress.sums
         sums["frames"] = sums.get("frames", 0.0) + n
-        for name, value in {"loss": total, **terms}.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach()) * n
+        for name, value in {"loss": sum(terms.values()), **terms}.items():
+            sums[name] = sums.get(name, 0.0) + value * n
 
     def _non_finite(self, indices: Sequence[int], what: str) -> NonFiniteError:
         """The error that names the frames whose own predictions are not finite, or else the whole batch."""
@@ -224,10 +259,12 @@ class Trainer:
             ]
             if bad:
                 places.append(f"{self.train_set.frames[index].where} ({', '.join(bad)})")
+        places = [place for found in ranks.everywhere(places) for place in found]
         blame = "not finite for"
         if not places:
             blame = "while every prediction is finite by itself, for the batch of"
-            places = [self.train_set.frames[index].where for index in indices]
+            own = [self.train_set.frames[index].where for index in indices]
+            places = [place for found in ranks.everywhere(own) for place in found]
         shown = "; ".join(places[:8]) + (f"; and {len(places) - 8} more" if len(places) > 8 else "")
         return NonFiniteError(
             f"stage '{self.stage.name}', epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}: "
@@ -236,9 +273,9 @@ class Trainer:
         )
 
     def _validate(self) -> Metrics:
-        batch_size = self.config.data.valid_batch_size or self.config.data.batch_size
+        limits = self.config.data.valid_limits
         with averaged_weights(self.model, self.optimizer, self.average):
-            return evaluate_dataset(self.model, self.valid_set, batch_size, self.stage.loss)
+            return evaluate_dataset(self.model, self.valid_set, limits, self.stage.loss)
 
     def _row(self, metrics: Metrics, seconds: float) -> dict[str, Any]:
         sums = self.progress.sums
@@ -259,7 +296,9 @@ class Trainer:
         return row
 
     def save(self) -> None:
-        """Write the checkpoint that `restore` continues from."""
+        """Write the checkpoint that `restore` continues from, in the first rank."""
+        if not ranks.is_first():
+            return
         optimizer_tensors, optimizer_values = optimizer_state(self.optimizer)
         tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"optimizer/{name}": value for name, value in optimizer_tensors.items()}
@@ -278,6 +317,8 @@ class Trainer:
         write_checkpoint(self.config.run_folder / LAST_CHECKPOINT, Checkpoint(tensors, state))
 
     def _save_best(self) -> None:
+        if not ranks.is_first():
+            return
         with averaged_weights(self.model, self.optimizer, self.average):
             tensors = {f"model/{name}": value.clone() for name, value in self.model.state_dict().items()}
         state = {"epoch": self.progress.best_epoch, "valid_loss": self.progress.best_loss}
@@ -306,6 +347,8 @@ class Trainer:
 
     def _interrupt(self, number: int, reason: str = "") -> None:
         self.save()
+        if not reason:  # which all ranks have: they wait, as torchrun ends all when one has ended
+            ranks.everywhere(None)
         done = f"epoch {self.progress.epoch}"
         if self.progress.batch:
             done += f" and {self.progress.batch} batches"
@@ -323,10 +366,16 @@ class Trainer:
             yield
             return
 
+        asked = -math.inf
+
         def request_stop(number: int, frame: object) -> None:
-            if self._stop_signal is not None:
+            nonlocal asked
+            now = time.monotonic()
+            if self._stop_signal:
+                if ranks.connected() and now < asked + REPEATED:
+                    return
                 raise KeyboardInterrupt
-            self._stop_signal = number
+            self._stop_signal, asked = number, now
             with suppress(OSError):  # after a hang-up there is no terminal to write to
                 self.log.message("stopping after this batch; once more to stop at once")
 
@@ -340,6 +389,13 @@ class Trainer:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def _floats(values: Sequence[torch.Tensor | float]) -> list[float]:
+    """Numbers of scalars, with one wait for the device."""
+    scalars = [value.detach().double() for value in values if isinstance(value, torch.Tensor)]
+    found = iter(torch.stack([value.to(scalars[0].device) for value in scalars]).tolist() if scalars else ())
+    return [next(found) if isinstance(value, torch.Tensor) else float(value) for value in values]
 
 
 def _finite_loss(metrics: Metrics) -> float:

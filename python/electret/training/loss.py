@@ -19,21 +19,38 @@ class Loss:
     """Loss of a stage.
 
     The term of target t is `mean over labelled entries of w_t w_frame f(difference)`, with f the square or
-    the Huber function `d²/2` below delta and `delta (|d| - delta/2)` above.
+    the Huber function `d²/2` below delta and `delta (|d| - delta/2)` above. Where ranks share a batch, the
+    mean is that over the entries of all ranks.
     """
 
     config: LossConfig
 
-    def terms(self, predictions: Mapping[str, torch.Tensor], graph: Graph) -> dict[str, torch.Tensor]:
-        """Weighted terms, one scalar per target of the loss that the batch has labels for."""
+    def sums(
+        self, predictions: Mapping[str, torch.Tensor], graph: Graph
+    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Sum over labelled entries without the weight of the target, and their number, per target of the
+        loss that the batch has labels for."""
         found = {}
-        for name, weight in self.config.weights.items():
+        for name in self.config.weights:
             entry = residual(
                 name, predictions, graph, self.config.dipole_components, self.config.stability_limit
             )
             if entry is not None:
-                found[name] = weight * self._mean(entry, graph)
+                found[name] = (self._sum(entry, graph), entry.mask.sum())
         return found
+
+    def terms(self, predictions: Mapping[str, torch.Tensor], graph: Graph) -> dict[str, torch.Tensor]:
+        """Weighted terms, one scalar per target of the loss that the batch has labels for."""
+        sums = self.sums(predictions, graph)
+        return self.means(
+            {name: total for name, (total, _) in sums.items()}, {name: n for name, (_, n) in sums.items()}
+        )
+
+    def means(
+        self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor | float]
+    ) -> dict[str, torch.Tensor]:
+        """Weighted terms of sums over entries and of the numbers that they are divided by."""
+        return {name: self.config.weights[name] * (total / counts[name]) for name, total in sums.items()}
 
     def total(self, terms: Mapping[str, torch.Tensor], graph: Graph) -> torch.Tensor | None:
         """Sum of the terms in the dtype of the model; None for a batch without any label of the loss."""
@@ -41,7 +58,7 @@ class Loss:
             return None
         return torch.stack([term.to(graph.dtype) for term in terms.values()]).sum()
 
-    def _mean(self, entry: Residual, graph: Graph) -> torch.Tensor:
+    def _sum(self, entry: Residual, graph: Graph) -> torch.Tensor:
         difference = entry.difference
         if self.config.form == "mse":
             values = difference.square()
@@ -52,7 +69,7 @@ class Loss:
             )
         weights = frame_weights(entry.target.name, graph)[entry.system].to(values.dtype)
         values = torch.where(entry.mask, values, torch.zeros_like(values))
-        return (values * weights[:, None]).sum() / entry.mask.sum()
+        return (values * weights[:, None]).sum()
 
 
 def frame_weights(name: str, graph: Graph) -> torch.Tensor:

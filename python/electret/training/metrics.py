@@ -37,6 +37,14 @@ class ErrorSums:
         self.squared += float(np.square(differences).sum())
         self.largest = max(self.largest, float(np.abs(differences).max()))
 
+    def merge(self, other: ErrorSums) -> None:
+        """Take in the residuals of another rank."""
+        self.count += other.count
+        self.signed += other.signed
+        self.absolute += other.absolute
+        self.squared += other.squared
+        self.largest = max(self.largest, other.largest)
+
     @property
     def mae(self) -> float:
         """Mean absolute error."""
@@ -174,6 +182,19 @@ class MetricsAccumulator:
 
     def _add_errors(self, kind: str, name: str, differences: NDArray[np.float64]) -> None:
         self._errors.setdefault(kind, {}).setdefault(name, ErrorSums()).add(differences)
+
+    def merge(self, other: MetricsAccumulator) -> None:
+        """Take in the batches of another rank."""
+        self._n_frames += other._n_frames
+        self._loss += other._loss
+        self._n_in_loss += other._n_in_loss
+        self._has_loss |= other._has_loss
+        self._convergence.merge(other._convergence)
+        for kind, targets in other._errors.items():
+            for name, sums in targets.items():
+                self._errors.setdefault(kind, {}).setdefault(name, ErrorSums()).merge(sums)
+        for name, parts in other._parity.items():
+            self._parity.setdefault(name, []).extend(parts)
 
     def result(self) -> Metrics:
         """Metrics of everything taken in."""

@@ -63,7 +63,7 @@ def check_data(state: Mapping[str, Any], found: Mapping[str, str], folder: Path)
             )
 
 
-_DATA_FILES = ("train", "valid", "test")  # what they hold is compared instead
+_FREE_DATA = ("train", "valid", "test", "workers")  # what the files hold is compared instead
 FREE_OPTIONS = ("name", "output", "plots", "tensorboard", "device")
 """Options of a run that do not change its model."""
 
@@ -76,7 +76,7 @@ def _changed_options(old: dict[str, Any], new: dict[str, Any], stage: int) -> li
 
     def relevant(config: dict[str, Any]) -> dict[str, Any]:
         kept = {key: value for key, value in config.items() if key not in FREE_OPTIONS}
-        kept["data"] = {key: value for key, value in config["data"].items() if key not in _DATA_FILES}
+        kept["data"] = {key: value for key, value in config["data"].items() if key not in _FREE_DATA}
         kept["stages"] = [
             {key: value for key, value in entry.items() if key != "epochs" or fixed(index, entry)}
             for index, entry in enumerate(config["stages"][: stage + 1])

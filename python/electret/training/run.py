@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import itertools
+import json
 import math
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
 from electret._native import __version__
 from electret.cuda.found_device import found_device
 from electret.data import (
-    Frame,
+    Frames,
     GraphDataset,
     atomic_energies,
     check_targets,
@@ -25,18 +30,20 @@ from electret.data import (
     magnitude_warnings,
     print_report,
     random_split,
+    read_frames,
 )
-from electret.data.reading import bound, read_frames
-from electret.data.reference import FROM_START, elements_of, energy_warnings
-from electret.errors import InputError
-from electret.graph import Graph
+from electret.data.frames import Weighted, as_frames, bound, join
+from electret.data.reference import FROM_START, energy_warnings
+from electret.errors import InputError, OutputError
 from electret.models import Model, Statistics, build, save
 from electret.models.start.density import density_statistics
 from electret.models.start.ranges import training_ranges
-from electret.support.console import say, standard_console
+from electret.support import ranks
+from electret.support.console import progress_bar, say, standard_console
 from electret.support.outputs import (
     CSV_FILE,
     MODEL_FILE,
+    atomic_write,
     check_not_in_use,
     check_outputs,
     claimed,
@@ -59,11 +66,15 @@ from electret.training.resumption import (
     fingerprints,
 )
 from electret.training.run_log import RunLog, read_history
+from electret.training.self_consistency import has_density
 from electret.training.start import add_lora, continued, merge_lora, read_start, started
 from electret.training.summary import print_summary, write_summary
 from electret.training.targets import DENSITY_LABELS, TARGETS, resolved_mode
 
 __all__ = ["TrainingData", "TrainingResult", "load_data", "statistics", "train"]
+
+MOST_PLOTTED = 100_000
+"""Frames of a set up to which labels and predictions are kept for parity plots."""
 
 _RUN_ENTRIES = (
     "checkpoints",
@@ -82,10 +93,10 @@ _RUN_ENTRIES = (
 class TrainingData:
     """Frames of a run; isolated atoms are left out of `train` and `valid` and kept in `references`."""
 
-    train: list[Frame]
-    valid: list[Frame]
-    test: dict[str, list[Frame]] = field(default_factory=dict)
-    references: list[Frame] = field(default_factory=list)
+    train: Frames
+    valid: Frames
+    test: dict[str, Frames] = field(default_factory=dict)
+    references: Frames = field(default_factory=lambda: as_frames([]))
 
 
 @dataclass
@@ -108,7 +119,12 @@ class TrainingResult:
 
 
 def train(
-    config: TrainingConfig, *, resume: bool = False, restart: bool = False, console: Console | None = None
+    config: TrainingConfig,
+    *,
+    resume: bool = False,
+    restart: bool = False,
+    console: Console | None = None,
+    data: TrainingData | None = None,
 ) -> TrainingResult:
     """Train the model of `config`, evaluate it, and save it as `model.electret` in the folder of the run.
 
@@ -116,7 +132,11 @@ def train(
         config: the run, see `TrainingConfig.from_yaml`.
         resume: continue from the last checkpoint, bit for bit on the CPU (with the same number of threads).
         restart: move an earlier run in the same folder to a new folder beside it, and begin anew.
-        console: where progress is shown; None: standard output.
+        console: where progress is shown; None: standard output, of the first rank.
+        data: of `load_data`; None: read.
+
+    In the ranks of a `torchrun` or `srun` (connected by `electret.support.ranks.process_group`) each computes
+    its share of every batch; all have the result, and the first writes it.
 
     Raises:
         InputError: anything wrong with data or options, by file, frame and key.
@@ -126,7 +146,8 @@ def train(
         NonFiniteError: the loss or its gradient is not finite; names the frames.
         TrainingInterrupted: stopped by Ctrl-C or a termination signal, after writing a checkpoint.
     """
-    console, folder = console or standard_console(), config.run_folder
+    console, folder = console or standard_console(quiet=not ranks.is_first()), config.run_folder
+    config = config.model_copy(update={"device": ranks.device_of_rank(config.device)})
     check_not_in_use(folder)
     source = None
     if config.model.start is not None:
@@ -137,14 +158,14 @@ def train(
             config, source = read_start(config)
     _check_folder(config, resume, restart)  # reported before any work
     found_device(config.device)
-    data = load_data(config)
+    data = data or load_data(config)
     sets = {"train": data.train, "valid": data.valid, **data.test}
     print_report(
         console,
         {**sets, "isolated atoms": data.references} if data.references else sets,
         config.data.keys,
         config.data.dipole_origin,
-        energy_warnings([*data.train, *data.references], config.data.e0s),
+        energy_warnings(join([data.train, data.references]), config.data.e0s),
     )
     _check_labels(config, data)
     datasets = _datasets(config, {**sets, "isolated atoms": data.references})
@@ -166,11 +187,14 @@ def train(
         f"{config.device}",
     )
     log = RunLog(folder, console, config.n_epochs, config.tensorboard)
+    # Models are built in every rank, and differ where the processors do.
+    model.load_state_dict(ranks.from_first({name: value.cpu() for name, value in model.state_dict().items()}))
     trainer = Trainer(config, model, datasets["train"], datasets["valid"], log, references)
-    with claimed(folder):  # nothing was written before
-        _check_folder(config, resume, restart)  # another run may have begun and ended meanwhile
-        if restart and holds_run(folder):
-            log.message(f"the earlier run is kept in {set_aside(folder, _RUN_ENTRIES)}")
+    with claimed(folder) if ranks.is_first() else nullcontext():  # nothing was written before
+        if ranks.is_first():
+            _check_folder(config, resume, restart)  # another run may have begun and ended meanwhile
+            if restart and holds_run(folder):
+                log.message(f"the earlier run is kept in {set_aside(folder, _RUN_ENTRIES)}")
         try:
             # The generator of the caller is left as it was, and the run depends on its own seed alone.
             with torch.random.fork_rng(devices=[]):
@@ -180,7 +204,8 @@ def train(
                     log.message(f"resuming after epoch {trainer.progress.epoch}")
                 else:
                     trainer.save()  # first: from here on the folder holds a run, which can be resumed
-                write_config(config, folder / "config.yaml")
+                if ranks.is_first():
+                    write_config(config, folder / "config.yaml")
                 trainer.run()
         finally:
             log.close()
@@ -210,40 +235,38 @@ def _check_folder(config: TrainingConfig, resume: bool, restart: bool) -> None:
 def load_data(config: TrainingConfig) -> TrainingData:
     """Read, check and split the data of a run."""
     options = config.data
-    origin = options.dipole_origin or "origin"
 
-    def read(files: Sequence[Path]) -> list[Frame]:
-        return [frame for file in files for frame in read_frames(file, options.keys, origin)]
+    def read(files: Sequence[Path]) -> Frames:
+        return read_frames(files, options.keys, options.dipole_origin)
 
     everything = read(options.train)
     train = everything if options.keep_isolated_atoms else bound(everything)
-    if not train:
+    if not len(train):
         raise InputError(f"{options.train[0]}: no training frames besides isolated atoms")
     if options.valid is not None:
         valid = bound(read(options.valid))
-        if not valid:
+        if not len(valid):
             raise InputError(f"{options.valid[0]}: no validation frames besides isolated atoms")
     else:
         train, valid = random_split(train, options.valid_fraction or 0.1, config.seed)
-    train += (
-        _replayed(bound(read(options.replay.files)), options.replay, config.seed) if options.replay else []
-    )
+    if options.replay:
+        train = join([train, _replayed(bound(read(options.replay.files)), options.replay, config.seed)])
     test = {name: bound(read(files)) for name, files in options.test_sets.items()}
     for name in ("train", "valid"):
         if name in test:
             raise InputError(f"data.test: '{name}' is the name of another set; rename the test set")
-    references = [frame for frame in everything if frame.is_isolated_atom and not options.keep_isolated_atoms]
-    return TrainingData(train, valid, {name: frames for name, frames in test.items() if frames}, references)
+    references = everything.take(everything.is_isolated_atom & (not options.keep_isolated_atoms))
+    return TrainingData(
+        train, valid, {name: frames for name, frames in test.items() if len(frames)}, references
+    )
 
 
-def _replayed(frames: list[Frame], options: ReplayConfig, seed: int) -> list[Frame]:
+def _replayed(frames: Frames, options: ReplayConfig, seed: int) -> Frames:
     """Frames of earlier training, in their file order, with their weight in the loss."""
     if options.frames is not None and options.frames < len(frames):
         chosen = np.random.default_rng(seed).choice(len(frames), options.frames, replace=False)
-        frames = [frames[index] for index in sorted(chosen)]
-    for frame in frames:
-        frame.atoms.info["config_weight"] = frame.atoms.info.get("config_weight", 1.0) * options.weight
-    return frames
+        frames = frames.take(np.sort(chosen))
+    return Frames([Weighted(frames, options.weight)])
 
 
 def _check_labels(config: TrainingConfig, data: TrainingData) -> None:
@@ -256,30 +279,31 @@ def _check_labels(config: TrainingConfig, data: TrainingData) -> None:
         if resolved_mode(config.model.family, stage.mode) == "direct":
             _check_densities(config, data.train, f"stages.{index}.mode")
         if not any(_is_labelled(name, found) for name in targets):
-            files = ", ".join(sorted({frame.file for frame in data.valid}))
+            files = ", ".join(sorted(data.valid.names("file")))
             raise InputError(
                 f"stages.{index}.loss: no validation frame carries any of {', '.join(targets)} ({files}), so "
                 "no epoch could be told better than another; add labels or other validation frames"
             )
-    known = set(elements_of(data.train))
     for name, frames in {"valid": data.valid, **data.test}.items():
-        for frame in frames:
-            unknown = sorted(set(frame.atoms.symbols[~np.isin(frame.atoms.numbers, list(known))]))
-            if unknown:
-                raise InputError(
-                    f"{frame.where} ({name}): element {', '.join(unknown)} is in no training frame; add "
-                    "training frames with it or remove the frame"
-                )
+        elements, counts = frames.composition()
+        unknown = counts[:, ~np.isin(elements, data.train.elements)].any(axis=1)
+        if unknown.any():
+            frame = frames[int(unknown.argmax())]
+            symbols = sorted(set(frame.atoms.symbols[~np.isin(frame.atoms.numbers, data.train.elements)]))
+            raise InputError(
+                f"{frame.where} ({name}): element {', '.join(symbols)} is in no training frame; add "
+                "training frames with it or remove the frame"
+            )
 
 
 def _check_periodic_responses(
-    config: TrainingConfig, frames: Sequence[Frame], targets: Sequence[str], where: str
+    config: TrainingConfig, frames: Frames, targets: Sequence[str], where: str
 ) -> None:
     """Derivatives of the dipole count along open axes only, but where the family has a polarisation."""
     if config.model.description.has_polarization:
         return
     for name in DIPOLE_DERIVATIVES.intersection(targets):
-        if all(frame.atoms.pbc.all() for frame in frames if frame.has(name)):
+        if frames.column("pbc", False)[frames.has(name)].all():
             raise InputError(
                 f"{where}.{name}: all frames with '{getattr(config.data.keys, name)}' are crystals, where "
                 f"the dipole of family '{config.model.family}' depends on the image in which an atom is "
@@ -294,37 +318,44 @@ def _is_labelled(target: str, labels: Collection[str]) -> bool:
     return target == "total_charge" or not needs or any(name in labels for name in needs)
 
 
-def _check_densities(config: TrainingConfig, frames: Sequence[Frame], where: str) -> None:
+def _check_densities(config: TrainingConfig, frames: Frames, where: str) -> None:
     """`direct` training starts from the reference density of a frame."""
-    if any(frame.has(name) for frame in frames for name in DENSITY_LABELS):
+    if has_density(frames).any():
         return
     keys = " nor ".join(f"'{getattr(config.data.keys, name)}'" for name in reversed(DENSITY_LABELS))
-    files = ", ".join(sorted({frame.file for frame in frames}))
+    files = ", ".join(sorted(frames.names("file")))
     raise InputError(
         f"{where}: mode 'direct' evaluates the model at the reference density, but no training frame carries "
         f"{keys} ({files}); set data.keys.charges to the name of the charges, or use mode: implicit"
     )
 
 
-def _datasets(config: TrainingConfig, sets: dict[str, list[Frame]]) -> dict[str, GraphDataset]:
+def _datasets(config: TrainingConfig, sets: dict[str, Frames]) -> dict[str, GraphDataset]:
     dtype = getattr(torch, config.dtype)
     cutoff = config.model.backbone.r_max
     weights = config.data.config_type_weights
-    kinds = {frame.config_type for frame in sets["train"]} | {"Default"}
+    kinds = {*sets["train"].names("config_type"), "Default"}
     for kind in weights:
         if kind not in kinds:
             raise InputError(
                 f"data.config_type_weights: no training frame has config_type '{kind}'; the data has "
                 f"{', '.join(sorted(kinds))}"
             )
-    return {name: GraphDataset(frames, cutoff, dtype, weights) for name, frames in sets.items()}
+    workers = config.data.workers
+    return {name: GraphDataset(frames, cutoff, dtype, weights, workers) for name, frames in sets.items()}
 
 
 def _check_sets(config: TrainingConfig, datasets: dict[str, GraphDataset], console: Console) -> None:
     """Refuse data on which training has no meaning: no edges, no weights, validation on the "
     "training frames."""
     train, valid = datasets["train"], datasets["valid"]
-    if not any(graph.n_edges for graph in train.graphs):
+    with progress_bar(console) as progress:
+        for name, dataset in datasets.items():
+            if not dataset.frames.in_memory and (name == "train" or config.data.max_edges):
+                task = progress.add_task(f"neighbours of {name}", total=len(dataset))
+                dataset.count_edges(functools.partial(progress.advance, task))
+            dataset.check_limits(config.data.valid_limits if name != "train" else config.data.limits)
+    if not train.n_edges.any():
         raise InputError(
             f"model.backbone.r_max = {config.model.backbone.r_max:g} Å: no training frame "
             f"({train.frames[0].file}) has two atoms this close, so that the model would see single atoms "
@@ -332,38 +363,30 @@ def _check_sets(config: TrainingConfig, datasets: dict[str, GraphDataset], conso
         )
     for index, stage in enumerate(config.stages):
         for name, dataset in {"training": train, "validation": valid}.items():
-            if not any(
-                _counts_in(graph, target) for target in stage.loss.weights for graph in dataset.graphs
-            ):
+            if not any(_counts_in(dataset, target).any() for target in stage.loss.weights):
                 raise InputError(
                     f"stages.{index}.loss: all {name} frames with {', '.join(stage.loss.weights)} have "
                     "weight 0 (data.config_type_weights, config_weight, config_<target>_weight); give one a "
                     "weight"
                 )
-    known = {_structure(frame) for frame in train.frames}
-    copies = [frame for frame in valid.frames if _structure(frame) in known]
-    if len(copies) == len(valid):
+    copies = np.isin(valid.frames.column("structure"), train.frames.column("structure"))
+    if copies.all():
         raise InputError(
-            f"data.valid: every validation frame ({copies[0].file}) is a training frame too, so that "
+            f"data.valid: every validation frame ({valid.frames[0].file}) is a training frame too, so that "
             "validation says nothing about other structures; give other frames, or valid_fraction"
         )
-    if copies:
-        say(console, f"warning: {len(copies)} of {len(valid)} validation frames are training frames too")
+    if copies.any():
+        n_copies = np.count_nonzero(copies)
+        say(console, f"warning: {n_copies} of {len(valid)} validation frames are training frames too")
 
 
-def _counts_in(graph: Graph, target: str) -> bool:
-    """True if a frame has a label and a weight for a target of the loss."""
-    weights = graph.weights["frame"] * graph.weights.get(target, 1.0)
-    return _is_labelled(target, graph.labels) and bool((weights > 0).any())
-
-
-def _structure(frame: Frame) -> tuple[bytes, ...]:
-    """Elements, positions, cell and conditions, to find frames that are in two sets."""
-    atoms = frame.atoms
-    names = ("total_charge", "external_field", "spin_multiplicity")
-    given = [np.asarray(frame.value(name)) for name in names if frame.has(name)]
-    arrays = (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, *given)
-    return tuple(array.tobytes() for array in arrays)
+def _counts_in(dataset: GraphDataset, target: str) -> NDArray[np.bool_]:
+    """True for each frame that has a label and a weight for a target of the loss."""
+    needs = TARGETS[target].needs
+    weighted = dataset.weights(target) > 0
+    if target == "total_charge" or not needs:
+        return weighted
+    return weighted & np.logical_or.reduce([dataset.frames.has(name) for name in needs])
 
 
 def statistics(config: TrainingConfig, data: TrainingData, train_set: GraphDataset) -> Statistics:
@@ -373,27 +396,37 @@ def statistics(config: TrainingConfig, data: TrainingData, train_set: GraphDatas
     divides by the standard deviation of that energy, `none` does neither. For self-consistent families also
     the scales of the labelled densities, see `electret.models.start.density`.
     """
-    has_energy = any(frame.has("energy") for frame in data.train)
-    if has_energy or isinstance(config.data.e0s, dict):
+    labelled = data.train.has("energy")
+    if labelled.any() or isinstance(config.data.e0s, dict):
         rule = "average" if config.data.e0s in FROM_START else config.data.e0s
-        e0s = atomic_energies([*data.train, *data.references], rule)
+        e0s = atomic_energies(join([data.train, data.references]), rule)
     else:
-        e0s = dict.fromkeys(
-            elements_of(data.train), 0.0
-        )  # a run on forces or charges alone has no energy zero
-    found = Statistics.from_graphs(train_set.graphs, e0s)
+        e0s = dict.fromkeys(data.train.elements, 0.0)  # a run on forces or charges alone has no energy zero
+    found = Statistics.from_frames(data.train, train_set.n_edges, e0s)
     if config.model.description.self_consistent:
-        found = density_statistics(found, config.model, train_set.graphs)
+        found = _with_densities(config, found, train_set)
     if config.data.scaling == "none":
         return found.model_copy(update={"mean": 0.0, "scale": 1.0})
     if config.data.scaling == "std":
-        rest = [
-            (f.value("energy") - sum(e0s[int(z)] for z in f.atoms.numbers)) / len(f.atoms)
-            for f in data.train
-            if f.has("energy")
-        ]
-        spread = float(np.std(rest)) if rest else 0.0
+        spread = float(np.std(found.interaction_energies(data.train))) if labelled.any() else 0.0
         return found.model_copy(update={"scale": spread if spread > 0 else 1.0})
+    return found
+
+
+def _with_densities(config: TrainingConfig, found: Statistics, train_set: GraphDataset) -> Statistics:
+    """Statistics with those of the labelled densities, which are kept in a prepared set, under a hash of all
+    that they depend on."""
+    path = train_set.frames.path
+    if path is None:
+        return density_statistics(found, config.model, train_set.graphs)
+    about = [__version__, train_set.fingerprint(), found.model_dump(mode="json")]
+    key = json.dumps([*about, config.model.plain.model_dump(mode="json")], sort_keys=True)
+    file = path.with_name(f"statistics_{hashlib.sha256(key.encode()).hexdigest()[:16]}.json")
+    if file.is_file():
+        return Statistics.parse(json.loads(file.read_text(encoding="utf-8")))
+    found = density_statistics(found, config.model, train_set.graphs)
+    with suppress(OutputError):  # a set on a disk that cannot be written is read each time
+        atomic_write(file, json.dumps(found.model_dump(mode="json")).encode())
     return found
 
 
@@ -424,11 +457,14 @@ def _check_frames(config: TrainingConfig, model: Model, datasets: dict[str, Grap
     """Raise `InputError` for what would stop the training later: conditions that the model refuses, stages
     without an optimiser."""
     for dataset in datasets.values():
-        for frame, graph in zip(dataset.frames, dataset.graphs, strict=True):
-            try:
-                model.check_conditions(graph)
-            except InputError as error:
-                raise InputError(f"{frame.where}: {error}") from None
+        try:
+            model.check_conditions(dataset.conditions())
+        except InputError:
+            for index, frame in enumerate(dataset.frames):
+                try:
+                    model.check_conditions(dataset.graphs[index])
+                except InputError as error:
+                    raise InputError(f"{frame.where}: {error}") from None
     for stage in config.stages:
         build_optimizer(model, stage)
 
@@ -448,31 +484,44 @@ def _finish(
     if config.model.lora is not None:
         merge_lora(model)
     model_file = folder / MODEL_FILE
-    batch_size = config.data.valid_batch_size or config.data.batch_size
     metrics = {
-        name: evaluate_dataset(model, dataset, batch_size, config.stages[-1].loss, parity=True)
+        name: evaluate_dataset(
+            model, dataset, config.data.valid_limits, config.stages[-1].loss, len(dataset) <= MOST_PLOTTED
+        )
         for name, dataset in datasets.items()
     }
+    if ranks.is_first():
+        _write_results(config, trainer, datasets, metrics, model_file)
+        print_summary(metrics, console)
+        say(console, f"model saved to {model_file}")
+    history = ranks.from_first(read_history(folder) if ranks.is_first() else [])
+    return TrainingResult(model, model_file, folder, metrics, history)
+
+
+def _write_results(
+    config: TrainingConfig,
+    trainer: Trainer,
+    datasets: dict[str, GraphDataset],
+    metrics: dict[str, Metrics],
+    model_file: Path,
+) -> None:
     save(
-        model,
+        trainer.model,
         model_file,
         {
             "electret_version": __version__,
             "name": config.name,
             "best_epoch": trainer.progress.best_epoch,
             "epochs": trainer.progress.epoch,
-            "training_ranges": training_ranges(datasets["train"].graphs),
+            "training_ranges": training_ranges([datasets["train"].conditions()]),
             "errors": {name: entry.as_dict()["errors"]["all"] for name, entry in metrics.items()},
         },
     )
-    history = read_history(folder)
+    folder = config.run_folder
     write_summary(folder, metrics, config, trainer.progress.best_epoch)
     if config.plots:
         from electret.training.plots import plot_convergence, plot_history, plot_parity
 
         plot_parity(metrics, folder / "plots")
         plot_convergence(metrics["valid"].convergence, folder / "plots" / "scf_convergence.png")
-        plot_history(history, folder / "plots" / "learning_curve.png")
-    print_summary(metrics, console)
-    say(console, f"model saved to {model_file}")
-    return TrainingResult(model, model_file, folder, metrics, history)
+        plot_history(read_history(folder), folder / "plots" / "learning_curve.png")

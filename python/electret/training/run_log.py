@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from electret.errors import InputError
+from electret.support import ranks
 from electret.support.console import progress_bar, say
 from electret.support.outputs import CSV_FILE, atomic_write, writing
 from electret.training.targets import TARGETS
@@ -34,6 +35,8 @@ class RunLog:
 
     def start(self, history: Sequence[dict[str, Any]]) -> None:
         """Bring the records to the state of `history`: rows that a resumed run will repeat are dropped."""
+        if not ranks.is_first():
+            return
         self._history = list(history)
         self._columns = []
         self._write_csv()
@@ -61,7 +64,9 @@ class RunLog:
             yield lambda: bar.advance(task)
 
     def epoch(self, row: dict[str, Any], best: bool) -> None:
-        """Show and record a finished epoch."""
+        """Show and record a finished epoch, in the first rank."""
+        if not ranks.is_first():
+            return
         self._history.append(row)
         if set(row) <= set(self._columns):
             path = self._folder / CSV_FILE

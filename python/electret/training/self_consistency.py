@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from electret.data.frames import Frames
 from electret.graph import Graph
 from electret.models import Model
 from electret.models.family import family_named
@@ -22,7 +25,6 @@ from electret.training.targets import DENSITY_LABELS, TARGETS, resolved_mode
 __all__ = [
     "add_grid_potentials",
     "evaluated_targets",
-    "frames_with_density",
     "has_density",
     "requested_properties",
     "scf_options",
@@ -62,16 +64,9 @@ def evaluated_targets(family: str, weighted: Iterable[str] = ()) -> set[str]:
     return labelled | set(weighted)
 
 
-def has_density(graph: Graph) -> bool:
-    """True if every atom of the graph has a labelled charge."""
-    return any(
-        name in graph.labels and bool(torch.isfinite(graph.labels[name]).all()) for name in DENSITY_LABELS
-    )
-
-
-def frames_with_density(graphs: Iterable[Graph]) -> list[int]:
-    """Indices of the graphs that `direct` training can use."""
-    return [index for index, graph in enumerate(graphs) if has_density(graph)]
+def has_density(frames: Frames) -> NDArray[np.bool_]:
+    """True for each frame that has labelled charges, so that `direct` training can use it."""
+    return np.logical_or.reduce([frames.has(name) for name in DENSITY_LABELS])
 
 
 def add_grid_potentials(model: Model, output: dict[str, torch.Tensor], graph: Graph) -> None:

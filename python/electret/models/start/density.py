@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -69,15 +69,25 @@ def density_statistics(statistics: Statistics, config: ModelConfig, graphs: Iter
     Raises:
         InputError: labelled densities whose electrostatics cannot be computed, or an element without a width.
     """
-    graphs = list(graphs)
-    responses = element_responses(statistics.elements, graphs)
+    norms, spread, levels = _FeatureNorms(statistics, config), _Spread(), _Mean()
+
+    def passed() -> Iterator[Graph]:
+        for graph in graphs:
+            norms.add(graph)
+            spread.add(graph)
+            if "fermi_level" in graph.labels:
+                found = graph.labels["fermi_level"].double()
+                levels.add(found[torch.isfinite(found)])
+            yield graph
+
+    responses = element_responses(statistics.elements, passed())
     return statistics.model_copy(
         update={
             "polarizability": responses and responses[0],
             "susceptibility": responses and responses[1],
-            "feature_norms": _feature_norms(statistics, config, graphs),
-            "fermi_level": _mean_fermi_level(graphs),
-            "charge_spread": _charge_spread(statistics, graphs),
+            "feature_norms": norms.result(),
+            "fermi_level": levels.result(),
+            "charge_spread": spread.result(),
         }
     )
 
@@ -97,54 +107,63 @@ def reference_multipoles(graph: Graph, n_lm: int) -> NDArray[np.float64] | None:
     return multipoles
 
 
-def _feature_norms(
-    statistics: Statistics, config: ModelConfig, graphs: Sequence[Graph]
-) -> tuple[tuple[float, ...], ...] | None:
-    options = config.electrostatics
-    n_lm = (options.max_l + 1) ** 2
-    labelled = [(graph, p) for graph in graphs if (p := reference_multipoles(graph, n_lm)) is not None]
-    shape = (options.features_max_l + 1, len(options.widths))
-    if not labelled:
-        warnings.warn(
-            "no training frame has charges or multipoles, so the model takes a potential of 1 V and a field "
-            "of 1 V/Å as the scale of its potential features; give charges for better scales",
-            stacklevel=3,
-        )
-        return None
-    squares, counts = np.zeros(shape), np.zeros(shape[0])
-    for batch, multipoles in _batches(labelled):
-        features = _features(statistics, config, batch, multipoles)  # [n_atoms, n_widths, n_lm]
+class _FeatureNorms:
+    """RMS of the features of labelled densities; frames are joined up to some number of atoms."""
+
+    def __init__(self, statistics: Statistics, config: ModelConfig) -> None:
+        self.statistics, self.config = statistics, config
+        options = config.electrostatics
+        self.squares = np.zeros((options.features_max_l + 1, len(options.widths)))
+        self.counts = np.zeros(options.features_max_l + 1)
+        self.waiting: list[tuple[Graph, NDArray[np.float64]]] = []
+        self.n_waiting = self.n_frames = 0
+
+    def add(self, graph: Graph) -> None:
+        """Count a frame, if all its atoms are labelled."""
+        multipoles = reference_multipoles(graph, (self.config.electrostatics.max_l + 1) ** 2)
+        if multipoles is None:
+            return
+        self.waiting.append((Graph(**{**graph.__dict__, "labels": {}}), multipoles))
+        self.n_waiting += graph.n_atoms
+        self.n_frames += 1
+        if self.n_waiting >= _ATOMS_PER_BATCH:
+            self._count()
+
+    def _count(self) -> None:
+        batch = Graph.collate([graph for graph, _ in self.waiting])
+        multipoles = np.concatenate([own for _, own in self.waiting])
+        self.waiting, self.n_waiting = [], 0
+        features = _features(self.statistics, self.config, batch, multipoles)  # [n_atoms, n_widths, n_lm]
         features[:, :, 0] -= _system_means(features[:, :, 0], batch)
-        for l in range(shape[0]):
+        for l in range(len(self.counts)):
             block = features[:, :, l * l : (l + 1) ** 2]
-            squares[l] += (block**2).sum(axis=(0, 2))
-            counts[l] += (2 * l + 1) * batch.n_atoms - (batch.n_systems if l == 0 else 0)
-    norms = np.sqrt(squares / np.maximum(counts, 1.0)[:, None])
-    default = np.array([[unit_norm(l, width) for width in options.widths] for l in range(shape[0])])
-    vanishing = norms < _SMALLEST * default
-    if vanishing.any():
-        places = ", ".join(f"l={l} width={options.widths[n]:g} Å" for l, n in np.argwhere(vanishing))
-        warnings.warn(
-            f"the potential of the labelled densities has no features of {places}, as in data of isolated "
-            "or uncharged atoms or at sites of high symmetry; they are scaled as if a potential of 1 V or a "
-            "field of 1 V/Å were usual, and there is nothing to learn from them",
-            stacklevel=3,
-        )
-    return tuple(tuple(float(norm) for norm in row) for row in np.where(vanishing, default, norms))
+            self.squares[l] += (block**2).sum(axis=(0, 2))
+            self.counts[l] += (2 * l + 1) * batch.n_atoms - (batch.n_systems if l == 0 else 0)
 
-
-def _batches(
-    labelled: Sequence[tuple[Graph, NDArray[np.float64]]],
-) -> Iterator[tuple[Graph, NDArray[np.float64]]]:
-    """The frames and their densities, joined up to some number of atoms."""
-    start = n_atoms = 0
-    for index, (graph, _) in enumerate(labelled):
-        n_atoms += graph.n_atoms
-        if n_atoms >= _ATOMS_PER_BATCH or index + 1 == len(labelled):
-            chosen = labelled[start : index + 1]
-            bare = [Graph(**{**graph.__dict__, "labels": {}}) for graph, _ in chosen]
-            yield Graph.collate(bare), np.concatenate([multipoles for _, multipoles in chosen])
-            start, n_atoms = index + 1, 0
+    def result(self) -> tuple[tuple[float, ...], ...] | None:
+        """Norms `[l][width]`, None without labelled frames."""
+        if self.waiting:
+            self._count()
+        widths, shape = self.config.electrostatics.widths, self.squares.shape
+        if not self.n_frames:
+            warnings.warn(
+                "no training frame has charges or multipoles, so the model takes a potential of 1 V and a "
+                "field of 1 V/Å as the scale of its potential features; give charges for better scales",
+                stacklevel=3,
+            )
+            return None
+        norms = np.sqrt(self.squares / np.maximum(self.counts, 1.0)[:, None])
+        default = np.array([[unit_norm(l, width) for width in widths] for l in range(shape[0])])
+        vanishing = norms < _SMALLEST * default
+        if vanishing.any():
+            places = ", ".join(f"l={l} width={widths[n]:g} Å" for l, n in np.argwhere(vanishing))
+            warnings.warn(
+                f"the potential of the labelled densities has no features of {places}, as in data of "
+                "isolated or uncharged atoms or at sites of high symmetry; they are scaled as if a potential "
+                "of 1 V or a field of 1 V/Å were usual, and there is nothing to learn from them",
+                stacklevel=3,
+            )
+        return tuple(tuple(float(norm) for norm in row) for row in np.where(vanishing, default, norms))
 
 
 def _features(
@@ -185,20 +204,46 @@ def _system_means(values: NDArray[np.float64], batch: Graph) -> NDArray[np.float
     return (sums / batch.n_atoms_per_system.numpy()[:, None])[system]
 
 
-def _mean_fermi_level(graphs: Sequence[Graph]) -> float:
-    found = [graph.labels["fermi_level"].double() for graph in graphs if "fermi_level" in graph.labels]
-    levels = torch.cat(found) if found else torch.empty(0)
-    levels = levels[torch.isfinite(levels)]
-    return float(levels.mean()) if len(levels) else 0.0
+class _Mean:
+    """Mean and standard deviation of numbers that come one after the other, taken about the first of them."""
+
+    def __init__(self) -> None:
+        self.origin, self.count, self.sum, self.squares = 0.0, 0, 0.0, 0.0
+
+    def add(self, values: torch.Tensor | NDArray[np.float64]) -> None:
+        """Count some numbers."""
+        if len(values):
+            if not self.count:
+                self.origin = float(values[0])
+            rest = np.asarray(values, dtype=np.float64) - self.origin
+            self.count += len(rest)
+            self.sum += float(rest.sum())
+            self.squares += float(rest @ rest)
+
+    def result(self) -> float:
+        """The mean, 0 without numbers."""
+        return self.origin + self.sum / self.count if self.count else 0.0
+
+    def deviation(self) -> float:
+        """The standard deviation."""
+        mean = self.sum / self.count
+        return math.sqrt(max(self.squares / self.count - mean**2, 0.0))
 
 
-def _charge_spread(statistics: Statistics, graphs: Sequence[Graph]) -> dict[int, float] | None:
-    charges: dict[int, list[NDArray[np.float64]]] = {number: [] for number in statistics.elements}
-    for graph in graphs:
+class _Spread:
+    """Standard deviation of the labelled charges of each element."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, _Mean] = {}
+
+    def add(self, graph: Graph) -> None:
+        """Count a frame, if all its atoms are labelled."""
         multipoles = reference_multipoles(graph, 1)
         if multipoles is not None:
             numbers = graph.atomic_numbers.numpy()
             for number in np.unique(numbers):
-                charges.setdefault(int(number), []).append(multipoles[numbers == number, 0])
-    spread = {number: float(np.concatenate(parts).std()) for number, parts in charges.items() if parts}
-    return spread or None
+                self.found.setdefault(int(number), _Mean()).add(multipoles[numbers == number, 0])
+
+    def result(self) -> dict[int, float] | None:
+        """In e by atomic number, None without labels."""
+        return {number: entry.deviation() for number, entry in sorted(self.found.items())} or None

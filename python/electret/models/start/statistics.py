@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from ase.data import chemical_symbols
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from electret.errors import InputError
-from electret.graph import Graph
 from electret.models.config import StrictConfig
+
+if TYPE_CHECKING:
+    from electret.data.frames import Frames
 
 __all__ = ["Statistics"]
 
@@ -58,68 +61,65 @@ class Statistics(StrictConfig):
         return self
 
     @classmethod
-    def from_graphs(cls, graphs: Iterable[Graph], e0s: dict[int, float] | None = None) -> Statistics:
+    def from_frames(
+        cls, frames: Frames, n_edges: NDArray[np.int64], e0s: Mapping[int, float] | None = None
+    ) -> Statistics:
         """Statistics of a training set.
 
         Atomic energies not given are the least-squares fit of the total energies to the composition;
         `scale` is the RMS of the labelled forces, `mean` the mean remaining energy per atom.
 
+        Args:
+            frames: of the set.
+            n_edges: directed edges of each of its graphs.
+            e0s: atomic energies in eV by atomic number.
+
         Raises:
-            InputError: no graphs, or no energies to fit the atomic energies to.
+            InputError: no frames, or no energies to fit the atomic energies to.
         """
-        counts, energies, forces_squared, n_forces, n_edges, n_atoms = [], [], 0.0, 0, 0, 0
-        charge_sum, charge_count = np.zeros(len(chemical_symbols)), np.zeros(len(chemical_symbols))
-        for graph in graphs:
-            n_edges += graph.n_edges
-            n_atoms += graph.n_atoms
-            composition = np.zeros((graph.n_systems, len(chemical_symbols)))
-            np.add.at(composition, (graph.batch.numpy(), graph.atomic_numbers.numpy()), 1.0)
-            counts.append(composition)
-            energies.append(graph.labels.get("energy", torch.full((graph.n_systems,), torch.nan)).numpy())
-            if "forces" in graph.labels:
-                forces = graph.labels["forces"].double()
-                known = torch.isfinite(forces)
-                forces_squared += float((forces[known] ** 2).sum())
-                n_forces += int(known.sum())
-            if "charges" in graph.labels:
-                charges = graph.labels["charges"].double().numpy()
-                known_charges = np.isfinite(charges)
-                numbers = graph.atomic_numbers.numpy()[known_charges]
-                np.add.at(charge_sum, numbers, charges[known_charges])
-                np.add.at(charge_count, numbers, 1.0)
-        if not counts:
-            raise InputError("no graphs given; statistics need at least one frame")
-        composition, energy = np.concatenate(counts), np.concatenate(energies)
-        elements = tuple(int(number) for number in np.flatnonzero(composition.sum(axis=0)))
+        if not len(frames):
+            raise InputError("no frames given; statistics need at least one")
+        elements = frames.elements
         atomic = {number: float(value) for number, value in (e0s or {}).items() if number in elements}
         missing = [number for number in elements if number not in atomic]
-        labelled = np.isfinite(energy)
+        labelled = frames.has("energy")
         if missing:
             if not labelled.any():
                 symbols = ", ".join(chemical_symbols[number] for number in missing)
                 raise InputError(f"no frame has an energy and no e0s are given for {symbols}; give e0s")
-            rest = energy[labelled] - sum(
-                composition[labelled, number] * value for number, value in atomic.items()
-            )
-            fitted = np.linalg.lstsq(composition[labelled][:, missing], rest, rcond=None)[0]
+            rest = _rest(frames, atomic)
+            numbers, counts = frames.composition()
+            design = counts[labelled][:, np.searchsorted(numbers, missing)]
+            fitted = np.linalg.lstsq(design, rest, rcond=None)[0]
             atomic.update({number: float(value) for number, value in zip(missing, fitted, strict=True)})
-        mean = 0.0
-        if labelled.any():
-            bound = energy[labelled] - sum(
-                composition[labelled, number] * atomic[number] for number in elements
-            )
-            mean = float(np.mean(bound / composition[labelled].sum(axis=1)))
-        rms = math.sqrt(forces_squared / n_forces) if n_forces else 0.0
-        return cls(
-            elements=elements,
+        has_forces, n_atoms = frames.has("forces"), frames.column("atoms")
+        n_components = 3 * int(n_atoms[has_forces].sum())
+        squares = float(frames.column("forces_squared")[has_forces].sum())
+        rms = math.sqrt(squares / n_components) if n_components else 0.0
+        has_charges = frames.has("charges")
+        numbers, counts = frames.composition()
+        labels = counts[has_charges].sum(axis=0)
+        sums = frames.by_element("charges_by_element").sum(axis=0)
+        found = cls(
+            elements=tuple(elements),
             e0s=atomic,
-            mean=mean,
             scale=rms if rms > 0 else 1.0,
-            avg_num_neighbors=max(n_edges / n_atoms, 1.0),
-            charges={
-                number: float(charge_sum[number] / charge_count[number])
-                for number in elements
-                if charge_count[number]
-            }
-            or None,
+            avg_num_neighbors=max(int(n_edges.sum()) / int(n_atoms.sum()), 1.0),
+            charges={z: float(q / n) for z, q, n in zip(numbers, sums, labels, strict=True) if n} or None,
         )
+        mean = float(np.mean(found.interaction_energies(frames))) if labelled.any() else 0.0
+        return found.model_copy(update={"mean": mean})
+
+    def interaction_energies(self, frames: Frames) -> NDArray[np.float64]:
+        """Energy per atom without E0s of each frame with an energy, eV."""
+        n_atoms = frames.column("atoms")[frames.has("energy")]
+        return _rest(frames, self.e0s) / n_atoms
+
+
+def _rest(frames: Frames, e0s: Mapping[int, float]) -> NDArray[np.float64]:
+    """Energy of each frame with one, without the given energies of atoms, eV."""
+    labelled = frames.has("energy")
+    numbers, counts = frames.composition()
+    own = sum((counts[labelled, k] * e0s[z] for k, z in enumerate(numbers) if z in e0s), np.zeros(1))
+    rest: NDArray[np.float64] = frames.column("energy")[labelled] - own
+    return rest
