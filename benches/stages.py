@@ -1,6 +1,6 @@
 """The step from stage `direct` to `implicit` over ten seeds, with and without the term `charge_response`.
 
-    python benches/stages.py [--seeds 0 1 2 ...] [--folder FOLDER] > benches/results/stages.md
+    python benches/stages.py [--seeds 0 1 2 ...] [--folder FOLDER]   # table of benches/results/stages.md
 
 Trains the model of the demo on every periodic frame of its data and every fourth cluster. A run explodes if
 the force error of an epoch of the second stage is more than twice that at its start.
