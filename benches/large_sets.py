@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 
 BATCH, CHUNK, SEED = 16, 10_000, 0
+LOADED = 3000
+"""Batches of the runs without a training."""
 BACKBONE = {
     "r_max": 4.5,
     "hidden_irreps": "32x0e + 32x1o",
@@ -105,12 +107,12 @@ def status(pid: int) -> dict[str, float]:
 
 
 def unique(pid: int) -> float:
-    """Memory in MiB that a process shares with no other."""
+    """Memory in MiB that a process has written, beside that of its parent."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return 0.0
-    return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("Private_"))
+    return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("Private_Dirty"))
 
 
 class Steps:
@@ -180,15 +182,15 @@ def load_alone(data: Path, folder: Path, workers: int, steps: Steps) -> None:
 def train_mace(data: Path, folder: Path, workers: int, steps: Steps) -> None:
     from mace.cli.run_train import main
 
-    loop = sys.modules["mace.tools.train"]  # `mace.tools` has a function of that name
-    original = loop.take_step
+    module = sys.modules["mace.tools.train"]  # whose name in `mace.tools` is a function
+    original = module.take_step
 
     def counted(model: object, loss_fn: object, batch: object, *rest: object, **options: object) -> object:
         found = original(model, loss_fn, batch, *rest, **options)
         steps.count(len(batch.ptr) - 1)
         return found
 
-    loop.take_step = counted  # type: ignore[attr-defined]
+    module.take_step = counted
     options = {
         "name": "run",
         "train_file": data,
@@ -236,7 +238,8 @@ def one(arguments: argparse.Namespace) -> None:
 
 def measured(arguments: argparse.Namespace, code: str, data: Path, workers: int) -> dict[str, float]:
     """Result of `one` in a process of its own."""
-    words = ["--one", "--code", code, "--data", data, "--workers", workers, "--steps", arguments.steps]
+    steps = LOADED if code == "loader" else arguments.steps
+    words = ["--one", "--code", code, "--data", data, "--workers", workers, "--steps", steps]
     words += ["--folder", arguments.folder, "--began", time.time()]
     command = [sys.executable, __file__, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True)
