@@ -11,7 +11,7 @@ import torch
 from ase import Atoms
 from rich.console import Console
 
-from electret.data import GraphDataset, magnitude_table, magnitude_warnings, wrap_atoms
+from electret.data import GraphDataset, magnitudes, wrap_atoms
 
 E0S = {1: -13.0, 8: -430.0}
 HARTREE, BOHR = 27.211386, 0.529177
@@ -37,7 +37,7 @@ def vibrating_water(n: int = 30, periodic: bool = False) -> list[Atoms]:
 
 def warnings_of(frames: list[Atoms], e0s: dict[int, float] = E0S) -> list[str]:
     sets = {"train": GraphDataset(wrap_atoms(frames), 4.0, torch.float64)}
-    return list(magnitude_warnings(sets, e0s))
+    return magnitudes(sets, e0s)[1]
 
 
 @pytest.mark.parametrize("periodic", [False, True])
@@ -93,7 +93,7 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
         name: GraphDataset(wrap_atoms(entry), 4.0, torch.float64)
         for name, entry in {"train": frames, "lone": [bare]}.items()
     }
-    Console(width=120).print(magnitude_table(sets, E0S))
+    Console(width=120).print(magnitudes(sets, E0S)[0])
     shown = " ".join(capsys.readouterr().out.split())
     assert "train" in shown
     assert "-2.9" in shown

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -121,7 +120,7 @@ class Committee(ASECalculator):
         system = self.atoms
         if system is None:
             raise InputError("the committee has no atoms yet; give atoms to calculate")
-        system.info = copy.deepcopy(system.info)  # ASE's copy shares values that may change in place
+        conditions.keep(system, self.members[0].ignore)
         wanted = [name.removesuffix(SPREAD) for name in properties]
         found = [self._of(number, system, wanted) for number in range(len(self.members))]
         for name in found[0]:
@@ -149,8 +148,5 @@ def mean_and_spread(name: str, values: Sequence[Any]) -> dict[str, Any]:
     """`name` and `name_spread` of the values of the members, numbers or arrays of one shape."""
     stacked = np.stack([np.asarray(value, dtype=np.float64) for value in values])
     mean, spread = stacked.mean(axis=0), stacked.std(axis=0, ddof=1)
-    return (
-        {name: mean, name + SPREAD: spread}
-        if mean.ndim
-        else {name: float(mean), name + SPREAD: float(spread)}
-    )
+    found = {name: mean, name + SPREAD: spread}
+    return found if mean.ndim else {key: float(value) for key, value in found.items()}

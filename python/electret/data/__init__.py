@@ -4,7 +4,7 @@ cached graphs."""
 from electret.data.dataset import GraphDataset
 from electret.data.frames import Frames
 from electret.data.keys import DataKeys
-from electret.data.magnitudes import magnitude_table, magnitude_warnings
+from electret.data.magnitudes import magnitudes
 from electret.data.prepare import prepare, prepare_frames
 from electret.data.reading import Frame, wrap_atoms
 from electret.data.reference import atomic_energies
@@ -21,8 +21,7 @@ __all__ = [
     "check_targets",
     "key_counts",
     "key_table",
-    "magnitude_table",
-    "magnitude_warnings",
+    "magnitudes",
     "prepare",
     "prepare_frames",
     "print_report",

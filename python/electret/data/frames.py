@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -67,11 +68,14 @@ class Memory:
         return self.frames[index]
 
 
-class Weighted:
+class Weighted(Memory):
     """Frames with a factor on their weight in the loss."""
 
+    frames: Frames
+
     def __init__(self, frames: Frames, factor: float) -> None:
-        self.frames, self.factor = frames, factor
+        super().__init__(frames)
+        self.factor = factor
         self.in_memory, self.path = frames.in_memory, frames.path
         self.dipole_origin = frames.dipole_origin
 
@@ -81,14 +85,6 @@ class Weighted:
         found = self.frames.columns()
         weight = self.factor * self.frames.weights("frame")
         return replace(found, arrays={**found.arrays, "weight_frame": weight})
-
-    @property
-    def positions(self) -> NDArray[np.float64]:
-        """Positions of all atoms in Å."""
-        return np.concatenate([frame.atoms.positions for frame in self.frames])
-
-    def __len__(self) -> int:
-        return len(self.frames)
 
     def __getitem__(self, index: int) -> Frame:
         frame = self.frames[index]
@@ -223,6 +219,22 @@ class Frames(Sequence[Frame]):
     def weights(self, name: str) -> NDArray[np.float64]:
         """Weight of each frame (`frame`) or of a label in it, 1 where none is given."""
         return np.nan_to_num(self.column(f"weight_{name}"), nan=1.0)
+
+    @property
+    def rms_force(self) -> float:
+        """RMS of the components of the labelled forces in eV/Å, nan without any."""
+        has = self.has("forces")
+        n_components = 3 * int(self.column("atoms", 0)[has].sum())
+        squares = float(self.column("forces_squared")[has].sum())
+        return math.sqrt(squares / n_components) if n_components else math.nan
+
+    def energies_without(self, e0s: Mapping[int, float]) -> NDArray[np.float64]:
+        """Energy of each frame that has one, without the given energies of atoms, eV."""
+        labelled = self.has("energy")
+        numbers, counts = self.composition()
+        own = sum((counts[labelled, k] * e0s[z] for k, z in enumerate(numbers) if z in e0s), np.zeros(1))
+        rest: NDArray[np.float64] = self.column("energy")[labelled] - own
+        return rest
 
     def columns(self) -> Columns:
         """All columns of the frames."""

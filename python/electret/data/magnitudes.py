@@ -16,7 +16,7 @@ from electret.data.frames import Frames, spread
 from electret.data.reading import Frame
 from electret.support.console import PlainTable
 
-__all__ = ["magnitude_table", "magnitude_warnings"]
+__all__ = ["magnitudes"]
 
 _CLOSEST = 0.35  # Å; half the bond of H2
 _FARTHEST = 1.7  # in sums of covalent radii, the median over frames of their closest pair
@@ -48,65 +48,66 @@ _SLOPES = {
 """Change of the energy over the work of the forces, and the units that give it."""
 
 
-def magnitude_table(sets: Mapping[str, GraphDataset], e0s: Mapping[int, float]) -> PlainTable:
-    """One row per set: closest pair, RMS force, and mean and spread of the energy per atom without E0s."""
+def magnitudes(sets: Mapping[str, GraphDataset], e0s: Mapping[int, float]) -> tuple[PlainTable, list[str]]:
+    """Magnitudes of sets of frames, and what in them looks wrong.
+
+    Args:
+        sets: by their names.
+        e0s: atomic energies in eV by atomic number.
+
+    Returns:
+        A table with one row per set, closest pair, RMS force, and mean and spread of the energy per atom
+        without E0s; and sentences on sets whose numbers are those of other units or of another sign.
+    """
     headings = ("closest pair (Å)", "RMS force (eV/Å)", "energy per atom without E0s (eV)", "spread (eV)")
     table = PlainTable("Magnitudes", ("set", *headings), right=headings)
     if any(len(_judged(dataset.frames)) < len(dataset) for dataset in sets.values()):
         table.caption = Text(f"closest pairs of {_JUDGED} frames of each larger set on disk")
+    warnings = []
     for name, dataset in sets.items():
-        distances = [pair.distance for pair in _closest(dataset)]
-        energies = _bound_energies(dataset.frames, e0s)
+        closest, energies = _closest(dataset), _bound_energies(dataset.frames, e0s)
         numbers = (
-            min(distances, default=math.nan),
-            _rms_force(dataset.frames),
+            min((pair.distance for pair in closest), default=math.nan),
+            dataset.frames.rms_force,
             float(np.mean(energies)) if len(energies) else math.nan,
             float(np.std(energies)) if len(energies) else math.nan,
         )
         table.add_row(name, *(f"{number:.3g}" if math.isfinite(number) else "—" for number in numbers))
-    return table
+        warnings += [f"{name}: {text}" for text in _warnings(dataset.frames, closest, energies)]
+    return table, warnings
 
 
-def magnitude_warnings(sets: Mapping[str, GraphDataset], e0s: Mapping[int, float]) -> Iterator[str]:
-    """Sentences on sets whose numbers are those of other units or of another sign."""
-    for name, dataset in sets.items():
-        closest = _closest(dataset)
-        least = min((pair.distance for pair in closest), default=math.inf)
-        if least < _CLOSEST:
-            yield (
-                f"{name}: two atoms are {least:.3g} Å apart, closer than in any system; are positions and "
-                "cell in Å?"
-            )
-        ratios = [pair.ratio for pair in closest if math.isfinite(pair.ratio)]
-        if ratios and np.median(ratios) > _FARTHEST:
-            yield (
-                f"{name}: in most frames the closest atoms are {np.median(ratios):.2f} times the sum of "
-                "their covalent radii apart; are the positions in bohr? They must be in Å"
-            )
-        energies = _bound_energies(dataset.frames, e0s)
-        if len(energies) and abs(np.mean(energies)) > _STRONGEST:
-            yield (
-                f"{name}: the energy without E0s is {np.mean(energies):.4g} eV per atom, while no system is "
-                "bound by more than about 10; are energies and E0s in eV, and of the same code?"
-            )
-        if _rms_force(dataset.frames) > _LARGEST_FORCE:
-            yield f"{name}: the RMS force is {_rms_force(dataset.frames):.3g} eV/Å; are forces in eV/Å?"
-        if _attracts_when_close(closest):
-            yield (
-                f"{name}: the closest atoms repel each other less the closer they are; are the forces "
-                "gradients? They must be -dE/dR"
-            )
-        slope = _energy_over_work(dataset.frames)
-        if slope is not None and not 0.65 < slope < 1.6:
-            near = min(
-                _SLOPES, key=lambda known: math.inf if known * slope < 0 else abs(math.log(known / slope))
-            )
-            fits = near * slope > 0 and abs(math.log(near / slope)) < 0.2
-            yield (
-                f"{name}: between similar frames the energy changes by {slope:.3g} times the work of the "
-                f"forces{f' ({_SLOPES[near]})' if fits else ''}; energies must be in eV, forces -dE/dR in "
-                "eV/Å and positions in Å"
-            )
+def _warnings(frames: Frames, closest: Sequence[_Pair], energies: NDArray[np.float64]) -> Iterator[str]:
+    least = min((pair.distance for pair in closest), default=math.inf)
+    if least < _CLOSEST:
+        yield (f"two atoms are {least:.3g} Å apart, closer than in any system; are positions and cell in Å?")
+    ratios = [pair.ratio for pair in closest if math.isfinite(pair.ratio)]
+    if ratios and np.median(ratios) > _FARTHEST:
+        yield (
+            f"in most frames the closest atoms are {np.median(ratios):.2f} times the sum of their covalent "
+            "radii apart; are the positions in bohr? They must be in Å"
+        )
+    if len(energies) and abs(np.mean(energies)) > _STRONGEST:
+        yield (
+            f"the energy without E0s is {np.mean(energies):.4g} eV per atom, while no system is bound by "
+            "more than about 10; are energies and E0s in eV, and of the same code?"
+        )
+    if frames.rms_force > _LARGEST_FORCE:
+        yield f"the RMS force is {frames.rms_force:.3g} eV/Å; are forces in eV/Å?"
+    if _attracts_when_close(closest):
+        yield (
+            "the closest atoms repel each other less the closer they are; are the forces gradients? They "
+            "must be -dE/dR"
+        )
+    slope = _energy_over_work(frames)
+    if slope is not None and not 0.65 < slope < 1.6:
+        near = min(_SLOPES, key=lambda known: math.inf if known * slope < 0 else abs(math.log(known / slope)))
+        fits = near * slope > 0 and abs(math.log(near / slope)) < 0.2
+        yield (
+            f"between similar frames the energy changes by {slope:.3g} times the work of the "
+            f"forces{f' ({_SLOPES[near]})' if fits else ''}; energies must be in eV, forces -dE/dR in eV/Å "
+            "and positions in Å"
+        )
 
 
 class _Pair(NamedTuple):
@@ -160,22 +161,12 @@ def _attracts_when_close(pairs: Sequence[_Pair]) -> bool:
     return bool(found) and min(found) > _ATTRACTS
 
 
-def _rms_force(frames: Frames) -> float:
-    has = frames.has("forces")
-    components = 3 * float(frames.column("atoms", 0)[has].sum())
-    return (
-        math.sqrt(float(frames.column("forces_squared")[has].sum()) / components) if components else math.nan
-    )
-
-
 def _bound_energies(frames: Frames, e0s: Mapping[int, float]) -> NDArray[np.float64]:
     """Energy per atom without E0s of each labelled frame whose elements have one, eV."""
     elements, counts = frames.composition()
-    known = np.isin(elements, list(e0s))
-    chosen = frames.has("energy") & ~counts[:, ~known].any(axis=1)
-    own = counts[chosen] @ np.array([e0s.get(z, 0.0) for z in elements])
-    rest: NDArray[np.float64] = (frames.column("energy")[chosen] - own) / counts[chosen].sum(axis=1)
-    return rest
+    unknown = counts[:, ~np.isin(elements, list(e0s))].any(axis=1)
+    chosen = frames.take(frames.has("energy") & ~unknown)
+    return chosen.energies_without(e0s) / chosen.column("atoms", 0)
 
 
 def _energy_over_work(frames: Frames) -> float | None:

@@ -14,7 +14,7 @@ from electret.support.console import PlainTable, say, standard_console
 from electret.support.outputs import MODEL_FILE, holds_run
 from electret.training.config import TrainingConfig
 from electret.training.errors import CheckpointError
-from electret.training.run import load_data, train
+from electret.training.run import check_folder, load_data, train
 from electret.training.targets import TARGETS
 
 __all__ = ["train_committee"]
@@ -57,11 +57,8 @@ def train_committee(
         for k in range(seeds)
     ]
     begun = [member.run_folder for member in members if holds_run(member.run_folder)]
-    if begun and not (resume or restart):
-        raise CheckpointError(
-            f"'{begun[0]}' holds a run already; continue with --resume, replace it with --restart, or set "
-            "another output"
-        )
+    for member in () if resume else members:
+        check_folder(member, resume, restart)  # of all before any is trained
     if resume and not begun:
         raise CheckpointError(
             f"no member of a committee in '{config.run_folder}' to resume; begin without --resume"

@@ -26,8 +26,7 @@ from electret.data import (
     atomic_energies,
     check_targets,
     key_counts,
-    magnitude_table,
-    magnitude_warnings,
+    magnitudes,
     print_report,
     random_split,
     read_frames,
@@ -71,7 +70,7 @@ from electret.training.start import add_lora, continued, merge_lora, read_start,
 from electret.training.summary import print_summary, write_summary
 from electret.training.targets import DENSITY_LABELS, TARGETS, resolved_mode
 
-__all__ = ["TrainingData", "TrainingResult", "load_data", "statistics", "train"]
+__all__ = ["TrainingData", "TrainingResult", "check_folder", "load_data", "statistics", "train"]
 
 MOST_PLOTTED = 100_000
 """Frames of a set up to which labels and predictions are kept for parity plots."""
@@ -156,7 +155,7 @@ def train(
             config = continued(config, TrainedModelConfig.parse(stored))
         else:
             config, source = read_start(config)
-    _check_folder(config, resume, restart)  # reported before any work
+    check_folder(config, resume, restart)  # reported before any work
     found_device(config.device)
     data = data or load_data(config)
     sets = {"train": data.train, "valid": data.valid, **data.test}
@@ -176,8 +175,9 @@ def train(
         check_data(state, fingerprints(datasets["train"], datasets["valid"], references), folder)
     _check_sets(config, datasets, console)
     model = _build_model(config, data, datasets["train"], state, source, console)
-    magnitude_table(datasets, model.statistics.e0s).show(console)
-    for warning in magnitude_warnings(datasets, model.statistics.e0s):
+    table, warnings = magnitudes(datasets, model.statistics.e0s)
+    table.show(console)
+    for warning in warnings:
         say(console, f"warning: {warning}")
     _check_frames(config, model, datasets)
     n_parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -192,7 +192,7 @@ def train(
     trainer = Trainer(config, model, datasets["train"], datasets["valid"], log, references)
     with claimed(folder) if ranks.is_first() else nullcontext():  # nothing was written before
         if ranks.is_first():
-            _check_folder(config, resume, restart)  # another run may have begun and ended meanwhile
+            check_folder(config, resume, restart)  # another run may have begun and ended meanwhile
             if restart and holds_run(folder):
                 log.message(f"the earlier run is kept in {set_aside(folder, _RUN_ENTRIES)}")
         try:
@@ -212,7 +212,7 @@ def train(
         return _finish(config, trainer, datasets, console)
 
 
-def _check_folder(config: TrainingConfig, resume: bool, restart: bool) -> None:
+def check_folder(config: TrainingConfig, resume: bool, restart: bool) -> None:
     """Refuse a folder that is in use, holds another run or files of the user; writes nothing."""
     if resume and restart:
         raise InputError("resume and restart exclude each other; choose one")
@@ -422,7 +422,7 @@ def _with_densities(config: TrainingConfig, found: Statistics, train_set: GraphD
     about = [__version__, train_set.fingerprint(), found.model_dump(mode="json")]
     key = json.dumps([*about, config.model.plain.model_dump(mode="json")], sort_keys=True)
     file = path.with_name(f"statistics_{hashlib.sha256(key.encode()).hexdigest()[:16]}.json")
-    if file.is_file():
+    with suppress(OSError, ValueError):  # it is not there, or damaged
         return Statistics.parse(json.loads(file.read_text(encoding="utf-8")))
     found = density_statistics(found, config.model, train_set.graphs)
     with suppress(OutputError):  # a set on a disk that cannot be written is read each time
@@ -465,6 +465,7 @@ def _check_frames(config: TrainingConfig, model: Model, datasets: dict[str, Grap
                     model.check_conditions(dataset.graphs[index])
                 except InputError as error:
                     raise InputError(f"{frame.where}: {error}") from None
+            raise
     for stage in config.stages:
         build_optimizer(model, stage)
 

@@ -87,15 +87,12 @@ class Statistics(StrictConfig):
             if not labelled.any():
                 symbols = ", ".join(chemical_symbols[number] for number in missing)
                 raise InputError(f"no frame has an energy and no e0s are given for {symbols}; give e0s")
-            rest = _rest(frames, atomic)
+            rest = frames.energies_without(atomic)
             numbers, counts = frames.composition()
             design = counts[labelled][:, np.searchsorted(numbers, missing)]
             fitted = np.linalg.lstsq(design, rest, rcond=None)[0]
             atomic.update({number: float(value) for number, value in zip(missing, fitted, strict=True)})
-        has_forces, n_atoms = frames.has("forces"), frames.column("atoms")
-        n_components = 3 * int(n_atoms[has_forces].sum())
-        squares = float(frames.column("forces_squared")[has_forces].sum())
-        rms = math.sqrt(squares / n_components) if n_components else 0.0
+        rms = frames.rms_force
         has_charges = frames.has("charges")
         numbers, counts = frames.composition()
         labels = counts[has_charges].sum(axis=0)
@@ -104,7 +101,7 @@ class Statistics(StrictConfig):
             elements=tuple(elements),
             e0s=atomic,
             scale=rms if rms > 0 else 1.0,
-            avg_num_neighbors=max(int(n_edges.sum()) / int(n_atoms.sum()), 1.0),
+            avg_num_neighbors=max(int(n_edges.sum()) / int(frames.column("atoms").sum()), 1.0),
             charges={z: float(q / n) for z, q, n in zip(numbers, sums, labels, strict=True) if n} or None,
         )
         mean = float(np.mean(found.interaction_energies(frames))) if labelled.any() else 0.0
@@ -113,13 +110,4 @@ class Statistics(StrictConfig):
     def interaction_energies(self, frames: Frames) -> NDArray[np.float64]:
         """Energy per atom without E0s of each frame with an energy, eV."""
         n_atoms = frames.column("atoms")[frames.has("energy")]
-        return _rest(frames, self.e0s) / n_atoms
-
-
-def _rest(frames: Frames, e0s: Mapping[int, float]) -> NDArray[np.float64]:
-    """Energy of each frame with one, without the given energies of atoms, eV."""
-    labelled = frames.has("energy")
-    numbers, counts = frames.composition()
-    own = sum((counts[labelled, k] * e0s[z] for k, z in enumerate(numbers) if z in e0s), np.zeros(1))
-    rest: NDArray[np.float64] = frames.column("energy")[labelled] - own
-    return rest
+        return frames.energies_without(self.e0s) / n_atoms
