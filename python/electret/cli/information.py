@@ -14,6 +14,7 @@ import electret
 from electret import _native
 from electret.cuda.package_folders import register_package_folders
 from electret.support.console import PlainTable
+from electret.support.cores import available_cores
 
 __all__ = ["cuda_report", "device_report", "model_table", "system_table"]
 
@@ -47,9 +48,9 @@ def _version(package: str) -> str:
 
 
 def _threads() -> Iterator[tuple[str, str]]:
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     chosen = os.environ.get("RAYON_NUM_THREADS")
-    yield "Rust threads", f"{chosen} (RAYON_NUM_THREADS)" if chosen else f"{available} (all cores available)"
+    every = f"{available_cores()} (all cores available)"
+    yield "Rust threads", f"{chosen} (RAYON_NUM_THREADS)" if chosen else every
     if importlib.util.find_spec("torch") is not None:
         import torch
 

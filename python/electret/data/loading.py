@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from electret.errors import InputError
 from electret.graph import Graph
+from electret.support.cores import cores_of_rank
 
 __all__ = ["default_workers", "loaded"]
 
@@ -26,8 +27,7 @@ _FEWEST = 8
 
 def default_workers() -> int:
     """Workers for frames on disk: one per core of this rank beside that of the model, at most four."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(min(available // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 5) - 1, 0)
+    return min(cores_of_rank() - 1, 4)
 
 
 def loaded(

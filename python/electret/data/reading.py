@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.db import connect
 from ase.io import iread
 from ase.io.extxyz import SPECIAL_3_3_KEYS, UNPROCESSED_KEYS, key_val_str_to_dict, read_xyz
 from numpy.typing import NDArray
@@ -137,6 +136,8 @@ def _read_by_ase(path: Path) -> Iterator[Atoms]:
 
 def _rows(path: Path) -> Iterator[Atoms]:
     """Structures of a database of ASE with the entries of each row, which `iread` leaves aside."""
+    from ase.db import connect
+
     with connect(path, serial=True) as database:
         for row in database.select():
             atoms = row.toatoms()

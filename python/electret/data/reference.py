@@ -12,7 +12,7 @@ from electret.data.frames import Frames, as_frames
 from electret.data.reading import ISOLATED_ATOM, Frame
 from electret.errors import InputError
 
-__all__ = ["FROM_START", "E0Source", "atomic_energies", "elements_of", "energy_warnings"]
+__all__ = ["FROM_START", "E0Source", "atomic_energies", "energy_warnings"]
 
 NEUTRAL = 1e-6
 """Largest total charge of neutral frames in e."""
@@ -24,11 +24,6 @@ E0Source = Literal["auto", "isolated", "average", "foundation", "fit to residual
 """Source of the E0s: `auto` is `isolated` if such frames exist, else `average`; or {symbol: eV}. With a model
 to start from, `auto` is `foundation`, the E0s of that model; `fit to residual` changes them by the
 least-squares fit of its errors."""
-
-
-def elements_of(frames: Sequence[Frame]) -> list[int]:
-    """Sorted atomic numbers in the frames."""
-    return as_frames(frames).elements
 
 
 def atomic_energies(frames: Sequence[Frame], source: E0Source) -> dict[int, float]:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from electret.errors import RankError
+from electret.support.cores import cores_of_rank
 
 __all__ = [
     "add_gradients",
@@ -73,9 +74,7 @@ def _is_rank(variables: MutableMapping[str, str]) -> bool:
         variables.setdefault("MASTER_PORT", str(20_000 + job % 20_000))
     if not variables.keys() >= {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}:
         return False
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = max(1, cores // int(variables.get("LOCAL_WORLD_SIZE", 1)))
-    variables.setdefault("RAYON_NUM_THREADS", str(share))
+    variables.setdefault("RAYON_NUM_THREADS", str(cores_of_rank(variables)))
     return True
 
 

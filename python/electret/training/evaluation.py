@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
+from numpy.typing import NDArray
 
 from electret.data.dataset import GraphDataset, Limits
 from electret.data.frames import Frames
@@ -96,6 +97,7 @@ def predictions(
     device = next(model.parameters()).device
     targets = evaluated_targets(model.family, weighted)
     stressed = dataset.wants_stress(every_stress)
+    known = has_density(dataset.frames) if "stationarity" in targets else None
     batches = list(dataset.batches(batch_size, every_stress))
     own = ranks.share(batches)
     graphs = dataset.load(own)
@@ -112,8 +114,8 @@ def predictions(
             stress=bool(stressed[indices[0]]),
             **scf_options(model.family),
         )
-        if "stationarity" in targets:
-            _add_stationarity(model, dataset, indices, graph, output)
+        if known is not None:
+            _add_stationarity(model, dataset, indices, graph, output, known[indices])
         return graph, {name: value.detach() for name, value in output.items()}
 
     found = ((indices, evaluated(indices)) for indices in own)
@@ -122,10 +124,15 @@ def predictions(
 
 
 def _add_stationarity(
-    model: Model, dataset: GraphDataset, indices: Sequence[int], graph: Graph, output: Predictions
+    model: Model,
+    dataset: GraphDataset,
+    indices: Sequence[int],
+    graph: Graph,
+    output: Predictions,
+    known: NDArray[np.bool_],
 ) -> None:
-    """Put `stationarity` at the reference density beside the other predictions, NaN for frames without."""
-    known = has_density(dataset.frames.take(indices))
+    """Put `stationarity` at the reference density beside the other predictions, NaN for frames where it is
+    not `known`."""
     chosen = np.flatnonzero(known).tolist()
     if not chosen:
         return

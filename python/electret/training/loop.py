@@ -204,16 +204,14 @@ class Trainer:
         self._stopping = int(rows[:, 0].max())
         n_counted = add_convergence(self.progress.sums, rows[:, 1:7])
         totals, counts = rows[:, 7:].sum(dim=0).reshape(-1, 2).T
-        labelled = {name: float(count) for name, count in zip(names, counts, strict=True) if count}
-        if not labelled:
+        counted = zip(names, totals, counts.tolist(), strict=True)
+        found = {name: (total, count) for name, total, count in counted if count}
+        if not found:
             return  # no frame of the batch has a label of the loss, or none converged
-        found = self.loss.means(
-            {name: total for name, total in zip(names, totals, strict=True) if name in labelled}, labelled
-        )
-        terms = {name: float(term) for name, term in found.items()}
+        terms = {name: float(term) for name, term in self.loss.means(found).items()}
         if not math.isfinite(sum(terms.values())):
             raise self._non_finite(indices, f"the loss is {sum(terms.values())}")
-        own = self.loss.means({name: total for name, (total, _) in sums.items()}, labelled)
+        own = self.loss.means({name: (total, found[name][1]) for name, (total, _) in sums.items()})
         if graph is not None and (part := self.loss.total(own, graph)) is not None:
             part.backward()
         ranks.add_gradients(entry for group in self.optimizer.param_groups for entry in group["params"])

@@ -41,16 +41,12 @@ class Loss:
 
     def terms(self, predictions: Mapping[str, torch.Tensor], graph: Graph) -> dict[str, torch.Tensor]:
         """Weighted terms, one scalar per target of the loss that the batch has labels for."""
-        sums = self.sums(predictions, graph)
-        return self.means(
-            {name: total for name, (total, _) in sums.items()}, {name: n for name, (_, n) in sums.items()}
-        )
+        return self.means(self.sums(predictions, graph))
 
-    def means(
-        self, sums: Mapping[str, torch.Tensor], counts: Mapping[str, torch.Tensor | float]
-    ) -> dict[str, torch.Tensor]:
-        """Weighted terms of sums over entries and of the numbers that they are divided by."""
-        return {name: self.config.weights[name] * (total / counts[name]) for name, total in sums.items()}
+    def means(self, sums: Mapping[str, tuple[torch.Tensor, torch.Tensor | float]]) -> dict[str, torch.Tensor]:
+        """Weighted terms of sums over entries and the numbers that they are divided by."""
+        weights = self.config.weights
+        return {name: weights[name] * (total / count) for name, (total, count) in sums.items()}
 
     def total(self, terms: Mapping[str, torch.Tensor], graph: Graph) -> torch.Tensor | None:
         """Sum of the terms in the dtype of the model; None for a batch without any label of the loss."""

@@ -19,7 +19,7 @@ from electret.training.targets import TARGETS
 
 __all__ = ["COLOURS", "drawn", "parity_files", "plot_convergence", "plot_history", "plot_parity"]
 
-_SHOWN = [name for name in TARGETS if name not in ("stationarity", "stability", "charge_response")]
+_SHOWN = [name for name, target in TARGETS.items() if target.has_own_label]
 """Targets with labels to plot against; energies are per atom, others of whole systems."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#555555", "#000000")
 _MOST_POINTS = 20000

@@ -104,10 +104,10 @@ def _systems(target: Target, graph: Graph) -> torch.Tensor:
 
 def _label(name: str, prediction: torch.Tensor, graph: Graph, stability_limit: float) -> torch.Tensor | None:
     """Label `[n_rows, n_components]` of a target; derivatives that should vanish are compared with zero."""
-    if name in ("stationarity", "charge_response"):
-        return torch.zeros_like(prediction.detach())
     if name == "stability":
         return torch.full_like(prediction.detach(), stability_limit)
+    if not TARGETS[name].has_own_label:
+        return torch.zeros_like(prediction.detach())
     label = graph.total_charge if name == "total_charge" else graph.labels.get(name)
     return None if label is None else label.to(prediction.device).reshape(len(prediction), -1)
 
