@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,8 +101,32 @@ def test_refusals(models: list[Model]) -> None:
     atoms = charged(molecule(), total_charge=1.0)
     with pytest.raises(InputError, match=r"models\[1\].*total_charge"):
         Committee([models[0], small_model("mace")]).get_property("energy", atoms)
+    with pytest.raises(InputError, match="charge"):
+        Committee(models).set(charge=1.0)
     with pytest.raises(NotImplementedError, match="no stress"):
         Committee(models).get_property("stress_spread", molecule())
+
+
+def test_threads_share_a_committee(models: list[Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has the results of its own atoms."""
+    structures = [molecule() for _ in range(4)]
+    for seed, atoms in enumerate(structures):
+        atoms.rattle(0.1, seed=seed)
+    committee = Committee(models, warm_start=False)
+
+    def energy(atoms: Atoms) -> float:
+        return float(committee.get_property("energy", atoms))
+
+    expected = [energy(atoms) for atoms in structures]
+    original = committee.calculate
+
+    def slow(*arguments: Any) -> None:
+        original(*arguments)
+        time.sleep(0.01)  # another thread takes its turn before the results are read
+
+    monkeypatch.setattr(committee, "calculate", slow)
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(energy, structures * 2)) == expected * 2
 
 
 def test_training_of_a_committee(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from ase.outputs import Properties, all_outputs
 from electret.calculator import conditions
 from electret.calculator.calculator import Calculator
 from electret.errors import InputError
+from electret.support.locks import Lock
 
 __all__ = ["SPREAD", "Committee", "mean_and_spread"]
 
@@ -61,6 +62,7 @@ class Committee(ASECalculator):
         **options: Any,
     ) -> None:
         super().__init__()
+        self._lock = Lock()
         if isinstance(models, (str, os.PathLike, torch.nn.Module)) or len(list(models)) < 2:
             raise InputError("a committee needs two or more models; give a list of them, or use Calculator")
         self.members = [Calculator(model, device, **options) for model in models]
@@ -86,11 +88,17 @@ class Committee(ASECalculator):
     def __repr__(self) -> str:
         return f"Committee({', '.join(map(repr, self.members))})"
 
+    def set(self, **parameters: Any) -> dict[str, Any]:
+        """ASE's way to change parameters; there are none, so that any is an `InputError`."""
+        conditions.refuse_parameters(parameters)
+        return super().set()
+
     def reset(self) -> None:
         """Drop all results, and the starts of the next SCFs."""
-        super().reset()
-        for member in self.members:
-            member.reset()
+        with self._lock:
+            super().reset()
+            for member in self.members:
+                member.reset()
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Differences from the atoms of the last calculation, conditions in `atoms.info` included."""
@@ -107,7 +115,8 @@ class Committee(ASECalculator):
         if plain != "fermi_level" and subject is not None:
             for member in self.members:
                 member._require(plain, subject)
-        return super().get_property(name, subject, allow_calculation)
+        with self._lock:  # threads share the results
+            return super().get_property(name, subject, allow_calculation)
 
     def calculate(
         self,
