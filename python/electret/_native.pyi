@@ -15,6 +15,7 @@ _Integers: TypeAlias = NDArray[np.int64]
 __all__ = [
     "COULOMB_CONSTANT",
     "DENSE_LIMIT",
+    "FLOW_CAPACITY",
     "INSTRUCTIONS",
     "KRYLOV_LEAST_GAIN",
     "KRYLOV_RESTART",
@@ -52,6 +53,7 @@ __all__ = [
 __version__: str
 COULOMB_CONSTANT: float
 DENSE_LIMIT: int
+FLOW_CAPACITY: float
 KRYLOV_LEAST_GAIN: float
 KRYLOV_RESTART: int
 KRYLOV_TOLERANCE: float
@@ -226,6 +228,7 @@ class Jacobian:
         left: _Floats | None,
         right: _Floats | None,
         column: _Floats | None,
+        flow: tuple[_Integers, _Floats, _Floats] | None,
         constrained: _Flags,
         method: str,
         tolerance: float,

@@ -86,7 +86,7 @@ def weights_of(family: str, mode: str) -> dict[str, float]:
     return {
         name: 1.0
         for name in family_named(family).targets
-        if without_loss(family, mode, name) is None and name != "stress"
+        if without_loss(family_named(family), mode, name) is None and name != "stress"
     }
 
 

@@ -40,6 +40,21 @@ class Eigenpairs(NamedTuple):
     """u ``[n_atoms, n_lm]`` with u^H T = λ u^H and u^H w = 1; zero where w and u are orthogonal."""
 
 
+class ChargeFlow(NamedTuple):
+    """Charge that flows along edges, driven by differences of the potential (split-charge equilibration), in
+    place of an answer of each atom to the potential at itself.
+
+    Source: Nistor, Polihronov, Müser and Mosey, J. Chem. Phys. 125, 094108 (2006).
+    """
+
+    edges: ArrayLike
+    """Atoms of each edge, of one system, ``[n_edges, 2]``."""
+    conductance: ArrayLike
+    """c ``[n_edges]`` in e/V, not negative: flow per difference of the potential."""
+    placement: ArrayLike
+    """w ``[n_atoms]``: share of each atom in the charge of its system, of sum one."""
+
+
 class Jacobian:
     """Jacobian of a self-consistent residual in multipoles and Fermi level, one bordered matrix per system::
 
@@ -50,6 +65,11 @@ class Jacobian:
     `geometry`: A of ``geometry.coulomb_matrix`` or B of ``geometry.features_matrix``. Variational families
     have L the Hessian of the local energies and M = A; fixed points p = F(B p + mu m) have L = 1, R = -D,
     M = B and c = -D m with D = dF/dv.
+
+    With a `flow` the rows of the charges become, with the Laplacian Λ of the conductances and
+    T = Λ + s w w^T (s: `electret._native.FLOW_CAPACITY` e/V per atom of the system)::
+
+        J_q = 1 - w 1^T + T (L + R M)_q,  c_q = T c_q
 
     Matrices are factored once, at the first solve; small systems are solved by LU, large ones by Krylov
     iterations.
@@ -67,6 +87,7 @@ class Jacobian:
         tolerance: relative residual at which Krylov iterations end (1e-12).
         max_iterations: most products with K per Krylov solve; None chooses. A solve that fails with the
             longest waves in its preconditioner is tried once more without.
+        flow: edges along which charge flows; None without.
 
     Raises:
         InputError: an argument cannot be used; the message names array, index, value and remedy.
@@ -92,6 +113,7 @@ class Jacobian:
         method: str = "auto",
         tolerance: float = _native.KRYLOV_TOLERANCE,
         max_iterations: int | None = None,
+        flow: ChargeFlow | None = None,
     ) -> None:
         if not isinstance(geometry, Geometry):
             raise InputError(f"geometry is {type(geometry).__name__}; give an electret.Geometry")
@@ -109,6 +131,7 @@ class Jacobian:
             _optional("left", left, (n_atoms, n_lm, n_lm)),
             _optional("right", right, (n_atoms, n_lm, n_rows)),
             _optional("column", column, (n_atoms, n_lm)),
+            None if flow is None else _flow(flow, n_atoms),
             _flags(constrained, geometry.n_systems),
             method,
             inputs.tolerance(tolerance, "tolerance"),
@@ -173,6 +196,16 @@ class Jacobian:
 
 def _optional(name: str, values: ArrayLike | None, shape: tuple[int, ...]) -> FloatArray | None:
     return None if values is None else inputs.array(name, values, shape)
+
+
+def _flow(flow: ChargeFlow, n_atoms: int) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
+    edges = np.ascontiguousarray(flow.edges)
+    if edges.dtype.kind not in "iu" or edges.ndim != 2 or edges.shape[1] != 2:
+        raise InputError(
+            f"edges has dtype {edges.dtype} and shape {list(edges.shape)}; give integers [n_edges, 2]"
+        )
+    conductance = inputs.array("conductance", flow.conductance, (len(edges),))
+    return edges.astype(np.int64), conductance, inputs.array("placement", flow.placement, (n_atoms,))
 
 
 def _flags(constrained: ArrayLike, n_systems: int) -> NDArray[np.bool_]:

@@ -20,7 +20,7 @@ from electret.graph import NEAREST, Graph, coinciding
 from electret.kernels.arguments import Options
 from electret.models.backbone import Backbone, load_tensors
 from electret.models.config import ModelConfig
-from electret.models.family import Family, family_named
+from electret.models.family import Family
 from electret.models.start.statistics import Statistics
 from electret.models.unchanged import Unchanged
 from electret.scf.electrostatics import Electrostatics, ExternalCharges
@@ -203,8 +203,8 @@ class Model(torch.nn.Module):
 
     @property
     def description(self) -> Family:
-        """Options, targets, modes and properties of the family."""
-        return family_named(self.family)
+        """Options, targets, modes and properties of the family with the options of the model."""
+        return self.config.description
 
     @property
     def honours(self) -> frozenset[str]:

@@ -24,6 +24,7 @@ from electret.models.family import (
     SOLVED_DENSITY,
     Family,
     family_named,
+    flowing,
     register,
     registered,
 )
@@ -303,7 +304,8 @@ class ElectrostaticsConfig(StrictConfig):
 
 class SplitChargesConfig(StrictConfig):
     """The network of the charge flux along edges: all of `split_charges`, the density without a potential of
-    `energy_functional` and `fixed_point`, and `latent_charges: flux`."""
+    `sqe`, `energy_functional` and `fixed_point`, the conductances where charges flow, and `latent_charges:
+    flux`."""
 
     channels: int = Field(default=16, gt=0, le=4096)
     """Scalars that each end of an edge gives, per l of the features."""
@@ -326,7 +328,7 @@ class LatentConfig(StrictConfig):
 
 
 class QeqConfig(StrictConfig):
-    """Electronegativity and hardness of `qeq`."""
+    """Electronegativity and hardness of `qeq` and `sqe`."""
 
     hidden: int = Field(default=16, gt=0, le=4096)
     """Width of the hidden layer of the readouts of hardness and polarisability."""
@@ -345,6 +347,8 @@ class FunctionalConfig(StrictConfig):
     """Width of the hidden layer of the scalar readouts."""
     minimum_hardness: Positive = 0.05
     """Lower bound of the curvature in eV/(e Å^l)², which makes the functional strictly convex."""
+    flow: bool = False
+    """Charges change by flow along edges only, as in `sqe`."""
 
 
 class FixedPointConfig(StrictConfig):
@@ -374,10 +378,22 @@ class FixedPointConfig(StrictConfig):
     (insulating: only dipoles respond, and only to the field) and 1 (conducting)."""
     isotropic_response: bool = True
     """Adds a response of each atom along the potential itself, with a coefficient of its features."""
+    flow: bool = False
+    """Charges answer by flow along edges, as in `sqe`, driven by differences of the potential; the other
+    multipoles as they do without. An insulator is then one at any size."""
     energy: Literal["none", "quadratic", "mlp"] = "quadratic"
     """Energy of the density beside its electrostatics: h·[A(p - n0) x B v], or an MLP of invariants."""
     self_interaction: bool = False
     """True if the potential features contain the atom's own density."""
+
+    @model_validator(mode="after")
+    def _check_flow(self) -> FixedPointConfig:
+        if self.flow and self.responding != "all":
+            raise ValueError("flow: true is a response of the charges; leave responding at 'all'")
+        if self.flow and self.reference != "flux":
+            raise ValueError("flow: true needs reference: flux, whose charges add up along the edges")
+        self.refuse_without_effect(charge_gate=not self.flow)
+        return self
 
 
 class PolarConfig(StrictConfig):
@@ -433,8 +449,8 @@ class ModelConfig(StrictConfig):
     effect."""
     charges: dict[str, Charge] | None = None
     """Charge per chemical symbol in e: the charges of `fixed_charges` (None takes the mean labelled
-    charge of each element), and the charges before any flux of `split_charges`, `energy_functional` and
-    `fixed_point` (None is 0 for every element)."""
+    charge of each element), and the charges before any flux of `split_charges`, `sqe`,
+    `energy_functional` and `fixed_point` (None is 0 for every element)."""
     latent_charges: Literal["free", "flux"] = "free"
     """Charges of `latent_ewald`. `free`, as published: neutral fragments have latent charges that do not add
     up to zero, so that energies are not size-consistent; `flux`: charges that flow along edges, so that every
@@ -494,8 +510,15 @@ class ModelConfig(StrictConfig):
 
     @property
     def description(self) -> Family:
-        """The description of the family."""
-        return family_named(self.family)
+        """The description of the family with these options."""
+        family = family_named(self.family)
+        return flowing(family) if self.flows else family
+
+    @property
+    def flows(self) -> bool:
+        """True if charges change by flow along edges only."""
+        options = {"fixed_point": self.fixed_point, "energy_functional": self.functional}
+        return options[self.family].flow if self.family in options else self.family == "sqe"
 
 
 _PLACE = "electret.models.families"
@@ -538,6 +561,13 @@ _FAMILIES = (
         f"{_PLACE}.qeq:Qeq",
         options=("qeq", "scf"),
         targets=(*SOLVED_DENSITY, "stationarity"),
+        modes=_SOLVED_MODES,
+    ),
+    Family(
+        "sqe",
+        f"{_PLACE}.sqe:Sqe",
+        options=("charges", "split", "qeq", "scf"),
+        targets=SOLVED_DENSITY,
         modes=_SOLVED_MODES,
     ),
     Family(

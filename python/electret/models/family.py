@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from electret.errors import InputError
@@ -22,6 +22,7 @@ __all__ = [
     "SOLVED_DENSITY",
     "Family",
     "family_named",
+    "flowing",
     "register",
     "registered",
 ]
@@ -86,6 +87,14 @@ class Family:
         """The subclass of `Model`."""
         module, _, name = self.model.partition(":")
         return getattr(importlib.import_module(module), name)
+
+
+def flowing(family: Family) -> Family:
+    """The description of a self-consistent family whose charges flow along edges: they have a polarisation,
+    and `direct` training compares the density that the labelled one drives."""
+    return replace(
+        family, properties={**CHARGES_AND_DIPOLE, "polarization": "system"}, targets=SOLVED_DENSITY
+    )
 
 
 _families: dict[str, Family] = {}

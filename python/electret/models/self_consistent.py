@@ -19,6 +19,7 @@ from electret.models.start.elements import mean_density
 from electret.models.start.statistics import Statistics
 from electret.models.unchanged import Unchanged
 from electret.scf.electrostatics import Electrostatics
+from electret.scf.flow import FlowEvaluation
 from electret.scf.implicit import chord_steps
 from electret.scf.problem import Evaluation, LinearSolver, Problem, Systems
 from electret.scf.reference import ReferenceDensity, clamped_solution
@@ -215,7 +216,10 @@ class SelfConsistent(Model):
             if steps > 0 and jacobian is None:
                 jacobian = found.jacobian()
         if steps == 0 or jacobian is None:
-            return Solved(problem.at(found.state), solution.record)
+            point = problem.at(found.state)
+            if isinstance(point, FlowEvaluation) and isinstance(found, FlowEvaluation):
+                point.drive = found.drive.detach()  # first derivatives of the energy need no graph of it
+            return Solved(point, solution.record)
         converged = solution.record.converged
         point = chord_steps(problem, found, jacobian, converged, steps, solver.tolerance)
         return Solved(point, solution.record, jacobian)
@@ -267,6 +271,7 @@ class SelfConsistent(Model):
         dipole = electrostatics.dipole(p)
         charge = systems.sum(p[:, 0])
         short_range = systems.sum(energies)
+        crossing = solved.point.polarization if isinstance(solved.point, FlowEvaluation) else None
         electrostatic, halves = electrostatics.energies(p, "energies" in call.properties)
         of_density = self.density_energies(solved.point, parameters)
         result = {
@@ -282,7 +287,8 @@ class SelfConsistent(Model):
                 field = systems.at_atoms(electrostatics.external_field)
                 result["energies"] = result["energies"] - (field * moments).sum(dim=1).detach()
         if electrostatics.in_field:
-            result["energy_field"] = -(electrostatics.external_field * dipole).sum(dim=1)
+            moment = dipole if crossing is None else dipole + crossing
+            result["energy_field"] = -(electrostatics.external_field * moment).sum(dim=1)
         energy = short_range + result["energy_electrostatic"] + result["energy_density"]
         if electrostatics.external_charges is not None:
             with_charges = electrostatics.charges_energies(p)
@@ -307,6 +313,7 @@ class SelfConsistent(Model):
             "multipoles": p,
             "charges": p[:, 0],
             "dipole": dipole,
+            **({} if crossing is None else {"polarization": dipole + crossing}),
             "total_charge": charge,
             "fermi_level": level,
             "scf_converged": record.converged,

@@ -13,6 +13,7 @@ import torch
 
 from electret.models.self_consistent import Parameters, SelfConsistent
 from electret.scf.electrostatics import Electrostatics, Operator
+from electret.scf.flow import Flow, FlowEvaluation, driven
 from electret.scf.linear.blocks import block_jacobian
 from electret.scf.problem import Evaluation, LinearSolver, Problem, Residual, Systems
 from electret.scf.reference import ReferenceDensity
@@ -136,8 +137,8 @@ class VariationalEvaluation:
         charges[:, 0] = 1.0
         return charges
 
-    def jacobian(self, held: torch.Tensor | None = None) -> LinearSolver:
-        """[[C + A, 1], [1ᵀ, 0]] with the block-diagonal Hessian C of the local energies."""
+    def jacobian(self, held: torch.Tensor | None = None, flow: Flow | None = None) -> LinearSolver:
+        """[[C + A, 1], [1ᵀ, 0]] with the block-diagonal Hessian C of the local energies, and with its flow."""
         problem, left, right = self.problem, self._curvature.hessian, None
         column, constrained = self._unit_charges, problem.systems.constrained
         if held is not None:
@@ -147,7 +148,7 @@ class VariationalEvaluation:
             column = torch.where(held, 0.0, column)
             constrained = torch.zeros_like(constrained)
         return block_jacobian(
-            problem.electrostatics, "coulomb", left, right, column, constrained, problem.linear_solver
+            problem.electrostatics, "coulomb", left, right, column, constrained, problem.linear_solver, flow
         )
 
 
@@ -180,10 +181,10 @@ class Variational(SelfConsistent):
         systems: Systems,
         cached: bool,
         linear_solver: str,
-    ) -> VariationalProblem:
-        """Equations of the stationarity."""
+    ) -> Problem:
+        """Equations of the stationarity; where charges flow, of their flow too."""
         potential = electrostatics.cached_potential if cached else electrostatics.potential
-        return VariationalProblem(
+        stationarity = VariationalProblem(
             self,
             parameters,
             electrostatics,
@@ -192,19 +193,25 @@ class Variational(SelfConsistent):
             self.quadratic,
             linear_solver,
         )
+        return driven(stationarity, parameters, electrostatics)
 
     def density_energies(self, point: Evaluation, parameters: Parameters) -> torch.Tensor:
-        """eps_i."""
-        return self.local_energy(parameters, point.state.multipoles)
+        """eps_i, and the energy of the flow."""
+        energies = self.local_energy(parameters, point.state.multipoles)
+        return energies + point.energies() if isinstance(point, FlowEvaluation) else energies
 
     def evaluate_at(
         self, problem: Problem, state: State, reference: ReferenceDensity
     ) -> tuple[Evaluation, dict[str, torch.Tensor]]:
         """`stationarity [n_atoms, n_lm]`: dE/dp + mu at the reference, nan without a label.
 
-        The mean of dE/dq over the atoms replaces an unlabelled Fermi level.
+        The mean of dE/dq over the atoms replaces an unlabelled Fermi level. Where charges flow, the density
+        that the potential of the reference drives.
         """
-        residual = problem.at(state).residual.multipoles
+        reached = problem.at(state)
+        if isinstance(reached, FlowEvaluation):
+            return problem.at(reached.predicted()), {}
+        residual = reached.residual.multipoles
         systems = problem.systems
         counts = systems.sum(torch.ones_like(residual[:, 0]))
         mean = systems.sum(residual[:, 0]) / counts

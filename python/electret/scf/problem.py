@@ -9,7 +9,7 @@ for chord steps and unrolled steps, and operators cached for fixed atoms in the 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -17,6 +17,9 @@ from electret.scf.electrostatics import Electrostatics
 from electret.scf.state import State
 from electret.support.locks import cached_property
 from electret.torch.per_system import at_atoms, sum_over_atoms
+
+if TYPE_CHECKING:
+    from electret.scf.flow import Flow
 
 __all__ = ["Batch", "Evaluation", "FixedPointEvaluation", "LinearSolver", "Problem", "Residual", "Systems"]
 
@@ -137,9 +140,10 @@ class Evaluation(Protocol):
         `[n_atoms, n_lm]` e Å^l/eV."""
         ...
 
-    def jacobian(self, held: torch.Tensor | None = None) -> LinearSolver:
+    def jacobian(self, held: torch.Tensor | None = None, flow: Flow | None = None) -> LinearSolver:
         """Jacobian K = dR/d(p, mu). Rows of components `held [n_atoms, n_lm]` are those of the identity, and
-        with any held every Fermi level is held too."""
+        with any held every Fermi level is held too. With a `flow`, which the residual at the charges drives,
+        those of `electret.scf.flow.FlowProblem`."""
         ...
 
 

@@ -417,7 +417,7 @@ class TrainingConfig(StrictConfig):
     @model_validator(mode="after")
     def _consistent(self) -> TrainingConfig:
         for index, stage in enumerate(self.stages):
-            check_family(self.model.family, tuple(stage.loss.weights), stage.mode, f"stages.{index}")
+            check_family(self.model.description, tuple(stage.loss.weights), stage.mode, f"stages.{index}")
             mode = resolved_mode(self.model.family, stage.mode)
             default_steps = StageConfig.model_fields["unrolled_steps"].default
             if mode != "unrolled" and stage.unrolled_steps != default_steps:

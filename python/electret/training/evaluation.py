@@ -95,7 +95,7 @@ def predictions(
     reference density. Ranks share the batches; the first yields all, or, unless `collected`, each its own.
     """
     device = next(model.parameters()).device
-    targets = evaluated_targets(model.family, weighted)
+    targets = evaluated_targets(model.description, weighted)
     stressed = dataset.wants_stress(every_stress)
     known = has_density(dataset.frames) if "stationarity" in targets else None
     batches = list(dataset.batches(batch_size, every_stress))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from electret.data.frames import Frames
 from electret.graph import Graph
 from electret.models import Model
-from electret.models.family import family_named
+from electret.models.family import Family
 from electret.scf import ScfRequest
 from electret.torch import potential
 from electret.training.config import StageConfig
@@ -57,10 +57,10 @@ def requested_properties(targets: Collection[str], graph: Graph) -> dict[str, An
     return {"properties": names} if names else {}
 
 
-def evaluated_targets(family: str, weighted: Iterable[str] = ()) -> set[str]:
+def evaluated_targets(family: Family, weighted: Iterable[str] = ()) -> set[str]:
     """Targets to compute in an evaluation: all of the family with a label, `stability` and `stationarity`
     only where the loss has them."""
-    labelled = {name for name in family_named(family).targets if TARGETS[name].has_own_label}
+    labelled = {name for name in family.targets if TARGETS[name].has_own_label}
     return labelled | set(weighted)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from electret.errors import InputError
-from electret.models.family import family_named
+from electret.models.family import Family, family_named
 
 __all__ = [
     "DENSITY_LABELS",
@@ -120,7 +120,7 @@ TARGETS: dict[str, Target] = {
 _GIVEN_IN_DIRECT_MODE = ("charges", "multipoles", "dipole", "potentials", "grid_potentials")
 
 
-def without_loss(family: str, mode: str, target: str) -> str | None:
+def without_loss(family: Family, mode: str, target: str) -> str | None:
     """Reason for which a target of a self-consistent family has no loss in a mode, with the remedy; None if
     it has one."""
     if target == "stationarity" and mode != "direct":
@@ -129,10 +129,9 @@ def without_loss(family: str, mode: str, target: str) -> str | None:
         return "it is exact at self-consistency; remove the weight"
     if mode == "direct" and target in ("polarizability", "born_effective_charges"):
         return "it belongs to the self-consistent density; use mode: implicit"
-    if mode == "direct" and target == "fermi_level":
+    if mode == "direct" and target == "fermi_level" and not family.has_polarization:
         return "there it is the reference itself; remove the weight"
-    has_stationarity = "stationarity" in family_named(family).targets
-    if mode == "direct" and has_stationarity and target in _GIVEN_IN_DIRECT_MODE:
+    if mode == "direct" and "stationarity" in family.targets and target in _GIVEN_IN_DIRECT_MODE:
         return "there the density is the reference itself; weight the stationarity instead"
     return None
 
@@ -143,9 +142,9 @@ def resolved_mode(family: str, mode: str | None) -> str | None:
     return mode if mode is not None or not modes else modes[0]
 
 
-def check_family(family: str, targets: tuple[str, ...], mode: str | None, where: str) -> None:
-    """Raise `InputError` for targets or a mode that `family` does not define."""
-    defined = family_named(family)
+def check_family(defined: Family, targets: tuple[str, ...], mode: str | None, where: str) -> None:
+    """Raise `InputError` for targets or a mode that a family does not define."""
+    family = defined.name
     for name in targets:
         if name not in defined.targets:
             raise InputError(
@@ -162,6 +161,6 @@ def check_family(family: str, targets: tuple[str, ...], mode: str | None, where:
     if used is None:
         return
     for name in targets:
-        objection = without_loss(family, used, name)
+        objection = without_loss(defined, used, name)
         if objection is not None:
             raise InputError(f"{where}.loss.{name}: '{name}' has no loss in mode '{used}': {objection}")

@@ -3,8 +3,8 @@
 use electret_core::ewald::{Correction, Method, Options};
 use electret_core::geometry::Geometry;
 use electret_core::response::{
-    Blocks, Elements, Jacobian, Method as Solver, Operator, Reservoir, Settings, Status,
-    equilibrate,
+    Blocks, CAPACITY, Edges, Elements, Jacobian, Method as Solver, Operator, Reservoir, Settings,
+    Status, equilibrate,
 };
 use electret_core::systems::{Normalization, Receivers, Systems};
 use std::sync::Arc;
@@ -239,7 +239,67 @@ struct Filled {
     left: Vec<f64>,
     right: Option<Vec<f64>>,
     column: Option<Vec<f64>>,
+    flow: Option<Network>,
     constrained: Vec<bool>,
+}
+
+/// Edges along which charge flows.
+struct Network {
+    ends: Vec<[i64; 2]>,
+    conductance: Vec<f64>,
+    placement: Vec<f64>,
+}
+
+impl Network {
+    /// A ring with a chord, a double edge, an edge from an atom to itself, and atoms that take no charge.
+    fn ring(n_atoms: usize) -> Self {
+        let n = n_atoms as i64;
+        let mut ends: Vec<[i64; 2]> = (0..n).map(|i| [i, (i + 1) % n]).collect();
+        ends.extend([[0, n / 2], [1, 0], [2, 2]]);
+        let conductance = numbers(ends.len(), 8.0)
+            .iter()
+            .map(|x| 0.2 * x * x)
+            .collect();
+        let mut placement: Vec<f64> = (0..n_atoms).map(|i| (i % 3) as f64).collect();
+        let total: f64 = placement.iter().sum();
+        placement.iter_mut().for_each(|w| *w /= total);
+        Self {
+            ends,
+            conductance,
+            placement,
+        }
+    }
+
+    /// The rows of charges of `matrix` (by rows of `size`), with their flow and what is kept.
+    fn applied(&self, matrix: &[f64], n_lm: usize, size: usize) -> Vec<f64> {
+        let n_atoms = self.placement.len();
+        let mut through = vec![0.0; n_atoms * n_atoms];
+        for i in 0..n_atoms {
+            for j in 0..n_atoms {
+                let placed = self.placement[i] * self.placement[j];
+                through[i * n_atoms + j] = CAPACITY * n_atoms as f64 * placed;
+            }
+        }
+        for (&[i, j], c) in self.ends.iter().zip(&self.conductance) {
+            for [a, b] in [[i, j], [j, i]].map(|pair| pair.map(|k| k as usize)) {
+                through[a * n_atoms + a] += c;
+                through[a * n_atoms + b] -= c;
+            }
+        }
+        let mut out = matrix.to_vec();
+        for i in 0..n_atoms {
+            for column in 0..size {
+                let flowing = (0..n_atoms)
+                    .map(|j| through[i * n_atoms + j] * matrix[j * n_lm * size + column]);
+                out[i * n_lm * size + column] = flowing.sum();
+            }
+            for j in 0..n_atoms {
+                let own = if i == j { 1.0 } else { 0.0 };
+                out[i * n_lm * size + j * n_lm] += own - self.placement[i];
+            }
+        }
+        out
+    }
 }
 
 impl Filled {
@@ -270,6 +330,7 @@ impl Filled {
             left,
             right,
             column: Some(column),
+            flow: None,
             constrained: (0..geometry.n_systems()).map(|s| s % 2 == 0).collect(),
         }
     }
@@ -279,6 +340,11 @@ impl Filled {
             left: Some(&self.left),
             right: self.right.as_deref(),
             column: self.column.as_deref(),
+            flow: self.flow.as_ref().map(|network| Edges {
+                ends: &network.ends,
+                conductance: &network.conductance,
+                placement: &network.placement,
+            }),
             constrained: &self.constrained,
         }
     }
@@ -317,9 +383,12 @@ impl Filled {
             }
             let one = if row % n_lm == 0 { 1.0 } else { 0.0 };
             out[row * (n + 1) + n] = self.column.as_ref().map_or(one, |column| column[row]);
-            if self.constrained[0] {
-                out[n * (n + 1) + row] = one;
-            }
+        }
+        if let Some(network) = &self.flow {
+            out = network.applied(&out, n_lm, n + 1);
+        }
+        for row in (0..n).step_by(n_lm).filter(|_| self.constrained[0]) {
+            out[n * (n + 1) + row] = 1.0;
         }
         if !self.constrained[0] {
             out[n * (n + 1) + n] = 1.0;
@@ -346,10 +415,12 @@ fn product(matrix: &[f64], x: &[f64], transpose: bool) -> Vec<f64> {
 fn solves_and_products_are_those_of_the_matrix() {
     for pbc in MASKS {
         for operator in [Operator::Coulomb, Operator::Features] {
-            for constrained in [true, false] {
+            for (constrained, flows) in [(true, false), (false, false), (true, true), (false, true)]
+            {
                 let geometry = Arc::new(Setup::new(pbc, 1, &[9]).geometry());
                 let mut blocks = Filled::new(&geometry, operator);
                 blocks.constrained = vec![constrained];
+                blocks.flow = flows.then(|| Network::ring(9));
                 let matrix = blocks.matrix(&geometry, operator);
                 let n = geometry.n_columns(0);
                 let x = numbers(n, 5.0);
@@ -357,8 +428,9 @@ fn solves_and_products_are_those_of_the_matrix() {
                 for method in [Solver::Dense, Solver::Krylov] {
                     let jacobian = blocks.jacobian(&geometry, operator, method);
                     for transpose in [false, true] {
-                        let name =
-                            format!("{pbc:?} {operator:?} {constrained} {method:?} {transpose}");
+                        let name = format!(
+                            "{pbc:?} {operator:?} {constrained} {flows} {method:?} {transpose}"
+                        );
                         let (r, s) = jacobian.apply(&x, &[0.4], transpose).expect("a product");
                         let exact = product(&matrix, &[&x[..], &[0.4]].concat(), transpose);
                         assert!(relative(&[r, s].concat(), &exact) < 1e-12, "{name}");
@@ -685,6 +757,7 @@ fn unusable_blocks_are_named() {
             left,
             right: None,
             column: None,
+            flow: None,
             constrained,
         };
         match Jacobian::new(geometry.clone(), operator, &blocks, settings) {
@@ -697,6 +770,26 @@ fn unusable_blocks_are_named() {
     assert!(message(Some(&[1.0]), &[true], settings, coulomb).contains("left"));
     assert!(message(Some(&[f64::NAN; 48]), &[true], settings, coulomb).contains("left[0] is NaN"));
     assert!(message(None, &[true; 2], settings, coulomb).contains("constrained"));
+    let flow = |ends: [i64; 2], conductance: f64, placement: &[f64]| {
+        let edges = Edges {
+            ends: &[ends],
+            conductance: &[conductance],
+            placement,
+        };
+        let blocks = Blocks {
+            left: None,
+            right: None,
+            column: None,
+            flow: Some(edges),
+            constrained: &[true],
+        };
+        let found = Jacobian::new(geometry.clone(), coulomb, &blocks, settings);
+        found.err().map_or(String::new(), |error| error.to_string())
+    };
+    assert_eq!(flow([0, 2], 1.0, &[1.0, 0.0, 0.0]), "");
+    assert!(flow([0, 3], 1.0, &[1.0, 0.0, 0.0]).contains("edges[0] = 3"));
+    assert!(flow([0, 1], -1.0, &[1.0, 0.0, 0.0]).contains("conductance[0] = -1"));
+    assert!(flow([0, 1], 1.0, &[1.0, 0.0]).contains("placement"));
     assert!(message(None, &[true], settings, Operator::Features).contains("right"));
     let settings = Settings {
         tolerance: 0.0,

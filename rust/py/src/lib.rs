@@ -49,6 +49,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<response::Jacobian>()?;
     use electret_core::response as limits;
     module.add("DENSE_LIMIT", limits::DENSE_LIMIT)?;
+    module.add("FLOW_CAPACITY", limits::CAPACITY)?;
     module.add("KRYLOV_RESTART", limits::RESTART)?;
     module.add("KRYLOV_LEAST_GAIN", limits::LEAST_GAIN)?;
     module.add("KRYLOV_TOLERANCE", limits::TOLERANCE)?;

@@ -8,7 +8,9 @@ use crate::errors::to_python;
 use crate::geometry::Geometry;
 use electret_core::Error;
 use electret_core::ewald::longest_waves as longest_waves_of;
-use electret_core::response::{self, Blocks, Eigenpairs, Elements, Reservoir, Settings, Solution};
+use electret_core::response::{
+    self, Blocks, Edges, Eigenpairs, Elements, Reservoir, Settings, Solution,
+};
 use electret_core::special::harmonics::count;
 use electret_core::systems::{check_receivers, receiver_factors as receiver_factors_of};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyUntypedArrayMethods};
@@ -51,6 +53,7 @@ impl Jacobian {
         left: Option<Floats<'_>>,
         right: Option<Floats<'_>>,
         column: Option<Floats<'_>>,
+        flow: Option<(Integers<'_>, Floats<'_>, Floats<'_>)>,
         constrained: Flags<'_>,
         method: &str,
         tolerance: f64,
@@ -73,10 +76,19 @@ impl Jacobian {
                 .map(|array| contiguous(py, name, array))
                 .transpose()
         }
+        let edges = match &flow {
+            None => None,
+            Some((ends, conductance, placement)) => Some(Edges {
+                ends: slice(py, "edges", ends, &[2])?.as_chunks().0,
+                conductance: contiguous(py, "conductance", conductance)?,
+                placement: contiguous(py, "placement", placement)?,
+            }),
+        };
         let blocks = Blocks {
             left: block(py, "left", &left)?,
             right: block(py, "right", &right)?,
             column: block(py, "column", &column)?,
+            flow: edges,
             constrained: contiguous(py, "constrained", &constrained)?,
         };
         let geometry = geometry.0.clone();

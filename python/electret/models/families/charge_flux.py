@@ -1,4 +1,4 @@
-"""Charge that flows along edges, so that charges add up whatever the surroundings."""
+"""Charge that flows along edges, so that charges add up whatever the surroundings, and what drives it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,35 @@ from ase.data import chemical_symbols
 from electret.models.base import Structure, per_element
 from electret.models.config import ModelConfig
 from electret.models.hosted import mace_radial, o3
-from electret.models.readouts import MultipoleReadout, NodeReadout
+from electret.models.readouts import MultipoleReadout, NodeReadout, ScalarReadout
+from electret.models.start.elements import conducting
 from electret.models.start.statistics import Statistics
+from electret.scf.problem import Batch
 
-__all__ = ["EdgeFlux", "FluxDensity", "flowed", "one_way", "reference_charges"]
+__all__ = [
+    "EdgeFlux",
+    "FlowDensity",
+    "FluxDensity",
+    "flowed",
+    "flux_density",
+    "one_way",
+    "placement",
+    "reference_charges",
+]
+
+Parameters = dict[str, torch.Tensor]
+
+DECAY = 0.6
+"""Length over which conductances of a fresh model fall by e, Å."""
+
+INSULATING = 0.05
+"""Conductance of a fresh model between insulators, extrapolated to no distance, e/V."""
+
+CONDUCTING = 2500.0
+"""Conductance between conductors relative to that between insulators: 1 e/V at 2.9 Å."""
+
+LARGEST_LOGARITHM = 6.0
+"""Of the conductance in e/V before its cutoff; a conductor is ideal to some per cent from 5 e/V on."""
 
 
 def reference_charges(config: ModelConfig, statistics: Statistics) -> torch.Tensor:
@@ -56,7 +81,7 @@ class EdgeFlux(torch.nn.Module):
     derivatives at r_max. The reverse edge has -f by construction.
     """
 
-    def __init__(self, config: ModelConfig, layer_irreps: Sequence[o3.Irreps]) -> None:
+    def __init__(self, config: ModelConfig, layer_irreps: Sequence[o3.Irreps], conducts: bool = False) -> None:
         super().__init__()
         backbone, split = config.backbone, config.split
         available = {irrep for irreps in layer_irreps for _, irrep in irreps}
@@ -71,12 +96,36 @@ class EdgeFlux(torch.nn.Module):
         self.far = torch.nn.Linear(ends, split.hidden, bias=False)
         self.filter = torch.nn.Linear(backbone.num_radial_basis, split.hidden)
         self.out = torch.nn.Linear(split.hidden, 1, bias=False)
+        self.conductance = torch.nn.Linear(split.hidden, 1, bias=False) if conducts else None
 
     def forward(
         self, features: list[torch.Tensor], edge_index: torch.Tensor, vectors: torch.Tensor
     ) -> torch.Tensor:
         """Flux `[n_edges]` for edges `[2, n_edges]` with vectors `[n_edges, 3]` from sender to receiver, in
         the dtype of the features."""
+        forward, backward, radial, lengths = self._hidden(features, edge_index, vectors)
+        return (self.out((forward - backward) * radial) * self.cutoff(lengths)).squeeze(1)
+
+    def with_conductance(
+        self,
+        features: list[torch.Tensor],
+        edge_index: torch.Tensor,
+        vectors: torch.Tensor,
+        logarithm: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Flux, and conductance c(r) exp(l + g(x_s, x_r, R) + g(x_r, x_s, R) - r / `DECAY`) with the
+        logarithm l `[n_edges]` of its scale; both `[n_edges]`, the latter in e/V."""
+        assert self.conductance is not None
+        forward, backward, radial, lengths = self._hidden(features, edge_index, vectors)
+        cutoff = self.cutoff(lengths)
+        flux = (self.out((forward - backward) * radial) * cutoff).squeeze(1)
+        own = self.conductance((forward + backward) * radial) + logarithm[:, None] - lengths / DECAY
+        return flux, (torch.exp(own.clamp(max=LARGEST_LOGARITHM)) * cutoff).squeeze(1)
+
+    def _hidden(
+        self, features: list[torch.Tensor], edge_index: torch.Tensor, vectors: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Hidden layer seen from the sender and from the receiver, radial filter, and lengths."""
         sender, receiver = edge_index
         projected = self.projection(features)  # [n_atoms, channels * sum(2l+1)]
         vectors = vectors.to(projected.dtype)
@@ -98,7 +147,7 @@ class EdgeFlux(torch.nn.Module):
         radial = self.filter(self.radial(lengths))
         forward = torch.nn.functional.silu(self.near(x_sender) + self.far(x_receiver))
         backward = torch.nn.functional.silu(self.near(x_receiver) + self.far(x_sender))
-        return (self.out((forward - backward) * radial) * self.cutoff(lengths)).squeeze(1)
+        return forward, backward, radial, lengths
 
 
 class FluxDensity(torch.nn.Module):
@@ -124,8 +173,102 @@ class FluxDensity(torch.nn.Module):
 
     def forward(self, structure: Structure, features: list[torch.Tensor]) -> torch.Tensor:
         """`[n_atoms, (max_l+1)^2]` in e Å^l."""
-        charges, (edges, vectors) = self.element_charges[structure.elements], one_way(structure)
-        charges = flowed(charges, edges, self.flux(features, edges, vectors))
+        edges, vectors = one_way(structure)
+        return self._density(structure, features, edges, self.flux(features, edges, vectors))
+
+    def parameters_of(self, name: str, structure: Structure, features: list[torch.Tensor]) -> Parameters:
+        """The density under `name`."""
+        return {name: self(structure, features)}
+
+    def _density(
+        self,
+        structure: Structure,
+        features: list[torch.Tensor],
+        edges: torch.Tensor,
+        flux: torch.Tensor,
+    ) -> torch.Tensor:
+        charges = flowed(self.element_charges[structure.elements], edges, flux)
         if self.max_l == 0:
             return charges[:, None]
         return torch.cat([charges[:, None], self.readout(features)[:, 1:]], dim=1)
+
+
+class FlowDensity(FluxDensity):
+    """A `FluxDensity` whose charges flow on in a potential (`electret.scf.flow`), and the placement of a total
+    charge that is not that of the elements."""
+
+    def __init__(
+        self, config: ModelConfig, statistics: Statistics, layer_irreps: Sequence[o3.Irreps]
+    ) -> None:
+        super().__init__(config, statistics, layer_irreps)
+        self.flux = EdgeFlux(config, layer_irreps, conducts=True)
+        self.score = ScalarReadout(layer_irreps, 1, config.split.hidden, "the placement of charge")
+        self.score_bias = torch.nn.Parameter(torch.zeros(len(statistics.elements)))
+        scale = INSULATING * (1.0 + CONDUCTING * conducting(statistics))
+        self.log_conductance = torch.nn.Parameter(0.5 * torch.log(scale))
+
+    def parameters_of(self, name: str, structure: Structure, features: list[torch.Tensor]) -> Parameters:
+        """The density under `name`, its charges as `resting`, and `edges [2, n_pairs]`, `conductance
+        [n_pairs]` e/V, `flux [n_pairs]` e, `crossed [n_pairs, 3]` Å (lattice vector that an edge crosses) and
+        `placement [n_atoms]`."""
+        edges, vectors = one_way(structure)
+        sender, receiver = edges
+        logarithm = self.log_conductance[structure.elements]
+        flux, conductance = self.flux.with_conductance(
+            features, edges, vectors, logarithm[sender] + logarithm[receiver]
+        )
+        density = self._density(structure, features, edges, flux)
+        graph = structure.graph
+        scores = self.score(features)[:, 0] + self.score_bias[structure.elements]
+        return {
+            name: density,
+            "resting": density[:, 0],
+            "edges": edges,
+            "conductance": conductance,
+            "flux": flux,
+            "crossed": vectors - (structure.positions[receiver] - structure.positions[sender]),
+            "placement": placement(scores, Batch(graph.batch, graph.n_systems)),
+        }
+
+
+def flux_density(
+    config: ModelConfig, statistics: Statistics, layer_irreps: Sequence[o3.Irreps], flow: bool
+) -> FluxDensity:
+    """The density without a potential, with or without a flow in one."""
+    kind = FlowDensity if flow else FluxDensity
+    return kind(config, statistics, layer_irreps)
+
+
+def placement(scores: torch.Tensor, systems: Batch) -> torch.Tensor:
+    """Shares relu(x_i / 2 - t)² of the atoms in the charge of their system, t such that they add up to one.
+
+    Atoms whose score x is 2 or more below the highest have exactly none, whatever their number: charge does
+    not leak with the size of the cell. The shares have one continuous derivative. Source: 1.5-entmax, Peters,
+    Niculae and Martins, Proc. ACL 2019, 1504.
+
+    Args:
+        scores: x `[n_atoms]`.
+        systems: of the batch.
+    """
+    half = 0.5 * scores
+    with torch.no_grad():
+        highest = half.new_full((systems.n_systems,), -torch.inf)
+        threshold = highest.scatter_reduce(0, systems.batch, half, "amax") - 1.0
+        for _ in range(NEWTON_STEPS):
+            step = _entmax_step(half, threshold, systems)
+            threshold = threshold + step
+            if not bool((step > 1e-15).any()):
+                break
+    for _ in range(2):  # first and second derivatives
+        threshold = threshold + _entmax_step(half, threshold, systems)
+    return torch.relu(half - systems.at_atoms(threshold)).square()
+
+
+NEWTON_STEPS = 60
+"""Bound of the steps to the threshold, of which a million equal scores take 14."""
+
+
+def _entmax_step(half: torch.Tensor, threshold: torch.Tensor, systems: Batch) -> torch.Tensor:
+    """Newton's step of sum relu(x/2 - t)² = 1, which approaches t from below."""
+    above = torch.relu(half - systems.at_atoms(threshold))
+    return (systems.sum(above.square()) - 1.0) / (2.0 * systems.sum(above))

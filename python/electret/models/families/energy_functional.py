@@ -7,7 +7,7 @@ import torch
 from electret.models.backbone import construction_dtype
 from electret.models.base import Structure
 from electret.models.config import ModelConfig
-from electret.models.families.charge_flux import FluxDensity
+from electret.models.families.charge_flux import flux_density
 from electret.models.families.updates import channel_irreps, split_channels
 from electret.models.readouts import NodeReadout, ScalarReadout, e3nn_to_electret
 from electret.models.self_consistent import Parameters
@@ -40,7 +40,7 @@ class EnergyFunctional(Variational):
         irreps, options = self.backbone.layer_irreps, config.functional
         self.n_channels, self.n_convex = options.channels, options.convex
         with construction_dtype(torch.float64):
-            self.reference = FluxDensity(config, statistics, irreps)
+            self.reference = flux_density(config, statistics, irreps, options.flow)
             self.electronegativity = ScalarReadout(irreps, 1, options.hidden, "the electronegativity")
             self.hardness = ScalarReadout(irreps, self.max_l + 1, options.hidden, "the hardness")
             self.electronegativity_bias = torch.nn.Parameter(
@@ -76,7 +76,7 @@ class EnergyFunctional(Variational):
         vectors = e3nn_to_electret(flat, self.max_l).reshape(n_atoms, self.n_channels, -1)
         parameters = {
             "electronegativity": electronegativity,
-            "reference": self.reference(structure, features),
+            **self.reference.parameters_of("reference", structure, features),
             "hardness": hardness[:, orders(self.max_l)],
             "vectors": vectors,
             "stiffness": softplus(self.stiffness(features)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
@@ -13,16 +14,17 @@ import electret
 from electret.models.backbone import construction_dtype
 from electret.models.base import Structure
 from electret.models.config import ModelConfig
-from electret.models.families.charge_flux import FluxDensity
+from electret.models.families.charge_flux import FluxDensity, flux_density
 from electret.models.families.density_energies import InvariantEnergy, QuadraticEnergy
 from electret.models.families.updates import ManyBodyUpdate, OneBodyUpdate
 from electret.models.hosted import o3
-from electret.models.readouts import MultipoleReadout
+from electret.models.readouts import MultipoleReadout, ScalarReadout
 from electret.models.self_consistent import OF_CHARGE, Parameters, SelfConsistent
 from electret.models.start.density import unit_norm
 from electret.models.start.elements import element_charges
 from electret.models.start.statistics import Statistics
 from electret.scf.electrostatics import Electrostatics, Operator
+from electret.scf.flow import Flow, FlowEvaluation, driven
 from electret.scf.linear.blocks import block_jacobian
 from electret.scf.linear.border import Border
 from electret.scf.linear.operator import OperatorJacobian
@@ -30,6 +32,7 @@ from electret.scf.problem import Evaluation, LinearSolver, Problem, Residual, Sy
 from electret.scf.reference import ReferenceDensity
 from electret.scf.state import State
 from electret.support.locks import cached_property
+from electret.units import COULOMB_CONSTANT
 
 __all__ = ["FixedPoint", "FixedPointProblem"]
 
@@ -47,7 +50,8 @@ class FixedPointProblem:
         parameters: its parameters and `density`, n0 `[n_atoms, n_lm]`.
         electrostatics: of the batch.
         systems: condition of each system.
-        features: p to B p, with derivatives or without.
+        features: p to B p, with derivatives or without. Where charges flow (parameters `drive [n_widths]`,
+            `electronegativity [n_atoms]`), the residual at the charges is their drive in eV/e.
         norms: `[n_widths, n_features_lm]`.
         origin: Fermi level at which mu = 0, eV.
         linear_solver: `auto`, `dense` or `krylov`.
@@ -109,6 +113,25 @@ class FixedPointProblem:
         """Rows of the charges in D of an affine update, in the graph of the parameters."""
         return self._straight[1][:, 0] / self.norms.flatten()
 
+    @cached_property
+    def drive(self) -> torch.Tensor | None:
+        """Derivative of the drive in the raw features, `[n_widths, n_features_lm]`; None without a flow."""
+        weights = self.parameters.get("drive")
+        if weights is None:
+            return None
+        monopoles = torch.zeros_like(self.constant)
+        monopoles[:, 0] = 1.0 / self.constant[0, 0]
+        return monopoles * weights[:, None]
+
+    @cached_property
+    def own_drive(self) -> torch.Tensor:
+        """Derivative of the drive in the charge of the atom itself beside that through v, `[n_atoms]` eV/e²."""
+        electrostatics, weights = self.electrostatics, self.parameters["drive"]
+        if electrostatics.features_self_interaction:
+            return torch.zeros_like(electrostatics.sigma)
+        squares = electrostatics.sigma.square()[:, None] + weights.new_tensor(electrostatics.widths).square()
+        return COULOMB_CONSTANT * math.sqrt(2.0 / math.pi) * (weights / squares.sqrt()).sum(dim=1)
+
     def at(self, state: State, known: Evaluation | None = None) -> FixedPointAt:
         """See `electret.scf.problem.Problem`."""
         point = FixedPointAt(self, state)
@@ -138,10 +161,14 @@ class FixedPointAt:
     @cached_property
     def v(self) -> torch.Tensor:
         """Effective potential, normalised, `[n_atoms, n_widths, n_features_lm]`."""
-        raw = self.features + self.problem.constant * self._level[:, None, None]
-        if self.problem.external is not None:
-            raw = raw + self.problem.external
+        raw = self._potential + self.problem.constant * self._level[:, None, None]
         return raw / self.problem.norms
+
+    @cached_property
+    def _potential(self) -> torch.Tensor:
+        """Features of all charges and the field."""
+        outside = self.problem.external
+        return self.features if outside is None else self.features + outside
 
     @cached_property
     def density(self) -> torch.Tensor:
@@ -150,9 +177,16 @@ class FixedPointAt:
 
     @cached_property
     def residual(self) -> Residual:
-        """p - F(v) in e Å^l, and the charge condition."""
+        """p - F(v) in e Å^l, or the drive at charges that flow, and the charge condition."""
         condition = self.problem.systems.condition(self.state)
-        return Residual(self.state.multipoles - self.density, condition)
+        deviation = self.state.multipoles - self.density
+        weights = self.problem.drive
+        if weights is not None:
+            potential = (self._potential * weights).sum(dim=(1, 2))
+            own = self.problem.own_drive * self.state.multipoles[:, 0]
+            drive = potential + own + self._level + self.problem.parameters["electronegativity"]
+            deviation = torch.cat([drive[:, None], deviation[:, 1:]], dim=1)
+        return Residual(deviation, condition)
 
     @property
     def local_step(self) -> torch.Tensor:
@@ -198,11 +232,13 @@ class FixedPointAt:
         point.features = self.features
         return point
 
-    def jacobian(self, held: torch.Tensor | None = None) -> LinearSolver:
+    def jacobian(self, held: torch.Tensor | None = None, flow: Flow | None = None) -> LinearSolver:
         """[[1 - D B, -D m], [1ᵀ, 0]] with m the features of one volt. D is block diagonal for one-body
-        updates, and applied as a product for others."""
+        updates, and applied as a product for others. With a flow, rows of charges are those of the drive."""
         problem, constrained = self.problem, self.problem.systems.constrained
         column = -self.local_response
+        if flow is not None:
+            return self._driven_jacobian(column, constrained, flow)
         if held is not None:
             column, constrained = torch.where(held, 0.0, column), torch.zeros_like(constrained)
         if not problem.update.local:
@@ -212,6 +248,24 @@ class FixedPointAt:
             right = torch.where(held[:, :, None], 0.0, right)
         return block_jacobian(
             self.electrostatics, "features", None, right, column, constrained, problem.linear_solver
+        )
+
+    def _driven_jacobian(
+        self, column: torch.Tensor, constrained: torch.Tensor, flow: Flow
+    ) -> LinearSolver:
+        """[[1 - D B, -D m], [1ᵀ, 0]] with the derivative of the drive in the rows of the charges."""
+        problem, weights = self.problem, self.problem.drive
+        assert weights is not None
+        column[:, 0] = 1.0
+        if not problem.update.local:
+            column = torch.cat([flow.through(column[:, :1]), column[:, 1:]], dim=1)
+            return self._driven_operator(Border.of(problem.systems, column, constrained), flow)
+        right = -self._derivative
+        right[:, 0] = weights.flatten()
+        left = torch.eye(column.shape[1], dtype=column.dtype, device=column.device).repeat(len(column), 1, 1)
+        left[:, 0, 0] = problem.own_drive
+        return block_jacobian(
+            self.electrostatics, "features", left, right, column, constrained, problem.linear_solver, flow
         )
 
     def _operator_jacobian(self, border: Border, held: torch.Tensor | None) -> OperatorJacobian:
@@ -225,6 +279,27 @@ class FixedPointAt:
 
         def transposed_product(x: torch.Tensor) -> torch.Tensor:
             return x - operators.features_transpose(cotangent(masked(x)))
+
+        return OperatorJacobian(border, (product, transposed_product))
+
+    def _driven_operator(self, border: Border, flow: Flow) -> OperatorJacobian:
+        problem, operators, (tangent, cotangent) = self.problem, self.electrostatics.operators, self.products
+        weights = problem.drive
+        assert weights is not None
+
+        def product(x: torch.Tensor) -> torch.Tensor:
+            features = operators.features(x)
+            drive = (features * weights).sum(dim=(1, 2)) + problem.own_drive * x[:, 0]
+            others = (x - tangent(features))[:, 1:]
+            return flow.after(torch.cat([drive[:, None], others], dim=1), x)
+
+        def transposed_product(x: torch.Tensor) -> torch.Tensor:
+            driven = flow.before(x)[:, 0]
+            others = torch.cat([torch.zeros_like(x[:, :1]), x[:, 1:]], dim=1)
+            features = weights * driven[:, None, None] - cotangent(others)
+            charges = problem.own_drive * driven + flow.kept(x[:, 0], transpose=True)
+            own = torch.cat([charges[:, None], x[:, 1:]], dim=1)
+            return own + operators.features_transpose(features)
 
         return OperatorJacobian(border, (product, transposed_product))
 
@@ -286,11 +361,11 @@ class LocalDensity(torch.nn.Module):
         self.readout = MultipoleReadout(irreps, max_l)
         self.charge_bias = torch.nn.Parameter(element_charges(statistics))
 
-    def forward(self, structure: Structure, features: list[torch.Tensor]) -> torch.Tensor:
-        """`[n_atoms, (max_l+1)^2]` in e Å^l."""
+    def parameters_of(self, name: str, structure: Structure, features: list[torch.Tensor]) -> Parameters:
+        """The density under `name`, `[n_atoms, (max_l+1)^2]` in e Å^l."""
         density = self.readout(features)
         bias = self.charge_bias[structure.elements]
-        return torch.cat([density[:, :1] + bias[:, None], density[:, 1:]], dim=1)
+        return {name: torch.cat([density[:, :1] + bias[:, None], density[:, 1:]], dim=1)}
 
 
 class FixedPoint(SelfConsistent):
@@ -298,7 +373,9 @@ class FixedPoint(SelfConsistent):
 
     `fixed_point.update` chooses Delta (one-body: affine or nonlinear; many-body), `fixed_point.energy` the
     energy beside E_SR + ½ pᵀAp - F·D - mu0 Q (mu0: mean Fermi level of the data). The update is not the
-    derivative of an energy, so forces contain the response of the density.
+    derivative of an energy, so forces contain the response of the density. With `fixed_point.flow` charges
+    answer along edges (`electret.scf.flow`), driven by the potential at a learned mean of the widths, their own
+    included, and Delta has higher multipoles only.
     """
 
     family = "fixed_point"
@@ -315,7 +392,7 @@ class FixedPoint(SelfConsistent):
         with construction_dtype(torch.float64):
             self.reference: FluxDensity | LocalDensity
             if options.reference == "flux":
-                self.reference = FluxDensity(config, statistics, irreps)
+                self.reference = flux_density(config, statistics, irreps, options.flow)
             else:
                 self.reference = LocalDensity(irreps, self.max_l, statistics)
             self.update: OneBodyUpdate
@@ -326,6 +403,9 @@ class FixedPoint(SelfConsistent):
                     irreps, options, *sizes, n_elements, config.backbone, statistics.avg_num_neighbors
                 )
             self.update.start_from(statistics, _unit_field(config, self.norms))
+            if options.flow:
+                self.electronegativity = ScalarReadout(irreps, 1, options.hidden, "the electronegativity")
+                self.drive = torch.nn.Parameter(torch.zeros(n_widths))
             self.energy: QuadraticEnergy | InvariantEnergy | None = None
             if options.energy == "quadratic":
                 self.energy = QuadraticEnergy(irreps, options.channels, *sizes)
@@ -353,8 +433,11 @@ class FixedPoint(SelfConsistent):
 
     def parameters_of(self, structure: Structure, features: list[torch.Tensor]) -> Parameters:
         """n0 as `density [n_atoms, n_lm]`, and what update and energy need."""
-        found = {"density": self.reference(structure, features)}
+        found = self.reference.parameters_of("density", structure, features)
         found |= self.update.parameters_of(structure, features)
+        if self.config.fixed_point.flow:
+            found["electronegativity"] = self.electronegativity(features)[:, 0]
+            found["drive"] = torch.softmax(self.drive, dim=0)
         if self.energy is not None:
             found |= self.energy.parameters_of(features)
         return found
@@ -374,10 +457,10 @@ class FixedPoint(SelfConsistent):
         systems: Systems,
         cached: bool,
         linear_solver: str,
-    ) -> FixedPointProblem:
-        """The fixed point of the update."""
+    ) -> Problem:
+        """The fixed point of the update; where charges flow, with their flow."""
         features = electrostatics.cached_features if cached else electrostatics.features
-        return FixedPointProblem(
+        fixed_point = FixedPointProblem(
             self.update,
             parameters,
             electrostatics,
@@ -387,6 +470,7 @@ class FixedPoint(SelfConsistent):
             self.statistics.fermi_level,
             linear_solver,
         )
+        return driven(fixed_point, parameters, electrostatics)
 
     def density_energies(self, point: Evaluation, parameters: Parameters) -> torch.Tensor:
         """eps(h_i, p_i, v_i) - mu0 q_i.
@@ -399,7 +483,8 @@ class FixedPoint(SelfConsistent):
         origin = -self.statistics.fermi_level * p[:, 0]
         if self.energy is None:
             return origin
-        return origin + self.energy(parameters, p - parameters["density"], cast(FixedPointAt, point).v)
+        inner = point.inner if isinstance(point, FlowEvaluation) else point
+        return origin + self.energy(parameters, p - parameters["density"], cast(FixedPointAt, inner).v)
 
     def evaluate_at(
         self, problem: Problem, state: State, reference: ReferenceDensity
@@ -409,7 +494,10 @@ class FixedPoint(SelfConsistent):
         Without a labelled Fermi level, the one at which the charges of F add up stands for it (one Newton
         step, exact for affine updates).
         """
-        labelled, systems = cast(FixedPointAt, problem.at(state)), problem.systems
+        reached, systems = problem.at(state), problem.systems
+        if isinstance(reached, FlowEvaluation):
+            return problem.at(reached.predicted()), {}
+        labelled = cast(FixedPointAt, reached)
         charges, response = labelled.density.detach()[:, 0], labelled.local_response.detach()[:, 0]
         missing = systems.total_charge - systems.sum(charges)
         response = systems.sum(response)

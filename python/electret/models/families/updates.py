@@ -208,7 +208,7 @@ class OneBodyUpdate(torch.nn.Module):
         super().__init__()
         self.max_l, self.features_max_l, self.channels = max_l, features_max_l, options.channels
         self.affine = options.nonlinearity == "none"
-        self.charges_respond = options.responding == "all"
+        self.charges_respond = options.responding == "all" and not options.flow
         self.highest = max(max_l, features_max_l)
         irreps = channel_irreps(options.channels, self.highest)
         self.features = NodeReadout(layer_irreps, irreps, f"potential features up to l={self.highest}")

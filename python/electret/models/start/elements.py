@@ -13,6 +13,7 @@ from electret.units import COULOMB_CONSTANT
 __all__ = [
     "INITIAL_HARDNESS",
     "INITIAL_STIFFNESS",
+    "conducting",
     "element_charges",
     "flow_scales",
     "linear_bias",
@@ -81,6 +82,13 @@ def flow_scales(statistics: Statistics) -> torch.Tensor:
     """
     found = _of_elements(statistics, statistics.susceptibility, CONDUCTING)
     return (found / CONDUCTING).square().clamp(SMALLEST_FLOW, 1.0)
+
+
+def conducting(statistics: Statistics) -> torch.Tensor:
+    """As `flow_scales`, and 0 where nothing is known: charge that flows along edges needs no least flow."""
+    if statistics.susceptibility is None:
+        return torch.zeros(len(statistics.elements), dtype=torch.float64)
+    return flow_scales(statistics)
 
 
 def polarizabilities(statistics: Statistics) -> torch.Tensor:

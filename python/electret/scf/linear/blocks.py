@@ -7,8 +7,9 @@ from torch import Tensor
 
 from electret.cuda.geometry import DeviceGeometry
 from electret.kernels.geometry import Geometry
-from electret.kernels.jacobian import Jacobian
+from electret.kernels.jacobian import ChargeFlow, Jacobian
 from electret.scf.electrostatics import Electrostatics
+from electret.scf.flow import Flow
 from electret.scf.linear.device import DeviceJacobian
 from electret.scf.linear.operator import Solver
 from electret.torch.operators import array
@@ -27,6 +28,7 @@ class NativeJacobian(Solver):
         column: c, derivative of the residual in the Fermi level, `[n_atoms, n_lm]`.
         constrained: True for systems at constant charge, `[n_systems]`.
         method: `auto`, `dense` or `krylov`.
+        flow: edges along which charge flows; L, R and c are then those of the drive at the charges.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class NativeJacobian(Solver):
         column: Tensor,
         constrained: Tensor,
         method: str = "auto",
+        flow: Flow | None = None,
     ) -> None:
         super().__init__(constrained)
         self.native = Jacobian(
@@ -48,6 +51,7 @@ class NativeJacobian(Solver):
             column=array(column),
             constrained=constrained.numpy(),
             method=method,
+            flow=None if flow is None else _arrays(flow),
         )
 
     def solved(
@@ -74,9 +78,14 @@ def block_jacobian(
     column: Tensor,
     constrained: Tensor,
     method: str = "auto",
+    flow: Flow | None = None,
 ) -> BlockJacobian:
     """Jacobian on the device of the tensors. Arguments are those of `NativeJacobian`."""
     operators = electrostatics.operators
     if isinstance(operators, DeviceGeometry):
-        return DeviceJacobian(operators, operator, left, right, column, constrained, method)
-    return NativeJacobian(operators.geometry, operator, left, right, column, constrained, method)
+        return DeviceJacobian(operators, operator, left, right, column, constrained, method, flow=flow)
+    return NativeJacobian(operators.geometry, operator, left, right, column, constrained, method, flow)
+
+
+def _arrays(flow: Flow) -> ChargeFlow:
+    return ChargeFlow(array(flow.edges.T), array(flow.conductance), array(flow.placement))

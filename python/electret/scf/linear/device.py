@@ -16,6 +16,7 @@ from electret.cuda.geometry import DeviceGeometry, Layout
 from electret.cuda.waves import Waves
 from electret.errors import InputError
 from electret.kernels.jacobian import Jacobian
+from electret.scf.flow import Flow
 from electret.scf.linear.border import Border, Inner
 from electret.scf.linear.operator import OperatorJacobian, Solver, dominant_eigenpairs
 from electret.scf.problem import Batch
@@ -35,20 +36,31 @@ class _Blocks:
     operator: str
     left: Tensor | None  # L [n_atoms, n_lm, n_lm]; None is the identity
     right: Tensor | None  # R [n_atoms, n_lm, n_rows]; None is the identity
+    flow: Flow | None
 
     def of(self, geometry: DeviceGeometry, atoms: Tensor) -> _Blocks:
         """Blocks of some of the atoms."""
         left, right = (None if one is None else one[atoms] for one in (self.left, self.right))
-        return _Blocks(geometry, self.operator, left, right)
+        flow = None if self.flow is None else self.flow.of(atoms, Batch(geometry.batch, geometry.n_systems))
+        return _Blocks(geometry, self.operator, left, right, flow)
 
     def product(self, x: Tensor) -> Tensor:
-        """L x + R M x."""
+        """J x = L x + R M x with its flow."""
         geometry = self.geometry
         v = geometry.potential(x) if self.operator == "coulomb" else geometry.features(x)
         own = x if self.left is None else _times(self.left, x)
-        return own + (v if self.right is None else _times(self.right, v.flatten(start_dim=1)))
+        product = own + (v if self.right is None else _times(self.right, v.flatten(start_dim=1)))
+        return product if self.flow is None else self.flow.after(product, x)
 
     def transposed_product(self, x: Tensor) -> Tensor:
+        """Jᵀ x."""
+        if self.flow is None:
+            return self._transposed_inside(x)
+        product = self._transposed_inside(self.flow.before(x))
+        kept = self.flow.kept(x[:, 0], transpose=True)
+        return torch.cat([product[:, :1] + kept[:, None], product[:, 1:]], dim=1)
+
+    def _transposed_inside(self, x: Tensor) -> Tensor:
         """Lᵀ x + Mᵀ Rᵀ x."""
         geometry = self.geometry
         g = x if self.right is None else _times(self.right.transpose(1, 2), x)
@@ -71,7 +83,13 @@ class _Blocks:
 
     def inverses(self) -> list[tuple[Inner, Inner]]:
         """Approximate inverses of L + R M and its transpose: with the longest waves of M, and without M."""
-        inverse = None if self.left is None else _inverse(self.left)
+        left = self.left
+        if self.flow is not None:
+            one = torch.eye(self.geometry.n_lm, dtype=torch.float64, device=self.flow.placement.device)
+            left = one.repeat(len(self.flow.placement), 1, 1) if left is None else left.clone()
+            left[:, 0] *= self.flow.own[:, None]
+            left[:, 0, 0] += 1.0 - self.flow.placement
+        inverse = None if left is None else _inverse(left)
         back = None if inverse is None else inverse.transpose(1, 2)
 
         def blocks(x: Tensor) -> Tensor:
@@ -84,7 +102,11 @@ class _Blocks:
         waves = geometry.coulomb_waves if self.operator == "coulomb" else geometry.features_waves
         found: list[tuple[Inner, Inner]] = [(blocks, blocks_transposed)]
         if waves is not None:
-            long = _LongWaves(self.right, inverse, waves, geometry.layout)
+            responses = waves.receiver if self.right is None else self.right @ waves.receiver
+            if self.flow is not None:
+                charges = self.flow.through(responses[:, 0])
+                responses = torch.cat([charges[:, None], responses[:, 1:]], dim=1)
+            long = _LongWaves(responses, inverse, waves, geometry.layout)
             with_waves = (
                 lambda x: long.after(blocks(x)),
                 lambda x: blocks_transposed(long.before(x)),
@@ -106,6 +128,7 @@ class DeviceJacobian(Solver):
         method: `auto`, `dense` or `krylov`.
         tolerance: relative residual at which iterations end, unless overridden by a solve.
         max_iterations: most products per iterative solve; None chooses.
+        flow: edges along which charge flows.
 
     Raises:
         InputError: an unknown method.
@@ -122,14 +145,18 @@ class DeviceJacobian(Solver):
         method: str = "auto",
         tolerance: float = _native.KRYLOV_TOLERANCE,
         max_iterations: int | None = None,
+        flow: Flow | None = None,
     ) -> None:
         if method not in ("auto", "dense", "krylov"):
             raise InputError(f'method "{method}" is unknown; use "auto", "dense" or "krylov"')
         super().__init__(constrained, tolerance)
         self.max_iterations = max_iterations
         left, right = (None if block is None else block.detach() for block in (left, right))
-        self._blocks = _Blocks(geometry, operator, left, right)
-        self._column, self._constrained = column.detach(), constrained
+        self._blocks = _Blocks(geometry, operator, left, right, flow)
+        column = column.detach()
+        if flow is not None:
+            column = torch.cat([flow.through(column[:, :1]), column[:, 1:]], dim=1)
+        self._column, self._constrained = column, constrained
         limit = {"auto": _native.DENSE_LIMIT, "dense": None, "krylov": -1}[method]
         self._dense = [limit is None or size * geometry.n_lm <= limit for size in geometry.layout.sizes]
 
@@ -213,7 +240,18 @@ class _Dense(Solver):
             own[layout.batch, layout.slot] = self.blocks.left
         view = inner.view(layout.n_systems, layout.largest, n_lm, layout.largest, n_lm)
         view.diagonal(dim1=1, dim2=3).add_(own.permute(0, 2, 3, 1))
+        if self.blocks.flow is not None:
+            self._flow_in(view, self.blocks.flow)
         return self.border.matrix(inner, layout)
+
+    def _flow_in(self, view: Tensor, flow: Flow) -> None:
+        """Turn rows of charges of L + R M into those of J, in `[n_systems, largest, n_lm, largest, n_lm]`."""
+        layout = self.layout
+        rows = view[layout.batch, layout.slot, 0]  # [n_atoms, largest, n_lm]
+        rows = flow.through(rows)
+        rows[:, :, 0] -= flow.placement[:, None] * layout.pad(torch.ones_like(flow.placement))[layout.batch]
+        rows[torch.arange(len(rows), device=rows.device), layout.slot, 0] += 1.0
+        view[layout.batch, layout.slot, 0] = rows
 
     @cached_property
     def _factors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -268,9 +306,8 @@ class _LongWaves:
     """P = L + R Ψ Φᵀ with the longest waves of M, inverted by Woodbury's formula; as `long_waves.rs` of the
     native layer, which names the source."""
 
-    def __init__(self, right: Tensor | None, inverse: Tensor | None, waves: Waves, layout: Layout) -> None:
+    def __init__(self, responses: Tensor, inverse: Tensor | None, waves: Waves, layout: Layout) -> None:
         self.systems, self.source = Batch(layout.batch, layout.n_systems), waves.source  # Φ
-        responses = waves.receiver if right is None else right @ waves.receiver
         # U = L⁻¹ R Ψ, [n_atoms, n_lm, n_waves]
         self.responses = responses if inverse is None else inverse @ responses
         source, responses = (layout.pad(one).flatten(1, 2) for one in (self.source, self.responses))

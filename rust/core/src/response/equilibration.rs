@@ -152,6 +152,7 @@ pub fn equilibrate(
         left: Some(&hardness),
         right: None,
         column: None,
+        flow: None,
         constrained: &constrained,
     };
     let settings = Settings {

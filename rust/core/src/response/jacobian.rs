@@ -4,12 +4,14 @@
 use super::border::{Border, split};
 use super::dense::{self, Factors, Singular, add_scaled, multiply, multiply_transpose};
 use super::eigen::{self, Eigenpair, Eigenpairs};
+use super::flow::{Edges, Flow};
 use super::krylov::{self, Limits};
 use super::long_waves::{LongWaves, most_waves};
 use super::operator::{Operator, check_operator};
 use super::system::{Approximation, System};
 use crate::error::{Error, Result, check_finite};
 use crate::geometry::Geometry;
+use crate::systems::Members;
 use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
 
@@ -71,6 +73,8 @@ pub struct Blocks<'a> {
     pub right: Option<&'a [f64]>,
     /// c `[atom][lm]`; none is 1_q.
     pub column: Option<&'a [f64]>,
+    /// Charge that flows along edges; none where every row is as L and R have it.
+    pub flow: Option<Edges<'a>>,
     /// True for systems at constant charge, `[system]`.
     pub constrained: &'a [bool],
 }
@@ -144,6 +148,9 @@ impl Jacobian {
         if let Some(column) = blocks.column {
             check_entries("column", column, &[n_atoms, n_lm])?;
         }
+        if let Some(edges) = blocks.flow {
+            check_entries("placement", edges.placement, &[n_atoms])?;
+        }
         if blocks.constrained.len() != geometry.n_systems() {
             return Err(Error::Shape {
                 array: "constrained",
@@ -153,18 +160,26 @@ impl Jacobian {
         }
         check_tolerance(settings.tolerance)?;
         let members = geometry.members();
+        let mut flows = blocks
+            .flow
+            .map_or(Ok(Vec::new()), |edges| flows(&edges, members))?;
+        flows.reverse();
         let systems = (0..geometry.n_systems())
             .map(|index| {
                 let n_atoms = members.of(index).len();
                 let gather = |values: &[f64], width| members.gather(index, values, width);
                 let constrained = blocks.constrained[index];
-                let column = match blocks.column {
+                let flow = flows.pop();
+                let mut column = match blocks.column {
                     Some(column) => gather(column, n_lm),
                     None => {
                         let charge = |k: usize| if k.is_multiple_of(n_lm) { 1.0 } else { 0.0 };
                         (0..n_atoms * n_lm).map(charge).collect()
                     }
                 };
+                if let Some(flow) = &flow {
+                    flow.through(&mut column, n_lm, 1);
+                }
                 System {
                     index,
                     n_atoms,
@@ -172,6 +187,12 @@ impl Jacobian {
                     n_rows,
                     left: blocks.left.map(|left| gather(left, n_lm * n_lm)),
                     right: blocks.right.map(|right| gather(right, n_lm * n_rows)),
+                    symmetric: operator == Operator::Coulomb
+                        && blocks.right.is_none()
+                        && blocks.column.is_none()
+                        && flow.is_none()
+                        && blocks.left.is_none_or(|left| symmetric(left, n_lm)),
+                    flow,
                     border: Border::new(column, n_lm, constrained),
                     constrained,
                     dense: match settings.method {
@@ -181,10 +202,6 @@ impl Jacobian {
                     },
                     factors: OnceLock::new(),
                     approximation: OnceLock::new(),
-                    symmetric: operator == Operator::Coulomb
-                        && blocks.right.is_none()
-                        && blocks.column.is_none()
-                        && blocks.left.is_none_or(|left| symmetric(left, n_lm)),
                 }
             })
             .collect();
@@ -418,10 +435,26 @@ impl Jacobian {
         system.border.product(product, x, y, transpose)
     }
 
-    /// J x = L x + R M x, or Jᵀ x.
+    /// J x = L x + R M x with its flow, or Jᵀ x.
     fn inner_product(&self, system: &System, x: &[f64], transpose: bool) -> Vec<f64> {
-        let mut out = system.left_product(x, transpose);
-        add_scaled(&mut out, &self.fixed_product(system, x, transpose), 1.0);
+        let without = |x: &[f64]| {
+            let mut out = system.left_product(x, transpose);
+            add_scaled(&mut out, &self.fixed_product(system, x, transpose), 1.0);
+            out
+        };
+        let Some(flow) = &system.flow else {
+            return without(x);
+        };
+        let mut out = if transpose {
+            let mut through = x.to_vec();
+            flow.through(&mut through, system.n_lm, 1);
+            without(&through)
+        } else {
+            let mut out = without(x);
+            flow.through(&mut out, system.n_lm, 1);
+            out
+        };
+        flow.keep(x, system.n_lm, transpose, &mut out);
         out
     }
 
@@ -487,6 +520,62 @@ impl Jacobian {
         };
         eigen::dominant(system.n(), apply, vectors)
     }
+}
+
+/// Flow of each system.
+fn flows(edges: &Edges, members: &Members) -> Result<Vec<Flow>> {
+    let n_atoms = edges.placement.len();
+    check_entries("conductance", edges.conductance, &[edges.ends.len()])?;
+    let mut place = vec![(0, 0); n_atoms]; // system and number in it
+    for system in 0..members.n_systems() {
+        for (number, &atom) in members.of(system).iter().enumerate() {
+            place[atom] = (system, number);
+        }
+    }
+    let mut found: Vec<_> = (0..members.n_systems())
+        .map(|system| vec![Vec::new(); members.of(system).len()])
+        .collect();
+    for (index, (&[i, j], &conductance)) in edges.ends.iter().zip(edges.conductance).enumerate() {
+        let value_error = |array, value, remedy| Error::Value {
+            array,
+            index,
+            value,
+            remedy,
+        };
+        let inside = |atom: i64| (0..n_atoms as i64).contains(&atom);
+        if !inside(i) || !inside(j) {
+            let value = if inside(i) { j } else { i } as f64;
+            return Err(value_error(
+                "edges",
+                value,
+                "an edge joins atoms 0 .. n_atoms - 1",
+            ));
+        }
+        if conductance < 0.0 {
+            return Err(value_error(
+                "conductance",
+                conductance,
+                "give conductances that are not negative",
+            ));
+        }
+        let (first, second) = (place[i as usize], place[j as usize]);
+        if first.0 != second.0 {
+            return Err(value_error(
+                "edges",
+                j as f64,
+                "an edge joins atoms of one system",
+            ));
+        }
+        if i != j {
+            found[first.0][first.1].push((second.1, conductance));
+            found[first.0][second.1].push((first.1, conductance));
+        }
+    }
+    let placement = |system| members.gather(system, edges.placement, 1);
+    let found = found.into_iter().enumerate();
+    Ok(found
+        .map(|(system, edges)| Flow::new(edges, placement(system)))
+        .collect())
 }
 
 /// True if every block is symmetric.

@@ -2,6 +2,7 @@
 
 use super::border::Border;
 use super::dense::{Factors, Singular, add_scaled, dot};
+use super::flow::Flow;
 use super::long_waves::LongWaves;
 use crate::arithmetic::workspace::Workspace;
 use rayon::prelude::*;
@@ -15,6 +16,7 @@ pub struct System {
     pub n_rows: usize,
     pub left: Option<Vec<f64>>,
     pub right: Option<Vec<f64>>,
+    pub flow: Option<Flow>,
     pub border: Border,
     pub constrained: bool,
     pub dense: bool,
@@ -125,36 +127,55 @@ impl System {
                             add_scaled(&mut row[start..start + self.n_lm], block, 1.0);
                         }
                     }
-                    row[n] = self.border.column()[start + a];
                 }
             });
+        if let Some(flow) = &self.flow {
+            flow.through(&mut out[..n * size], self.n_lm, size);
+            flow.keep_in(&mut out[..n * size], self.n_lm, size);
+        }
+        for (row, column) in out.chunks_exact_mut(size).zip(self.border.column()) {
+            row[n] = *column;
+        }
         out[n * size..n * size + n].copy_from_slice(self.border.row());
         out[n * size + n] = self.border.corner();
         out
     }
 
-    /// R Ψ of a matrix given by rows of `n_columns`.
+    /// R Ψ of a matrix given by rows of `n_columns`, and what flows of it.
     pub fn right_rows(&self, rows: &[f64], n_columns: usize) -> Workspace<f64> {
         let mut out = Workspace::take(self.n_atoms * self.n_lm * n_columns);
-        let Some(right) = &self.right else {
-            out.copy_from_slice(rows);
-            return out;
-        };
-        out.fill(0.0);
-        out.par_chunks_exact_mut(self.n_lm * n_columns)
-            .with_min_len(16)
-            .zip(right.par_chunks_exact(self.n_rows * self.n_lm))
-            .zip(rows.par_chunks_exact(self.n_rows * n_columns))
-            .for_each(|((out, block), panel)| multiply_block(block, panel, n_columns, out));
+        match &self.right {
+            None => out.copy_from_slice(rows),
+            Some(right) => {
+                out.fill(0.0);
+                out.par_chunks_exact_mut(self.n_lm * n_columns)
+                    .with_min_len(16)
+                    .zip(right.par_chunks_exact(self.n_rows * self.n_lm))
+                    .zip(rows.par_chunks_exact(self.n_rows * n_columns))
+                    .for_each(|((out, block), panel)| multiply_block(block, panel, n_columns, out));
+            }
+        }
+        if let Some(flow) = &self.flow {
+            flow.through(&mut out, self.n_lm, n_columns);
+        }
         out
     }
 
-    /// Inverses of the blocks of L; none for the identity.
+    /// Inverses of the blocks of J without M; none for the identity.
     pub fn inverses(&self) -> Option<BlockDiagonal> {
         let n = self.n_lm;
-        let values = self.left.as_ref()?.chunks_exact(n * n).flat_map(|block| {
+        let one = identity(n);
+        if self.left.is_none() && self.flow.is_none() {
+            return None;
+        }
+        let values = (0..self.n_atoms).flat_map(|atom| {
+            let left = self.left.as_ref();
+            let mut block = left.map_or(one.clone(), |left| left[atom * n * n..][..n * n].to_vec());
+            if let Some(flow) = &self.flow {
+                block = flow.own_block(atom, &block, n);
+            }
             // Singular blocks are left out of the preconditioner.
-            invert(block, n).unwrap_or_else(|| identity(n))
+            invert(&block, n).unwrap_or_else(|| one.clone())
         });
         Some(BlockDiagonal {
             n,
@@ -162,7 +183,7 @@ impl System {
         })
     }
 
-    /// P⁻¹ x, or P⁻ᵀ x, with P = L and the long waves of M, or without any.
+    /// P⁻¹ x, or P⁻ᵀ x, with P = L (with its flow) and the long waves of M, or without any.
     ///
     /// The blocks of R M of each atom alone would cost several products and save almost no iterations (water: 34 of 34).
     pub fn approximate_inverse(
