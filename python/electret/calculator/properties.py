@@ -89,11 +89,11 @@ def refusal(name: str, atoms: Atoms, model: Model, defined: Collection[str]) -> 
         reason = f"the model family {model.family!r} does not define it; it defines {', '.join(defined)}"
         if name == "dielectric_tensor":
             reason += (
-                ". It belongs to insulators whose dipoles respond to the field and whose charges do not: "
-                "'fixed_point' with responding: dipoles"
+                ". It belongs to charges that flow along edges ('sqe', or flow: true of 'fixed_point' and "
+                "'energy_functional') or do not respond ('fixed_point' with responding: dipoles)"
             )
         if name == "polarization" and model.self_consistent:
-            reason += ". Charges of atoms do not say how they got there; 'split_charges' has a polarisation"
+            reason += ". Charges of atoms do not say how they got there; 'split_charges' and 'sqe' have a polarisation"
         return reason
     if name == "dielectric_tensor" and not atoms.pbc.all():
         return "it is defined for crystals; of open systems ask for the polarizability"

@@ -28,6 +28,7 @@ from electret.scf.state import ScfRequest
 from electret.support.locks import cached_property
 from electret.torch import features
 from electret.torch.per_system import at_atoms, sum_over_atoms
+from electret.units import COULOMB_CONSTANT
 
 __all__ = [
     "DIFFERENTIATED",
@@ -46,6 +47,7 @@ DIFFERENTIATED = frozenset(
         "polarizability",
         "energy_polarizability",
         "born_effective_charges",
+        "dielectric_tensor",
         "charge_stiffness",
         "energy_charge_curvature",
     }
@@ -274,9 +276,9 @@ class Model(torch.nn.Module):
                 self-consistent families `fukui [n_atoms]` (dq_i/dQ), `fukui_multipoles [n_atoms, n_lm]`
                 (dp_i/dQ), `capacitance [n_systems]` (-dQ/dmu, e/V), `charge_stiffness` (gives
                 `energy_charge_derivative [n_systems]`, dE/dQ, eV/e), `energy_charge_curvature [n_systems]`
-                (d²E/dQ², eV/e²; with the former) and, of fixed points, `dielectric_tensor [n_systems, 3, 3]`
-                (crystals, where only dipoles respond) and `stability [n_systems]` (spectral radius of D B),
-                `charge_response [n_systems]` (`electret.scf.response.wrong_response`).
+                (d²E/dQ², eV/e²; with the former), `dielectric_tensor [n_systems, 3, 3]` (1 + 4 pi K dP/dF / V
+                of crystals, where charges flow along edges or only dipoles respond) and, of fixed points,
+                `stability [n_systems]` (spectral radius of D B) and `charge_response [n_systems]` (`electret.scf.response.wrong_response`).
                 Of `polar` also `energy_polarizability [n_systems, 3, 3]` (-d²E/dF_a dF_b, e Å²/V). Dipoles,
                 and so their derivatives, are meaningful along open axes.
             external_charges: fixed charges outside of the model whose potential acts on its density
@@ -479,7 +481,7 @@ class Model(torch.nn.Module):
         if not self.takes_external_charges:
             raise InputError(
                 f"external charges are given, but family {self.family!r} has no density for them; leave "
-                "them out (mechanical embedding), or use 'local_charges', 'split_charges', 'qeq', "
+                "them out (mechanical embedding), or use 'local_charges', 'split_charges', 'qeq', 'sqe', "
                 "'energy_functional' or 'fixed_point'"
             )
 
@@ -502,7 +504,7 @@ class Model(torch.nn.Module):
         if graph.applied_potential is not None and "fermi_level" not in self.honours:
             raise InputError(
                 f"applied_potential is given for atoms, but the charges of this {self.family!r} model do not "
-                "respond to it; use 'qeq', 'energy_functional' or 'fixed_point' with responding charges, or "
+                "respond to it; use 'qeq', 'sqe', 'energy_functional' or 'fixed_point' with responding charges, or "
                 "remove it from atoms.arrays"
             )
         given = (graph.total_charge, graph.external_field, graph.fermi_level, graph.spin_multiplicity)
@@ -517,8 +519,8 @@ class Model(torch.nn.Module):
             raise InputError(
                 f"external_field of system {system} has a component along its periodic axis {axis}, "
                 f"where the dipole of family {self.family!r} depends on the choice of cell; apply fields "
-                "along open axes, use 'split_charges', which has a polarisation, or take the work of the "
-                "field with unwrapped positions, Calculator(..., periodic_field='unwrapped')"
+                "along open axes, use a family with a polarisation ('split_charges', 'sqe'), or take the work "
+                "of the field with unwrapped positions, Calculator(..., periodic_field='unwrapped')"
             )
         return has_field
 
@@ -610,13 +612,24 @@ def _differentiated(
         change = torch.where(constrained, 1.0, gradients(result["total_charge"], graph.fermi_level))
         return torch.where(constrained, by_charge, gradients(value, graph.fermi_level) / change)
 
+    sought = set(call.properties)
+    if "dielectric_tensor" in sought:
+        _check_crystals(graph)
+        sought.add("polarizability")
     for name, leaf in (("polarizability", graph.external_field), ("born_effective_charges", positions)):
-        if name in call.properties and name not in result:
+        if name in sought and name not in result:
             dipole = result.get("polarization", result["dipole"])
             if not dipole.requires_grad:
                 raise AssertionError("the dipole has lost its graph")
             # [n, 3 (component of the dipole), 3 (component of field or position)]
             found[name] = torch.stack([gradients(dipole[:, axis], leaf) for axis in range(3)], dim=1)
+    if "dielectric_tensor" in sought:
+        # Lattice sums without k = 0 omit the macroscopic field of the density itself: F is the macroscopic one.
+        volume = torch.linalg.det(graph.cell).abs()[:, None, None]
+        susceptibility = 4 * math.pi * COULOMB_CONSTANT * found["polarizability"] / volume
+        found["dielectric_tensor"] = susceptibility + torch.eye(3).to(susceptibility)
+        if "polarizability" not in call.properties:
+            del found["polarizability"]
     if of_energy:
         slope = -gradients(result["energy"], graph.external_field)
         rows = [gradients(slope[:, axis], graph.external_field) for axis in range(3)]
@@ -626,6 +639,17 @@ def _differentiated(
     if curvature:
         found["energy_charge_curvature"] = per_charge(found["energy_charge_derivative"])
     return found
+
+
+def _check_crystals(graph: Graph) -> None:
+    """Refuses a dielectric tensor of systems that are no crystals."""
+    open_systems = torch.nonzero(~graph.pbc.all(dim=1))
+    if len(open_systems):
+        system = int(open_systems[0])
+        raise InputError(
+            f"dielectric_tensor is requested, but system {system} has pbc {graph.pbc[system].tolist()}; it is "
+            "defined for crystals (request 'polarizability' of other systems)"
+        )
 
 
 def _volumes(graph: Graph, training: bool) -> torch.Tensor:

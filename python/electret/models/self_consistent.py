@@ -82,8 +82,10 @@ class SelfConsistent(Model):
     @property
     def available_properties(self) -> frozenset[str]:
         """Derivatives through the density, and responses at the solution."""
-        fixed_point = frozenset() if self.variational else frozenset({"stability", "charge_response"})
-        found = DIFFERENTIATED | {"energies", "potentials"} | OF_CHARGE | fixed_point
+        found = DIFFERENTIATED | {"energies", "potentials"} | OF_CHARGE
+        if not self.config.flows:
+            fixed_point = frozenset() if self.variational else {"stability", "charge_response"}
+            found = found - {"dielectric_tensor"} | fixed_point
         return found - OF_CHARGE if "total_charge" in super().honours else found
 
     # --- equations of a family ---

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
-from dataclasses import replace
 from typing import cast
 
 import torch
 
-from electret.errors import InputError
 from electret.scf.linear.blocks import BlockJacobian
 from electret.scf.linear.operator import OperatorJacobian
 from electret.scf.problem import Evaluation, FixedPointEvaluation, LinearSolver, Problem, Systems
 from electret.scf.state import State
-from electret.units import COULOMB_CONSTANT
 
 __all__ = ["RESPONSES", "linear_responses", "wrong_response"]
 
-RESPONSES = frozenset({"fukui", "fukui_multipoles", "capacitance", "stability", "dielectric_tensor"})
+RESPONSES = frozenset({"fukui", "fukui_multipoles", "capacitance", "stability"})
 """Properties that follow from the Jacobian alone."""
 
 
@@ -33,7 +29,7 @@ def linear_responses(
     Args:
         names: `fukui` (dq_i/dQ, `[n_atoms]`), `fukui_multipoles` (dp_i/dQ, `[n_atoms, n_lm]`),
             `capacitance` (-dQ/dmu, `[n_systems]` e/V), `stability` (spectral radius of D B, `[n_systems]`;
-            fixed points), `dielectric_tensor` (`[n_systems, 3, 3]`; fixed points, crystals).
+            fixed points).
         problem: equations in the graph of the parameters, for the gradient of the stability.
         point: the same equations at the solution, without a graph.
         jacobian: Jacobian there.
@@ -53,42 +49,11 @@ def linear_responses(
         if "capacitance" in names:
             stiffness = torch.where(y == 0, torch.inf, y)
             found["capacitance"] = -torch.where(systems.constrained, 1.0 / stiffness, charge)
-    if "dielectric_tensor" in names:
-        at = cast(FixedPointEvaluation, point)
-        found["dielectric_tensor"] = _dielectric_tensor(at, systems, jacobian)
     if "stability" in names:
         in_graph = problem.at(point.state)
         at, in_graph = cast(FixedPointEvaluation, point), cast(FixedPointEvaluation, in_graph)
         found["stability"] = _stability(in_graph, at, systems, jacobian)
     return found
-
-
-def _dielectric_tensor(point: FixedPointEvaluation, systems: Systems, jacobian: LinearSolver) -> torch.Tensor:
-    """1 + 4 pi K dP/dE of dipoles that respond to the field alone, `[n_systems, 3, 3]`.
-
-    Lattice sums without k = 0 omit the macroscopic field of the density itself, so the applied field is the
-    macroscopic field E.
-    """
-    electrostatics = point.electrostatics
-    for system in range(systems.n_systems):
-        if not bool(electrostatics.pbc[system].all()):
-            raise InputError(
-                f"dielectric_tensor is requested, but system {system} has pbc "
-                f"{electrostatics.pbc[system].tolist()}; it is defined for crystals "
-                "(request 'polarizability' of other systems)"
-            )
-    volume = torch.linalg.det(electrostatics.cell).abs()
-    columns = []
-    for axis in range(3):
-        field = electrostatics.positions.new_zeros(systems.n_systems, 3)
-        field[:, axis] = 1.0
-        # a crystal has no defined potential of a uniform field, and charges here do not respond to it
-        features = replace(electrostatics, external_field=field).field_features()
-        features[:, :, 0] = 0.0
-        x, _ = jacobian.solve(point.tangent(features).detach(), torch.zeros_like(systems.total_charge))
-        columns.append(systems.sum(x[:, [3, 1, 2]]) / volume[:, None])
-    susceptibility = 4 * math.pi * COULOMB_CONSTANT * torch.stack(columns, dim=2)
-    return torch.eye(3, dtype=torch.float64, device=susceptibility.device) + susceptibility
 
 
 def _stability(

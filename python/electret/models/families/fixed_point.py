@@ -473,18 +473,23 @@ class FixedPoint(SelfConsistent):
         return driven(fixed_point, parameters, electrostatics)
 
     def density_energies(self, point: Evaluation, parameters: Parameters) -> torch.Tensor:
-        """eps(h_i, p_i, v_i) - mu0 q_i.
+        """eps(h_i, p_i, v_i) - mu0 q_i, where charges flow with the energies that drive them, as in `sqe`.
 
         mu0, the Fermi level that counts as zero in v, is the mean of the data. Without its term eps, which is
         bilinear in the changes of density and potential, would have to make up the slope dE/dQ = -mu of some
         10 eV/e between charge states out of differences of large numbers.
         """
-        p = point.state.multipoles
-        origin = -self.statistics.fermi_level * p[:, 0]
+        p, inner = point.state.multipoles, point
+        found = -self.statistics.fermi_level * p[:, 0]
+        if isinstance(point, FlowEvaluation):
+            found = found + parameters["electronegativity"] * p[:, 0] + point.energies()
+            inner = point.inner
         if self.energy is None:
-            return origin
-        inner = point.inner if isinstance(point, FlowEvaluation) else point
-        return origin + self.energy(parameters, p - parameters["density"], cast(FixedPointAt, inner).v)
+            return found
+        v = cast(FixedPointAt, inner).v
+        if inner is not point:  # the flow has the energy of charges in a potential, whose zero is arbitrary
+            v = torch.cat([torch.zeros_like(v[:, :, :1]), v[:, :, 1:]], dim=2)
+        return found + self.energy(parameters, p - parameters["density"], v)
 
     def evaluate_at(
         self, problem: Problem, state: State, reference: ReferenceDensity
