@@ -38,6 +38,7 @@ FAMILY_OPTIONS = {
     "split_charges": {"charges": {"H": 0.3, "O": -0.6, "Na": 1.0}},
     "latent_ewald": {},
     "qeq": {"scf": {"tolerance": 1e-11}},
+    "sqe": {"scf": {"tolerance": 1e-11}, "charges": {"H": 0.3, "O": -0.6, "Na": 1.0}},
     "energy_functional": {"scf": {"tolerance": 1e-11}},
     "fixed_point": {"scf": {"tolerance": 1e-11}},
     "polar": {

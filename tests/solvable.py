@@ -17,6 +17,7 @@ from electret.kernels.arguments import Options
 from electret.models.families.fixed_point import FixedPointProblem
 from electret.models.variational import VariationalProblem
 from electret.scf.electrostatics import Electrostatics
+from electret.scf.flow import FlowEvaluation, driven
 from electret.scf.problem import Systems
 from electret.scf.solvers import Newton
 from electret.scf.state import State
@@ -149,6 +150,8 @@ class Functional:
         electrostatics: of the systems.
         local_energy: eps of all atoms `[n_atoms]`, of multipoles.
         quadratic: eps is.
+        flow: edges `[2, n]`, conductances `[n]` e/V and placement `[n_atoms]` of charges that flow, and the
+            lattice vectors that the edges cross `[n, 3]` Å.
         condition: what is held constant: total_charge, or fermi_level.
     """
 
@@ -158,12 +161,13 @@ class Functional:
         local_energy: Callable[[torch.Tensor], torch.Tensor],
         quadratic: bool = False,
         linear_solver: str = "auto",
+        flow: tuple[object, ...] | None = None,
         **condition: object,
     ) -> None:
         self.electrostatics = electrostatics
         self.local_energy = local_energy
         self.systems = conditions(electrostatics.batch, **condition)
-        self.problem = VariationalProblem(
+        stationarity = VariationalProblem(
             ByAutograd(local_energy),
             {},
             electrostatics,
@@ -172,6 +176,18 @@ class Functional:
             quadratic,
             linear_solver,
         )
+        parameters = {}
+        if flow is not None:
+            edges, conductance, placement, *crossed = (torch.as_tensor(np.asarray(part)) for part in flow)
+            parameters = {
+                "edges": edges,
+                "conductance": conductance,
+                "placement": placement,
+                "flux": torch.zeros_like(conductance),
+                "crossed": crossed[0] if crossed else conductance.new_zeros(len(conductance), 3),
+                "resting": torch.zeros_like(placement),
+            }
+        self.problem = driven(stationarity, parameters, electrostatics)
 
     def solve(
         self, start: State | None = None, solver: object | None = None, converged: bool = True
@@ -193,6 +209,9 @@ class Functional:
         """E of each system, eV, in the graph of the positions."""
         p, own = state.multipoles, self.electrostatics
         local = self.systems.sum(self.local_energy(p))
+        point = self.problem.at(state)
+        if isinstance(point, FlowEvaluation):
+            local = local + self.systems.sum(point.energies())
         return local + own.energies(p)[0] - (own.external_field * own.dipole(p)).sum(dim=1)
 
     def grand_potential(self, state: State) -> torch.Tensor:

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from electret.kernels.electrostatics import CoulombResult, coulomb, features, potential
     from electret.kernels.equilibration import ChargeEquilibration, charge_equilibration
     from electret.kernels.geometry import Geometry
-    from electret.kernels.jacobian import Jacobian
+    from electret.kernels.jacobian import ChargeFlow, Jacobian
     from electret.kernels.neighbors import NeighborList, neighbor_list
 
 __all__ = [
     "Calculator",
     "ChargeEquilibration",
+    "ChargeFlow",
     "ConvergenceError",
     "CoulombResult",
     "DeviceError",

@@ -93,7 +93,10 @@ def refusal(name: str, atoms: Atoms, model: Model, defined: Collection[str]) -> 
                 "'energy_functional') or do not respond ('fixed_point' with responding: dipoles)"
             )
         if name == "polarization" and model.self_consistent:
-            reason += ". Charges of atoms do not say how they got there; 'split_charges' and 'sqe' have a polarisation"
+            reason += (
+                ". Charges of atoms do not say how they got there; 'split_charges', 'sqe' and flow: true have "
+                "a polarisation"
+            )
         return reason
     if name == "dielectric_tensor" and not atoms.pbc.all():
         return "it is defined for crystals; of open systems ask for the polarizability"

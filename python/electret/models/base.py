@@ -278,7 +278,8 @@ class Model(torch.nn.Module):
                 `energy_charge_derivative [n_systems]`, dE/dQ, eV/e), `energy_charge_curvature [n_systems]`
                 (d²E/dQ², eV/e²; with the former), `dielectric_tensor [n_systems, 3, 3]` (1 + 4 pi K dP/dF / V
                 of crystals, where charges flow along edges or only dipoles respond) and, of fixed points,
-                `stability [n_systems]` (spectral radius of D B) and `charge_response [n_systems]` (`electret.scf.response.wrong_response`).
+                `stability [n_systems]` (spectral radius of D B) and `charge_response [n_systems]`
+                (`electret.scf.response.wrong_response`).
                 Of `polar` also `energy_polarizability [n_systems, 3, 3]` (-d²E/dF_a dF_b, e Å²/V). Dipoles,
                 and so their derivatives, are meaningful along open axes.
             external_charges: fixed charges outside of the model whose potential acts on its density
@@ -504,8 +505,8 @@ class Model(torch.nn.Module):
         if graph.applied_potential is not None and "fermi_level" not in self.honours:
             raise InputError(
                 f"applied_potential is given for atoms, but the charges of this {self.family!r} model do not "
-                "respond to it; use 'qeq', 'sqe', 'energy_functional' or 'fixed_point' with responding charges, or "
-                "remove it from atoms.arrays"
+                "respond to it; use 'qeq', 'sqe', 'energy_functional' or 'fixed_point' with responding "
+                "charges, or remove it from atoms.arrays"
             )
         given = (graph.total_charge, graph.external_field, graph.fermi_level, graph.spin_multiplicity)
         has_field = self._has_field.of(lambda: self._accepts(graph), *given)
@@ -519,8 +520,8 @@ class Model(torch.nn.Module):
             raise InputError(
                 f"external_field of system {system} has a component along its periodic axis {axis}, "
                 f"where the dipole of family {self.family!r} depends on the choice of cell; apply fields "
-                "along open axes, use a family with a polarisation ('split_charges', 'sqe'), or take the work "
-                "of the field with unwrapped positions, Calculator(..., periodic_field='unwrapped')"
+                "along open axes, use a family with a polarisation ('split_charges', 'sqe'), or take the "
+                "work of the field with unwrapped positions, Calculator(..., periodic_field='unwrapped')"
             )
         return has_field
 
@@ -624,7 +625,7 @@ def _differentiated(
             # [n, 3 (component of the dipole), 3 (component of field or position)]
             found[name] = torch.stack([gradients(dipole[:, axis], leaf) for axis in range(3)], dim=1)
     if "dielectric_tensor" in sought:
-        # Lattice sums without k = 0 omit the macroscopic field of the density itself: F is the macroscopic one.
+        # Lattice sums without k = 0 omit the macroscopic field of the density: F is the macroscopic one.
         volume = torch.linalg.det(graph.cell).abs()[:, None, None]
         susceptibility = 4 * math.pi * COULOMB_CONSTANT * found["polarizability"] / volume
         found["dielectric_tensor"] = susceptibility + torch.eye(3).to(susceptibility)
@@ -647,8 +648,8 @@ def _check_crystals(graph: Graph) -> None:
     if len(open_systems):
         system = int(open_systems[0])
         raise InputError(
-            f"dielectric_tensor is requested, but system {system} has pbc {graph.pbc[system].tolist()}; it is "
-            "defined for crystals (request 'polarizability' of other systems)"
+            f"dielectric_tensor is requested, but system {system} has pbc {graph.pbc[system].tolist()}; it "
+            "is defined for crystals (request 'polarizability' of other systems)"
         )
 
 

@@ -138,7 +138,7 @@ class VariationalEvaluation:
         return charges
 
     def jacobian(self, held: torch.Tensor | None = None, flow: Flow | None = None) -> LinearSolver:
-        """[[C + A, 1], [1ᵀ, 0]] with the block-diagonal Hessian C of the local energies, and with its flow."""
+        """[[C + A, 1], [1ᵀ, 0]] with the block-diagonal Hessian C of the local energies, with its flow."""
         problem, left, right = self.problem, self._curvature.hessian, None
         column, constrained = self._unit_charges, problem.systems.constrained
         if held is not None:

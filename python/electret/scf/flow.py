@@ -4,13 +4,13 @@ With conductances c of the edges and w, the placement of the total charge (sum 1
 
     q = q0 + w (Q - sum q0) + Bᵀ f,   f_e = -c_e (r_j - r_i - F·s_e),
 
-where the drive r is the potential that moves charge, with the Fermi level, r = dE/dq + mu, and s_e the lattice
-vector that edge e crosses. The flows are eliminated: with Λ = Bᵀ diag(c) B the equations at the charges are
-(1 - w 1ᵀ)(q - q0) + (Λ + s w wᵀ) r = 0, whose sum gives the Fermi level, wᵀ r = 0. Nothing is divided by c, and
-Λ has no answer to a potential that is constant: an insulator is one at any size.
+where the drive r is the potential that moves charge, with the Fermi level, r = dE/dq + mu, and s_e the
+lattice vector that edge e crosses. The flows are eliminated: with Λ = Bᵀ diag(c) B the equations at the
+charges are (1 - w 1ᵀ)(q - q0) + (Λ + s w wᵀ) r = 0, whose sum gives the Fermi level, wᵀ r = 0. Nothing is
+divided by c, and Λ has no answer to a constant potential: an insulator is one at any size.
 
-Sources: Nistor, Polihronov, Müser and Mosey, J. Chem. Phys. 125, 094108 (2006); Verstraelen, Ayers, Van Speybroeck
-and Waroquier, J. Chem. Phys. 138, 074108 (2013).
+Sources: Nistor, Polihronov, Müser and Mosey, J. Chem. Phys. 125, 094108 (2006); Verstraelen, Ayers, Van
+Speybroeck and Waroquier, J. Chem. Phys. 138, 074108 (2013).
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class FlowEvaluation:
         return self.local_change(self.residual.multipoles)
 
     def local_change(self, residual: Tensor) -> Tensor:
-        """-R at the charges, whose potentials are held, and the change of the others by their own equations."""
+        """-R at the charges, whose potentials are held, and the change of the others by their equations."""
         others = torch.cat([torch.zeros_like(residual[:, :1]), residual[:, 1:]], dim=1)
         return torch.cat([-residual[:, :1], self.inner.local_change(others)[:, 1:]], dim=1)
 
@@ -193,7 +193,7 @@ class FlowEvaluation:
 
     @cached_property
     def polarization(self) -> Tensor:
-        """Part of the polarisation that crosses the borders of the cell, sum_e f_e s_e `[n_systems, 3]` e Å."""
+        """Part of the polarisation that crosses the borders of cells, sum_e f_e s_e `[n_systems, 3]` e Å."""
         flux = self.problem.flux - self.flow.conductance * self._drop
         return self._of_systems(flux[:, None] * self.problem.crossed)
 
@@ -204,14 +204,15 @@ class FlowEvaluation:
         return found.index_add(0, systems.batch[self.flow.edges[0]], values)
 
     def energies(self) -> Tensor:
-        """Energy of the flow, sum_e f_e²/2c_e at the solution, shared by the ends of each edge, `[n_atoms]` eV.
+        """Energy of the flow, sum_e f_e²/2c_e at the solution, half at either end of an edge, `[n_atoms]` eV.
 
         In place of it stands the Lagrangian in which the drive is the multiplier of the equation of the
         charges, -½ c (r_j - r_i)² - r (1 - w 1ᵀ)(q - q0): it is stationary in charges and drive, so that
         forces need no response of either (Hellmann-Feynman).
         """
         drop, sender, receiver = self._drop, *self.flow.edges
-        halves = -0.25 * self.flow.conductance * drop * (drop if self._jump is None else drop + 2 * self._jump)
+        twice = drop if self._jump is None else drop + 2 * self._jump
+        halves = -0.25 * self.flow.conductance * drop * twice
         own = -self.drive * self._stayed()
         return own.index_add(0, sender, halves).index_add(0, receiver, halves)
 
@@ -235,6 +236,4 @@ def driven(inner: Problem, parameters: Mapping[str, Tensor], electrostatics: Ele
     if electrostatics.in_field:
         field = electrostatics.external_field[batch.batch[edges[0]]]
     flow = Flow(batch, edges, parameters["conductance"], parameters["placement"])
-    return FlowProblem(
-        inner, flow, parameters["resting"], parameters["flux"], parameters["crossed"], field
-    )
+    return FlowProblem(inner, flow, parameters["resting"], parameters["flux"], parameters["crossed"], field)

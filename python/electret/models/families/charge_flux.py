@@ -81,7 +81,9 @@ class EdgeFlux(torch.nn.Module):
     derivatives at r_max. The reverse edge has -f by construction.
     """
 
-    def __init__(self, config: ModelConfig, layer_irreps: Sequence[o3.Irreps], conducts: bool = False) -> None:
+    def __init__(
+        self, config: ModelConfig, layer_irreps: Sequence[o3.Irreps], conducts: bool = False
+    ) -> None:
         super().__init__()
         backbone, split = config.backbone, config.split
         available = {irrep for irreps in layer_irreps for _, irrep in irreps}
@@ -120,7 +122,8 @@ class EdgeFlux(torch.nn.Module):
         cutoff = self.cutoff(lengths)
         flux = (self.out((forward - backward) * radial) * cutoff).squeeze(1)
         own = self.conductance((forward + backward) * radial) + logarithm[:, None] - lengths / DECAY
-        return flux, (torch.exp(own.clamp(max=LARGEST_LOGARITHM)) * cutoff).squeeze(1)
+        # rounding makes the polynomial negative beside the cutoff
+        return flux, (torch.exp(own.clamp(max=LARGEST_LOGARITHM)) * cutoff.clamp(min=0.0)).squeeze(1)
 
     def _hidden(
         self, features: list[torch.Tensor], edge_index: torch.Tensor, vectors: torch.Tensor
@@ -194,8 +197,8 @@ class FluxDensity(torch.nn.Module):
 
 
 class FlowDensity(FluxDensity):
-    """A `FluxDensity` whose charges flow on in a potential (`electret.scf.flow`), and the placement of a total
-    charge that is not that of the elements."""
+    """A `FluxDensity` whose charges flow on in a potential (`electret.scf.flow`), and the placement of a
+    total charge that is not that of the elements."""
 
     def __init__(
         self, config: ModelConfig, statistics: Statistics, layer_irreps: Sequence[o3.Irreps]

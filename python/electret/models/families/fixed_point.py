@@ -125,7 +125,8 @@ class FixedPointProblem:
 
     @cached_property
     def own_drive(self) -> torch.Tensor:
-        """Derivative of the drive in the charge of the atom itself beside that through v, `[n_atoms]` eV/e²."""
+        """Derivative of the drive in the charge of the atom itself beside that through v, `[n_atoms]`
+        eV/e²."""
         electrostatics, weights = self.electrostatics, self.parameters["drive"]
         if electrostatics.features_self_interaction:
             return torch.zeros_like(electrostatics.sigma)
@@ -250,9 +251,7 @@ class FixedPointAt:
             self.electrostatics, "features", None, right, column, constrained, problem.linear_solver
         )
 
-    def _driven_jacobian(
-        self, column: torch.Tensor, constrained: torch.Tensor, flow: Flow
-    ) -> LinearSolver:
+    def _driven_jacobian(self, column: torch.Tensor, constrained: torch.Tensor, flow: Flow) -> LinearSolver:
         """[[1 - D B, -D m], [1ᵀ, 0]] with the derivative of the drive in the rows of the charges."""
         problem, weights = self.problem, self.problem.drive
         assert weights is not None
@@ -361,11 +360,15 @@ class LocalDensity(torch.nn.Module):
         self.readout = MultipoleReadout(irreps, max_l)
         self.charge_bias = torch.nn.Parameter(element_charges(statistics))
 
-    def parameters_of(self, name: str, structure: Structure, features: list[torch.Tensor]) -> Parameters:
-        """The density under `name`, `[n_atoms, (max_l+1)^2]` in e Å^l."""
+    def forward(self, structure: Structure, features: list[torch.Tensor]) -> torch.Tensor:
+        """`[n_atoms, (max_l+1)^2]` in e Å^l."""
         density = self.readout(features)
         bias = self.charge_bias[structure.elements]
-        return {name: torch.cat([density[:, :1] + bias[:, None], density[:, 1:]], dim=1)}
+        return torch.cat([density[:, :1] + bias[:, None], density[:, 1:]], dim=1)
+
+    def parameters_of(self, name: str, structure: Structure, features: list[torch.Tensor]) -> Parameters:
+        """The density under `name`."""
+        return {name: self(structure, features)}
 
 
 class FixedPoint(SelfConsistent):
@@ -374,8 +377,8 @@ class FixedPoint(SelfConsistent):
     `fixed_point.update` chooses Delta (one-body: affine or nonlinear; many-body), `fixed_point.energy` the
     energy beside E_SR + ½ pᵀAp - F·D - mu0 Q (mu0: mean Fermi level of the data). The update is not the
     derivative of an energy, so forces contain the response of the density. With `fixed_point.flow` charges
-    answer along edges (`electret.scf.flow`), driven by the potential at a learned mean of the widths, their own
-    included, and Delta has higher multipoles only.
+    answer along edges (`electret.scf.flow`), driven by the potential at a learned mean of the widths, their
+    own included, and Delta has higher multipoles only.
     """
 
     family = "fixed_point"
