@@ -11,6 +11,7 @@ import electret
 from electret.models.families.charge_flux import placement
 from electret.scf.flow import Flow
 from electret.scf.problem import Batch
+from electret.scf.solvers import Newton
 from solvable import Functional, K, charge_matrix, electrostatics_of, pair, quadratic
 
 SIGMA = 1.0  # Å
@@ -49,7 +50,7 @@ def polarizability(positions: np.ndarray, flow) -> float:
     functional = Functional(
         electrostatics_of(positions, SIGMA, field=(FIELD, 0.0, 0.0)), quadratic(0.0, 0.0), True, flow=flow
     )
-    q = functional.solve().multipoles[:, 0].numpy()
+    q = functional.solve(solver=Newton(tolerance=1e-10)).multipoles[:, 0].numpy()
     edges, conductance, _ = flow
     network = laplacian(edges, conductance, len(q))
     matrix = network @ charge_matrix(positions, SIGMA)

@@ -94,8 +94,8 @@ def refusal(name: str, atoms: Atoms, model: Model, defined: Collection[str]) -> 
             )
         if name == "polarization" and model.self_consistent:
             reason += (
-                ". Charges of atoms do not say how they got there; 'split_charges', 'sqe' and flow: true have "
-                "a polarisation"
+                ". Charges of atoms do not say how they got there; 'split_charges', 'sqe' and flow: true "
+                "have a polarisation"
             )
         return reason
     if name == "dielectric_tensor" and not atoms.pbc.all():
