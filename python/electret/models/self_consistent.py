@@ -273,7 +273,7 @@ class SelfConsistent(Model):
         dipole = electrostatics.dipole(p)
         charge = systems.sum(p[:, 0])
         short_range = systems.sum(energies)
-        crossing = solved.point.polarization if isinstance(solved.point, FlowEvaluation) else None
+        crossing = solved.point.crossing if isinstance(solved.point, FlowEvaluation) else None
         electrostatic, halves = electrostatics.energies(p, "energies" in call.properties)
         of_density = self.density_energies(solved.point, parameters)
         result = {
@@ -282,14 +282,17 @@ class SelfConsistent(Model):
             "energy_field": torch.zeros_like(short_range),
             "energy_density": systems.sum(of_density),
         }
+        if crossing is not None:
+            result["polarization"] = dipole + systems.sum(crossing)
         if halves is not None:
             result["energies"] = (energies + of_density + halves).detach()
             if electrostatics.in_field:
                 moments = p[:, :1] * electrostatics.positions + cartesian_dipoles(p)
+                moments = moments if crossing is None else moments + crossing
                 field = systems.at_atoms(electrostatics.external_field)
                 result["energies"] = result["energies"] - (field * moments).sum(dim=1).detach()
         if electrostatics.in_field:
-            moment = dipole if crossing is None else dipole + crossing
+            moment = result.get("polarization", dipole)
             result["energy_field"] = -(electrostatics.external_field * moment).sum(dim=1)
         energy = short_range + result["energy_electrostatic"] + result["energy_density"]
         if electrostatics.external_charges is not None:
@@ -315,7 +318,6 @@ class SelfConsistent(Model):
             "multipoles": p,
             "charges": p[:, 0],
             "dipole": dipole,
-            **({} if crossing is None else {"polarization": dipole + crossing}),
             "total_charge": charge,
             "fermi_level": level,
             "scf_converged": record.converged,

@@ -192,16 +192,17 @@ class FlowEvaluation:
         return self.inner.jacobian(flow=self.flow) if held is None else self.inner.jacobian(held)
 
     @cached_property
-    def polarization(self) -> Tensor:
-        """Part of the polarisation that crosses the borders of cells, sum_e f_e s_e `[n_systems, 3]` e Å."""
+    def crossing(self) -> Tensor:
+        """Polarisation by flow across the borders of cells, sum_e f_e s_e, half at either end of an edge,
+        `[n_atoms, 3]` e Å."""
         flux = self.problem.flux - self.flow.conductance * self._drop
-        return self._of_systems(flux[:, None] * self.problem.crossed)
+        return self._at_ends(0.5 * flux[:, None] * self.problem.crossed)
 
-    def _of_systems(self, values: Tensor) -> Tensor:
-        """Sum over the edges of each system."""
-        systems = self.flow.systems
-        found = values.new_zeros(systems.n_systems, *values.shape[1:])
-        return found.index_add(0, systems.batch[self.flow.edges[0]], values)
+    def _at_ends(self, values: Tensor) -> Tensor:
+        """Values of the edges at both of their ends, `[n_atoms, ...]`."""
+        sender, receiver = self.flow.edges
+        empty = values.new_zeros(len(self.flow.placement), *values.shape[1:])
+        return empty.index_add(0, sender, values).index_add(0, receiver, values)
 
     def energies(self) -> Tensor:
         """Energy of the flow, sum_e f_e²/2c_e at the solution, half at either end of an edge, `[n_atoms]` eV.
@@ -210,11 +211,10 @@ class FlowEvaluation:
         charges, -½ c (r_j - r_i)² - r (1 - w 1ᵀ)(q - q0): it is stationary in charges and drive, so that
         forces need no response of either (Hellmann-Feynman).
         """
-        drop, sender, receiver = self._drop, *self.flow.edges
+        drop = self._drop
         twice = drop if self._jump is None else drop + 2 * self._jump
-        halves = -0.25 * self.flow.conductance * drop * twice
-        own = -self.drive * self._stayed()
-        return own.index_add(0, sender, halves).index_add(0, receiver, halves)
+        halves = self._at_ends(-0.25 * self.flow.conductance * drop * twice)
+        return halves - self.drive * self._stayed()
 
     def predicted(self) -> State:
         """Density that the potential of this state drives, and the Fermi level of its placement."""
