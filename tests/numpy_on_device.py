@@ -23,7 +23,9 @@ from electret.cuda.geometry import DeviceGeometry
 from electret.errors import InputError
 from electret.kernels import electrostatics, geometry, jacobian
 from electret.kernels.arguments import Options
+from electret.scf.flow import Flow
 from electret.scf.linear.device import DeviceJacobian
+from electret.scf.problem import Batch
 
 
 @contextmanager
@@ -126,7 +128,7 @@ class ArrayGeometry:
 class ArrayJacobian:
     """`electret._native.Jacobian` on a device."""
 
-    def __init__(self, geometry, operator, left, right, column, constrained, *settings) -> None:
+    def __init__(self, geometry, operator, left, right, column, flow, constrained, *settings) -> None:
         self.functions, there = geometry.functions, geometry.there
         if operator == "features":
             geometry.require_receivers()
@@ -136,7 +138,10 @@ class ArrayJacobian:
             column = np.zeros((there.n_atoms, there.n_lm))
             column[:, 0] = 1.0
         blocks = map(self.functions.tensor, (left, right, column, constrained))
-        self.there = DeviceJacobian(there, operator, *blocks, *settings)
+        if flow is not None:
+            edges, *values = (self.functions.tensor(part) for part in flow)
+            flow = Flow(Batch(there.batch, there.n_systems), edges.T, *values)
+        self.there = DeviceJacobian(there, operator, *blocks, *settings, flow=flow)
 
     def solve(self, residual, constraint, transpose=False, tolerance=None):
         there = self.there

@@ -231,3 +231,24 @@ def test_import_needs_numpy_only():
     script = "import sys, electret; print(*(m for m in ('torch', 'mace', 'e3nn', 'ase') if m in sys.modules))"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"edges": [[0, 12]]}, r"edges\[0\] = 12"),
+        ({"edges": [[0, 1]]}, r"edges\[0\] = 1; an edge joins atoms of one system"),
+        ({"edges": [[0, 2, 6]]}, "n_edges, 2"),
+        ({"edges": [[0.0, 2.0]]}, "integers"),
+        ({"conductance": [-0.1]}, r"conductance\[0\] = -0.1"),
+        ({"conductance": [0.1, 0.2]}, "conductance"),
+        ({"placement": [0.5, 0.5]}, "placement"),
+    ],
+)
+def test_unusable_flows_are_named(change, message):
+    batch = [0, 1, 0, 2, 1, 0, 2, 2, 1, 0, 1]
+    positions = 2.0 * np.arange(33.0).reshape(11, 3)
+    geometry = electret.Geometry(positions, sigma=1.0, widths=[], max_l=0, batch=batch)
+    flow = electret.ChargeFlow([[0, 2]], [0.1], np.full(11, 0.25))._replace(**change)
+    with pytest.raises(electret.InputError, match=message):
+        electret.Jacobian(geometry, "coulomb", flow=flow)

@@ -38,9 +38,10 @@ def geometry(seed: int, pbc, max_l: int = 1, method: str = "ewald", **settings) 
 
 
 class Problem:
-    """Random blocks and the matrices they stand for."""
+    """Random blocks and the matrices they stand for; with edges along which charge flows, one of them double,
+    one from an atom to itself, and atoms that take no charge."""
 
-    def __init__(self, pbc, operator: str, max_l: int = 1, seed: int = 0) -> None:
+    def __init__(self, pbc, operator: str, max_l: int = 1, seed: int = 0, flows: bool = False) -> None:
         rng = np.random.default_rng(seed)
         self.geometry = geometry(seed, pbc, max_l)
         self.operator = operator
@@ -54,10 +55,23 @@ class Problem:
         self.constrained = np.array([True, False, True])
         self.residual = rng.normal(size=self.shape)
         self.constraint = rng.normal(size=N_SYSTEMS)
+        self.flow = None
+        if flows:
+            edges = [(i, j) for i in range(n) for j in range(i) if BATCH[i] == BATCH[j] and (i + j) % 4]
+            edges += [edges[0][::-1], (3, 3)]
+            placement = np.arange(n) % 3 / np.bincount(BATCH, np.arange(n) % 3)[BATCH]
+            self.flow = electret.ChargeFlow(edges, rng.uniform(0.0, 0.2, len(edges)), placement)
 
     def jacobian(self, **settings) -> electret.Jacobian:
         return electret.Jacobian(
-            self.geometry, self.operator, self.left, self.right, self.column, self.constrained, **settings
+            self.geometry,
+            self.operator,
+            self.left,
+            self.right,
+            self.column,
+            self.constrained,
+            flow=self.flow,
+            **settings,
         )
 
     def product(self, system: int) -> np.ndarray:
@@ -80,6 +94,15 @@ class Problem:
         full = np.zeros((n + 1, n + 1))
         full[:n, :n] = inner
         full[:n, n] = self.column[atoms].ravel()
+        if self.flow is not None:
+            w = self.flow.placement[atoms]
+            through = 0.1 * len(atoms) * np.outer(w, w)  # 0.1 e/V per atom
+            for (i, j), c in zip(self.flow.edges, self.flow.conductance, strict=True):
+                if BATCH[i] == system:
+                    difference = (atoms == i) * 1.0 - (atoms == j)
+                    through += c * np.outer(difference, difference)
+            full[:n:n_lm] = through @ full[:n:n_lm]
+            full[:n:n_lm, :n:n_lm] += np.eye(len(atoms)) - w[:, None]
         if self.constrained[system]:
             full[n, :n:n_lm] = 1.0
         else:
@@ -95,9 +118,9 @@ def relative(found: np.ndarray, exact: np.ndarray) -> float:
 
 @pytest.mark.parametrize("pbc", PBC)
 @pytest.mark.parametrize("operator", ["coulomb", "features"])
-@pytest.mark.parametrize("max_l", [0, 1, 2])
-def test_solves_and_products_are_those_of_numpy(pbc, operator, max_l):
-    problem = Problem(pbc, operator, max_l)
+@pytest.mark.parametrize(("max_l", "flows"), [(0, False), (1, False), (2, False), (0, True), (1, True)])
+def test_solves_and_products_are_those_of_numpy(pbc, operator, max_l, flows):
+    problem = Problem(pbc, operator, max_l, flows=flows)
     for method in ("dense", "krylov"):
         jacobian = problem.jacobian(method=method)
         assert jacobian.methods == [method] * N_SYSTEMS

@@ -7,9 +7,7 @@ import pytest
 import torch
 from scipy.special import erf
 
-import electret
 from electret.models.families.charge_flux import placement
-from electret.scf.flow import Flow
 from electret.scf.problem import Batch
 from electret.scf.solvers import Newton
 from solvable import Functional, K, charge_matrix, electrostatics_of, pair, quadratic
@@ -234,60 +232,3 @@ def test_shares_of_the_charge():
     inside = torch.tensor([0.4, 0.1, -0.3, 1.0, 0.8, -7.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: placement(x, batch), inside)
     assert torch.autograd.gradgradcheck(lambda x: placement(x, batch), inside)
-
-
-# --- the kernel ---
-
-
-def test_the_jacobian_with_a_flow_is_its_matrix():
-    """`electret.Jacobian(flow=...)` alone, by numpy: products, their transposes, solves; `Flow` of torch."""
-    rng = np.random.default_rng(3)
-    positions = rng.normal(scale=2.5, size=(12, 3))
-    edges = bonds(positions, 4.0)
-    conductance = rng.uniform(0.0, 0.2, edges.shape[1])
-    w = np.maximum(rng.normal(size=12), 0.0)
-    w /= w.sum()
-    geometry = electret.Geometry(positions, sigma=SIGMA, widths=[], max_l=0)
-    hardness = rng.uniform(1.0, 4.0, (12, 1, 1))
-    flow = electret.ChargeFlow(edges.T, conductance, w)
-    through = laplacian(edges, conductance, 12) + electret._native.FLOW_CAPACITY * 12 * np.outer(w, w)
-    inner = charge_matrix(positions, SIGMA) + np.diag(hardness[:, 0, 0])
-    matrix = np.zeros((13, 13))
-    matrix[:12, :12] = np.eye(12) - np.outer(w, np.ones(12)) + through @ inner
-    matrix[:12, 12], matrix[12, :12] = through @ np.ones(12), 1.0
-    x, y = rng.normal(size=(12, 1)), rng.normal(size=1)
-    for method in ("dense", "krylov"):
-        jacobian = electret.Jacobian(geometry, "coulomb", left=hardness, method=method, flow=flow)
-        for transpose in (False, True):
-            exact = matrix.T if transpose else matrix
-            found = np.concatenate([part.ravel() for part in jacobian.apply(x, y, transpose)])
-            assert found == pytest.approx(exact @ np.append(x, y), abs=1e-10)
-            solved = jacobian.solve(x, y, transpose)
-            assert solved.status.tolist() == [0]
-            expected = np.linalg.solve(exact, np.append(x, y))
-            assert np.append(solved.x, solved.y) == pytest.approx(expected, abs=1e-9)
-    torch_flow = Flow(
-        Batch(torch.zeros(12, dtype=torch.int64), 1),
-        *(torch.as_tensor(part) for part in (edges, conductance, w)),
-    )
-    values = torch.as_tensor(x)
-    assert torch_flow.through(values).numpy() == pytest.approx(through @ x, abs=1e-14)
-    assert torch_flow.own.numpy() == pytest.approx(np.diag(through), abs=1e-14)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"edges": [[0, 12]]}, r"edges\[0\] = 12"),
-        ({"edges": [[0, 1, 2]]}, "n_edges, 2"),
-        ({"edges": [[0.0, 1.0]]}, "integers"),
-        ({"conductance": [-0.1]}, r"conductance\[0\] = -0.1"),
-        ({"conductance": [0.1, 0.2]}, "conductance"),
-        ({"placement": [0.5, 0.5]}, "placement"),
-    ],
-)
-def test_unusable_flows_are_named(change, message):
-    geometry = electret.Geometry(np.eye(3), sigma=SIGMA, widths=[], max_l=0)
-    flow = electret.ChargeFlow([[0, 1]], [0.1], [1.0, 0.0, 0.0])._replace(**change)
-    with pytest.raises(electret.InputError, match=message):
-        electret.Jacobian(geometry, "coulomb", flow=flow)
