@@ -11,7 +11,7 @@ from electret.models.base import Structure, per_element
 from electret.models.config import ModelConfig
 from electret.models.hosted import mace_radial, o3
 from electret.models.readouts import MultipoleReadout, NodeReadout, ScalarReadout
-from electret.models.start.elements import conducting
+from electret.models.start.elements import conducting, polarizabilities
 from electret.models.start.statistics import Statistics
 from electret.scf.problem import Batch
 
@@ -31,11 +31,18 @@ Parameters = dict[str, torch.Tensor]
 DECAY = 0.6
 """Length over which conductances of a fresh model fall by e, Å."""
 
-INSULATING = 0.05
-"""Conductance of a fresh model between insulators, extrapolated to no distance, e/V."""
+INSULATING = 0.5
+"""Conductance of a fresh model between insulators, extrapolated to no distance, e/V: some 0.05 in a bond, which
+is a permittivity of 2 of an oxide, and a polarisability of `FULL` e·Å²/V of an atom."""
 
-CONDUCTING = 2500.0
+FULL = 0.1
+"""Labelled polarisability of an atom, e·Å²/V, below which conductances start smaller in proportion."""
+
+CONDUCTING = 250.0
 """Conductance between conductors relative to that between insulators: 1 e/V at 2.9 Å."""
+
+SMALLEST_TOTAL = 1e-3
+"""Sum of the shares in the charge of a system below which they are evened out."""
 
 LARGEST_LOGARITHM = 6.0
 """Of the conductance in e/V before its cutoff; a conductor is ideal to some per cent from 5 e/V on."""
@@ -206,8 +213,11 @@ class FlowDensity(FluxDensity):
         super().__init__(config, statistics, layer_irreps)
         self.flux = EdgeFlux(config, layer_irreps, conducts=True)
         self.score = ScalarReadout(layer_irreps, 1, config.split.hidden, "the placement of charge")
-        self.score_bias = torch.nn.Parameter(torch.zeros(len(statistics.elements)))
-        scale = INSULATING * (1.0 + CONDUCTING * conducting(statistics))
+        self.score_bias = torch.nn.Parameter(torch.ones(len(statistics.elements)))
+        insulating = torch.ones(len(statistics.elements), dtype=torch.float64)
+        if statistics.polarizability is not None:
+            insulating = (polarizabilities(statistics) / FULL).clamp(max=1.0)
+        scale = INSULATING * (insulating + CONDUCTING * conducting(statistics))
         self.log_conductance = torch.nn.Parameter(0.5 * torch.log(scale))
 
     def parameters_of(self, name: str, structure: Structure, features: list[torch.Tensor]) -> Parameters:
@@ -243,35 +253,17 @@ def flux_density(
 
 
 def placement(scores: torch.Tensor, systems: Batch) -> torch.Tensor:
-    """Shares relu(x_i / 2 - t)² of the atoms in the charge of their system, t such that they add up to one.
+    """Shares w_i = a_i / sum_j a_j, a = relu(x)², of the atoms in the charge of their system.
 
-    Atoms whose score x is 2 or more below the highest have exactly none, whatever their number: charge does
-    not leak with the size of the cell. The shares have one continuous derivative. Source: 1.5-entmax, Peters,
-    Niculae and Martins, Proc. ACL 2019, 1504.
+    An atom whose score x is not positive has none, beside any number of others: charge does not leak with the
+    size of the cell, as by a softmax. Where no score is positive all have the same share.
 
     Args:
         scores: x `[n_atoms]`.
         systems: of the batch.
     """
-    half = 0.5 * scores
-    with torch.no_grad():
-        highest = half.new_full((systems.n_systems,), -torch.inf)
-        threshold = highest.scatter_reduce(0, systems.batch, half, "amax") - 1.0
-        for _ in range(NEWTON_STEPS):
-            step = _entmax_step(half, threshold, systems)
-            threshold = threshold + step
-            if not bool((step > 1e-15).any()):
-                break
-    for _ in range(2):  # first and second derivatives
-        threshold = threshold + _entmax_step(half, threshold, systems)
-    return torch.relu(half - systems.at_atoms(threshold)).square()
-
-
-NEWTON_STEPS = 60
-"""Bound of the steps to the threshold, of which a million equal scores take 14."""
-
-
-def _entmax_step(half: torch.Tensor, threshold: torch.Tensor, systems: Batch) -> torch.Tensor:
-    """Newton's step of sum relu(x/2 - t)² = 1, which approaches t from below."""
-    above = torch.relu(half - systems.at_atoms(threshold))
-    return (systems.sum(above.square()) - 1.0) / (2.0 * systems.sum(above))
+    shares = torch.relu(scores).square()
+    total = systems.sum(shares)
+    floor = SMALLEST_TOTAL * torch.exp(-total / SMALLEST_TOTAL)  # zero beside any score of size
+    shares = shares + systems.at_atoms(floor)
+    return shares / systems.at_atoms(systems.sum(shares))
