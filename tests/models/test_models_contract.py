@@ -67,6 +67,50 @@ def test_fixed_point_variants_keep_the_contract(name):
     assert sum(name.startswith("constant Fermi level") for name in checked) == 2
 
 
+FLOWS = {
+    "one_body": ("fixed_point", {"fixed_point": {"flow": True, **FIXED_POINT_VARIANTS["nonlinear"]}}),
+    "many_body": ("fixed_point", {"fixed_point": {"flow": True, **FIXED_POINT_VARIANTS["many_body"]}}),
+    "functional": ("energy_functional", {"functional": {"flow": True}}),
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_flows_along_edges_keep_the_contract(name):
+    family, options = FLOWS[name]
+    model = build(model_config(family, **options), STATISTICS, seed=4)
+    checked = check_model(model, [in_field(molecule(), charge=1.0), in_field(bulk())])
+    assert sum(name.startswith("constant Fermi level") for name in checked) == 2
+    assert sum(name.startswith("field response") for name in checked) == 2 * (family != "fixed_point")
+
+
+@pytest.mark.parametrize("name", ["sqe", "one_body"])
+def test_crystals_whose_charges_flow_have_a_polarisation(name):
+    """It does not depend on the images of the atoms nor on the cell; Born charges are its derivatives and add
+    up to the charge; the permittivity is that of a cell of twice the size."""
+    family, options = FLOWS.get(name, (name, {"charges": None}))
+    model = build(model_config(family, **options), STATISTICS, seed=4)
+    names = ["born_effective_charges", "dielectric_tensor"]
+    atoms = bulk()
+    found = model(graph_of(model, atoms), properties=names)
+    moved = atoms.copy()
+    moved.positions[1] += 2 * moved.cell[0] - moved.cell[2]
+    in_another_image = model(graph_of(model, moved), forces=False)
+    assert_close("polarisation", in_another_image["polarization"], found["polarization"], 1e-11)
+    twice = model(graph_of(model, atoms.repeat((1, 2, 1))), properties=names)
+    assert_close("permittivity", twice["dielectric_tensor"], found["dielectric_tensor"], 1e-10)
+    assert_close("polarisation", twice["polarization"], 2 * found["polarization"], 1e-10)
+    born = found["born_effective_charges"]
+    assert_close("Born charges", twice["born_effective_charges"][:5], born, 1e-9)
+    assert float(born.sum(dim=0).abs().max()) < 1e-9
+    assert float(born.abs().max()) > 0.01
+    ends = []
+    for sign in (1, -1):
+        step = atoms.copy()
+        step.positions[3, 1] += sign * 1e-4
+        ends.append(model(graph_of(model, step), forces=False)["polarization"][0])
+    assert_close("dP/dR", (ends[0] - ends[1]) / 2e-4, born[3, :, 1], 1e-6)
+
+
 def test_latent_charges_by_flux_keep_the_contract():
     config = model_config("latent_ewald", latent_charges="flux")
     checked = check_model(build(config, STATISTICS, seed=4), [molecule(), slab(), bulk()])

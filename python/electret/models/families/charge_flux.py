@@ -32,8 +32,8 @@ DECAY = 0.6
 """Length over which conductances of a fresh model fall by e, Å."""
 
 INSULATING = 0.5
-"""Conductance of a fresh model between insulators, extrapolated to no distance, e/V: some 0.05 in a bond, which
-is a permittivity of 2 of an oxide, and a polarisability of `FULL` e·Å²/V of an atom."""
+"""Conductance of a fresh model between insulators, extrapolated to no distance, e/V: some 0.05 in a bond,
+which is a permittivity of 2 of an oxide, and a polarisability of `FULL` e·Å²/V of an atom."""
 
 FULL = 0.1
 """Labelled polarisability of an atom, e·Å²/V, below which conductances start smaller in proportion."""

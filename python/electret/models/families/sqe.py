@@ -18,7 +18,7 @@ __all__ = ["Sqe"]
 
 
 class Sqe(Variational):
-    """Charges n + w (Q - sum n) + Bᵀ f and dipoles minimise sum_e f_e²/2c_e + chi·q + ½ eta |p - n|² + ½ p·Ap.
+    """Charges n + w (Q - sum n) + Bᵀ f and dipoles minimise sum f²/2c + chi·q + ½ eta |p - n|² + ½ p·Ap.
 
     The flows f along the edges of the graph answer differences of the potential with conductances c_e from
     the surroundings of either end: one family from insulators, whose polarisability per volume does not
