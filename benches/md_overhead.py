@@ -71,8 +71,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "local_charges": {"family": "local_charges"},
     "split_charges": {"family": "split_charges"},
     "qeq": {"family": "qeq"},
+    "sqe": {"family": "sqe"},
     "energy_functional": {"family": "energy_functional"},
     "fixed_point": {"family": "fixed_point"},
+    "fixed_point, flow": {"family": "fixed_point", "fixed_point": {"flow": True}},
     "fixed_point, mlp": {"family": "fixed_point", "fixed_point": {"nonlinearity": "residual_mlp"}},
 }
 SECTIONS = ("backbone", "heads", "kernels", "neighbours", "SCF", "graph", "integrator", "rest")

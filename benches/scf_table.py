@@ -53,8 +53,10 @@ BACKBONE = {
 }
 MODELS = {
     "qeq": {"family": "qeq"},
+    "sqe": {"family": "sqe"},
     "energy_functional": {"family": "energy_functional"},
     "fixed_point, affine": {"family": "fixed_point"},
+    "fixed_point, flow": {"family": "fixed_point", "fixed_point": {"flow": True}},
     "fixed_point, mlp": {"family": "fixed_point", "fixed_point": {"nonlinearity": "residual_mlp"}},
 }
 SOLVERS = {
