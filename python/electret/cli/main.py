@@ -89,6 +89,10 @@ def train(
     seeds: Annotated[
         int, typer.Option(min=1, help="Models of a committee, each from a seed of its own.")
     ] = 1,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Only check data, model and a step of each stage; write nothing."),
+    ] = False,
 ) -> None:
     """Train a model from a YAML file.
 
@@ -97,9 +101,15 @@ def train(
     """
     from electret.support.ranks import process_group
     from electret.training import TrainingConfig, train_committee
+    from electret.training import check as check_run
     from electret.training import train as run_training
 
     options = TrainingConfig.from_yaml(config, overrides or ())
+    if check:
+        if resume or restart:
+            raise InputError("--check begins a run that is never written; leave out --resume and --restart")
+        check_run(options)
+        return
     with process_group(options.device):
         if seeds > 1:
             train_committee(options, seeds, resume=resume, restart=restart)

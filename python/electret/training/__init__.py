@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from electret.support.deferred import names_from
 
 if TYPE_CHECKING:
+    from electret.training.check import StageCheck, check
     from electret.training.committee import train_committee
     from electret.training.config import (
         DataConfig,
@@ -29,14 +30,16 @@ __all__ = [
     "NonFiniteError",
     "OptimizerConfig",
     "SchedulerConfig",
+    "StageCheck",
     "StageConfig",
     "TrainingConfig",
     "TrainingInterrupted",
     "TrainingResult",
+    "check",
     "evaluate",
     "train",
     "train_committee",
 ]
 
 # Configurations are read and checked without the training loop.
-__getattr__ = names_from(__name__, ("errors", "config", "metrics", "evaluation", "run", "committee"))
+__getattr__ = names_from(__name__, ("errors", "config", "metrics", "evaluation", "run", "committee", "check"))

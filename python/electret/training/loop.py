@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,10 +51,28 @@ from electret.training.run_log import RunLog
 from electret.training.self_consistency import has_density, scf_options
 from electret.training.targets import resolved_mode
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "Trial"]
 
 REPEATED = 10.0
 """Seconds in which a second signal is the first one, which `torchrun` passes on to its ranks."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One step of a stage without the change of the parameters."""
+
+    batches: int
+    """Steps of an epoch."""
+    frames: int
+    """Frames of the batch."""
+    step_seconds: float
+    evaluation_seconds: float
+    """Of the batch as in validation."""
+    terms: dict[str, float]
+    """Weighted terms of the loss."""
+    gradient_norm: float
+    sums: dict[str, float]
+    """Counts of the self-consistency, as of an epoch."""
 
 
 class Trainer:
@@ -142,9 +161,7 @@ class Trainer:
     def _run_epoch(self) -> None:
         started = time.perf_counter()
         progress = self.progress
-        batches = self.train_set.shuffled_batches(
-            self.config.data.limits, self.config.seed, progress.epoch, self._frames
-        )
+        batches = self._batches()
         with self.log.epoch_bar(
             progress.epoch + 1, self.config.n_epochs, len(batches), progress.batch
         ) as advance:
@@ -171,6 +188,12 @@ class Trainer:
         if stop := max(ranks.everywhere(self._stop_signal)):
             self._interrupt(stop)
 
+    def _batches(self) -> list[list[int]]:
+        """Frames of the batches of the running epoch."""
+        return self.train_set.shuffled_batches(
+            self.config.data.limits, self.config.seed, self.progress.epoch, self._frames
+        )
+
     def _diverged(self, loss: float, limit: float) -> None:
         """Report the epoch, or end the run without a sign of recovery."""
         message = (
@@ -191,6 +214,51 @@ class Trainer:
 
     def _step(self, indices: Sequence[int], graph: Graph | None) -> None:
         """One optimiser step on a batch, of which these are the frames of this rank, None without any."""
+        terms, n_counted = self._gradient(indices, graph)
+        if not terms:
+            return  # no frame of the batch has a label of the loss, or none converged
+        norm = clip_gradient(self.optimizer, self.stage.clip_grad)
+        if not math.isfinite(norm):
+            raise self._non_finite(indices, f"the gradient norm is {norm}")
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model)
+        self._count(terms, n_counted)
+
+    def trial(self, stage: int) -> Trial:
+        """One step of a stage on its first batch, in one process, without the change of the parameters."""
+        if stage:
+            self.progress.begin_stage(stage)
+            self._begin_stage()
+        batches = self._batches()
+        graph = self.train_set.batch(batches[0]).to(device=self.device)
+        for _ in range(2):  # the first warms up
+            started = time.perf_counter()
+            self.progress.sums = {}
+            terms, _ = self._gradient(batches[0], graph)
+            norm = clip_gradient(self.optimizer, None)
+            step = time.perf_counter() - started
+        started = time.perf_counter()
+        weights = self.stage.loss.weights
+        with torch.no_grad():
+            output = compute(
+                self.model,
+                self.train_set,
+                batches[0],
+                graph,
+                weights,
+                forces="forces" in weights,
+                stress="stress" in weights and "stress" in graph.labels,
+                **scf_options(self.config.model.family, None),
+            )
+        float(output["energy"].sum())  # waits for the device
+        sums, evaluation = self.progress.sums, time.perf_counter() - started
+        self.optimizer.zero_grad(set_to_none=True)
+        return Trial(len(batches), graph.n_systems, step, evaluation, terms, norm, sums)
+
+    def _gradient(self, indices: Sequence[int], graph: Graph | None) -> tuple[dict[str, float], int]:
+        """Weighted terms of the loss of a batch, none without a label, and the number of frames that count;
+        the gradient of their sum is left in the parameters."""
         sums: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         row: list[Any] = [self._stop_signal, 0, 0, 0, 0, 0, 0]
         self.optimizer.zero_grad(set_to_none=True)
@@ -207,7 +275,7 @@ class Trainer:
         counted = zip(names, totals, counts.tolist(), strict=True)
         found = {name: (total, count) for name, total, count in counted if count}
         if not found:
-            return  # no frame of the batch has a label of the loss, or none converged
+            return {}, 0
         terms = {name: float(term) for name, term in self.loss.means(found).items()}
         if not math.isfinite(sum(terms.values())):
             raise self._non_finite(indices, f"the loss is {sum(terms.values())}")
@@ -215,13 +283,7 @@ class Trainer:
         if graph is not None and (part := self.loss.total(own, graph)) is not None:
             part.backward()
         ranks.add_gradients(entry for group in self.optimizer.param_groups for entry in group["params"])
-        norm = clip_gradient(self.optimizer, self.stage.clip_grad)
-        if not math.isfinite(norm):
-            raise self._non_finite(indices, f"the gradient norm is {norm}")
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update(self.model)
-        self._count(terms, n_counted)
+        return terms, n_counted
 
     def _predict(self, indices: Sequence[int], graph: Graph) -> dict[str, torch.Tensor]:
         """Output of the model for a training batch, to be differentiated."""

@@ -70,7 +70,7 @@ from electret.training.start import add_lora, continued, merge_lora, read_start,
 from electret.training.summary import print_summary, write_summary
 from electret.training.targets import DENSITY_LABELS, TARGETS, resolved_mode
 
-__all__ = ["TrainingData", "TrainingResult", "check_folder", "load_data", "statistics", "train"]
+__all__ = ["TrainingData", "TrainingResult", "check_folder", "load_data", "prepared", "statistics", "train"]
 
 MOST_PLOTTED = 100_000
 """Frames of a set up to which labels and predictions are kept for parity plots."""
@@ -156,6 +156,40 @@ def train(
         else:
             config, source = read_start(config)
     check_folder(config, resume, restart)  # reported before any work
+    trainer, datasets = prepared(config, source, console, data, resume)
+    log = trainer.log
+    with claimed(folder) if ranks.is_first() else nullcontext():  # nothing was written before
+        if ranks.is_first():
+            check_folder(config, resume, restart)  # another run may have begun and ended meanwhile
+            if restart and holds_run(folder):
+                log.message(f"the earlier run is kept in {set_aside(folder, _RUN_ENTRIES)}")
+        try:
+            # The generator of the caller is left as it was, and the run depends on its own seed alone.
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(config.seed)
+                if resume:
+                    trainer.restore()
+                    log.message(f"resuming after epoch {trainer.progress.epoch}")
+                else:
+                    trainer.save()  # first: from here on the folder holds a run, which can be resumed
+                if ranks.is_first():
+                    write_config(config, folder / "config.yaml")
+                trainer.run()
+        finally:
+            log.close()
+        return _finish(config, trainer, datasets, console)
+
+
+def prepared(
+    config: TrainingConfig,
+    source: Model | None,
+    console: Console,
+    data: TrainingData | None = None,
+    resume: bool = False,
+) -> tuple[Trainer, dict[str, GraphDataset]]:
+    """All that comes before the first step of a run, without a file written: data and labels, checked and
+    reported, and the model. `source` is the model that it starts from."""
+    folder = config.run_folder
     found_device(config.device)
     data = data or load_data(config)
     sets = {"train": data.train, "valid": data.valid, **data.test}
@@ -189,27 +223,7 @@ def train(
     log = RunLog(folder, console, config.n_epochs, config.tensorboard)
     # Models are built in every rank, and differ where the processors do.
     model.load_state_dict(ranks.from_first({name: value.cpu() for name, value in model.state_dict().items()}))
-    trainer = Trainer(config, model, datasets["train"], datasets["valid"], log, references)
-    with claimed(folder) if ranks.is_first() else nullcontext():  # nothing was written before
-        if ranks.is_first():
-            check_folder(config, resume, restart)  # another run may have begun and ended meanwhile
-            if restart and holds_run(folder):
-                log.message(f"the earlier run is kept in {set_aside(folder, _RUN_ENTRIES)}")
-        try:
-            # The generator of the caller is left as it was, and the run depends on its own seed alone.
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(config.seed)
-                if resume:
-                    trainer.restore()
-                    log.message(f"resuming after epoch {trainer.progress.epoch}")
-                else:
-                    trainer.save()  # first: from here on the folder holds a run, which can be resumed
-                if ranks.is_first():
-                    write_config(config, folder / "config.yaml")
-                trainer.run()
-        finally:
-            log.close()
-        return _finish(config, trainer, datasets, console)
+    return Trainer(config, model, datasets["train"], datasets["valid"], log, references), datasets
 
 
 def check_folder(config: TrainingConfig, resume: bool, restart: bool) -> None:
