@@ -54,6 +54,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_check_before_training(folder: Path) -> None:
+    """It reports beside a run that exists, and leaves everything as it was."""
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    result = call("train", folder / "config.yaml", "--check")
+    assert result.exit_code == 0, everything(result)
+    for expected in ("First step of stage 'first'", "forces", "estimate for the run", "GB"):
+        assert expected in everything(result)
+    refused = call("train", folder / "config.yaml", "--check", "--resume")
+    assert refused.exit_code == 1
+    assert "call it without --resume" in everything(refused)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
 def test_resume_and_restart(folder: Path) -> None:
     refused = call("train", folder / "config.yaml")
     assert refused.exit_code == 1

@@ -221,15 +221,15 @@ def test_reductions(count: int) -> None:
 def test_variables_of_slurm() -> None:
     given = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "123456"}
     given |= {"SLURM_STEP_NODELIST": "gpu[007-008,11]-ib", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}
-    assert ranks._is_rank(given)
+    assert ranks.is_rank(given)
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     assert [given[name] for name in names] == ["5", "8", "1", "4", "gpu007-ib", "23456"]
-    assert not ranks._is_rank({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"})
-    assert not ranks._is_rank({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"})  # in the script of a batch job
+    assert not ranks.is_rank({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"})
+    assert not ranks.is_rank({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"})  # in the script of a batch job
     single = {**given, "SLURM_STEP_NODELIST": "node3"}
     for name in names:
         del single[name]
-    assert ranks._is_rank(single)
+    assert ranks.is_rank(single)
     assert single["MASTER_ADDR"] == "node3"
 
 

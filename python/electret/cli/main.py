@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -99,15 +100,18 @@ def train(
     On several GPUs or processes: torchrun --nproc-per-node 4 -m electret train CONFIG, or srun python -m
     electret train CONFIG; `batch_size` is that of all together.
     """
-    from electret.support.ranks import process_group
+    from electret.support.ranks import is_rank, process_group
     from electret.training import TrainingConfig, train_committee
     from electret.training import check as check_run
     from electret.training import train as run_training
 
     options = TrainingConfig.from_yaml(config, overrides or ())
     if check:
-        if resume or restart:
-            raise InputError("--check begins a run that is never written; leave out --resume and --restart")
+        if resume or restart or seeds > 1 or is_rank(os.environ):
+            raise InputError(
+                "--check takes one step of one new model in one process; call it without --resume, "
+                "--restart, --seeds, torchrun and srun"
+            )
         check_run(options)
         return
     with process_group(options.device):

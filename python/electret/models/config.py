@@ -517,8 +517,8 @@ class ModelConfig(StrictConfig):
     @property
     def flows(self) -> bool:
         """True if charges change by flow along edges only."""
-        options = {"fixed_point": self.fixed_point, "energy_functional": self.functional}
-        return options[self.family].flow if self.family in options else self.family == "sqe"
+        options = {"fixed_point": self.fixed_point.flow, "energy_functional": self.functional.flow}
+        return options.get(self.family, self.family == "sqe")
 
 
 _PLACE = "electret.models.families"

@@ -187,9 +187,9 @@ class FlowEvaluation:
         response[:, 0] = -self.flow._capacity
         return response
 
-    def jacobian(self, held: Tensor | None = None) -> LinearSolver:
+    def jacobian(self, held: Tensor | None = None, flow: Flow | None = None) -> LinearSolver:
         """See `electret.scf.problem.Evaluation`; where any component is held, the charges have to be."""
-        return self.inner.jacobian(flow=self.flow) if held is None else self.inner.jacobian(held)
+        return self.inner.jacobian(held, None if held is not None else flow or self.flow)
 
     @cached_property
     def crossing(self) -> Tensor:

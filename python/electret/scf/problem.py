@@ -165,7 +165,10 @@ class FixedPointEvaluation(Evaluation, Protocol):
 class Problem(Protocol):
     """Equations R(p, mu) = 0 of a batch."""
 
-    systems: Systems
+    @property
+    def systems(self) -> Systems:
+        """Conditions on the charges of the batch."""
+        ...
 
     @property
     def affine(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,6 +13,9 @@ from electret.scf.problem import Evaluation, LinearSolver, Problem, Residual, Sy
 from electret.scf.solvers import Newton, Solution
 from electret.scf.state import State
 from electret.support.locks import cached_property
+
+if TYPE_CHECKING:
+    from electret.scf.flow import Flow
 
 __all__ = ["ReferenceDensity", "clamped_solution"]
 
@@ -106,5 +110,5 @@ class _ClampedEvaluation:
     def local_response(self) -> torch.Tensor:
         return torch.where(self.known, 0.0, self.inner.local_response)
 
-    def jacobian(self, held: torch.Tensor | None = None) -> LinearSolver:
-        return self.inner.jacobian(self.known if held is None else self.known | held)
+    def jacobian(self, held: torch.Tensor | None = None, flow: Flow | None = None) -> LinearSolver:
+        return self.inner.jacobian(self.known if held is None else self.known | held, flow)

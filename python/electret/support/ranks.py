@@ -23,6 +23,7 @@ __all__ = [
     "from_first",
     "gathered",
     "is_first",
+    "is_rank",
     "process_group",
     "share",
     "shared",
@@ -39,7 +40,7 @@ def process_group(device: str = "cpu") -> Iterator[bool]:
 
     An error inside ends all ranks: that of the rank which failed first is raised, the others end silently.
     """
-    if not _is_rank(os.environ):
+    if not is_rank(os.environ):
         yield True
         return
     nccl = device.startswith("cuda") and dist.is_nccl_available()
@@ -50,14 +51,14 @@ def process_group(device: str = "cpu") -> Iterator[bool]:
     try:
         yield rank == 0
     except BaseException as error:
-        if not _fails_first(store):
+        if not _tells(error, store):
             number = getattr(error, "signal", None)
             raise SystemExit(1 if number is None else 128 + number) from None
         raise
     dist.destroy_process_group()
 
 
-def _is_rank(variables: MutableMapping[str, str]) -> bool:
+def is_rank(variables: MutableMapping[str, str]) -> bool:
     """True in a process of `torchrun`, or of an `srun` of several tasks, for which it sets the variables of
     PyTorch and a share of the cores."""
     if "RANK" not in variables and int(variables.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
@@ -78,11 +79,13 @@ def _is_rank(variables: MutableMapping[str, str]) -> bool:
     return True
 
 
-def _fails_first(store: dist.Store) -> bool:
+def _tells(error: BaseException, store: dist.Store) -> bool:
+    """True in the rank that failed first. Where the first rank, which keeps the store, is gone, it has told its
+    own error, which others may share; that it was killed is told by those that wait for it."""
     try:
         return bool(store.add("electret/failed", 1) == 1)
-    except RuntimeError:  # the process that keeps the store is gone
-        return True
+    except RuntimeError:
+        return isinstance(error, RankError)
 
 
 def connected() -> bool:

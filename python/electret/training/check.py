@@ -73,7 +73,7 @@ def check(
         torch.default_generator.manual_seed(config.seed)
         trainer, datasets = prepared(config, source, console, data)
         found = []
-        for index, stage in enumerate(config.stages):
+        for index, stage in enumerate(trainer.stages):
             trial = trainer.trial(index)
             whole = sum(trial.terms.values())
             shares = {name: term / whole if whole else 0.0 for name, term in trial.terms.items()}
@@ -108,13 +108,13 @@ def _warnings(where: str, shares: dict[str, float], unconverged: int, frames: in
         found.append(f"{where}: the first batch has no label of the loss, or no frame of it converged")
     for name, share in shares.items():
         if share > LARGEST_SHARE and len(shares) > 1:
-            found.append(f"{where}.loss.{name} is {share:.2%} of the loss; lower it, or raise the others")
+            found.append(f"{where}.loss.{name} is {share:.2%} of the loss; lower it, or raise others")
         elif share < SMALLEST_SHARE:
             found.append(f"{where}.loss.{name} is {share:.1e} of the loss; raise it, or lower the others")
     if unconverged:
         found.append(
-            f"{where}: {unconverged} of {frames} frames have no self-consistent density; begin with a stage of "
-            "mode direct"
+            f"{where}: {unconverged} of {frames} frames have no self-consistent density; begin with a stage "
+            "of mode direct"
         )
     return found
 
@@ -136,8 +136,8 @@ def _show(
         )
     say(
         console,
-        f"gradient norm {checked.gradient_norm:.3g}{clipped}{iterations}; {checked.step_seconds:.3g} s per step, "
-        f"{_duration(checked.epoch_seconds)} per epoch, {checked.epochs} epochs",
+        f"gradient norm {checked.gradient_norm:.3g}{clipped}{iterations}; {checked.step_seconds:.3g} s per "
+        f"step, {_duration(checked.epoch_seconds)} per epoch, {checked.epochs} epochs",
     )
     for warning in checked.warnings:
         say(console, f"warning: {warning}")

@@ -215,6 +215,8 @@ class LossConfig(_Weights):
     Systems whose density did not converge are left out.
     """
 
+    scales: Literal["units", "data"] = "units"
+    """Units that weights count in: squares of eV, Å, e, V, or the error of the mean of the labels."""
     stability_limit: float = Field(default=0.9, ge=0, le=100, allow_inf_nan=False)
     form: Literal["mse", "huber"] = "mse"
     huber_delta: float = Field(default=0.01, ge=1e-9, le=1e6, allow_inf_nan=False)

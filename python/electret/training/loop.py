@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from electret.data.dataset import GraphDataset
+from electret.data.dataset import Batches, GraphDataset
 from electret.graph import Graph
 from electret.models import Model
 from electret.models.base import NOT_FINITE
@@ -48,6 +48,7 @@ from electret.training.resumption import (
     fingerprints,
 )
 from electret.training.run_log import RunLog
+from electret.training.scales import scaled
 from electret.training.self_consistency import has_density, scf_options
 from electret.training.targets import resolved_mode
 
@@ -89,6 +90,9 @@ class Trainer:
         valid_set: frames whose loss decides about best model, schedule and early stop.
         log: where epochs are shown and recorded.
         references: isolated atoms, whose energies are in the model.
+
+    Attributes:
+        stages: of the config, with the weights that their `loss.scales` stand for.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class Trainer:
         self.train_set = train_set
         self.valid_set = valid_set
         self.log = log
+        self.stages = scaled(config, train_set, model.statistics.e0s, log.console)
         self.progress = Progress()
         self.device = torch.device(config.device)
         self.average = None if config.ema_decay is None else MovingAverage(model, config.ema_decay)
@@ -116,7 +121,7 @@ class Trainer:
     @property
     def stage(self) -> StageConfig:
         """The current stage."""
-        return self.config.stages[self.progress.stage]
+        return self.stages[self.progress.stage]
 
     def run(self) -> None:
         """Train to the end. Raises `TrainingInterrupted` after Ctrl-C or a termination signal, checkpoint
@@ -188,7 +193,7 @@ class Trainer:
         if stop := max(ranks.everywhere(self._stop_signal)):
             self._interrupt(stop)
 
-    def _batches(self) -> list[list[int]]:
+    def _batches(self) -> Batches:
         """Frames of the batches of the running epoch."""
         return self.train_set.shuffled_batches(
             self.config.data.limits, self.config.seed, self.progress.epoch, self._frames

@@ -501,7 +501,7 @@ def _finish(
     model_file = folder / MODEL_FILE
     metrics = {
         name: evaluate_dataset(
-            model, dataset, config.data.valid_limits, config.stages[-1].loss, len(dataset) <= MOST_PLOTTED
+            model, dataset, config.data.valid_limits, trainer.stages[-1].loss, len(dataset) <= MOST_PLOTTED
         )
         for name, dataset in datasets.items()
     }

@@ -26,7 +26,7 @@ class RunLog:
 
     def __init__(self, folder: Path, console: Console, n_epochs: int, tensorboard: bool = True) -> None:
         self._folder = folder
-        self._console = console
+        self.console = console
         self._n_epochs = n_epochs
         self._tensorboard = tensorboard
         self._writer: Any = None
@@ -50,16 +50,16 @@ class RunLog:
 
     def message(self, text: str) -> None:
         """Show a line."""
-        say(self._console, text)
+        say(self.console, text)
 
     @contextmanager
     def epoch_bar(self, epoch: int, n_epochs: int, n_batches: int, done: int) -> Iterator[Callable[[], None]]:
         """A progress bar over the batches of an epoch on terminals; gives the function that advances it."""
-        if not self._console.is_terminal:
+        if not self.console.is_terminal:
             yield lambda: None
             return
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with progress_bar(self._console, *columns) as bar:
+        with progress_bar(self.console, *columns) as bar:
             task = bar.add_task(f"epoch {epoch}/{n_epochs}", total=n_batches, completed=done)
             yield lambda: bar.advance(task)
 
