@@ -80,8 +80,8 @@ def is_rank(variables: MutableMapping[str, str]) -> bool:
 
 
 def _tells(error: BaseException, store: dist.Store) -> bool:
-    """True in the rank that failed first. Where the first rank, which keeps the store, is gone, it has told its
-    own error, which others may share; that it was killed is told by those that wait for it."""
+    """True in the rank that failed first. Where the first rank, which keeps the store, is gone, it has told
+    its own error, which others may share; that it was killed is told by those that wait for it."""
     try:
         return bool(store.add("electret/failed", 1) == 1)
     except RuntimeError:
