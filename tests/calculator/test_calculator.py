@@ -261,7 +261,7 @@ def test_polarization_of_split_charges(models: dict[str, Model]) -> None:
 
 
 def test_born_effective_charges_of_explicit_densities(models: dict[str, Model], water: Atoms) -> None:
-    """dD/dR where the density is local; in a periodic system that of the polarisation, which has one."""
+    """dD/dR where the density is local; in a crystal that relative to each atom, or of the polarisation."""
     water.calc = Calculator(models["local_charges"])
     assert not water.calc.get_property("polarizability", water).any()  # it has no response to a field
     born = water.calc.get_property("born_effective_charges", water)
@@ -278,8 +278,11 @@ def test_born_effective_charges_of_explicit_densities(models: dict[str, Model], 
     atoms.symbols[0] = "O"
     atoms.rattle(0.1, seed=1)
     atoms.calc = Calculator(models["local_charges"])
+    born = atoms.calc.get_property("born_effective_charges", atoms)
+    np.testing.assert_allclose(born.sum(axis=0), 0.0, atol=1e-6)
+    assert np.abs(born).max() > 1e-3
     with pytest.raises(PropertyNotImplementedError, match="periodic axes a, b, c"):
-        atoms.calc.get_property("born_effective_charges", atoms)
+        atoms.calc.get_property("polarizability", atoms)
     atoms.calc = Calculator(models["split_charges"])
     born = atoms.calc.get_property("born_effective_charges", atoms)
     polarizations = []

@@ -249,8 +249,9 @@ def with_responses(atoms: Atoms, pbc: list[bool]) -> Atoms:
 @pytest.mark.parametrize(
     ("family", "pbc", "present"),
     [
-        ("local_charges", [True, True, True], {"born_effective_charges": 0}),
-        ("local_charges", [True, True, False], {"born_effective_charges": 3}),
+        ("local_charges", [True, True, True], {"born_effective_charges": 9, "polarizability": 0}),
+        ("local_charges", [True, True, False], {"born_effective_charges": 9, "polarizability": 1}),
+        ("latent_ewald", [True, True, True], {"born_effective_charges": 9}),
         ("split_charges", [True, True, True], {"born_effective_charges": 9}),
         ("qeq", [True, True, True], {"born_effective_charges": 0, "polarizability": 0}),
         ("qeq", [True, True, False], {"born_effective_charges": 3, "polarizability": 1}),
@@ -270,10 +271,11 @@ def test_moving_atoms_by_cell_vectors_changes_no_loss(
     for structure in (atoms, moved):
         graph = Graph.from_atoms(structure, model.cutoff)
         output = model(graph, properties=tuple(present))
-        loss = Loss(LossConfig(**dict.fromkeys(present, 1.0)))
+        periodic = model.description.periodic_responses
+        loss = Loss(LossConfig(**dict.fromkeys(present, 1.0)), periodic)
         found.append({name: float(value) for name, value in loss.terms(output, graph).items()})
         for name, count in present.items():
-            entry = residual(name, output, graph)
+            entry = residual(name, output, graph, periodic_responses=periodic)
             assert (0 if entry is None else int(entry.mask[0].sum())) == count
     assert found[1] == pytest.approx(found[0], rel=1e-6)
     assert set(found[0]) == {name for name, count in present.items() if count}

@@ -641,6 +641,7 @@ def test_born_charges_of_crystals_alone_are_refused(tmp_path: Path) -> None:
     for atoms in frames:
         atoms.arrays["REF_born_effective_charges"] = rng.normal(size=(2, 9))
     options = run_options(write_frames(tmp_path / "crystals.xyz", frames), tmp_path / "run")
+    options["model"]["family"] = "qeq"
     options["stages"][0]["loss"] = {"born_effective_charges": 1.0}
-    with pytest.raises(InputError, match=r"'REF_born_effective_charges' are crystals.*split_charges"):
+    with pytest.raises(InputError, match=r"'REF_born_effective_charges' are crystals.*local_charges"):
         train(TrainingConfig.from_dict(options), console=Console(file=io.StringIO()))

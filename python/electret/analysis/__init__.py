@@ -5,6 +5,7 @@ from typing import NoReturn
 from electret.analysis.assessment import Assessment, assess
 from electret.analysis.comparison import Comparison, Entry, compare
 from electret.analysis.field_response import FieldDipoles, FieldResponse
+from electret.analysis.infrared import InfraredSpectrum, dipole_rate, infrared_spectrum, spectrum_of_rates
 from electret.analysis.scf_statistics import ScfStatistics, UnconvergedFrame
 
 __all__ = [
@@ -13,10 +14,14 @@ __all__ = [
     "Entry",
     "FieldDipoles",
     "FieldResponse",
+    "InfraredSpectrum",
     "ScfStatistics",
     "UnconvergedFrame",
     "assess",
     "compare",
+    "dipole_rate",
+    "infrared_spectrum",
+    "spectrum_of_rates",
 ]
 
 

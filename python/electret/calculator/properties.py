@@ -200,13 +200,10 @@ def state(values: Mapping[str, torch.Tensor], atoms: Atoms, model: Model) -> dic
 
 
 def undefined_by_boundary(name: str, atoms: Atoms, model: Model) -> bool:
-    """True for the dipole, and for its derivatives without a polarisation in its place, of atoms with a
-    periodic axis. Born charges of latent charges are defined everywhere."""
-    family = model.description
-    of_dipole = name == "dipole" or (
-        name in NORMALS and bool(family.properties) and not family.has_polarization
-    )
-    return of_dipole and bool(atoms.pbc.any())
+    """True for the dipole, and for its derivatives that the family does not define there, of atoms with a
+    periodic axis."""
+    undefined = name in NORMALS and name not in model.description.periodic_responses
+    return undefined and bool(atoms.pbc.any())
 
 
 def responses(

@@ -228,5 +228,5 @@ def _responses(frames: Frames, keys: DataKeys) -> Iterator[str]:
             yield (
                 f"'{getattr(keys, name)}' of {_count(frames, found)} with periodic axes count along open "
                 "axes only: a dipole along a periodic axis depends on the image in which an atom is listed "
-                "(families with a polarisation, 'split_charges', take all Born charges)"
+                "(families with local charges or a polarisation, as 'local_charges', take all Born charges)"
             )

@@ -19,6 +19,7 @@ from electret.errors import InputError
 from electret.graph import NEAREST, Graph, coinciding
 from electret.kernels.arguments import Options
 from electret.models.backbone import Backbone, load_tensors
+from electret.models.born_charges import local_born_charges
 from electret.models.config import ModelConfig
 from electret.models.family import Family
 from electret.models.start.statistics import Statistics
@@ -85,6 +86,9 @@ class Density:
     """Energy of the density at each atom `[n_atoms]` eV, beside its electrostatics."""
     results: dict[str, torch.Tensor] = field(default_factory=dict)
     """Further results of the family."""
+    local_charges: torch.Tensor | None = None
+    """Charges `[n_atoms]` e as functions of the surroundings of each atom, which give Born charges along
+    periodic axes: of the same value, but without the derivative of a shift of all of them."""
 
 
 @dataclass(frozen=True)
@@ -386,6 +390,10 @@ class Model(torch.nn.Module):
                 with_charges = electrostatics.charges_energies(multipoles)
                 result["energy_external_charges"] = sum_over_atoms(with_charges, graph.batch, graph.n_systems)
                 parts.append(with_charges)
+            if density.local_charges is not None and "born_effective_charges" in call.properties:
+                result["born_effective_charges"] = self.born_charges(
+                    structure, multipoles, density.local_charges.double(), call.training
+                )
         if density is not None and self.description.properties:
             charges = multipoles[:, 0]  # [n_atoms]
             moments = charges[:, None] * structure.positions + cartesian_dipoles(multipoles)
@@ -417,6 +425,21 @@ class Model(torch.nn.Module):
         if "energies" in call.properties:
             result["energies"] = torch.stack([part.detach() for part in parts]).sum(dim=0)
         return result
+
+    def born_charges(
+        self, structure: Structure, multipoles: torch.Tensor, local: torch.Tensor, training: bool
+    ) -> torch.Tensor:
+        """dP_a/dR_ib `[n_atoms, 3, 3]` e of local charges; they add up to the total charge where that is
+        fixed."""
+        graph = structure.graph
+        found = local_born_charges(
+            multipoles[:, 0], local, cartesian_dipoles(multipoles), structure.positions, graph, training
+        )
+        if "total_charge" not in self.honours:
+            return found
+        excess = sum_over_atoms(found, graph.batch, graph.n_systems)
+        excess = excess - graph.total_charge[:, None, None] * torch.eye(3).to(found)
+        return found - (excess / graph.n_atoms_per_system[:, None, None])[graph.batch]
 
     def electrostatics_of(self, structure: Structure) -> Electrostatics:
         """The operators between density and potential of a batch."""

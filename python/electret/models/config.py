@@ -536,12 +536,14 @@ _FAMILIES = (
         f"{_PLACE}.fixed_charges:FixedCharges",
         options=("conserve_charge", "charges"),
         targets=LABELLED_FORCES,  # charges are constants, without a gradient
+        local_charges=True,
     ),
     Family(
         "local_charges",
         f"{_PLACE}.local_charges:LocalCharges",
         options=("conserve_charge",),
         targets=(*LABELLED_DENSITY, "total_charge"),
+        local_charges=True,
     ),
     Family(
         "split_charges",
@@ -554,7 +556,8 @@ _FAMILIES = (
         f"{_PLACE}.latent_ewald:LatentEwald",
         options=("latent_charges", "latent", "split"),
         properties={},  # latent charges are no observables
-        targets=LABELLED_FORCES,
+        targets=(*LABELLED_FORCES, "born_effective_charges"),
+        local_charges=True,
     ),
     Family(
         "qeq",

@@ -60,6 +60,8 @@ class Family:
         properties: observables of the density, each with one value per `atom` or per `system`; results of the
             model and of the calculator. Empty without a density, and for a latent one.
         targets: quantities whose loss has a gradient in the family (`electret.training.targets.TARGETS`).
+        local_charges: charges are functions of the surroundings of each atom, which gives Born charges at any
+            boundary.
         modes: training modes of a self-consistent density, the default first; empty where the density is an
             explicit function of the geometry.
     """
@@ -71,6 +73,7 @@ class Family:
     properties: Mapping[str, Literal["atom", "system"]] = field(default_factory=lambda: CHARGES_AND_DIPOLE)
     targets: tuple[str, ...] = LABELLED_DENSITY
     modes: tuple[str, ...] = ()
+    local_charges: bool = False
 
     @property
     def self_consistent(self) -> bool:
@@ -81,6 +84,13 @@ class Family:
     def has_polarization(self) -> bool:
         """True if a field along a periodic axis has a meaning."""
         return "polarization" in self.properties
+
+    @property
+    def periodic_responses(self) -> frozenset[str]:
+        """Derivatives of the dipole that have a meaning along periodic axes."""
+        if self.has_polarization:
+            return frozenset({"polarizability", "energy_polarizability", "born_effective_charges"})
+        return frozenset({"born_effective_charges"} if self.local_charges else ())
 
     @property
     def model_class(self) -> Any:

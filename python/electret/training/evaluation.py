@@ -19,7 +19,6 @@ from electret.data.sources import read_frames
 from electret.errors import InputError
 from electret.graph import Graph
 from electret.models import Model
-from electret.models.family import LABELLED_FORCES
 from electret.support import ranks
 from electret.training.config import LossConfig
 from electret.training.loss import Loss
@@ -154,10 +153,11 @@ def evaluate_dataset(
 ) -> Metrics:
     """Errors of `model` on `dataset`, and the mean loss per frame if `loss` is given; in all ranks, which
     share the batches."""
-    measure = Loss(loss) if loss else None
+    periodic = model.description.periodic_responses
+    measure = Loss(loss, periodic) if loss else None
     weighted = loss.weights if loss else ()
     limit = loss.stability_limit if loss else LossConfig.model_fields["stability_limit"].default
-    accumulator = MetricsAccumulator(loss.dipole_components if loss else None, parity, limit)
+    accumulator = MetricsAccumulator(loss.dipole_components if loss else None, parity, limit, periodic)
     for _, graph, output in predictions(model, dataset, batch_size, weighted, collected=False):
         value = None
         if measure is not None:
@@ -174,7 +174,7 @@ def comparable(model: Model, output: Predictions) -> Predictions:
     """Outputs that labels apply to; a latent density is compared with no label."""
     if model.description.properties:
         return output
-    return {name: output[name] for name in LABELLED_FORCES if name in output}
+    return {name: output[name] for name in model.description.targets if name in output}
 
 
 def as_dataset(

@@ -153,7 +153,7 @@ class Trainer:
     def _begin_stage(self) -> None:
         self.optimizer = build_optimizer(self.model, self.stage)
         self.schedule = Schedule(self.optimizer, self.stage.scheduler, self.stage.epochs)
-        self.loss = Loss(self.stage.loss)
+        self.loss = Loss(self.stage.loss, self.config.model.description.periodic_responses)
         family = self.config.model.family
         self._scf = scf_options(family, self.stage)
         direct = resolved_mode(family, self.stage.mode) == "direct"

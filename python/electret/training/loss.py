@@ -24,6 +24,8 @@ class Loss:
     """
 
     config: LossConfig
+    periodic_responses: frozenset[str] = frozenset()
+    """Derivatives of the dipole that the family defines along periodic axes."""
 
     def sums(
         self, predictions: Mapping[str, torch.Tensor], graph: Graph
@@ -33,7 +35,12 @@ class Loss:
         found = {}
         for name in self.config.weights:
             entry = residual(
-                name, predictions, graph, self.config.dipole_components, self.config.stability_limit
+                name,
+                predictions,
+                graph,
+                self.config.dipole_components,
+                self.config.stability_limit,
+                self.periodic_responses,
             )
             if entry is not None:
                 found[name] = (self._sum(entry, graph), entry.mask.sum())

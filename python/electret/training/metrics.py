@@ -127,6 +127,7 @@ class MetricsAccumulator:
         dipole_components: see `residual`.
         parity: keep labels and predictions, and how each self-consistency went from iteration to iteration.
         stability_limit: see `residual`.
+        periodic_responses: see `residual`.
     """
 
     def __init__(
@@ -134,9 +135,11 @@ class MetricsAccumulator:
         dipole_components: Sequence[str] | None = None,
         parity: bool = False,
         stability_limit: float = 0.9,
+        periodic_responses: frozenset[str] = frozenset(),
     ) -> None:
         self._dipole_components = dipole_components
         self._stability_limit = stability_limit
+        self._periodic_responses = periodic_responses
         self._keep_parity = parity
         self._convergence = Convergence()
         self._errors: dict[str, dict[str, ErrorSums]] = {"all": {}}
@@ -156,7 +159,14 @@ class MetricsAccumulator:
             self._has_loss = True
         kinds = np.array(graph.config_type)
         for name in TARGETS:
-            entry = residual(name, predictions, graph, self._dipole_components, self._stability_limit)
+            entry = residual(
+                name,
+                predictions,
+                graph,
+                self._dipole_components,
+                self._stability_limit,
+                self._periodic_responses,
+            )
             if entry is None:
                 continue
             mask = entry.mask.cpu().numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,14 +45,16 @@ def residual(
     graph: Graph,
     dipole_components: Sequence[str] | None = None,
     stability_limit: float = 0.9,
+    periodic_responses: Collection[str] = (),
 ) -> Residual | None:
     """Residual of a target, or None if no frame of the batch carries it or the model does not predict it.
 
-    Systems that did not converge (`scf_converged` of the predictions) never count. Multipoles are compared up
-    to the lower of the two highest l. `dipole_components` names the components of the dipole that count; None
-    takes those along which the frame is not periodic, where alone a dipole is defined, and of a model without
-    a polarisation its derivatives. Potentials on the grid of a crystal are compared without their means over
-    the grid, which are a matter of convention. `stability` is what exceeds `stability_limit`.
+    Systems that did not converge (`scf_converged` of the predictions) never count. Multipoles are
+    compared up to the lower of the two highest l. `dipole_components` names the components of the dipole
+    that count; None takes those along which the frame is not periodic, where alone a dipole is defined,
+    and its derivatives but for the `periodic_responses` of the family. Potentials on the grid of a
+    crystal are compared without their means over the grid, which are a matter of convention. `stability`
+    is what exceeds `stability_limit`.
     """
     target = TARGETS[name]
     if name not in predictions:
@@ -72,7 +74,7 @@ def residual(
         mask = torch.isfinite(prediction)  # nan where the reference density lacks a component
     if name == "dipole":
         mask = mask & open_components(graph, dipole_components)
-    if name in DIPOLE_DERIVATIVES and "polarization" not in predictions:
+    if name in DIPOLE_DERIVATIVES and name not in periodic_responses:
         along = open_components(graph)[system]  # [n_rows, 3]
         other = along if name == "polarizability" else torch.ones_like(along)
         mask = mask & (along[:, :, None] & other[:, None, :]).flatten(1)

@@ -313,15 +313,14 @@ def _check_labels(config: TrainingConfig, data: TrainingData) -> None:
 def _check_periodic_responses(
     config: TrainingConfig, frames: Frames, targets: Sequence[str], where: str
 ) -> None:
-    """Derivatives of the dipole count along open axes only, but where the family has a polarisation."""
-    if config.model.description.has_polarization:
-        return
-    for name in DIPOLE_DERIVATIVES.intersection(targets):
+    """Derivatives of the dipole count along open axes only, but where the family defines them along all."""
+    for name in DIPOLE_DERIVATIVES.intersection(targets) - config.model.description.periodic_responses:
         if frames.column("pbc", False)[frames.has(name)].all():
             raise InputError(
                 f"{where}.{name}: all frames with '{getattr(config.data.keys, name)}' are crystals, where "
                 f"the dipole of family '{config.model.family}' depends on the image in which an atom is "
-                "listed; remove the weight, add open systems, or (Born charges) use family split_charges"
+                "listed; remove the weight, add open systems, or (Born charges) use a family whose charges "
+                "are local, as local_charges"
             )
 
 

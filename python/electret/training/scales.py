@@ -11,6 +11,7 @@ from rich.console import Console
 
 from electret.data.dataset import GraphDataset
 from electret.graph import Graph
+from electret.models.family import Family
 from electret.support import ranks
 from electret.support.console import PlainTable, say
 from electret.training.config import StageConfig, TrainingConfig
@@ -42,11 +43,11 @@ def scaled(
     chosen = np.arange(len(train_set))
     if len(chosen) > MOST_FRAMES:
         chosen = np.sort(np.random.default_rng(config.seed).choice(chosen, MOST_FRAMES, replace=False))
-    guess = _Means(train_set, chosen, e0s, config.model.description.has_polarization)
+    guess = _Means(train_set, chosen, e0s)
     result = []
     for index, stage in enumerate(config.stages):
         if stage.loss.scales == "data":
-            terms = ranks.from_first(_terms(stage, guess))
+            terms = ranks.from_first(_terms(stage, guess, config.model.description))
             for name in stage.loss.weights:
                 if TARGETS[name].has_own_label and name not in terms:
                     say(
@@ -64,15 +65,8 @@ def scaled(
 class _Means:
     """Labels that are guessed by their means over the frames."""
 
-    def __init__(
-        self,
-        train_set: GraphDataset,
-        chosen: NDArray[np.int64],
-        e0s: Mapping[int, float],
-        has_polarization: bool,
-    ) -> None:
+    def __init__(self, train_set: GraphDataset, chosen: NDArray[np.int64], e0s: Mapping[int, float]) -> None:
         self.train_set, self.chosen, self.e0s = train_set, chosen, e0s
-        self.has_polarization = has_polarization
         self.energy, self.fermi_level = _Mean(), _Mean()
         self.charges: dict[int, _Mean] = {}
         for graph in self.graphs():
@@ -97,8 +91,6 @@ class _Means:
         labels = graph.labels
         found = {name: torch.zeros_like(label) for name, label in labels.items() if name in TARGETS}
         found["total_charge"] = torch.zeros_like(graph.total_charge)
-        if self.has_polarization:
-            found["polarization"] = graph.positions.new_zeros(graph.n_systems, 3)
         if "energy" in labels:
             found["energy"] = self._atoms(graph) + self.energy.value * graph.n_atoms_per_system
         if "fermi_level" in labels:
@@ -138,10 +130,10 @@ class _Mean:
         return self.total / self.count if self.count else 0.0
 
 
-def _terms(stage: StageConfig, guess: _Means) -> dict[str, float]:
+def _terms(stage: StageConfig, guess: _Means, family: Family) -> dict[str, float]:
     """Terms of weight 1 of the guess by target, of those with a label of their own."""
     names = [name for name in stage.loss.weights if TARGETS[name].has_own_label]
-    loss = Loss(stage.loss.model_copy(update=dict.fromkeys(names, 1.0)))
+    loss = Loss(stage.loss.model_copy(update=dict.fromkeys(names, 1.0)), family.periodic_responses)
     totals: dict[str, tuple[float, int]] = {}
     for graph in guess.graphs():
         for name, (total, count) in loss.sums(guess.predictions(graph), graph).items():

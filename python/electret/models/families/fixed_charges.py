@@ -41,4 +41,5 @@ class FixedCharges(ShiftedCharges):
 
     def density(self, structure: Structure, features: list[torch.Tensor]) -> Density:
         """Charges of the elements, `[n_atoms, 1]`."""
-        return Density(self.conserved(self.element_charges[structure.elements], structure.graph)[:, None])
+        charges = self.conserved(self.element_charges[structure.elements], structure.graph)
+        return Density(charges[:, None], local_charges=charges)

@@ -11,7 +11,8 @@ import torch
 
 from electret.errors import InputError
 from electret.models.backbone import GATES, Backbone, construction_dtype
-from electret.models.base import Call, Density, Model, Structure, cartesian_dipoles
+from electret.models.base import Density, Model, Structure, cartesian_dipoles
+from electret.models.born_charges import local_born_charges
 from electret.models.config import ModelConfig
 from electret.models.families.charge_flux import FluxDensity
 from electret.models.hosted import mace_blocks
@@ -54,7 +55,8 @@ class LatentEwald(Model):
 
     def density(self, structure: Structure, features: list[torch.Tensor]) -> Density:
         """Latent multipoles `[n_atoms, (max_l+1)^2]`."""
-        return Density(self.readout(features) if self.flux is None else self.flux(structure, features))
+        multipoles = self.readout(features) if self.flux is None else self.flux(structure, features)
+        return Density(multipoles, local_charges=multipoles[:, 0])
 
     def electrostatics_of(self, structure: Structure) -> Electrostatics:
         """The operators between density and potential of a batch."""
@@ -67,44 +69,17 @@ class LatentEwald(Model):
         """Names that `properties` of a call may have."""
         return frozenset({"energies", "born_effective_charges"})
 
-    def _energies(self, structure: Structure, call: Call) -> dict[str, torch.Tensor]:
-        result = super()._energies(structure, call)
-        if "born_effective_charges" in call.properties:
-            result["born_effective_charges"] = self._born_charges(
-                structure, result["latent_multipoles"], call
-            )
-        return result
-
-    def _born_charges(self, structure: Structure, multipoles: torch.Tensor, call: Call) -> torch.Tensor:
-        """dP_a/dr_ib `[n_atoms, 3, 3]` in e of the latent multipoles, up to the sign of all of them.
-
-        Along periodic axes P is that of MACE-LES, sum_j q_j L/(2 pi) sin(2 pi (f_j - f_i)) relative to atom
-        i, with fractional coordinates f, which equals sum_j q_j (r_j - r_i) as far as the charges that an
-        atom affects are near it.
-        """
+    def born_charges(
+        self, structure: Structure, multipoles: torch.Tensor, local: torch.Tensor, training: bool
+    ) -> torch.Tensor:
+        """dP_a/dR_ib `[n_atoms, 3, 3]` e of the latent multipoles, up to the sign of all of them."""
         graph, options = structure.graph, self.config.latent
-        positions, batch = structure.positions, graph.batch
-        charges = multipoles[:, 0]
         if options.remove_mean:
-            total = sum_over_atoms(charges, batch, graph.n_systems)
-            charges = charges - (total / torch.bincount(batch, minlength=graph.n_systems))[batch]
-        lattice = (graph.cell * graph.pbc[:, :, None])[batch]  # zero rows along open axes
-        inverse = torch.linalg.pinv(graph.cell * graph.pbc[:, :, None])[batch]
-        fractions = torch.einsum("ai,aik->ak", positions, inverse)
-        along_open = positions - torch.einsum("ak,aki->ai", fractions, lattice)
-        moments = charges[:, None] * along_open + cartesian_dipoles(multipoles)
-
-        def gradient(value: torch.Tensor) -> torch.Tensor:
-            return torch.autograd.grad(
-                value.sum(), positions, create_graph=call.training, retain_graph=True, materialize_grads=True
-            )[0]
-
-        found = torch.stack([gradient(moments[:, axis]) for axis in range(3)], dim=1)
-        for axis in torch.nonzero(graph.pbc.any(dim=0)).flatten().tolist():
-            phase = 2.0 * math.pi * fractions[:, axis]
-            sine, cosine = (gradient(charges * function(phase)) for function in (torch.sin, torch.cos))
-            along = (sine * phase.cos()[:, None] - cosine * phase.sin()[:, None]) / (2.0 * math.pi)
-            found = found + lattice[:, axis, :, None] * along[:, None, :]
+            total = sum_over_atoms(local, graph.batch, graph.n_systems)
+            local = local - (total / graph.n_atoms_per_system)[graph.batch]
+        dipoles = cartesian_dipoles(multipoles)
+        n_harmonics = 1 if options.readout == "mace" else None
+        found = local_born_charges(local, local, dipoles, structure.positions, graph, training, n_harmonics)
         return found * math.sqrt(options.epsilon_factor)
 
 

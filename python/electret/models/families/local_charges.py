@@ -32,7 +32,9 @@ class LocalCharges(ShiftedCharges):
     def density(self, structure: Structure, features: list[torch.Tensor]) -> Density:
         """Multipoles `[n_atoms, (max_l+1)^2]`."""
         multipoles = self.readout(features)
+        local = multipoles[:, 0]
         if self.config.conserve_charge:
-            charges = self.conserved(multipoles[:, 0], structure.graph)
+            charges = self.conserved(local, structure.graph)
             multipoles = torch.cat([charges[:, None], multipoles[:, 1:]], dim=1)
-        return Density(multipoles)
+            local = local + (charges - local).detach()
+        return Density(multipoles, local_charges=local)
