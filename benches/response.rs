@@ -70,6 +70,7 @@ fn jacobian(geometry: &Arc<Geometry>, right: &[f64], method: Solver) -> Jacobian
         right: Some(right),
         column: None,
         constrained: &[true],
+        flow: None,
     };
     let settings = Settings {
         method,

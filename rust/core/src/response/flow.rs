@@ -3,7 +3,9 @@
 //! With conductances c of the edges, incidence B and Laplacian Λ = Bᵀ diag(c) B, and the placement w of the total charge
 //! (sum 1), the rows of the charges of J0 = L + R M, which are then derivatives of the potentials that drive the flow, become
 //!
-//!     J_q = 1 - w 1ᵀ + (Λ + s w wᵀ) J0_q,
+//! ```text
+//! J_q = 1 - w 1ᵀ + (Λ + s w wᵀ) J0_q,
+//! ```
 //!
 //! and those of the column c likewise. Their sum over the atoms is s wᵀ J0_q: the Fermi level is that of the placement.
 //! Source: Nistor, Polihronov, Müser and Mosey, J. Chem. Phys. 125, 094108 (2006), with the flows eliminated.
