@@ -32,6 +32,7 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     atoms = read(DATA, "-1")
+    atoms.info = {}  # its Fermi level would be a condition
     calculator = atoms.calc = Calculator(options.model)
     rng = np.random.default_rng(0)
     MaxwellBoltzmannDistribution(atoms, temperature_K=TEMPERATURE, rng=rng)

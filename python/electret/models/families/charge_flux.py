@@ -38,8 +38,8 @@ which is a permittivity of 2 of an oxide, and a polarisability of `FULL` e·Å²
 FULL = 0.1
 """Labelled polarisability of an atom, e·Å²/V, below which conductances start smaller in proportion."""
 
-CONDUCTING = 250.0
-"""Conductance between conductors relative to that between insulators: 1 e/V at 2.9 Å."""
+CONDUCTING = 1000.0
+"""Conductance between conductors relative to that between insulators: 4 e/V at 2.9 Å."""
 
 SMALLEST_TOTAL = 1e-3
 """Sum of the shares in the charge of a system below which they are evened out."""
