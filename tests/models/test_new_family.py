@@ -85,5 +85,5 @@ except InputError as error:
     assert "unknown family 'element_charge'" in lines[0]
     assert "import the module" in lines[0]
     assert lines[1] == "('conserve_charge',)"
-    assert "'qeq' does nothing in family 'element_charges' (it belongs to qeq)" in lines[2]
+    assert "'qeq' does nothing in family 'element_charges' (it belongs to qeq, sqe)" in lines[2]
     assert "family 'qeq' is registered already" in lines[3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -63,7 +64,8 @@ def local_born_charges(
         phase = 2.0 * math.pi * fractions[:, axis]
         heights = 1.0 / torch.linalg.vector_norm(inverse[:, :, axis], dim=1)  # infinite along open axes
         rows = [_sines(n_harmonics or _harmonics(height)) for height in heights.tolist()]
-        weights = torch.nn.utils.rnn.pad_sequence([phase.new_tensor(row) for row in rows])  # [m, n_systems]
+        padded = itertools.zip_longest(*rows, fillvalue=0.0)  # [m, n_systems]
+        weights = torch.tensor(list(padded), dtype=phase.dtype, device=phase.device)
         along = torch.zeros_like(positions)
         for n, weight in enumerate(weights[:, batch, None] / (2.0 * math.pi), start=1):
             sine, cosine = (gradient(local * function(n * phase)) for function in (torch.sin, torch.cos))
