@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms, units
 from numpy.typing import ArrayLike, NDArray
+from scipy.fft import dct
 
 from electret.calculator import Calculator
 from electret.errors import InputError
@@ -132,10 +133,7 @@ def spectrum_of_rates(
     transform = np.fft.rfft(values, n=2 * n, axis=0)
     correlation = np.fft.irfft((np.abs(transform) ** 2).sum(axis=1))[:n_lags] / (n - np.arange(n_lags))
     window = 0.5 * (1.0 + np.cos(np.pi * np.arange(n_lags) / n_lags))
-    weighted = np.zeros(2 * n_lags)
-    weighted[:n_lags] = correlation * window
-    weighted[n_lags + 1 :] = (correlation * window)[:0:-1]
-    spectrum = timestep * np.asarray(np.fft.rfft(weighted).real, dtype=np.float64)  # e² Å²/fs
+    spectrum = timestep * dct(np.append(correlation * window, 0.0), type=1)  # e² Å²/fs
     prefactor = 4.0 * math.pi * COULOMB_CONSTANT / (6.0 * SPEED_OF_LIGHT * volume * units.kB * temperature)
     frequencies = np.fft.rfftfreq(2 * n_lags, timestep).astype(np.float64)  # 1/fs
     return InfraredSpectrum(

@@ -68,7 +68,7 @@ class Trial:
     """Frames of the batch."""
     step_seconds: float
     evaluation_seconds: float
-    """Of the batch as in validation."""
+    """Time of an evaluation of the batch, as in validation."""
     terms: dict[str, float]
     """Weighted terms of the loss."""
     gradient_norm: float

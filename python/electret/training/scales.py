@@ -12,6 +12,7 @@ from rich.console import Console
 from electret.data.dataset import GraphDataset
 from electret.graph import Graph
 from electret.models.family import Family
+from electret.models.start.density import Mean
 from electret.support import ranks
 from electret.support.console import PlainTable, say
 from electret.training.config import StageConfig, TrainingConfig
@@ -67,19 +68,17 @@ class _Means:
 
     def __init__(self, train_set: GraphDataset, chosen: NDArray[np.int64], e0s: Mapping[int, float]) -> None:
         self.train_set, self.chosen, self.e0s = train_set, chosen, e0s
-        self.energy, self.fermi_level = _Mean(), _Mean()
-        self.charges: dict[int, _Mean] = {}
+        frames = train_set.frames.take(chosen)
+        n_atoms = frames.column("atoms")[frames.has("energy")]
+        self.energy = _mean(frames.energies_without(e0s) / n_atoms)
+        self.fermi_level = _mean(frames.column("fermi_level"))
+        self.charges: dict[int, Mean] = {}
         for graph in self.graphs():
-            labels = graph.labels
-            if "energy" in labels:
-                self.energy.add((labels["energy"] - self._atoms(graph)) / graph.n_atoms_per_system)
-            if "fermi_level" in labels:
-                self.fermi_level.add(labels["fermi_level"])
             charges = self._charges(graph)
-            if charges is None:
-                continue
-            for number in graph.atomic_numbers.unique().tolist():
-                self.charges.setdefault(number, _Mean()).add(charges[graph.atomic_numbers == number])
+            known = torch.isfinite(charges)
+            for number in graph.atomic_numbers[known].unique().tolist():
+                own = charges[known & (graph.atomic_numbers == number)]
+                self.charges.setdefault(number, Mean()).add(own)
 
     def graphs(self) -> Iterator[Graph]:
         """Batches of the frames."""
@@ -92,11 +91,11 @@ class _Means:
         found = {name: torch.zeros_like(label) for name, label in labels.items() if name in TARGETS}
         found["total_charge"] = torch.zeros_like(graph.total_charge)
         if "energy" in labels:
-            found["energy"] = self._atoms(graph) + self.energy.value * graph.n_atoms_per_system
+            found["energy"] = self._atoms(graph) + self.energy * graph.n_atoms_per_system
         if "fermi_level" in labels:
-            found["fermi_level"] = torch.full_like(labels["fermi_level"], self.fermi_level.value)
+            found["fermi_level"] = torch.full_like(labels["fermi_level"], self.fermi_level)
         numbers = graph.atomic_numbers.tolist()
-        means = [self.charges[number].value if number in self.charges else 0.0 for number in numbers]
+        means = [self.charges[number].result() if number in self.charges else 0.0 for number in numbers]
         if "charges" in labels:
             found["charges"] = labels["charges"].new_tensor(means)
         if "multipoles" in labels:
@@ -110,24 +109,17 @@ class _Means:
         return own.new_zeros(graph.n_systems).index_add(0, graph.batch, own)
 
     @staticmethod
-    def _charges(graph: Graph) -> torch.Tensor | None:
-        multipoles = graph.labels.get("multipoles")
-        return graph.labels.get("charges") if multipoles is None else multipoles[:, 0]
+    def _charges(graph: Graph) -> torch.Tensor:
+        """Labelled charges, NaN without."""
+        if "multipoles" in graph.labels:
+            return graph.labels["multipoles"][:, 0]
+        return graph.labels.get("charges", torch.full_like(graph.positions[:, 0], torch.nan))
 
 
-class _Mean:
-    """Mean of finite numbers, 0 of none."""
-
-    def __init__(self) -> None:
-        self.total, self.count = 0.0, 0
-
-    def add(self, values: torch.Tensor) -> None:
-        finite = values[torch.isfinite(values)].double()
-        self.total, self.count = self.total + float(finite.sum()), self.count + finite.numel()
-
-    @property
-    def value(self) -> float:
-        return self.total / self.count if self.count else 0.0
+def _mean(values: NDArray[np.float64]) -> float:
+    """Mean of the finite numbers, 0 of none."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else 0.0
 
 
 def _terms(stage: StageConfig, guess: _Means, family: Family) -> dict[str, float]:

@@ -30,7 +30,7 @@ from electret.models.config import ModelConfig
 from electret.models.start.responses import element_responses
 from electret.models.start.statistics import Statistics
 
-__all__ = ["density_statistics", "reference_multipoles", "unit_norm"]
+__all__ = ["Mean", "density_statistics", "reference_multipoles", "unit_norm"]
 
 _SMALLEST = 1e-6
 """Part of `unit_norm` below which a norm counts as none."""
@@ -69,7 +69,7 @@ def density_statistics(statistics: Statistics, config: ModelConfig, graphs: Iter
     Raises:
         InputError: labelled densities whose electrostatics cannot be computed, or an element without a width.
     """
-    norms, spread, levels = _FeatureNorms(statistics, config), _Spread(), _Mean()
+    norms, spread, levels = _FeatureNorms(statistics, config), _Spread(), Mean()
 
     def passed() -> Iterator[Graph]:
         for graph in graphs:
@@ -204,7 +204,7 @@ def _system_means(values: NDArray[np.float64], batch: Graph) -> NDArray[np.float
     return (sums / batch.n_atoms_per_system.numpy()[:, None])[system]
 
 
-class _Mean:
+class Mean:
     """Mean and standard deviation of numbers that come one after the other, taken about the first of them."""
 
     def __init__(self) -> None:
@@ -234,7 +234,7 @@ class _Spread:
     """Standard deviation of the labelled charges of each element."""
 
     def __init__(self) -> None:
-        self.found: dict[int, _Mean] = {}
+        self.found: dict[int, Mean] = {}
 
     def add(self, graph: Graph) -> None:
         """Count a frame, if all its atoms are labelled."""
@@ -242,7 +242,7 @@ class _Spread:
         if multipoles is not None:
             numbers = graph.atomic_numbers.numpy()
             for number in np.unique(numbers):
-                self.found.setdefault(int(number), _Mean()).add(multipoles[numbers == number, 0])
+                self.found.setdefault(int(number), Mean()).add(multipoles[numbers == number, 0])
 
     def result(self) -> dict[int, float] | None:
         """In e by atomic number, None without labels."""
