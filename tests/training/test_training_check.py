@@ -116,7 +116,10 @@ def test_labels_that_a_run_would_refuse(data: Path, tmp_path: Path) -> None:
 
 
 def test_scales_are_the_errors_of_the_means(data: Path, tmp_path: Path) -> None:
-    config = options(data, tmp_path / "run", "fixed_point", stages("fixed_point", scales="data"))
+    changes = run_options(data, tmp_path / "run", stages=stages("fixed_point", scales="data"))
+    changes["model"]["family"] = "fixed_point"
+    changes["data"]["e0s"] = {"H": -1.0, "O": -2.5}  # which leave a mean energy
+    config = TrainingConfig.from_dict(changes)
     trainer, sets = prepared(config, None, Console(quiet=True))
     own = [sets["train"].frames[index].atoms for index in range(len(sets["train"]))]
     energies = np.array([atoms.info["REF_energy"] for atoms in own])
